@@ -1,0 +1,143 @@
+"""Where images come from: `open_source` turns `config.data.source` into a source.
+
+A source is a sequence of images; nothing is decoded before it is read. All but sequential TFDS data
+(`tfds.TfdsStream`) have random access, and so an order that depends on the seed alone.
+"""
+
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from ibot_jax.data.folders import FolderSource
+from ibot_jax.data.images import MODES, to_channels
+from ibot_jax.data.tfds import TfdsStream, open_tfds
+from ibot_jax.errors import UserError
+
+IMAGENET_EXAMPLES = 1_281_167
+SYNTHETIC_SIZE = (375, 500)  # height, width: about ImageNet's mean
+
+
+class Source(Protocol):
+    """What random-access sources have in common.
+
+    Attributes:
+      name: for people.
+      labels: [len] int32; None where there are none, or where they lie beside the images (TFDS).
+      class_names: by label, or None.
+      num_classes: None where examples have no labels.
+    """
+
+    name: str
+    labels: np.ndarray | None
+    class_names: list[str] | None
+    num_classes: int | None
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Image.Image:
+        """Returns an image in the wanted channels; raises any exception if it is corrupt."""
+
+    def read_labelled(self, index: int) -> tuple[Image.Image, int]:
+        """Returns an image and its label, -1 where there is none."""
+
+    def describe(self, index: int) -> str:
+        """Returns a name by which a person finds the example."""
+
+
+def open_source(
+    spec: str, split: str, *, data_dir: str = "", max_per_class: int = 0, channels: int = 3
+) -> Source | TfdsStream:
+    """Opens a source.
+
+    Args:
+      spec: "digits", "folder:PATH", "tfds:NAME", "synthetic" or "synthetic:NUMBER_OF_IMAGES".
+      split: "train" or "test" of the digits; a subfolder, or "train" where PATH has no such
+        subfolder; TFDS split syntax such as "train[:10%]"; of no meaning for synthetic images.
+      data_dir: where TFDS keeps its data; "" for its default.
+      max_per_class: keeps the first so many images of each class, by name; 0 keeps all.
+      channels: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA), to which images are converted.
+
+    Raises:
+      UserError: if there is no such source or split, it is empty, or it cannot be so restricted.
+    """
+    if channels not in MODES:
+        raise UserError(f"data.channels={channels} will not do; it is 1, 2, 3 or 4")
+    kind, _, rest = spec.partition(":")
+    if kind == "folder" and rest:
+        return FolderSource(rest, split, max_per_class=max_per_class, channels=channels)
+    if kind == "digits" and not rest:
+        return DigitsSource(split, max_per_class=max_per_class, channels=channels)
+    if max_per_class and kind in ("tfds", "synthetic"):
+        raise UserError(
+            f"max_per_class={max_per_class} needs a source whose labels are known beforehand, "
+            f'folders or digits, not {spec!r}; set it to 0 (TFDS splits can be cut: "train[:10%]")'
+        )
+    if kind == "tfds" and rest:
+        return open_tfds(rest, split, data_dir=data_dir, channels=channels)
+    if kind == "synthetic" and (not rest or rest.isdecimal() and int(rest)):
+        return SyntheticSource(int(rest or IMAGENET_EXAMPLES), channels=channels)
+    raise UserError(
+        f"data.source={spec!r} is unknown; use digits, folder:PATH, tfds:NAME, synthetic or "
+        "synthetic:NUMBER_OF_IMAGES"
+    )
+
+
+class DigitsSource:
+    """scikit-learn's 1,797 handwritten digits, 8x8 grey pixels; every fifth of a class is test."""
+
+    def __init__(self, split: str, *, max_per_class: int = 0, channels: int = 3):
+        if split not in ("train", "test"):
+            raise UserError(f"split={split!r} is not in data.source='digits'; use train or test")
+        from sklearn.datasets import load_digits  # slow to import
+
+        images, labels = load_digits(return_X_y=True)
+        chosen = []
+        for label in range(10):
+            rank = np.arange(np.sum(labels == label))
+            of_class = np.flatnonzero(labels == label)[(rank % 5 == 4) == (split == "test")]
+            chosen.append(of_class[: max_per_class or None])
+        self._examples = np.sort(np.concatenate(chosen))
+        self._pixels = np.round(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+        self._channels = channels
+        self.name = f"digits, {split}"
+        self.labels = labels[self._examples].astype(np.int32)
+        self.class_names = [str(label) for label in range(10)]
+        self.num_classes = 10
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def read(self, index: int) -> Image.Image:
+        return to_channels(Image.fromarray(self._pixels[self._examples[index]]), self._channels)
+
+    def read_labelled(self, index: int) -> tuple[Image.Image, int]:
+        return self.read(index), int(self.labels[index])
+
+    def describe(self, index: int) -> str:
+        return f"digit {self._examples[index]}"
+
+
+class SyntheticSource:
+    """Uniform noise of ImageNet's usual size and no labels: an input without disk and decoder."""
+
+    labels = class_names = num_classes = None
+
+    def __init__(self, num_examples: int, *, channels: int = 3):
+        self._num_examples = num_examples
+        self._channels = channels
+        self.name = f"synthetic, {num_examples} images"
+
+    def __len__(self) -> int:
+        return self._num_examples
+
+    def read(self, index: int) -> Image.Image:
+        height, width = SYNTHETIC_SIZE
+        pixels = np.random.default_rng(index).bytes(height * width * self._channels)
+        return Image.frombytes(MODES[self._channels], (width, height), pixels)
+
+    def read_labelled(self, index: int) -> tuple[Image.Image, int]:
+        return self.read(index), -1
+
+    def describe(self, index: int) -> str:
+        return f"synthetic image {index}"

@@ -1,0 +1,1 @@
+"""Evaluations: they need a backbone and its parameters, never a training state."""

@@ -1,0 +1,104 @@
+"""The two self-distillation losses, their centers and temperatures (paper, section 3.2).
+
+All arrays are float32 (float64 in parity runs). Shape letters: B batch, G global views, V all
+views of the student (the global ones first), M gathered patch tokens of a view, K prototypes.
+"""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def teacher_probs(logits: Array, center: Array, temperature: Array) -> Array:
+    """Centers and sharpens the teacher's outputs into targets.
+
+    Args:
+      logits: [..., K].
+      center: [K], of before this step.
+      temperature: scalar.
+
+    Returns:
+      [..., K] probabilities, without gradient.
+    """
+    return jax.lax.stop_gradient(jax.nn.softmax((logits - center) / temperature, axis=-1))
+
+
+def class_loss(student_logits: Array, targets: Array, student_temp: float) -> Array:
+    """Cross-view distillation of class tokens: L_[CLS] of equation 3.
+
+    The mean over the batch of the cross-entropy, averaged over all pairs of a teacher's global
+    view and another view of the student.
+
+    Args:
+      student_logits: [B, V, K].
+      targets: [B, G, K] teacher probabilities.
+      student_temp: the student's temperature.
+
+    Returns:
+      Scalar.
+    """
+    logits = student_logits / student_temp
+    # Cross-entropy as logsumexp minus dot product: no table of student log-probabilities.
+    normalizer = jax.nn.logsumexp(logits, axis=-1)  # [B, V]
+    agreement = jnp.einsum("bgk,bvk->bgv", targets, logits)
+    cross_entropy = (normalizer[:, None] - agreement).mean(axis=0)  # [G, V]
+    num_global, num_views = cross_entropy.shape
+    other_view = 1 - jnp.eye(num_global, num_views)
+    return (cross_entropy * other_view).sum() / (num_global * (num_views - 1))
+
+
+def patch_loss(
+    student_logits: Array, targets: Array, gathered: Array, counts: Array, student_temp: float
+) -> Array:
+    """Masked image modelling against the online tokenizer: L_MIM of equation 2.
+
+    Each view's sum over its masked tokens is divided by their number (a view without masks
+    counts as 0), then averaged over batch and global views.
+
+    Args:
+      student_logits: [B, G, M, K].
+      targets: [B, G, M, K] teacher probabilities of the same tokens of the unmasked view.
+      gathered: [B, G, M] bool, True where the slot holds a masked token.
+      counts: [B, G] int32, masked tokens of each view.
+      student_temp: the student's temperature.
+
+    Returns:
+      Scalar; NaN if a view has more masked tokens than slots, so that none is lost unnoticed.
+    """
+    logits = student_logits / student_temp
+    agreement = (targets * logits).sum(axis=-1)
+    cross_entropy = jax.nn.logsumexp(logits, axis=-1) - agreement  # [B, G, M]
+    per_view = jnp.where(gathered, cross_entropy, 0).sum(axis=-1) / jnp.maximum(counts, 1)
+    complete = (counts <= gathered.shape[-1]).all()
+    return jnp.where(complete, per_view.mean(), jnp.nan)
+
+
+def update_center(center: Array, batch_mean: Array, momentum: float) -> Array:
+    """Moves a center [K] towards the mean of the teacher's raw outputs [K] of this step."""
+    return center * momentum + batch_mean * (1 - momentum)
+
+
+def teacher_temperature(
+    epoch: Array, start: float, final: float, warmup_epochs: int, wait_epochs: int = 0
+) -> Array:
+    """The original's teacher temperature: constant within an epoch.
+
+    Args:
+      epoch: floating scalar, from 0.
+      start: the value during `wait_epochs` and in the first epoch of the warm-up.
+      final: the value in the last epoch of the warm-up and from there on.
+      warmup_epochs: length of the linear warm-up, both ends included.
+      wait_epochs: epochs before the warm-up.
+
+    Returns:
+      Scalar.
+    """
+    warm = epoch - wait_epochs
+    progress = jnp.clip(warm / max(warmup_epochs - 1, 1), 0, 1)
+    return jnp.where(warm < warmup_epochs, start + (final - start) * progress, final)
+
+
+def entropy(probs: Array) -> Array:
+    """Entropy in nats over the last axis: [..., K] probabilities to [...]."""
+    return -jax.scipy.special.xlogy(probs, probs).sum(axis=-1)

@@ -1,0 +1,47 @@
+"""Models by config: the backbone and the heads of student and teacher."""
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ibot_jax.models.head import Head
+from ibot_jax.models.vit import ViT
+
+
+def compute_dtype(config: ConfigDict) -> jnp.dtype:
+    """Returns the dtype of the forward and backward pass."""
+    return jnp.dtype(config.dtype)
+
+
+def param_dtype(config: ConfigDict) -> jnp.dtype:
+    """Returns the dtype of parameters, losses and centers: float32, or float64 for float64."""
+    return jnp.promote_types(compute_dtype(config), jnp.float32)
+
+
+def patch_grid(config: ConfigDict) -> tuple[int, int]:
+    """Returns the (rows, columns) of patches in a global view."""
+    height, width = config.data.global_size
+    return height // config.model.patch_size, width // config.model.patch_size
+
+
+def build_backbone(config: ConfigDict) -> ViT:
+    """Builds the backbone, which student and teacher share as a module."""
+    return ViT(
+        **config.model,
+        grid=patch_grid(config),
+        dtype=compute_dtype(config),
+        param_dtype=param_dtype(config),
+    )
+
+
+def build_head(config: ConfigDict, *, teacher: bool) -> Head:
+    """Builds the student's or the teacher's head; they may differ in sharing the last layer."""
+    return Head(
+        hidden_dim=config.head.hidden_dim,
+        bottleneck_dim=config.head.bottleneck_dim,
+        prototypes=config.head.prototypes,
+        patch_prototypes=config.head.patch_prototypes,
+        shared=config.head.shared_teacher if teacher else config.head.shared,
+        act=config.head.act,
+        dtype=compute_dtype(config),
+        param_dtype=param_dtype(config),
+    )

@@ -2,12 +2,13 @@
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 def make_mesh() -> Mesh:
     """Returns a mesh of all devices of all processes with the one axis "data"."""
-    return jax.make_mesh((jax.device_count(),), ("data",))
+    # Auto: XLA's partitioner propagates layouts from the step's inputs.
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,6 +1,7 @@
 """Images in folders, on a local disk or wherever tf.io.gfile reads (such as gs://)."""
 
 import contextlib
+import functools
 import io
 import itertools
 import os
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ibot_jax.data.images import decode
-from ibot_jax.data.tensorflow import import_tensorflow
+from ibot_jax.data.tf import import_tensorflow
 from ibot_jax.errors import UserError
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
@@ -27,6 +28,7 @@ class FolderSource:
 
     Attributes:
       name: for people, "folder:PATH".
+      load: turns a path into an image.
       labels: [len] int32, or None where there are no classes.
       class_names: by label, or None.
     """
@@ -39,7 +41,7 @@ class FolderSource:
             a folder without classes.
         """
         self._root = _resolve_split(path, split)
-        self._channels = channels
+        self.load = functools.partial(load_file, channels=channels)
         self.name = f"folder:{self._root}"
         files, folders = _list_folder(self._root)
         if files and max_per_class:
@@ -70,18 +72,23 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self._paths)
 
+    def locate(self, index: int) -> tuple[str, int]:
+        """Returns the path of an image and its label, -1 where there are none."""
+        return self.describe(index), -1 if self.labels is None else int(self.labels[index])
+
     def read(self, index: int) -> Image.Image:
         """Decodes one image; raises any exception where the file is bad or gone."""
-        with _open(self.describe(index)) as file:
-            return decode(file, self._channels)
-
-    def read_labelled(self, index: int) -> tuple[Image.Image, int]:
-        """Returns an image and its label, -1 where there are none."""
-        return self.read(index), -1 if self.labels is None else int(self.labels[index])
+        return self.load(self.describe(index))
 
     def describe(self, index: int) -> str:
         """Returns the path of one image."""
         return _join(self._root, self._paths[index])
+
+
+def load_file(path: str, channels: int) -> Image.Image:
+    """Decodes an image file; raises any exception where it is bad or gone."""
+    with _open(path) as file:
+        return decode(file, channels)
 
 
 class _Paths:

@@ -1,5 +1,6 @@
 """From an encoded image to a Pillow image with the wanted number of channels."""
 
+import io
 from typing import BinaryIO
 
 import numpy as np
@@ -23,6 +24,11 @@ def decode(file: BinaryIO, channels: int) -> Image.Image:
     image = Image.open(file)
     image.load()
     return to_channels(image, channels)
+
+
+def decode_bytes(encoded: bytes, channels: int) -> Image.Image:
+    """Decodes an image file that lies in memory, as `decode` does."""
+    return decode(io.BytesIO(encoded), channels)
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:

@@ -4,7 +4,9 @@ A source is a sequence of images; nothing is decoded before it is read. All but 
 (`tfds.TfdsStream`) have random access, and so an order that depends on the seed alone.
 """
 
-from typing import Protocol
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -21,25 +23,31 @@ SYNTHETIC_SIZE = (375, 500)  # height, width: about ImageNet's mean
 class Source(Protocol):
     """What random-access sources have in common.
 
+    Reading has two halves, so that worker processes can do the expensive one: `locate` finds what
+    describes an image (a path, its encoded bytes), and `load`, which can be pickled, decodes it.
+
     Attributes:
       name: for people.
+      load: turns what `locate` found into a Pillow image with the wanted channels; raises any
+        exception if it is corrupt.
       labels: [len] int32; None where there are none, or where they lie beside the images (TFDS).
       class_names: by label, or None.
       num_classes: None where examples have no labels.
     """
 
     name: str
+    load: Callable[[Any], Image.Image]
     labels: np.ndarray | None
     class_names: list[str] | None
     num_classes: int | None
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> Image.Image:
-        """Returns an image in the wanted channels; raises any exception if it is corrupt."""
+    def locate(self, index: int) -> tuple[Any, int]:
+        """Returns what `load` needs, and the label, -1 where there is none."""
 
-    def read_labelled(self, index: int) -> tuple[Image.Image, int]:
-        """Returns an image and its label, -1 where there is none."""
+    def read(self, index: int) -> Image.Image:
+        """Returns an image, located and loaded."""
 
     def describe(self, index: int) -> str:
         """Returns a name by which a person finds the example."""
@@ -99,7 +107,7 @@ class DigitsSource:
             chosen.append(of_class[: max_per_class or None])
         self._examples = np.sort(np.concatenate(chosen))
         self._pixels = np.round(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-        self._channels = channels
+        self.load = functools.partial(load_pixels, channels=channels)
         self.name = f"digits, {split}"
         self.labels = labels[self._examples].astype(np.int32)
         self.class_names = [str(label) for label in range(10)]
@@ -108,14 +116,19 @@ class DigitsSource:
     def __len__(self) -> int:
         return len(self._examples)
 
-    def read(self, index: int) -> Image.Image:
-        return to_channels(Image.fromarray(self._pixels[self._examples[index]]), self._channels)
+    def locate(self, index: int) -> tuple[np.ndarray, int]:
+        return self._pixels[self._examples[index]], int(self.labels[index])
 
-    def read_labelled(self, index: int) -> tuple[Image.Image, int]:
-        return self.read(index), int(self.labels[index])
+    def read(self, index: int) -> Image.Image:
+        return self.load(self.locate(index)[0])
 
     def describe(self, index: int) -> str:
         return f"digit {self._examples[index]}"
+
+
+def load_pixels(pixels: np.ndarray, channels: int) -> Image.Image:
+    """Turns [H, W] uint8 pixels into an image."""
+    return to_channels(Image.fromarray(pixels), channels)
 
 
 class SyntheticSource:
@@ -125,19 +138,24 @@ class SyntheticSource:
 
     def __init__(self, num_examples: int, *, channels: int = 3):
         self._num_examples = num_examples
-        self._channels = channels
+        self.load = functools.partial(make_noise, channels=channels)
         self.name = f"synthetic, {num_examples} images"
 
     def __len__(self) -> int:
         return self._num_examples
 
-    def read(self, index: int) -> Image.Image:
-        height, width = SYNTHETIC_SIZE
-        pixels = np.random.default_rng(index).bytes(height * width * self._channels)
-        return Image.frombytes(MODES[self._channels], (width, height), pixels)
+    def locate(self, index: int) -> tuple[int, int]:
+        return index, -1
 
-    def read_labelled(self, index: int) -> tuple[Image.Image, int]:
-        return self.read(index), -1
+    def read(self, index: int) -> Image.Image:
+        return self.load(index)
 
     def describe(self, index: int) -> str:
         return f"synthetic image {index}"
+
+
+def make_noise(index: int, channels: int) -> Image.Image:
+    """Returns image number `index` of the synthetic source."""
+    height, width = SYNTHETIC_SIZE
+    pixels = np.random.default_rng(index).bytes(height * width * channels)
+    return Image.frombytes(MODES[channels], (width, height), pixels)

@@ -1,14 +1,13 @@
 """tensorflow-datasets: random access where the data lies as array_record, else a stream."""
 
 import functools
-import io
 import os
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ibot_jax.data.images import decode
-from ibot_jax.data.tensorflow import import_tensorflow
+from ibot_jax.data.images import decode_bytes
+from ibot_jax.data.tf import import_tensorflow
 from ibot_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,3 +68,96 @@ def _find_feature(builder: Any, kind: type, preferred: str) -> str | None:
     """Returns the key of the feature of that kind, the preferred one if there are several."""
     keys = [key for key, feature in builder.info.features.items() if isinstance(feature, kind)]
     return preferred if preferred in keys else next(iter(keys), None)
+
+
+class _Tfds:
+    """What both kinds share: the names of things, and which features are decoded."""
+
+    labels = None  # they lie beside the images
+
+    def __init__(
+        self, builder: Any, split: str, image_key: str, label_key: str | None, channels: int
+    ):
+        import tensorflow_datasets as tfds
+
+        info = builder.info
+        self._builder = builder
+        self._split = split
+        self._image_key = image_key
+        self._label_key = label_key
+        self.load = functools.partial(decode_bytes, channels=channels)
+        self._num_examples = info.splits[split].num_examples
+        self._decoders = {image_key: tfds.decode.SkipDecoding()}  # the image stays encoded
+        self.name = f"tfds:{info.full_name}, {split}"
+        self.class_names = info.features[label_key].names if label_key else None
+        self.num_classes = info.features[label_key].num_classes if label_key else None
+
+    def __len__(self) -> int:
+        return self._num_examples
+
+
+class TfdsSource(_Tfds):
+    """A split prepared as array_record: random access, the same interface as every source."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self._records = self._builder.as_data_source(self._split, decoders=self._decoders)
+
+    def locate(self, index: int) -> tuple[bytes, int]:
+        record = self._records[index]
+        return record[self._image_key], int(record[self._label_key]) if self._label_key else -1
+
+    def read(self, index: int) -> Image.Image:
+        return self.load(self.locate(index)[0])
+
+    def describe(self, index: int) -> str:
+        return f"{self.name}, example {index}"
+
+
+class TfdsStream(_Tfds):
+    """A split prepared as TFRecord files, which can only be read in sequence.
+
+    What holds instead of random access: each process reads its own share, a contiguous part of
+    every epoch; the files of the share are shuffled, and then the encoded images within a buffer of
+    `SHUFFLE_BUFFER`, by a seed drawn from (seed, epoch). A run can be repeated and resumed exactly,
+    by the same number of processes; another number gives another order. Resuming reads, but
+    does not decode, the part of the epoch that has been seen.
+    """
+
+    def records(
+        self, process_index: int, process_count: int, *, shuffle_seed: int | None = None
+    ) -> "tf.data.Dataset":
+        """Returns a process's share as (encoded image, label int32 or -1, name) scalars.
+
+        Shuffled, all shares have len // process_count examples; in order, they hold every example.
+        """
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+
+        shuffled = shuffle_seed is not None
+        shares = tfds.even_splits(self._split, process_count, drop_remainder=shuffled)
+        keys = {key: True for key in (self._image_key, self._label_key) if key}
+        records = self._builder.as_dataset(
+            split=shares[process_index],
+            decoders=tfds.decode.PartialDecoding(keys, decoders=self._decoders),
+            shuffle_files=shuffled,
+            read_config=tfds.ReadConfig(
+                shuffle_seed=shuffle_seed, add_tfds_id=True, try_autocache=False
+            ),
+        )
+        if shuffled:
+            records = records.shuffle(
+                SHUFFLE_BUFFER, seed=shuffle_seed, reshuffle_each_iteration=False
+            )
+
+        def as_tuple(record):
+            label = record[self._label_key] if self._label_key else -1
+            return record[self._image_key], tf.cast(label, tf.int32), record["tfds_id"]
+
+        return records.map(as_tuple)
+
+    @functools.cached_property
+    def standby(self) -> list[tuple[bytes, str]]:
+        """(encoded image, name) of the first `STANDBY` examples, which stand in for bad ones."""
+        first = self.records(0, 1).take(STANDBY).as_numpy_iterator()
+        return [(encoded, name.decode()) for encoded, _, name in first]

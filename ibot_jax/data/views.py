@@ -83,7 +83,9 @@ def view_settings(data: ConfigDict) -> tuple[list[ViewSettings], list[ViewSettin
     Blur and solarisation are configured for the first global view, the other global views and
     the local views.
     """
-    shared = {key: data[key] for key in (*JITTER, "aspect", "flip", "jitter", "gray", "blur_radius")}
+    shared = {
+        key: data[key] for key in (*JITTER, "aspect", "flip", "jitter", "gray", "blur_radius")
+    }
 
     def settings(size, scale, kind):
         own = dict(blur=data.blur[kind], solarize=data.solarize[kind])
@@ -222,16 +224,6 @@ def make_views(
             cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         views.append(apply_color(cut, draw_color(color_rng, view)))
     return views
-
-
-def stack_views(
-    views: Sequence[Image.Image], size: tuple[int, int], channels: int
-) -> np.ndarray:
-    """Stacks V views of one size (height, width) into [V, H, W, C] uint8; V may be 0."""
-    stacked = np.empty((len(views), *size, channels), np.uint8)
-    for target, view in zip(stacked, views, strict=True):
-        target[:] = np.asarray(view).reshape(target.shape)
-    return stacked
 
 
 def central_view(image: Image.Image, resize: int, size: tuple[int, int]) -> Image.Image:

@@ -5,14 +5,106 @@ weight exp(s / T); classes are ranked by their votes, and of equal ones the lowe
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
+
+from ibot_jax.data.pipeline import eval_batches
+from ibot_jax.data.sources import open_source
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate.features import FeatureFn, extract
 
 # Largest float32 array that a chunk of queries may need: 2**27 entries are 512 MiB.
 _MAX_ENTRIES = 2**27
 _RANKED = 5  # classes kept of the ranking, for top-5
+
+
+class Evaluation:
+    """k-NN of a backbone on the train and test split of labelled data.
+
+    Attributes:
+      sizes: the numbers of images, in words.
+    """
+
+    def __init__(self, data: ConfigDict, settings: ConfigDict):
+        """Opens both splits, so that what is wrong with them is known at once.
+
+        Args:
+          data: `config.data`.
+          settings: `config.knn`.
+
+        Raises:
+          UserError: if they cannot be opened, have no labels or do not fit each other.
+        """
+        self._data = data
+        self._settings = settings
+        self._train = self._open("train")
+        self._test = self._open("test")
+        if self._train.class_names != self._test.class_names:
+            raise UserError(
+                f"knn.test_split={settings.test_split!r} has other classes than "
+                f'knn.train_split={settings.train_split!r}; mend one, or set knn.every=""'
+            )
+        if settings.k > len(self._train):
+            raise UserError(
+                f"knn.k={settings.k} is larger than the {len(self._train)} images of "
+                f"{self._train.name}; lower it"
+            )
+        self.sizes = f"{len(self._train):,} train and {len(self._test):,} test images"
+
+    def __call__(
+        self, feature_fn: FeatureFn, params: Any, mesh: jax.sharding.Mesh
+    ) -> tuple[float, float]:
+        """Returns top-1 and top-5 accuracy in percent, on every process.
+
+        Args:
+          feature_fn: (params, images [B, H, W, C] uint8) -> features [B, D].
+          params: its parameters.
+          mesh: the devices.
+        """
+        features, labels = {}, {}
+        for name, source in (("train", self._train), ("test", self._test)):
+            features[name], labels[name] = extract(feature_fn, params, self._batches(source), mesh)
+        k = self._settings.k
+        ranked = weighted_knn(
+            features["train"],
+            labels["train"],
+            features["test"],
+            k=k,
+            temperature=self._settings.temperature,
+            num_classes=self._train.num_classes,
+        )
+        return accuracy(ranked[k], labels["test"])
+
+    def _open(self, name: str):
+        split = self._settings[f"{name}_split"]
+        source = open_source(
+            self._data.source,
+            split,
+            data_dir=self._data.data_dir,
+            max_per_class=self._settings[f"max_{name}_per_class"],
+            channels=self._data.channels,
+        )
+        if source.num_classes is None:
+            raise UserError(
+                f"knn.{name}_split={split!r} of {self._data.source!r} has no labels; turn k-NN "
+                'off with knn.every=""'
+            )
+        return source
+
+    def _batches(self, source):
+        return eval_batches(
+            source,
+            self._data.global_size,
+            self._settings.resize,
+            self._settings.batch_size // jax.process_count(),
+            self._data.channels,
+            jax.process_index(),
+            jax.process_count(),
+        )
 
 
 def weighted_knn(

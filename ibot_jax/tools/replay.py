@@ -120,7 +120,7 @@ class Recording:
             recorded = json.loads(str(self._arrays["config"]))
             self.losses = self._arrays["loss"]
             self.config, self.plan = config_of(recorded)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: not a recorded run (step_*.npz): {error}") from None
         if any(name.endswith("gamma_1") for name in self._arrays.files):
             # Only its presence counts here: the values come from the file.

@@ -57,7 +57,7 @@ def test_a_low_temperature_does_not_overflow():
 
 
 def test_more_neighbours_than_images_is_an_error():
-    with pytest.raises(ValueError, match="k=3 .* 2"):
+    with pytest.raises(ValueError, match=r"k=3 .* 2"):
         knn.weighted_knn(
             np.eye(2), np.array([0, 1]), np.eye(2), k=3, temperature=0.07, num_classes=2
         )

@@ -1,0 +1,223 @@
+"""Checkpoints with Orbax: saved in the background, resumed, or taken as a start.
+
+A checkpoint holds its parts side by side, so that whoever needs one reads no other:
+
+    checkpoints/STEP/student    {"backbone": ..., "head": ...}
+    checkpoints/STEP/teacher    the same of the teacher
+    checkpoints/STEP/centers    {"class": [K], "patch": [K]}
+    checkpoints/STEP/optimizer  the optimiser's state without the teacher, and the step
+    checkpoints/STEP/metrics    {"knn_top1": percent}, where k-NN was evaluated at this step
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from ibot_jax.errors import TrainingError, UserError
+from ibot_jax.step import TrainState, teacher_params
+
+_WEIGHTS = ("student", "teacher", "centers")
+
+
+class Checkpoints:
+    """The checkpoints of a run: the latest few, and the best by k-NN.
+
+    All processes call all methods, in the same order.
+    """
+
+    def __init__(self, workdir: epath.Path, *, keep: int):
+        """Opens the folder; what an interrupted save left there is removed.
+
+        Args:
+          workdir: of the run.
+          keep: how many of the latest to keep; the best by k-NN stays besides.
+        """
+        policies = ocp.checkpoint_managers
+        self._manager = ocp.CheckpointManager(
+            workdir / "checkpoints",
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [
+                        policies.LatestN(keep),
+                        policies.BestN(
+                            get_metric_fn=_quality, n=1, keep_checkpoints_without_metrics=False
+                        ),
+                    ]
+                ),
+                best_fn=_quality,  # has metrics written, and makes best_step() known
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the latest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def knn_top1(self, step: int) -> float | None:
+        """Returns the k-NN accuracy, in percent, that was saved with a step."""
+        metrics = self._manager.metrics(step)
+        return None if metrics is None else _quality(metrics)
+
+    def save(self, state: TrainState, *, knn_top1: float | None = None) -> None:
+        """Saves a state under its step, in the background, unless that step is saved.
+
+        Its `finite` is saved as True, so that a resumed run tries again.
+
+        Args:
+          state: may be donated as soon as this returns.
+          knn_top1: percent, if evaluated at this step.
+
+        Raises:
+          TrainingError: if this or an earlier save failed.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        state = state.replace(finite=jnp.logical_or(state.finite, True))
+        metrics = None if knn_top1 is None else {"knn_top1": knn_top1}
+        args = {name: ocp.args.StandardSave(part) for name, part in _split(state).items()}
+        self._guard(
+            lambda: self._manager.save(
+                step, args=ocp.args.Composite(**args), metrics=metrics, force=True
+            )
+        )
+
+    def restore(self, like: TrainState) -> TrainState:
+        """Restores the latest checkpoint.
+
+        Args:
+          like: jax.ShapeDtypeStructs with shardings, which say how to lay it out.
+
+        Raises:
+          UserError: if a tensor has another shape.
+        """
+        step = self._manager.latest_step()
+        parts = _split(like)
+        path = self._manager.directory / str(step)
+        for name, part in parts.items():
+            _check_shapes(path, name, part)
+        args = {name: ocp.args.StandardRestore(part) for name, part in parts.items()}
+        return _join(self._manager.restore(step, args=ocp.args.Composite(**args)))
+
+    def wait(self) -> None:
+        """Waits until all is written.
+
+        Raises:
+          TrainingError: if a save failed.
+        """
+        self._guard(self._manager.wait_until_finished)
+
+    def close(self) -> None:
+        """Waits, as `wait` does, and frees what the manager holds."""
+        self._guard(self._manager.close)
+
+    def _guard(self, action) -> None:
+        try:
+            self._manager.check_for_errors()
+            action()
+        except Exception as error:  # Orbax passes on whatever its threads met
+            raise TrainingError(
+                f"a checkpoint could not be written to {self._manager.directory}: "
+                f"{' '.join(str(error).split()) or type(error).__name__}; the latest complete one "
+                f"is that of step {self._manager.latest_step()}"
+            ) from error
+
+
+def start_from(path: str, state: TrainState) -> TrainState:
+    """Replaces a fresh state's student, teacher and centers by those of another run.
+
+    Args:
+      path: a workdir, whose latest checkpoint is taken, or one checkpoint's folder.
+      state: fresh; its optimiser state and step stay.
+
+    Raises:
+      UserError: if there is no checkpoint, or a tensor has another shape there.
+    """
+    folder = _find_checkpoint(path)
+    layouts = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _split(state)
+    )
+    weights = {}
+    with ocp.StandardCheckpointer() as checkpointer:
+        for name in _WEIGHTS:
+            _check_shapes(folder, name, layouts[name])
+            weights[name] = checkpointer.restore(folder / name, layouts[name])
+    return state.replace(
+        params=weights["student"],
+        opt_state=optax.tree.set(state.opt_state, teacher=weights["teacher"]),
+        centers=weights["centers"],
+    )
+
+
+def _quality(metrics: dict[str, float]) -> float:
+    return metrics["knn_top1"]
+
+
+def _split(state: TrainState) -> dict[str, Any]:
+    """Takes a state apart into what is saved side by side."""
+    return {
+        "student": state.params,
+        "teacher": teacher_params(state),
+        "centers": state.centers,
+        "optimizer": {
+            "state": optax.tree.set(state.opt_state, teacher=None),
+            "step": state.step,
+            "finite": state.finite,
+        },
+    }
+
+
+def _join(parts: dict[str, Any]) -> TrainState:
+    """Is the inverse of `_split`."""
+    optimizer = parts["optimizer"]
+    return TrainState(
+        step=optimizer["step"],
+        params=parts["student"],
+        opt_state=optax.tree.set(optimizer["state"], teacher=parts["teacher"]),
+        centers=parts["centers"],
+        finite=optimizer["finite"],
+    )
+
+
+def _find_checkpoint(path: str) -> epath.Path:
+    """Returns the folder of a checkpoint: `path`, or the latest one of the workdir `path`."""
+    given = epath.Path(path).expanduser()
+    if "://" not in path:
+        given = given.resolve()
+    for folder in (given / "checkpoints", given):
+        if folder.is_dir():
+            steps = [int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()]
+            if steps:
+                return folder / str(max(steps))
+    if all((given / name).is_dir() for name in _WEIGHTS):
+        return given
+    raise UserError(
+        f"init_from={path!r} holds no checkpoint; give the workdir of a run, or one folder of "
+        "its checkpoints/"
+    )
+
+
+def _check_shapes(folder: epath.Path, name: str, like: Any) -> None:
+    """Compares the saved shapes of a part with those of `like`, tensor by tensor."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        saved = _shapes(checkpointer.metadata(folder / name).item_metadata.tree)
+    wanted = _shapes(like)
+    for tensor in sorted(saved.keys() | wanted.keys()):
+        if saved.get(tensor) != wanted.get(tensor):
+            raise UserError(
+                f"{folder} does not fit this config: {name}/{tensor} has shape "
+                f"{saved.get(tensor, 'none')} there and {wanted.get(tensor, 'none')} here; "
+                "make model, head, input size and optimiser equal"
+            )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in leaves
+    }

@@ -1,0 +1,259 @@
+"""What a run reports: the screen, metrics.jsonl and TensorBoard.
+
+metrics.jsonl holds one JSON object a line. `step` counts the optimiser steps done. A training line
+has the metrics of that very step, no averages, so that an interrupted and resumed run writes the
+same lines as one that was not; an evaluation's line has `knn_top1` and `knn_top5`, in percent.
+Numbers that are not finite are null.
+"""
+
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+import ibot_jax
+from ibot_jax.config import Plan
+from ibot_jax.data.tf import import_tensorflow
+
+_REFRESH_SECONDS = 1.0
+
+
+def read_rows(workdir: epath.Path) -> list[dict[str, Any]]:
+    """Returns the lines of metrics.jsonl; those that a kill cut short are left out."""
+    path = workdir / "metrics.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
+
+
+class Reporter:
+    """Writes to screen and files; on processes other than the first, to nothing."""
+
+    def __init__(self, workdir: epath.Path, plan: Plan, *, start_step: int):
+        """Opens the files; lines of metrics.jsonl after `start_step` are removed."""
+        self._primary = jax.process_index() == 0
+        self._plan = plan
+        self._workdir = workdir
+        self._warned = set()
+        self._bar = None
+        self._since = None  # (step, time) from which the speed is measured
+        self._refreshed = 0.0
+        if not self._primary:
+            return
+        rows = [row for row in read_rows(workdir) if row["step"] <= start_step]
+        path = workdir / "metrics.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self._file = path.open("a")
+        self._tensorboard = _tensorboard_writer(workdir / "tensorboard")
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                total=plan.total_steps,
+                initial=start_step,
+                unit="step",
+                dynamic_ncols=True,
+                bar_format="{percentage:3.0f}% {bar} {n}/{total} [{elapsed}<{remaining}] {postfix}",
+            )
+
+    def say(self, *lines: str) -> None:
+        """Prints lines."""
+        if self._primary:
+            tqdm.write("\n".join(lines), file=sys.stdout)
+            sys.stdout.flush()
+
+    def say_summary(self, prototypes: int) -> None:
+        """Prints what metrics.jsonl says of a complete run: entropies and k-NN."""
+        if self._primary:
+            self.say(*_summary(self._workdir, prototypes))
+
+    def warn_once(self, sign: str, text: str) -> None:
+        """Prints a warning to stderr, the first time that this sign is seen."""
+        if self._primary and sign not in self._warned:
+            tqdm.write(f"warning: {text}", file=sys.stderr)
+        self._warned.add(sign)
+
+    def step_done(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Notes that the device has finished a step; now and then refreshes the bar."""
+        if not self._primary:
+            return
+        if self._since is None:  # the first step compiles: no measure of speed
+            self._since = (step, time.monotonic())
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+            if time.monotonic() - self._refreshed > _REFRESH_SECONDS:
+                self._refreshed = time.monotonic()
+                values = {name: float(value) for name, value in metrics.items()}
+                self._bar.set_postfix_str(_state_of(values, self._speed(step)))
+
+    def train(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Reports one step's metrics in full."""
+        if not self._primary:
+            return
+        speed = self._speed(step)
+        row = dict(metrics) | ({"images_per_second": speed} if speed else {})
+        self._write(step, row)
+        if self._bar is None:
+            images_left = (self._plan.total_steps - step) * self._plan.batch_size
+            eta = f"  ETA {_clock(images_left / speed)}" if speed else ""
+            self.say(
+                f"step {step}/{self._plan.total_steps}  epoch {self._epoch(step):.1f}  "
+                f"{_state_of(metrics, speed)}{eta}"
+            )
+        self._since = (step, time.monotonic())
+
+    def evaluation(self, step: int, k: int, top1: float, top5: float) -> None:
+        """Reports a k-NN evaluation."""
+        if self._primary:
+            self._write(step, {"knn_top1": top1, "knn_top5": top5})
+            self.say(
+                f"k-NN at step {step} (epoch {self._epoch(step):.1f}): top-1 {top1:.1f} %, "
+                f"top-5 {top5:.1f} % (teacher, k = {k})"
+            )
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time within out of the speed."""
+        start = time.monotonic()
+        yield
+        if self._since is not None:
+            step, since = self._since
+            self._since = (step, since + time.monotonic() - start)
+
+    def flush(self) -> None:
+        """Hands to TensorBoard what is pending; call it when a checkpoint is saved."""
+        if self._primary:
+            self._tensorboard.flush()
+
+    def close(self) -> None:
+        """Writes all and closes bar and files."""
+        if not self._primary:
+            return
+        if self._bar is not None:
+            self._bar.close()
+        self._tensorboard.close()
+        self._file.close()
+
+    def _epoch(self, step: int) -> float:
+        return step / self._plan.steps_per_epoch
+
+    def _speed(self, step: int) -> float | None:
+        """Returns images a second since the last report, None before any step was timed."""
+        if self._since is None or step <= self._since[0]:
+            return None
+        first, since = self._since
+        return (step - first) * self._plan.batch_size / (time.monotonic() - since)
+
+    def _write(self, step: int, row: Mapping[str, float]) -> None:
+        values = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        line = {"step": step, "epoch": self._epoch(step), **values}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        self._tensorboard.write_scalars(step, row)
+
+
+def header(
+    config: ConfigDict,
+    plan: Plan,
+    params: Any,
+    mesh: jax.sharding.Mesh,
+    *,
+    data: str,
+    neighbours: str,
+    start: str,
+    workdir: epath.Path,
+) -> list[str]:
+    """Returns the lines that say what is about to run.
+
+    Args:
+      config: of the run.
+      plan: its length.
+      params: the student's, {"backbone": ..., "head": ...}.
+      mesh: the devices.
+      data: name and size of the training data.
+      neighbours: what k-NN looks at, or why it does not.
+      start: from what the run starts.
+      workdir: where it writes.
+    """
+    model = config.model
+    millions = {
+        part: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
+        for part, tree in params.items()
+    }
+    epochs = plan.total_steps / plan.steps_per_epoch
+    rows = {
+        "model": (
+            f"ViT of width {model.width}, depth {model.depth}, {model.heads} heads, patch "
+            f"{model.patch_size}; {config.head.prototypes} prototypes; {config.dtype}"
+        ),
+        "parameters": (
+            f"{millions['backbone']:.2f} M backbone + {millions['head']:.2f} M head, in student "
+            "and in teacher"
+        ),
+        "devices": (
+            f"{mesh.size} x {mesh.devices.flat[0].device_kind}, {jax.process_count()} process"
+            f"{'es' if jax.process_count() > 1 else ''}"
+        ),
+        "data": data,
+        "k-NN": neighbours,
+        "length": (
+            f"{plan.total_steps:,} steps of {plan.batch_size} images; {epochs:g} epochs of "
+            f"{plan.steps_per_epoch:,} steps"
+        ),
+        "start": start,
+        "writes": str(workdir),
+    }
+    title = f"ibot_jax {ibot_jax.__version__}, jax {jax.__version__}"
+    return [title, *(f"  {name:<11}{text}" for name, text in rows.items())]
+
+
+def _tensorboard_writer(logdir: epath.Path):
+    # Here, for clu imports tensorflow, which takes seconds.
+    import_tensorflow()
+    from clu import metric_writers
+
+    return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(logdir)))
+
+
+def _state_of(metrics: Mapping[str, float], speed: float | None) -> str:
+    text = (
+        f"loss {metrics['loss']:.3f} (class {metrics['class_loss']:.3f}, "
+        f"patch {metrics['patch_loss']:.3f})  teacher entropy {metrics['teacher_entropy']:.2f}"
+    )
+    return f"{text}  {speed:.4g} images/s" if speed else text
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _summary(workdir: epath.Path, prototypes: int) -> list[str]:
+    """Returns the lines that end a complete run, from its metrics.jsonl: entropies and k-NN."""
+    rows = read_rows(workdir)
+    lines = []
+    trained = [row for row in rows if row.get("teacher_entropy") is not None]
+    if trained:
+        lines.append(
+            "entropy of teacher {teacher_entropy:.2f}, of student {student_entropy:.2f}, of the "
+            "teacher's mean {teacher_mean_entropy:.2f}".format(**trained[-1])
+            + f"; uniform would be ln {prototypes} = {math.log(prototypes):.2f}"
+        )
+    accuracies = {row["step"]: row["knn_top1"] for row in rows if "knn_top1" in row}
+    if accuracies:
+        first, last = min(accuracies), max(accuracies)
+        best = max(accuracies, key=accuracies.get)
+        lines.append(
+            f"k-NN {accuracies[first]:.1f} % at {f'step {first}' if first else 'initialisation'}, "
+            f"{accuracies[last]:.1f} % now (best {accuracies[best]:.1f} % at step {best})"
+        )
+    return [*lines, f"written to {workdir}"]

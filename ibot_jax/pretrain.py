@@ -1,0 +1,279 @@
+"""The loop on the host: batches in; metrics, evaluations and checkpoints out."""
+
+import collections
+import contextlib
+import signal
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from ibot_jax import sharding
+from ibot_jax.checkpoint import Checkpoints, start_from
+from ibot_jax.collapse import collapse_signs
+from ibot_jax.config import Plan, make_plan
+from ibot_jax.config_check import check_devices, check_plan
+from ibot_jax.data.pipeline import train_batches
+from ibot_jax.data.sources import open_source
+from ibot_jax.errors import TrainingError
+from ibot_jax.evaluate import knn
+from ibot_jax.metrics import Reporter, header
+from ibot_jax.step import TrainState, make_feature_fn, make_init, make_train_step, teacher_params
+from ibot_jax.workdir import open_workdir
+
+# How many steps the host may run ahead of what it has looked at: enough to keep the device busy.
+_LAG = 2
+# Several processes agree this often on whether one of them has been told to stop.
+_AGREE_EVERY = 10
+
+
+def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = False) -> int:
+    """Trains a model, or finishes the training that `workdir` holds.
+
+    Args:
+      config: checked (`config_check.check_config`).
+      workdir: where the run writes, and what it resumes.
+      allow_config_change: resume under a config that differs from the workdir's.
+
+    Returns:
+      The exit status: 0 when the run is complete, 130 or 143 when Ctrl-C or SIGTERM ended it
+      early, its state saved.
+
+    Raises:
+      UserError: for what the user can mend, before anything compiles.
+      TrainingError: if the run cannot go on; its state is saved.
+    """
+    mesh = sharding.make_mesh()
+    check_devices(config, mesh.size)
+    data = config.data
+    source = open_source(
+        data.source,
+        data.split,
+        data_dir=data.data_dir,
+        max_per_class=data.max_per_class,
+        channels=data.channels,
+    )
+    plan = make_plan(config, len(source))
+    check_plan(config, plan)
+    evaluation, neighbours = _open_evaluation(config, labelled=source.num_classes is not None)
+    folder = open_workdir(workdir, config, allow_config_change=allow_config_change)
+
+    with contextlib.ExitStack() as stack:
+        checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
+        stack.enter_context(contextlib.closing(checkpoints))
+        state, start = _first_state(config, plan, mesh, checkpoints)
+        start_step = int(state.step)
+        reporter = Reporter(folder, plan, start_step=start_step)
+        stack.enter_context(contextlib.closing(reporter))
+        reporter.say(
+            *header(
+                config,
+                plan,
+                state.params,
+                mesh,
+                data=f"{source.name}: {len(source):,} images",
+                neighbours=neighbours,
+                start=start,
+                workdir=folder,
+            )
+        )
+        batches = train_batches(
+            source,
+            config,
+            plan,
+            start_step=start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        loop = _Loop(config, plan, mesh, checkpoints, reporter, evaluation)
+        signum = loop.run(state, batches)
+        checkpoints.wait()
+        if signum:
+            reporter.say(
+                f"{signal.Signals(signum).name}: stopped and saved at step "
+                f"{checkpoints.latest_step()} of {plan.total_steps}; the same command resumes"
+            )
+            return 128 + signum
+        reporter.say_summary(config.head.prototypes)
+    return 0
+
+
+def _open_evaluation(config: ConfigDict, *, labelled: bool) -> tuple[knn.Evaluation | None, str]:
+    """Returns the k-NN evaluation, if there can be one, and what it is in words."""
+    if not config.knn.every:
+        return None, 'off, knn.every=""'
+    if not labelled:
+        return None, "off, the images have no labels"
+    evaluation = knn.Evaluation(config.data, config.knn)
+    return evaluation, f"k = {config.knn.k}, {evaluation.sizes}, every {config.knn.every}"
+
+
+def _first_state(
+    config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh, checkpoints: Checkpoints
+) -> tuple[TrainState, str]:
+    """Returns the state that the loop starts from, and in words where it comes from."""
+    layout = sharding.replicated(mesh)
+    init = make_init(config, plan)
+    key = jax.random.key(config.seed)
+    latest = checkpoints.latest_step()
+    if latest is not None:
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
+            jax.eval_shape(init, key),
+        )
+        complete = "; the run is complete" if latest == plan.total_steps else ""
+        return checkpoints.restore(like), f"resumed at step {latest:,}{complete}"
+    state = jax.jit(init, out_shardings=layout)(key)
+    if config.init_from:
+        return start_from(config.init_from, state), f"weights of {config.init_from}"
+    return state, f"random weights, seed {config.seed}"
+
+
+class _Loop:
+    """The loop and what it needs all along."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        plan: Plan,
+        mesh: jax.sharding.Mesh,
+        checkpoints: Checkpoints,
+        reporter: Reporter,
+        evaluation: knn.Evaluation | None,
+    ):
+        self._config = config
+        self._plan = plan
+        self._mesh = mesh
+        self._checkpoints = checkpoints
+        self._reporter = reporter
+        self._evaluation = evaluation
+        self._feature_fn = make_feature_fn(config)
+        self._pending = collections.deque()  # (step, metrics on the device), not yet looked at
+        self._save_every = plan.steps("checkpoint.every", config.checkpoint.every)
+        self._log_every = plan.steps("log_every", config.log_every)
+        self._knn_every = plan.steps("knn.every", config.knn.every) if evaluation else 0
+        # Up to here outputs are uniform, and the class loss is at ln K, in every run.
+        warmup = plan.steps("optim.warmup", config.optim.warmup)
+        self._warm_after = max(warmup, plan.steps_per_epoch)
+
+    def run(self, state: TrainState, batches: Iterator[dict[str, np.ndarray]]) -> int:
+        """Runs to the end of the batches, or to a signal, whose number it returns, else 0."""
+        layout = sharding.replicated(self._mesh)
+        train_step = jax.jit(
+            make_train_step(self._config, self._plan), donate_argnums=0, out_shardings=layout
+        )
+        key = jax.device_put(jax.random.key(self._config.seed), layout)
+        step = int(state.step)
+        with _caught_signals() as caught:
+            if self._knn_due(step) and (step == 0 or self._checkpoints.knn_top1(step) is None):
+                self._knn(step, state)
+            try:
+                for batch in batches:
+                    step += 1
+                    state, metrics = train_step(state, sharding.to_global(batch, self._mesh), key)
+                    self._look(step, metrics)
+                    stop = self._stop(caught, step)
+                    top1 = None
+                    if self._knn_due(step) and not stop:
+                        top1 = self._knn(step, state)
+                        stop = _agreed(caught)
+                    if self._save_due(step) or top1 is not None or stop:
+                        self._save(state, top1)
+                    if stop:
+                        return stop
+            except TrainingError:
+                self._checkpoints.save(state)
+                self._checkpoints.wait()
+                raise
+        return 0
+
+    def _knn_due(self, step: int) -> bool:
+        last = self._plan.total_steps
+        return self._evaluation is not None and (step % self._knn_every == 0 or step == last)
+
+    def _save_due(self, step: int) -> bool:
+        return step % self._save_every == 0 or step == self._plan.total_steps
+
+    def _stop(self, caught: list[int], step: int) -> int:
+        """Returns the signal to act on after this step, or 0."""
+        due = jax.process_count() == 1 or step % _AGREE_EVERY == 0
+        return _agreed(caught) if due else 0
+
+    def _knn(self, step: int, state: TrainState) -> float:
+        """Evaluates, reports, and returns the top-1 accuracy in percent."""
+        self._catch_up()
+        with self._reporter.paused():
+            top1, top5 = self._evaluation(
+                self._feature_fn, teacher_params(state)["backbone"], self._mesh
+            )
+        self._reporter.evaluation(step, self._config.knn.k, top1, top5)
+        return top1
+
+    def _save(self, state: TrainState, top1: float | None) -> None:
+        self._catch_up()
+        with self._reporter.paused():
+            self._checkpoints.save(state, knn_top1=top1)
+        self._reporter.flush()
+
+    def _look(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Queues a step's metrics, and looks at those of `_LAG` steps ago."""
+        self._pending.append((step, metrics))
+        if len(self._pending) > _LAG:
+            self._look_at(*self._pending.popleft())
+
+    def _catch_up(self) -> None:
+        """Looks at all steps that are queued, which waits for the device."""
+        while self._pending:
+            self._look_at(*self._pending.popleft())
+
+    def _look_at(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        if not metrics["finite"]:
+            raise _not_finite(step, metrics)
+        self._reporter.step_done(step, metrics)
+        if step % self._log_every and step != self._plan.total_steps:
+            return
+        values = {name: float(value) for name, value in metrics.items() if name != "finite"}
+        self._reporter.train(step, values)
+        weight = self._config.loss.class_weight
+        if step > self._warm_after and weight:
+            unweighted = values | {"class_loss": values["class_loss"] / weight}
+            for sign, text in collapse_signs(unweighted, self._config.head.prototypes).items():
+                self._reporter.warn_once(sign, f"at step {step}, {text}")
+
+
+def _not_finite(step: int, metrics: dict[str, jax.Array]) -> TrainingError:
+    terms = [name for name in ("class", "patch") if not np.isfinite(metrics[f"{name}_loss"])]
+    named = f"the {' and the '.join(terms)} loss was" if terms else "the gradients were"
+    return TrainingError(
+        f"{named} not finite at step {step}; the state before it is saved. What helps: a longer "
+        "optim.warmup, a lower optim.lr, a smaller optim.clip, dtype=float32; "
+        "--allow_config_change goes on from here with another config"
+    )
+
+
+@contextlib.contextmanager
+def _caught_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM; the second one of a kind kills at once."""
+    caught = []
+
+    def handler(signum, frame):
+        del frame
+        caught.append(signum)
+        signal.signal(signum, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def _agreed(caught: list[int]) -> int:
+    """Returns the same signal, or 0, on all processes, which must all call it at the same step."""
+    own = caught[0] if caught else 0
+    if jax.process_count() == 1:
+        return own
+    return int(multihost_utils.process_allgather(np.int32(own)).max())

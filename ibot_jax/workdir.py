@@ -1,0 +1,106 @@
+"""The folder that a run writes: its path, and the config that it belongs to.
+
+    WORKDIR/config.json        the run's config
+    WORKDIR/metrics.jsonl      one JSON object a line (see `metrics`)
+    WORKDIR/tensorboard/       the same for TensorBoard
+    WORKDIR/checkpoints/STEP/  (see `checkpoint`)
+
+All but the checkpoints is written by the first process alone.
+"""
+
+import json
+import os
+import secrets
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from ibot_jax.config_check import flatten
+from ibot_jax.errors import UserError
+
+# What may change between a run and its continuation: none of it moves a parameter. A trailing
+# dot stands for a whole section.
+FREE_KEYS = (
+    "log_every",
+    "checkpoint.",
+    "knn.",
+    "data.data_dir",
+    "data.max_bad_share",
+    "data.workers",
+)
+
+_CONFIG = "config.json"
+
+
+def open_workdir(path: str, config: ConfigDict, *, allow_config_change: bool) -> epath.Path:
+    """Makes sure that a run with this config may write to `path`, and records the config there.
+
+    Args:
+      path: a local folder or any that etils.epath writes (gs://...); made if missing.
+      config: of the run.
+      allow_config_change: accept a folder that belongs to another config.
+
+    Returns:
+      The absolute path.
+
+    Raises:
+      UserError: if the folder cannot be written, or belongs to a run with another config.
+    """
+    workdir = epath.Path(path if "://" in path else os.path.abspath(path))
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        recorded = _read_config(workdir)
+        changes = [] if recorded is None else differences(recorded, config)
+        if changes and not allow_config_change:
+            listed = "; ".join(f"{key} was {was}, now {now}" for key, was, now in changes)
+            raise UserError(
+                f"{workdir} belongs to a run with another config: {listed}; choose another "
+                "--workdir, or continue with the new config by --allow_config_change"
+            )
+        if jax.process_index() == 0:
+            # Renamed into place: other processes may be reading it.
+            temporary = workdir / f".{_CONFIG}.{secrets.token_hex(4)}"
+            temporary.write_text(json.dumps(flatten(config), indent=2) + "\n")
+            temporary.replace(workdir / _CONFIG)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"--workdir={path} cannot be written ({reason}); choose another folder"
+        ) from error
+    return workdir
+
+
+def differences(recorded: dict[str, Any], config: ConfigDict) -> list[tuple[str, str, str]]:
+    """Lists what a continued run may not change silently.
+
+    Args:
+      recorded: what config.json holds, {"optim.lr": 0.001, ...}.
+      config: the config of now.
+
+    Returns:
+      (key, recorded value, value of now) of each key that differs and is not in `FREE_KEYS`.
+    """
+    now = json.loads(json.dumps(flatten(config)))  # tuples become lists, as in the file
+    absent = object()
+
+    def show(value):
+        return "absent" if value is absent else json.dumps(value)
+
+    changes = []
+    for key in sorted(recorded.keys() | now.keys()):
+        was, is_now = recorded.get(key, absent), now.get(key, absent)
+        if was != is_now and not key.startswith(FREE_KEYS):
+            changes.append((key, show(was), show(is_now)))
+    return changes
+
+
+def _read_config(workdir: epath.Path) -> dict[str, Any] | None:
+    path = workdir / _CONFIG
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise UserError(f"{path} is no JSON; mend or remove it") from None

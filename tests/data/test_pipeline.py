@@ -1,0 +1,281 @@
+"""The pipeline: a stateless order, bad images, and an end without leftovers."""
+
+import gc
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ibot_jax.config import make_plan
+from ibot_jax.data.pipeline import eval_batches, train_batches
+from ibot_jax.data.sources import open_source
+from ibot_jax.errors import TrainingError
+
+KEYS = ("global_views", "local_views", "masks")
+
+
+def run(config, folder, **options):
+    source = open_source(f"folder:{folder}", "train")
+    batches = train_batches(source, config, make_plan(config, len(source)), **options)
+    return list(batches)
+
+
+def assert_equal_batches(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        for key in KEYS:
+            np.testing.assert_array_equal(one[key], other[key])
+
+
+def corrupt(folder, *names):
+    for name in names:
+        (folder / name).write_bytes((folder / name).read_bytes()[:200])  # truncated
+
+
+def worker_processes():
+    """The live worker processes that this process has started."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            parent = (status.parent / "stat").read_text().rsplit(")", 1)[1].split()[1]
+            if b"ibot_jax.data.workers" in status.read_bytes() and int(parent) == own_id():
+                found.append(status.parent.name)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def own_id():
+    return int(Path("/proc/self").resolve().name)
+
+
+@pytest.fixture
+def folder(make_folder):
+    """Two classes of ten images: with batches of 8, two steps an epoch and 4 images left over."""
+    return make_folder("a", "b")
+
+
+@pytest.fixture
+def flat_folder(tmp_path):
+    """20 images, each of one grey level of its own, from which no view can differ."""
+    for index in range(20):
+        Image.new("RGB", (12, 12), (index * 10,) * 3).save(tmp_path / f"{index:02d}.png")
+    return tmp_path
+
+
+def test_shapes_and_dtypes(config, folder):
+    config.data.global_size = (16, 24)
+    config.data.global_views = 3
+    batches = run(config, folder)
+    assert len(batches) == 4  # 2 epochs of 20 // 8 steps
+    for batch in batches:
+        assert tuple(batch) == KEYS
+        assert batch["global_views"].shape == (8, 3, 16, 24, 3)
+        assert batch["local_views"].shape == (8, 2, 8, 8, 3)
+        assert batch["masks"].shape == (8, 3, 4, 6)
+        assert [batch[key].dtype for key in KEYS] == [np.uint8, np.uint8, bool]
+
+
+def test_there_may_be_no_local_views_and_one_channel(config, folder):
+    config.data.update(local_views=0, channels=1, mean=(0.5,), std=(0.5,))
+    source = open_source(f"folder:{folder}", "train", channels=1)
+    batch = next(train_batches(source, config, make_plan(config, len(source))))
+    assert batch["global_views"].shape == (8, 2, 16, 16, 1)
+    assert batch["local_views"].shape == (8, 0, 8, 8, 1)
+
+
+def test_a_run_repeats_itself_and_another_seed_differs(config, folder):
+    first = run(config, folder)
+    config.data.workers = 3
+    assert_equal_batches(run(config, folder), first)
+    config.seed = 1
+    other = run(config, folder)
+    for key in KEYS:
+        assert not np.array_equal(other[0][key], first[0][key])
+
+
+@pytest.mark.parametrize("start_step", [1, 2, 3])
+def test_a_resumed_run_sees_the_rest_of_the_stream(config, folder, start_step):
+    assert_equal_batches(
+        run(config, folder, start_step=start_step), run(config, folder)[start_step:]
+    )
+
+
+@pytest.mark.parametrize("process_count", [2, 4])
+def test_processes_share_the_rows_of_the_same_batches(config, folder, process_count):
+    shares = [
+        run(config, folder, process_index=index, process_count=process_count)
+        for index in range(process_count)
+    ]
+    joined = [
+        {key: np.concatenate([batch[key] for batch in rows]) for key in KEYS}
+        for rows in zip(*shares, strict=True)
+    ]
+    assert_equal_batches(joined, run(config, folder))
+
+
+def test_every_epoch_is_another_permutation(config, flat_folder):
+    config.batch_size = 10
+    config.data.update(jitter=0.0, gray=0.0, blur=(0.0, 0.0, 0.0), solarize=(0.0, 0.0, 0.0))
+    levels = [batch["global_views"][:, 0, 0, 0, 0] for batch in run(config, flat_folder)]
+    epochs = np.concatenate(levels).reshape(2, 20)
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(0, 200, 10))
+    assert epochs[0].tolist() != epochs[1].tolist() != sorted(epochs[1])
+
+
+def test_one_image_gets_other_views_and_masks_in_another_epoch(config, make_folder):
+    folder = make_folder("a", count=1)
+    config.batch_size = 1
+    first, second = run(config, folder)
+    for key in KEYS:
+        assert not np.array_equal(first[key], second[key])
+
+
+def test_masks_begin_at_their_step(config, folder):
+    config.masks.update(ratios=(0.5,), variances=(0.0,), start="3 steps")
+    assert [bool(batch["masks"].any()) for batch in run(config, folder)] == [False] * 3 + [True]
+
+
+def test_a_bad_image_is_replaced_by_another_and_named_once(config, flat_folder, caplog):
+    config.batch_size = 20
+    config.data.update(jitter=0.0, gray=0.0, blur=(0.0, 0.0, 0.0), solarize=(0.0, 0.0, 0.0))
+    healthy = run(config, flat_folder)
+    (flat_folder / "07.png").write_bytes(b"this is no image")
+    config.data.max_bad_share = 0.06
+    source = open_source(f"folder:{flat_folder}", "train")
+    batches = train_batches(source, config, make_plan(config, len(source)))
+    with caplog.at_level(logging.WARNING):
+        found = list(batches)
+    assert batches.bad_images == 1
+    assert ["07.png" in record.getMessage() for record in caplog.records] == [True]
+    for batch, expected in zip(found, healthy, strict=True):
+        was_bad = expected["global_views"][:, 0, 0, 0, 0] == 70
+        np.testing.assert_array_equal(
+            batch["global_views"][~was_bad], expected["global_views"][~was_bad]
+        )
+        assert batch["global_views"][was_bad][0, 0, 0, 0, 0] in set(range(0, 200, 10)) - {70}
+    assert_equal_batches(run(config, flat_folder, start_step=1), found[1:])
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "text", "bomb", "gone"])
+def test_every_kind_of_bad_image_is_survived(config, folder, kind, caplog):
+    path = folder / "a/003.png"
+    source = open_source(f"folder:{folder}", "train")
+    if kind == "truncated":
+        corrupt(folder, "a/003.png")
+    elif kind == "bomb":
+        Image.new("1", (20_000, 20_000)).save(path)
+    elif kind == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(b"" if kind == "empty" else b"GIF89a and then nothing")
+    config.batch_size = 20
+    config.data.max_bad_share = 0.05
+    batches = train_batches(source, config, make_plan(config, len(source)))
+    assert len(list(batches)) == 2
+    assert batches.bad_images == 1
+    assert "a/003.png" in caplog.text
+
+
+def test_too_many_bad_images_end_the_run(config, folder):
+    corrupt(folder, "a/001.png", "a/002.png", "b/003.png")
+    config.batch_size = 20
+    config.data.max_bad_share = 0.1  # two of twenty
+    with pytest.raises(TrainingError) as error:
+        run(config, folder)
+    message = str(error.value)
+    assert "\n" not in message
+    for part in ("3 images", "data.max_bad_share=0.1", "b/003.png"):
+        assert part in message
+
+
+def test_a_folder_of_nothing_but_bad_images_ends_the_run(config, folder):
+    corrupt(folder, *(f"{name}/{index:03d}.png" for name in "ab" for index in range(10)))
+    config.data.max_bad_share = 1.0
+    with pytest.raises(TrainingError, match="16 images in a row"):
+        run(config, folder)
+
+
+def test_a_killed_worker_ends_the_run_with_a_reason(config, folder):
+    source = open_source(f"folder:{folder}", "train")
+    config.duration = "1000 steps"
+    batches = train_batches(source, config, make_plan(config, len(source)))
+    next(batches)
+    subprocess.run(["kill", "-9", *worker_processes()], check=True)
+    with pytest.raises(TrainingError, match="worker process.*-9"):
+        list(batches)
+
+
+def test_dropping_the_iterator_leaves_nothing_behind(config, folder):
+    config.duration = "1000 epochs"
+    source = open_source(f"folder:{folder}", "train")
+    for _ in range(3):
+        batches = train_batches(source, config, make_plan(config, len(source)))
+        next(batches)
+        assert len(worker_processes()) == 1
+        del batches
+        gc.collect()
+        assert not worker_processes()
+    gc.collect()
+    time.sleep(0.2)
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    for _ in range(5):
+        next(train_batches(source, config, make_plan(config, len(source))))
+    gc.collect()
+    time.sleep(0.2)
+    assert len(list(Path("/proc/self/task").iterdir())) <= threads + 2
+
+
+def test_a_program_may_end_in_the_middle_of_an_epoch(folder):
+    code = f"""
+from ibot_jax.config import get_config, make_plan
+from ibot_jax.data.pipeline import eval_batches, train_batches
+from ibot_jax.data.sources import open_source
+config = get_config()
+config.batch_size = 8
+source = open_source("folder:{folder}", "train")
+batches = train_batches(source, config, make_plan(config, len(source)))
+next(batches)
+evaluation = eval_batches(source, (16, 16), 16, 4)
+next(evaluation)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("process_count", [1, 3])
+def test_evaluation_sees_every_image_once_in_order(folder, process_count):
+    source = open_source(f"folder:{folder}", "train")
+    shares = [
+        list(eval_batches(source, (16, 12), 16, 4, process_index=i, process_count=process_count))
+        for i in range(process_count)
+    ]
+    assert len({len(share) for share in shares}) == 1
+    batches = [batch for row in zip(*shares, strict=True) for batch in row]
+    for batch in batches:
+        assert batch["images"].shape == (4, 16, 12, 3)
+        assert batch["labels"].dtype == np.int32 and batch["valid"].dtype == bool
+    images, labels, valid = (
+        np.concatenate([batch[key] for batch in batches]) for key in ("images", "labels", "valid")
+    )
+    assert valid.sum() == 20 and (labels[~valid] == -1).all()
+    np.testing.assert_array_equal(labels[valid], source.labels)
+    for index in range(20):
+        small = source.read(index).resize((19, 16), Image.Resampling.BICUBIC)  # 24 * 16 / 20
+        expected = np.asarray(small)[:, 4:16]  # round(3.5) is 4
+        np.testing.assert_array_equal(images[valid][index], expected)
+
+
+def test_evaluation_marks_bad_images_as_not_valid(folder, caplog):
+    corrupt(folder, "b/000.png")
+    source = open_source(f"folder:{folder}", "train")
+    valid = np.concatenate([batch["valid"] for batch in eval_batches(source, (8, 8), 8, 7)])
+    assert valid.tolist() == [True] * 10 + [False] + [True] * 9 + [False]
+    assert "b/000.png" in caplog.text

@@ -1,0 +1,216 @@
+"""Sources: where images are found, which formats are read, and what a user's mistake looks like."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ibot_jax.data.sources import open_source
+from ibot_jax.errors import UserError
+
+RGB = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+GREY = RGB[..., 0]
+
+
+def save(path, pixels, mode=None, **options):
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(path, **options)
+
+
+def read_one(folder, channels=3):
+    return np.asarray(open_source(f"folder:{folder}", "train", channels=channels).read(0))
+
+
+def names(source):
+    return [Path(source.describe(index)).stem for index in range(len(source))]
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "expected"),
+    [
+        ("rgb.png", RGB, RGB),
+        ("grey.png", GREY, np.stack([GREY] * 3, axis=-1)),
+        ("sixteen.png", GREY.astype(np.uint16) * 256 + 77, np.stack([GREY] * 3, axis=-1)),
+        ("lossless.webp", RGB, RGB),
+        ("alpha.png", np.dstack([RGB, GREY]), RGB),
+        ("UPPER.PNG", RGB, RGB),
+        ("bitmap.bmp", RGB, RGB),
+        ("tagged.tiff", RGB, RGB),
+    ],
+)
+def test_lossless_formats_become_rgb(tmp_path, name, pixels, expected):
+    options = {"lossless": True} if name.endswith("webp") else {}
+    save(tmp_path / name, pixels, **options)
+    np.testing.assert_array_equal(read_one(tmp_path), expected)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpeg_becomes_rgb(tmp_path, mode):
+    flat = np.full((16, 16, 3), (200, 120, 40), np.uint8)
+    save(tmp_path / "image.jpg", flat, mode, quality=100)
+    expected = np.asarray(Image.fromarray(flat).convert(mode).convert("RGB"))
+    np.testing.assert_allclose(read_one(tmp_path), expected.astype(int), atol=4)
+
+
+def test_a_palette_with_transparency_becomes_rgb(tmp_path, recwarn):
+    palette = Image.fromarray(RGB).quantize(256)
+    palette.save(tmp_path / "image.png", transparency=bytes(range(256)))
+    np.testing.assert_array_equal(read_one(tmp_path), np.asarray(palette.convert("RGB")))
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(("channels", "shape"), [(1, (6, 5)), (2, (6, 5, 2)), (4, (6, 5, 4))])
+def test_other_channel_counts(tmp_path, channels, shape):
+    save(tmp_path / "image.png", RGB)
+    found = read_one(tmp_path, channels)
+    assert found.shape == shape
+    if channels == 4:
+        np.testing.assert_array_equal(found[..., :3], RGB)
+    if channels != 1:
+        assert (found[..., -1] == 255).all()  # opaque
+    if channels <= 2:
+        grey = RGB @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
+        np.testing.assert_allclose(found.reshape(6, 5, -1)[..., 0], grey, atol=1)
+
+
+def test_exif_orientation_is_left_alone_as_in_the_original(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    save(tmp_path / "image.png", RGB, exif=exif)
+    np.testing.assert_array_equal(read_one(tmp_path), RGB)
+
+
+def test_class_folders_are_labelled_by_the_first_level(make_folder):
+    root = make_folder("train/b/deep/er", "train/a", "train/empty/too", count=3)
+    for name in ("train/empty/too/000.png", "train/empty/too/001.png", "train/empty/too/002.png"):
+        (root / name).unlink()
+    (root / "train/a/notes.txt").write_text("no image")
+    (root / "train/a/.hidden.png").write_text("no image")
+    source = open_source(f"folder:{root}", "train")
+    assert source.class_names == ["a", "b"]
+    assert source.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert source.labels.dtype == np.int32
+    assert source.describe(4) == f"{root}/train/b/deep/er/001.png"
+    assert source.num_classes == 2
+    assert source.locate(4) == (f"{root}/train/b/deep/er/001.png", 1)
+
+
+def test_images_right_in_the_folder_make_it_unlabelled(make_folder):
+    root = make_folder(".", "sub", count=2)
+    source = open_source(f"folder:{root}", "train")
+    assert len(source) == 4
+    assert source.labels is source.class_names is source.num_classes is None
+    assert source.locate(0)[1] == -1
+
+
+def test_a_folder_without_splits_is_its_own_training_split(make_folder):
+    root = make_folder("cat", "dog")
+    assert len(open_source(f"folder:{root}", "train")) == 20
+    assert len(open_source(f"folder:{root}", "cat")) == 10
+
+
+def test_max_per_class_keeps_the_first_by_name(make_folder):
+    source = open_source(f"folder:{make_folder('b', 'a')}", "train", max_per_class=3)
+    assert names(source) == ["000", "001", "002"] * 2
+    assert source.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_names_that_are_no_text_can_be_read(tmp_path):
+    save(tmp_path / "plain.png", RGB)
+    os.rename(os.fsencode(tmp_path / "plain.png"), os.fsencode(tmp_path) + b"/\xff\xe9.png")
+    np.testing.assert_array_equal(read_one(tmp_path), RGB)
+
+
+def test_remote_paths_go_through_gfile(make_folder):
+    root = make_folder("train/b/deep", "train/a", count=2)
+    remote = open_source(f"folder:file://{root}", "train")
+    local = open_source(f"folder:{root}", "train")
+    assert remote.labels.tolist() == local.labels.tolist() == [0, 0, 1, 1]
+    assert remote.describe(2) == f"file://{local.describe(2)}"
+    np.testing.assert_array_equal(np.asarray(remote.read(2)), np.asarray(local.read(2)))
+
+
+def test_a_million_paths_need_little_memory(monkeypatch, tmp_path):
+    import tracemalloc
+
+    from ibot_jax.data import folders
+
+    count = 200_000
+    listing = [f"n01440764_{index:08d}.JPEG" for index in range(count)]
+    monkeypatch.setattr(folders, "_list_folder", lambda path: (listing, []))
+    tracemalloc.start()
+    source = open_source(f"folder:{tmp_path}", "train")
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert source.describe(123_456).endswith("n01440764_00123456.JPEG")
+    assert held < 45 * count  # bytes; a list of str takes twice as much
+
+
+def test_digits_are_split_by_class():
+    train, test = open_source("digits", "train"), open_source("digits", "test")
+    assert len(train) + len(test) == 1797
+    assert {train.describe(i) for i in range(len(train))}.isdisjoint(
+        test.describe(i) for i in range(len(test))
+    )
+    share = np.bincount(test.labels) / (np.bincount(test.labels) + np.bincount(train.labels))
+    np.testing.assert_allclose(share, 0.2, atol=0.01)
+    image = np.asarray(train.read(0))
+    assert image.shape == (8, 8, 3)
+    assert max(np.asarray(train.read(i)).max() for i in range(20)) == 255
+    assert np.bincount(open_source("digits", "train", max_per_class=7).labels).tolist() == [7] * 10
+
+
+def test_synthetic_images_differ_and_repeat():
+    source = open_source("synthetic:5", "train")
+    images = [np.asarray(source.read(index)) for index in range(5)]
+    assert len(source) == 5
+    assert images[0].shape == (375, 500, 3)
+    assert not np.array_equal(images[0], images[1])
+    np.testing.assert_array_equal(images[0], np.asarray(source.read(0)))
+    assert len(open_source("synthetic", "train")) == 1_281_167
+
+
+@pytest.mark.parametrize(
+    ("spec", "split", "options", "parts"),
+    [
+        ("imagenet", "train", {}, ["data.source='imagenet'", "folder:PATH"]),
+        ("", "train", {}, ["data.source=''", "digits"]),
+        ("folder:", "train", {}, ["data.source='folder:'", "folder:PATH"]),
+        ("synthetic:many", "train", {}, ["data.source='synthetic:many'", "NUMBER_OF_IMAGES"]),
+        ("digits", "val", {}, ["split='val'", "train or test"]),
+        ("synthetic", "train", {"max_per_class": 5}, ["max_per_class=5", "set it to 0"]),
+        ("digits", "train", {"channels": 7}, ["data.channels=7", "1, 2, 3 or 4"]),
+        ("folder:{root}/nowhere", "train", {}, ["{root}/nowhere", "no folder"]),
+        ("folder:{root}/a/000.png", "train", {}, ["{root}/a/000.png", "no folder"]),
+        ("folder:{root}", "val", {}, ["split='val'", "there are: a, b"]),
+        ("folder:{root}/a", "val", {}, ["split='val'", 'only split="train"']),
+        ("folder:{root}/a", "train", {"max_per_class": 5}, ["max_per_class=5", "class folders"]),
+        ("folder:{empty}", "train", {}, ["{empty}", "no images", "webp"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(make_folder, tmp_path, spec, split, options, parts):
+    root = make_folder("a", "b", count=1)
+    (tmp_path / "empty").mkdir()
+    paths = {"root": root, "empty": tmp_path / "empty"}
+    with pytest.raises(UserError) as error:
+        open_source(spec.format(**paths), split, **options)
+    message = str(error.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part.format(**paths) in message
+
+
+def test_nothing_imports_tensorflow_before_a_pipeline_is_built(make_folder):
+    code = (
+        "import sys\n"
+        "from ibot_jax.data import chunks, examples, masks, pipeline, sources, views, workers\n"
+        f"sources.open_source('folder:{make_folder('a')}', 'train').read(0)\n"
+        "heavy = {'tensorflow', 'tensorflow_datasets', 'jax', 'sklearn'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

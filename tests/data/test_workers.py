@@ -1,0 +1,80 @@
+"""Worker processes: signals to the group do not stop them, the end of their owner does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ibot_jax.data.workers import Workers
+from ibot_jax.errors import TrainingError
+
+
+class Halve:
+    """A task that halves even numbers."""
+
+    def __call__(self, number):
+        if number % 2:
+            raise ValueError(f"{number} is odd")
+        print("this must not reach the replies")
+        return (np.array([number // 2, os.getpid()]),)
+
+    def blank(self):
+        return (np.zeros(2, np.int64),)
+
+
+@pytest.fixture
+def workers(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)  # workers inherit it, and find the task
+    workers = Workers(Halve(), count=1)
+    yield workers
+    workers.close()
+
+
+def test_rows_are_made_elsewhere_and_failures_are_named(workers):
+    (array,), errors = workers([(4,), (5,), (6,)])
+    assert array[:, 0].tolist() == [2, 0, 3]
+    assert errors == {1: "ValueError: 5 is odd"}
+    assert array[0, 1] != os.getpid()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_to_the_group_are_left_to_the_owner(workers, number):
+    (array,), _ = workers([(4,)])
+    os.kill(int(array[0, 1]), number)
+    time.sleep(0.1)
+    assert workers([(8,)])[0][0][0, 0] == 4
+
+
+def test_a_closed_pool_says_so(workers):
+    workers([(4,)])
+    workers.close()
+    with pytest.raises(TrainingError, match="code -9"):
+        workers([(4,)])
+
+
+def test_workers_end_when_their_owner_is_killed():
+    code = """
+import time
+from test_workers import Halve
+from ibot_jax.data.workers import Workers
+workers = Workers(Halve(), count=1)
+print(int(workers([(4,)])[0][0][0, 1]), flush=True)
+time.sleep(60)
+"""
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    owner = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}
+    )
+    worker = Path("/proc") / owner.stdout.readline().decode().strip()
+    assert worker.exists()
+    owner.kill()
+    owner.communicate()
+    deadline = time.monotonic() + 10
+    while worker.exists() and "Z" not in (worker / "stat").read_text().split()[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

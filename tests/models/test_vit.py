@@ -1,0 +1,160 @@
+"""The backbone against the original's outputs and against what its description promises."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ibot_jax.config import VIT_SIZES
+from ibot_jax.convert import torch_names
+from ibot_jax.models.vit import ViT, interpolation_matrix
+
+
+def tiny(**overrides):
+    kwargs = dict(
+        patch_size=4, width=12, depth=3, heads=2, mlp_ratio=4.0, drop_path=0.0, layer_scale=0.0,
+        grid=(4, 4),
+    )
+    return ViT(**{**kwargs, **overrides})
+
+
+@pytest.fixture(scope="module")
+def recorded(reference):
+    arrays = np.load(reference("vit_forward.npz"))
+    sizes = json.loads(str(arrays["config"]))
+    model = ViT(
+        patch_size=sizes["patch_size"], width=sizes["embed_dim"], depth=sizes["depth"],
+        heads=sizes["num_heads"], mlp_ratio=4.0, drop_path=0.0, layer_scale=0.0, grid=(14, 14),
+    )
+    tensors = {
+        f"backbone.{name.removeprefix('params/')}": arrays[name]
+        for name in arrays.files
+        if name.startswith("params/")
+    }
+    return arrays, model, {"params": torch_names.to_flax(tensors, True)["backbone"]}
+
+
+@pytest.mark.parametrize("size", ["224", "96", "384x256"])
+class TestAgainstTheOriginal:
+    def images(self, arrays, size):
+        return arrays[f"{size}/image"].transpose(0, 2, 3, 1)
+
+    def test_tokens(self, recorded, size):
+        arrays, model, variables = recorded
+        tokens = jax.jit(model.apply)(variables, self.images(arrays, size))
+        np.testing.assert_allclose(tokens, arrays[f"{size}/tokens"], atol=2e-5)
+
+    def test_masked_tokens(self, recorded, size):
+        arrays, model, variables = recorded
+        masks = arrays[f"{size}/mask"]
+        tokens = jax.jit(model.apply)(variables, self.images(arrays, size), masks)
+        np.testing.assert_allclose(tokens, arrays[f"{size}/tokens_masked"], atol=2e-5)
+        assert np.abs(arrays[f"{size}/tokens_masked"] - arrays[f"{size}/tokens"]).max() > 0.1
+
+    def test_last_attention(self, recorded, size):
+        arrays, model, variables = recorded
+        weights = model.apply(variables, self.images(arrays, size), method="last_attention")
+        np.testing.assert_allclose(weights, arrays[f"{size}/last_attention"], atol=1e-5)
+
+    def test_last_layers(self, recorded, size):
+        arrays, model, variables = recorded
+        layers = model.apply(variables, self.images(arrays, size), 2, method="last_layers")
+        np.testing.assert_allclose(layers, arrays[f"{size}/last2"], atol=2e-5)
+
+
+@pytest.mark.parametrize("size", VIT_SIZES)
+def test_parameters_are_those_of_the_published_models(reference, size):
+    published = json.loads(reference("state_dict_shapes.json").read_text())[f"vit_{size}"]
+    backbone = {k: tuple(v) for k, v in published.items() if k.startswith("backbone.")}
+    model = tiny(**VIT_SIZES[size], patch_size=16, grid=(14, 14))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    ours = torch_names.to_torch(
+        {"backbone": jax.tree.map(lambda s: np.broadcast_to(0.0, s.shape), shapes["params"])}, 16
+    )
+    assert {name: tensor.shape for name, tensor in ours.items()} == backbone
+
+
+def cubic(d, a=-0.75):
+    d = abs(d)
+    if d < 1:
+        return (a + 2) * d**3 - (a + 3) * d**2 + 1
+    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
+
+
+@pytest.mark.parametrize(("trained", "wanted"), [(14, 6), (14, 24), (4, 2), (3, 3)])
+def test_interpolation_is_cubic_convolution_with_repeated_borders(trained, wanted):
+    expected = np.zeros((wanted, trained))
+    for row in range(wanted):
+        position = (row + 0.5) / ((wanted + 0.1) / trained) - 0.5
+        for column in range(-4, trained + 4):
+            expected[row, min(max(column, 0), trained - 1)] += cubic(position - column)
+    np.testing.assert_allclose(interpolation_matrix(trained, wanted), expected, atol=1e-12)
+
+
+def test_the_mask_token_exists_without_a_mask():
+    params = tiny().init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    assert params["mask_token"].shape == (1, 12)
+
+
+def test_a_fully_masked_image_hides_its_pixels():
+    images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    model = tiny()
+    variables = model.init(jax.random.key(0), images)
+    tokens = model.apply(variables, images, jnp.ones((2, 4, 4), bool))
+    np.testing.assert_array_equal(tokens[0], tokens[1])
+
+
+def test_pixels_that_fill_no_patch_are_cut_off():
+    images = jax.random.normal(jax.random.key(1), (1, 18, 19, 3))
+    model = tiny()
+    variables = model.init(jax.random.key(0), images)
+    np.testing.assert_array_equal(
+        model.apply(variables, images), model.apply(variables, images[:, :16, :16])
+    )
+
+
+def test_stochastic_depth_keeps_the_mean_and_acts_by_sample():
+    # With all blocks' MLPs and projections linear in the branch, a one-block model at rate r
+    # either drops a branch or divides it by 1 - r.
+    model = tiny(depth=2, drop_path=0.5)
+    images = jnp.broadcast_to(
+        jax.random.normal(jax.random.key(1), (1, 16, 16, 3)), (64, 16, 16, 3)
+    )
+    variables = model.init(jax.random.key(0), images[:1])
+    rngs = {"drop_path": jax.random.key(2)}
+    tokens = model.apply(variables, images, train=True, rngs=rngs)
+    distinct = {np.asarray(sample).tobytes() for sample in np.round(tokens[:, 0], 4)}
+    assert len(distinct) == 4  # both branches of the last block kept or dropped, sample by sample
+    still = model.apply(variables, images, train=False)
+    np.testing.assert_allclose(still[0], still[1], atol=1e-6)
+
+
+def test_layer_scale_multiplies_each_branch():
+    images = jax.random.normal(jax.random.key(1), (1, 16, 16, 3))
+    plain, scaled = tiny(depth=1), tiny(depth=1, layer_scale=1.0)
+    variables = scaled.init(jax.random.key(0), images)
+    assert set(variables["params"]["blocks_0"]) >= {"gamma_1", "gamma_2"}
+    np.testing.assert_allclose(
+        scaled.apply(variables, images), plain.apply(variables, images), atol=1e-6
+    )
+    block = variables["params"]["blocks_0"]
+    block["gamma_1"], block["gamma_2"] = np.zeros(12), np.zeros(12)
+    block["attn"], block["mlp"] = jax.tree.map(lambda x: x + 1, (block["attn"], block["mlp"]))
+    through = tiny(depth=0).apply(
+        {"params": {k: v for k, v in variables["params"].items() if k != "blocks_0"}}, images
+    )
+    np.testing.assert_allclose(scaled.apply(variables, images), through, atol=1e-6)
+
+
+def test_bfloat16_computes_in_bfloat16_from_float32_parameters():
+    model = tiny(dtype=jnp.bfloat16)
+    images = jax.random.normal(jax.random.key(1), (1, 16, 16, 3))
+    variables = model.init(jax.random.key(0), images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    tokens = model.apply(variables, images)
+    assert tokens.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        tokens.astype(jnp.float32), tiny().apply(variables, images), atol=0.1
+    )

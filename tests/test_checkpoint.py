@@ -1,0 +1,172 @@
+"""Checkpoints: exact, resumable, the latest and the best kept, usable as a start."""
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from tiny import tiny_batch, tiny_config, tiny_plan
+
+from ibot_jax import sharding
+from ibot_jax.checkpoint import Checkpoints, start_from
+from ibot_jax.errors import TrainingError, UserError
+from ibot_jax.step import make_init, make_train_step, teacher_params
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return epath.Path(tmp_path)
+
+
+def first_state(config, seed=0):
+    layout = sharding.replicated(sharding.make_mesh())
+    init = make_init(config, tiny_plan(config))
+    return jax.jit(init, out_shardings=layout)(jax.random.key(seed))
+
+
+def abstract(state):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+def at_step(state, step):
+    return state.replace(step=state.step * 0 + step)
+
+
+def copied(tree):
+    return jax.tree.map(lambda x: np.array(x, copy=True), tree)
+
+
+def assert_equal(tree, other):
+    assert jax.tree.structure(tree) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
+def test_a_restored_state_is_the_saved_one_though_the_next_step_took_its_buffers(workdir):
+    """Saving is asynchronous, and the step that follows donates the state."""
+    config = tiny_config()
+    step = jax.jit(make_train_step(config, tiny_plan(config)), donate_argnums=0)
+    batch = sharding.to_global(tiny_batch(config), sharding.make_mesh())
+    key = jax.random.key(0)
+    state, _ = step(first_state(config), batch, key)
+    checkpoints = Checkpoints(workdir, keep=1)
+    saved = copied(state)
+    checkpoints.save(state)
+    for _ in range(3):
+        state, _ = step(state, batch, key)
+    checkpoints.close()
+
+    reopened = Checkpoints(workdir, keep=1)
+    assert reopened.latest_step() == 1
+    restored = reopened.restore(abstract(state))
+    assert_equal(restored, saved)
+    layouts = jax.tree.map(lambda x: x.sharding, restored)
+    assert layouts == jax.tree.map(lambda x: x.sharding, state)
+
+
+def test_the_latest_and_the_best_are_kept(workdir):
+    """Of equally good ones the later; one without k-NN is never the best; also when reopened."""
+    state = first_state(tiny_config())
+    accuracies = {1: 40.0, 2: 90.0, 3: 90.0, 4: None, 5: 50.0, 6: None}
+    checkpoints = Checkpoints(workdir, keep=2)
+    for step, accuracy in accuracies.items():
+        checkpoints.save(at_step(state, step), knn_top1=accuracy)
+    checkpoints.close()
+
+    def steps():
+        return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+
+    assert steps() == [3, 5, 6]
+    reopened = Checkpoints(workdir, keep=2)
+    assert [reopened.knn_top1(step) for step in (3, 5, 6)] == [90.0, 50.0, None]
+    reopened.save(at_step(state, 7), knn_top1=60.0)
+    reopened.save(at_step(state, 8), knn_top1=95.0)
+    reopened.save(at_step(state, 9))
+    reopened.close()
+    assert steps() == [8, 9]
+
+
+def test_a_state_that_is_not_finite_is_saved_to_try_again(workdir):
+    state = first_state(tiny_config())
+    checkpoints = Checkpoints(workdir, keep=1)
+    checkpoints.save(state.replace(finite=jax.numpy.logical_not(state.finite)))
+    checkpoints.wait()
+    assert bool(checkpoints.restore(abstract(state)).finite)
+
+
+def test_a_step_is_saved_once(workdir):
+    state = first_state(tiny_config())
+    checkpoints = Checkpoints(workdir, keep=1)
+    checkpoints.save(state)
+    checkpoints.save(state)
+    checkpoints.close()
+
+
+def test_what_a_killed_save_left_behind_is_no_checkpoint(workdir):
+    state = first_state(tiny_config())
+    checkpoints = Checkpoints(workdir, keep=3)
+    checkpoints.save(at_step(state, 4))
+    checkpoints.close()
+    (workdir / "checkpoints/8.orbax-checkpoint-tmp/student").mkdir(parents=True)
+    reopened = Checkpoints(workdir, keep=3)
+    assert reopened.latest_step() == 4
+    reopened.save(at_step(state, 8))
+    reopened.close()
+    assert Checkpoints(workdir, keep=3).latest_step() == 8
+
+
+def test_a_save_that_fails_in_the_background_is_reported(workdir):
+    state = first_state(tiny_config())
+    checkpoints = Checkpoints(workdir, keep=3)
+    folder = workdir / "checkpoints"
+    folder.rmtree()
+    folder.write_text("in the way")
+    with pytest.raises(TrainingError, match="a checkpoint could not be written"):
+        checkpoints.save(at_step(state, 4))
+        checkpoints.wait()
+
+
+@pytest.mark.parametrize("given", ["the workdir", "one checkpoint"])
+def test_a_run_starts_from_the_weights_of_another(workdir, given):
+    config = tiny_config()
+    other = first_state(config, seed=1)
+    other = at_step(other, 4).replace(centers=jax.tree.map(lambda x: x + 3, other.centers))
+    # A teacher of its own, so that it cannot be mistaken for the student's copy.
+    shifted = jax.tree.map(lambda x: x + 1, teacher_params(other))
+    other = other.replace(opt_state=jax.tree.map(lambda x: x + 2, other.opt_state))
+    expected_teacher = copied(teacher_params(other))
+    assert not np.array_equal(
+        expected_teacher["backbone"]["norm"]["scale"], shifted["backbone"]["norm"]["scale"]
+    )
+    checkpoints = Checkpoints(workdir, keep=1)
+    checkpoints.save(other)
+    checkpoints.close()
+
+    fresh = first_state(config, seed=2)
+    path = workdir if given == "the workdir" else workdir / "checkpoints/4"
+    started = start_from(str(path), fresh)
+    assert_equal(started.params, other.params)
+    assert_equal(teacher_params(started), expected_teacher)
+    assert_equal(started.centers, other.centers)
+    assert int(started.step) == 0
+    moments = started.opt_state[0], fresh.opt_state[0]  # the last link is the teacher
+    assert_equal(*moments)
+
+
+def test_weights_that_do_not_fit_are_named_with_both_shapes(workdir):
+    checkpoints = Checkpoints(workdir, keep=1)
+    checkpoints.save(first_state(tiny_config()))
+    checkpoints.close()
+    wider = first_state(tiny_config(model__width=32))
+    with pytest.raises(UserError, match=r"student/backbone/\S+ has shape \(.*16.* and \(.*32"):
+        start_from(str(workdir), wider)
+    larger = first_state(tiny_config(data__global_size=(24, 24)))
+    message = r"student/backbone/pos_embed has shape \(1, 17, 16\) there and \(1, 37, 16\) here"
+    with pytest.raises(UserError, match=message):
+        start_from(str(workdir), larger)
+    deeper = first_state(tiny_config(model__depth=3))
+    with pytest.raises(UserError, match=r"student/backbone/blocks_2/\S+ has shape none there"):
+        start_from(str(workdir), deeper)
+
+
+def test_no_checkpoint_to_start_from(tmp_path):
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        start_from(str(tmp_path / "absent"), first_state(tiny_config()))

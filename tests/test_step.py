@@ -1,0 +1,194 @@
+"""Properties of the training step; its numbers are compared with the original's by replay."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import normalized, tiny_batch, tiny_config, tiny_plan
+
+from ibot_jax import models, sharding
+from ibot_jax import step as steps
+
+KEY = jax.random.key(0)
+
+
+def leaves_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def start(config):
+    plan = tiny_plan(config)
+    return (
+        jax.jit(steps.make_init(config, plan))(KEY),
+        jax.jit(steps.make_train_step(config, plan)),
+    )
+
+
+def test_the_teacher_starts_as_the_student():
+    state, _ = start(tiny_config())
+    leaves_equal(steps.teacher_params(state), state.params)
+
+
+def test_the_teacher_is_the_average_of_the_new_student():
+    config = tiny_config(teacher_momentum=0.9)
+    state, train_step = start(config)
+    for seed in range(3):
+        before, momentum = steps.teacher_params(state), None
+        state, metrics = train_step(state, tiny_batch(config, seed), KEY)
+        momentum = float(metrics["teacher_momentum"])
+        jax.tree.map(
+            lambda teacher, old, student: np.testing.assert_allclose(
+                teacher, momentum * old + (1 - momentum) * student, rtol=1e-5, atol=1e-7
+            ),
+            steps.teacher_params(state), before, state.params,
+        )
+
+
+def test_no_gradient_flows_into_the_teacher():
+    config = tiny_config()
+    state, _ = start(config)
+    temps = {"class": jnp.float32(0.04), "patch": jnp.float32(0.04)}
+
+    def loss(teacher):
+        arguments = (state.centers, temps, tiny_batch(config), KEY)
+        return steps.make_losses(config)(state.params, teacher, *arguments)[0]
+
+    gradient = jax.grad(loss)(steps.teacher_params(state))
+    assert all(not leaf.any() for leaf in jax.tree.leaves(gradient))
+
+
+def test_centers_follow_the_teachers_outputs_for_all_tokens():
+    config = tiny_config(head__shared=False, head__shared_teacher=False, head__patch_prototypes=10)
+    state, train_step = start(config)
+    batch = tiny_batch(config)
+    variables = {"params": state.params["backbone"]}
+    views = normalized(config, batch["global_views"]).reshape(-1, 16, 16, 3)
+    tokens = models.build_backbone(config).apply(variables, views)
+    head = models.build_head(config, teacher=True)
+    class_logits, patch_logits = head.apply({"params": state.params["head"]}, tokens)
+    state, _ = train_step(state, batch, KEY)
+    for kind, logits in (("class", class_logits[:, :1]), ("patch", patch_logits[:, 1:])):
+        expected = 0.1 * np.asarray(logits).mean(axis=(0, 1))
+        np.testing.assert_allclose(state.centers[kind], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("views", "shape"), [(0, (8, 8)), (3, (8, 12))])
+def test_local_views_of_any_number_and_shape(views, shape):
+    config = tiny_config(data__local_views=views, data__local_size=shape)
+    state, train_step = start(config)
+    _, metrics = train_step(state, tiny_batch(config), KEY)
+    assert np.isfinite(metrics["loss"])
+
+
+def test_non_square_global_views():
+    config = tiny_config(data__global_size=(16, 24))
+    state, train_step = start(config)
+    assert state.params["backbone"]["pos_embed"].shape == (1, 1 + 4 * 6, 16)
+    _, metrics = train_step(state, tiny_batch(config), KEY)
+    assert np.isfinite(metrics["loss"])
+
+
+def test_batches_may_be_normalised_already():
+    config = tiny_config()
+    state, train_step = start(config)
+    batch = tiny_batch(config)
+    floats = {
+        name: normalized(config, array) if array.dtype == np.uint8 else array
+        for name, array in batch.items()
+    }
+    _, from_bytes = train_step(state, batch, KEY)
+    _, from_floats = train_step(state, floats, KEY)
+    np.testing.assert_allclose(from_bytes["loss"], from_floats["loss"], rtol=1e-5)
+
+
+class TestNotFinite:
+    def broken_batch(self, config):
+        batch = tiny_batch(config)
+        return batch | {
+            "global_views": normalized(config, batch["global_views"]).at[3, 0].set(jnp.nan)
+        }
+
+    def test_the_state_stays_as_it_was_and_says_so(self):
+        config = tiny_config()
+        state, train_step = start(config)
+        after, metrics = train_step(state, self.broken_batch(config), KEY)
+        assert not metrics["finite"] and not after.finite
+        assert np.isnan(metrics["class_loss"])
+        leaves_equal(after.replace(finite=state.finite), state)
+
+    def test_later_good_batches_do_not_hide_it(self):
+        config = tiny_config()
+        state, train_step = start(config)
+        state, _ = train_step(state, self.broken_batch(config), KEY)
+        after, metrics = train_step(state, tiny_batch(config), KEY)
+        assert not metrics["finite"] and int(after.step) == 0
+
+    def test_a_mask_beyond_the_configured_ratios_is_not_truncated_silently(self):
+        config = tiny_config()
+        state, train_step = start(config)
+        batch = tiny_batch(config)
+        batch["masks"][0, 0] = True  # 16 tokens; ratios allow 8
+        _, metrics = train_step(state, batch, KEY)
+        assert np.isnan(metrics["patch_loss"]) and np.isfinite(metrics["class_loss"])
+
+
+def test_eight_devices_compute_what_one_does():
+    config = tiny_config(model__drop_path=0.3)
+    plan, batch = tiny_plan(config), tiny_batch(config)
+    state, alone = start(config)
+    mesh = sharding.make_mesh()
+    assert mesh.size == 8
+    layouts = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    sharded = jax.jit(
+        steps.make_train_step(config, plan), in_shardings=(layouts[0], layouts[1], layouts[0])
+    )
+    together, _ = sharded(state, sharding.to_global(batch, mesh), KEY)
+    state, _ = alone(state, batch, KEY)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), together.params, state.params
+    )
+
+
+def test_the_state_can_be_donated():
+    config = tiny_config()
+    plan = tiny_plan(config)
+    state = jax.jit(steps.make_init(config, plan))(KEY)
+    train_step = jax.jit(steps.make_train_step(config, plan), donate_argnums=0)
+    donated = jax.tree.leaves(state)
+    train_step(state, tiny_batch(config), KEY)
+    assert all(leaf.is_deleted() for leaf in donated)
+
+
+def test_bfloat16_keeps_parameters_losses_and_centers_in_float32():
+    exact, fast = tiny_config(), tiny_config(dtype="bfloat16")
+    state, train_step = start(fast)
+    next_state, metrics = train_step(state, tiny_batch(fast), KEY)
+    assert {leaf.dtype for leaf in jax.tree.leaves(next_state.params)} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in next_state.centers.values()} == {jnp.dtype("float32")}
+    _, expected = start(exact)[1](state, tiny_batch(exact), KEY)
+    for name in ("class_loss", "patch_loss"):
+        assert metrics[name].dtype == jnp.float32
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=0.05)
+
+
+def test_entropies_are_of_the_distributions_that_the_losses_use():
+    # A center equal to the logits makes the teacher uniform: entropy ln K.
+    config = tiny_config()
+    state, train_step = start(config)
+    flat = jax.tree.map(jnp.zeros_like, state.params["head"])
+    flat = {**flat, "last_layer": state.params["head"]["last_layer"]}
+    state = state.replace(params={**state.params, "head": flat})
+    _, metrics = train_step(state, tiny_batch(config), KEY)
+    # Zero biases and weights end in a zero bottleneck, so all logits are equal.
+    np.testing.assert_allclose(metrics["student_entropy"], np.log(12), rtol=1e-5)
+
+
+def test_the_step_needs_neither_tensorflow_nor_files():
+    code = (
+        "import sys, ibot_jax, ibot_jax.step, ibot_jax.tools.replay;"
+        "sys.exit(any(m in sys.modules for m in ('tensorflow', 'clu', 'orbax')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,55 @@
+"""A model and batches small enough to run a whole step in tests."""
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ibot_jax import config as configs
+
+
+def tiny_config(**overrides) -> ConfigDict:
+    """Returns a config with a two-block model on 16-pixel views; keys of overrides use "__"."""
+    config = configs.get_config()
+    config.dtype = "float32"
+    config.batch_size = 8
+    config.duration = "4 epochs"
+    config.model.update(width=16, depth=2, heads=2, patch_size=4, drop_path=0.0)
+    config.head.update(hidden_dim=24, bottleneck_dim=8, prototypes=12, patch_prototypes=12)
+    config.loss.teacher_temp_warmup = "2 epochs"
+    config.optim.warmup = "1 epochs"
+    config.optim.lr = 0.05
+    config.data.update(
+        source="synthetic", global_size=(16, 16), local_size=(8, 8), local_views=2
+    )
+    config.update_from_flattened_dict(
+        {key.replace("__", "."): value for key, value in overrides.items()}
+    )
+    return config
+
+
+def tiny_plan(config: ConfigDict, steps_per_epoch: int = 2) -> configs.Plan:
+    """Returns the plan of a run over `steps_per_epoch` batches of data."""
+    return configs.make_plan(config, steps_per_epoch * config.batch_size)
+
+
+def tiny_batch(config: ConfigDict, seed: int = 0) -> dict[str, np.ndarray]:
+    """Returns random uint8 views and masks within the config's ratios."""
+    rng = np.random.default_rng(seed)
+    data, size = config.data, config.batch_size
+    height, width = (side // config.model.patch_size for side in data.global_size)
+
+    def views(number, shape):
+        return rng.integers(0, 256, (size, number, *shape, data.channels), dtype=np.uint8)
+
+    order = rng.random((size, data.global_views, height * width)).argsort(axis=-1)
+    counts = rng.integers(0, height * width // 2 + 1, (size, data.global_views, 1))
+    return {
+        "global_views": views(data.global_views, data.global_size),
+        "local_views": views(data.local_views, data.local_size),
+        "masks": (order < counts).reshape(size, data.global_views, height, width),
+    }
+
+
+def normalized(config: ConfigDict, views: np.ndarray) -> jnp.ndarray:
+    """Returns views as the models see them."""
+    return jnp.array((views / 255 - config.data.mean) / config.data.std, jnp.float32)

@@ -6,7 +6,6 @@ command line never leaves a stale one behind.
 """
 
 import dataclasses
-import math
 import re
 
 from ml_collections import ConfigDict
@@ -120,7 +119,7 @@ def get_config() -> ConfigDict:
             blur_radius=(0.1, 2.0),  # pixels
             solarize=(0.0, 0.2, 0.0),  # of the same three kinds of view
             max_bad_share=0.01,  # stop when more than this share of images cannot be read
-            workers=0,  # threads that make views; 0 takes one for each core
+            workers=0,  # processes that make views; 0 takes one for each core
         )
     )
     config.knn = ConfigDict(

@@ -25,6 +25,5 @@ def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Joins each process's share of a batch, [B / processes, ...], to global arrays [B, ...]."""
     layout = batch_sharding(mesh)
     return {
-        name: jax.make_array_from_process_local_data(layout, array)
-        for name, array in batch.items()
+        name: jax.make_array_from_process_local_data(layout, array) for name, array in batch.items()
     }

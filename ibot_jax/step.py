@@ -216,7 +216,8 @@ def make_train_step(
     Its arguments: the state; a batch with `global_views` [B, G, H, W, C] and `local_views`
     [B, L, H', W', C], uint8 pixels or normalised floats, and `masks` [B, G, h, w] bool; and the
     run's key, from which it derives this step's by the state's step. It returns the next state
-    and metrics, scalars of the parameters' dtype. A state that is not `finite` comes back unchanged.
+    and metrics, scalars of the parameters' dtype. A state that is not `finite` comes back as it
+    was.
     """
     tx = make_optimizer(config, plan)
     schedules = make_schedules(config, plan)

@@ -25,8 +25,13 @@ def params_like_a_model(rng):
 
 def make(name="adamw", **overrides):
     kwargs = dict(
-        lr=constant(0.1), weight_decay=constant(0.2), clip=0.0, freeze_last_layer=0,
-        norm_last_layer=True, teacher_momentum=constant(0.9), init_teacher=lambda params: params,
+        lr=constant(0.1),
+        weight_decay=constant(0.2),
+        clip=0.0,
+        freeze_last_layer=0,
+        norm_last_layer=True,
+        teacher_momentum=constant(0.9),
+        init_teacher=lambda params: params,
     )
     return optimizers.make_optimizer(name, **{**kwargs, **overrides})
 
@@ -111,7 +116,11 @@ def lars(p, gradients):
 @pytest.mark.parametrize("by_hand", [adamw, sgd, lars])
 def test_optimisers_follow_their_definitions(params, gradients, by_hand):
     final, _ = run(make(by_hand.__name__), params, gradients)[-1]
-    for path in (("backbone", "fc", "kernel"), ("backbone", "fc", "bias"), ("head", "last_layer", "v")):
+    for path in (
+        ("backbone", "fc", "kernel"),
+        ("backbone", "fc", "bias"),
+        ("head", "last_layer", "v"),
+    ):
         leaf = lambda tree: np.asarray(tree[path[0]][path[1]][path[2]], np.float64)  # noqa: E731
         expected = by_hand(leaf(params), [leaf(g) for g in gradients])
         np.testing.assert_allclose(leaf(final), expected, rtol=2e-5, atol=1e-5)

@@ -43,7 +43,9 @@ def test_the_teacher_is_the_average_of_the_new_student():
             lambda teacher, old, student: np.testing.assert_allclose(
                 teacher, momentum * old + (1 - momentum) * student, rtol=1e-5, atol=1e-7
             ),
-            steps.teacher_params(state), before, state.params,
+            steps.teacher_params(state),
+            before,
+            state.params,
         )
 
 

@@ -18,9 +18,7 @@ def tiny_config(**overrides) -> ConfigDict:
     config.loss.teacher_temp_warmup = "2 epochs"
     config.optim.warmup = "1 epochs"
     config.optim.lr = 0.05
-    config.data.update(
-        source="synthetic", global_size=(16, 16), local_size=(8, 8), local_views=2
-    )
+    config.data.update(source="synthetic", global_size=(16, 16), local_size=(8, 8), local_views=2)
     config.update_from_flattened_dict(
         {key.replace("__", "."): value for key, value in overrides.items()}
     )

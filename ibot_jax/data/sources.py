@@ -83,7 +83,7 @@ def open_source(
         )
     if kind == "tfds" and rest:
         return open_tfds(rest, split, data_dir=data_dir, channels=channels)
-    if kind == "synthetic" and (not rest or rest.isdecimal() and int(rest)):
+    if kind == "synthetic" and (not rest or (rest.isdecimal() and int(rest))):
         return SyntheticSource(int(rest or IMAGENET_EXAMPLES), channels=channels)
     raise UserError(
         f"data.source={spec!r} is unknown; use digits, folder:PATH, tfds:NAME, synthetic or "

@@ -281,8 +281,10 @@ class ViT(nn.Module):
         along_rows = interpolation_matrix(self.grid[0], rows)
         along_columns = interpolation_matrix(self.grid[1], columns)
         patches = jnp.einsum(
-            "hH,wW,HWd->hwd", *(m.astype(self.param_dtype) for m in (along_rows, along_columns)),
-            trained, precision="highest",
+            "hH,wW,HWd->hwd",
+            *(m.astype(self.param_dtype) for m in (along_rows, along_columns)),
+            trained,
+            precision="highest",
         )
         patches = patches.reshape(1, rows * columns, self.width)
         return jnp.concatenate([self.pos_embed[:, :1], patches], axis=1).astype(self.dtype)

@@ -210,10 +210,9 @@ def deviations(recording: Recording) -> Iterator[tuple[str, float, float]]:
         for kind, center in recording.centers(when).items():
             worst = deviation(np.asarray(state.centers[kind]), center)
             yield f"{when} {kind} center", worst, TENSOR_TOLERANCE
-    for name, ours, theirs in zip(
-        ("total loss", "class loss", "patch loss"), np.transpose(losses), recording.losses.T
-    ):
-        worst = max(deviation(a, b) for a, b in zip(ours, theirs))
+    for column, name in enumerate(("total loss", "class loss", "patch loss")):
+        pairs = zip(losses, recording.losses, strict=True)
+        worst = max(deviation(ours[column], theirs[column]) for ours, theirs in pairs)
         yield name, worst, LOSS_TOLERANCE
 
 

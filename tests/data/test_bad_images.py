@@ -33,7 +33,7 @@ def test_the_limit_is_a_share_of_the_source():
 
 def test_a_large_source_is_judged_before_its_end():
     bad_images = BadImages(1_000_000, max_share=0.01)
-    with pytest.raises(TrainingError, match="max_bad_share"):
+    with pytest.raises(TrainingError, match="max_bad_share"):  # noqa: PT012
         for index in range(200):  # every second one; the limit is 10,000
             bad_images.note_reads(2)
             bad_images.note_bad(str(index), "torn")

@@ -21,7 +21,7 @@ def data_dir(tmp_path_factory):
 
     class Levels(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
-        url_infos = {}  # nothing is downloaded
+        url_infos = {}  # noqa: RUF012 - nothing is downloaded
 
         def _info(self):
             features = {

@@ -24,7 +24,9 @@ def by_hand(params, x, act, layer):
             x = np.maximum(x, 0) if act == "relu" else gelu
     x = x / np.linalg.norm(x, axis=-1, keepdims=True)
     v, g = params[layer]["v"], params[layer]["g"]
-    return np.stack([g[0, k] * x @ v[:, k] / np.linalg.norm(v[:, k]) for k in range(v.shape[1])], -1)
+    return np.stack(
+        [g[0, k] * x @ v[:, k] / np.linalg.norm(v[:, k]) for k in range(v.shape[1])], -1
+    )
 
 
 @pytest.mark.parametrize("act", ["gelu", "relu"])
@@ -38,9 +40,7 @@ def test_logits_are_those_of_the_definition(act, shared):
     )
     class_logits, patch_logits = head.apply({"params": params}, tokens)
     tokens = np.asarray(tokens, np.float64)
-    np.testing.assert_allclose(
-        class_logits, by_hand(params, tokens, act, "last_layer"), atol=1e-5
-    )
+    np.testing.assert_allclose(class_logits, by_hand(params, tokens, act, "last_layer"), atol=1e-5)
     layer = "last_layer" if shared else "patch_last_layer"
     np.testing.assert_allclose(patch_logits, by_hand(params, tokens, act, layer), atol=1e-5)
 

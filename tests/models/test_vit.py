@@ -14,7 +14,13 @@ from ibot_jax.models.vit import ViT, interpolation_matrix
 
 def tiny(**overrides):
     kwargs = dict(
-        patch_size=4, width=12, depth=3, heads=2, mlp_ratio=4.0, drop_path=0.0, layer_scale=0.0,
+        patch_size=4,
+        width=12,
+        depth=3,
+        heads=2,
+        mlp_ratio=4.0,
+        drop_path=0.0,
+        layer_scale=0.0,
         grid=(4, 4),
     )
     return ViT(**{**kwargs, **overrides})
@@ -25,8 +31,14 @@ def recorded(reference):
     arrays = np.load(reference("vit_forward.npz"))
     sizes = json.loads(str(arrays["config"]))
     model = ViT(
-        patch_size=sizes["patch_size"], width=sizes["embed_dim"], depth=sizes["depth"],
-        heads=sizes["num_heads"], mlp_ratio=4.0, drop_path=0.0, layer_scale=0.0, grid=(14, 14),
+        patch_size=sizes["patch_size"],
+        width=sizes["embed_dim"],
+        depth=sizes["depth"],
+        heads=sizes["num_heads"],
+        mlp_ratio=4.0,
+        drop_path=0.0,
+        layer_scale=0.0,
+        grid=(14, 14),
     )
     tensors = {
         f"backbone.{name.removeprefix('params/')}": arrays[name]
@@ -119,9 +131,7 @@ def test_stochastic_depth_keeps_the_mean_and_acts_by_sample():
     # With all blocks' MLPs and projections linear in the branch, a one-block model at rate r
     # either drops a branch or divides it by 1 - r.
     model = tiny(depth=2, drop_path=0.5)
-    images = jnp.broadcast_to(
-        jax.random.normal(jax.random.key(1), (1, 16, 16, 3)), (64, 16, 16, 3)
-    )
+    images = jnp.broadcast_to(jax.random.normal(jax.random.key(1), (1, 16, 16, 3)), (64, 16, 16, 3))
     variables = model.init(jax.random.key(0), images[:1])
     rngs = {"drop_path": jax.random.key(2)}
     tokens = model.apply(variables, images, train=True, rngs=rngs)

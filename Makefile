@@ -1,0 +1,25 @@
+# make demo and make test need nothing but a Python: they make .venv and install into it.
+
+PYTHON ?= python3
+VENV ?= .venv
+INSTALLED = $(VENV)/installed
+
+.PHONY: demo test lint
+
+demo: $(INSTALLED)  # trains on embedded images, minutes on two cores
+	$(VENV)/bin/python -m ibot_jax.main --config=configs/digits.py
+
+test: $(INSTALLED)
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+$(INSTALLED): setup.py requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet -r requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@

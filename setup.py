@@ -1,0 +1,52 @@
+"""Packaging of ibot_jax."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ibot_jax/__init__.py").read_text()).group(1)
+
+setup(
+    name="ibot-jax",
+    version=VERSION,
+    description="iBOT self-supervised pre-training of Vision Transformers, in JAX",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["jax", "flax", "self-supervised learning", "vision transformer", "iBOT", "DINO"],
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    packages=find_packages(include=["ibot_jax*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.1",
+        "array-record>=0.7",
+        "clu>=0.0.12",
+        "etils>=1.9",
+        "flax>=0.12",
+        "importlib_resources",  # tensorflow-datasets imports it without saying so
+        "jax>=0.10",
+        "ml_collections>=1.1",
+        "numpy>=2.0",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "pillow>=11.0",
+        "scikit-learn>=1.5",
+        "tensorflow>=2.20; sys_platform == 'darwin'",
+        "tensorflow-cpu>=2.20; sys_platform != 'darwin'",  # tf.data; never on an accelerator
+        "tensorflow-datasets>=4.9.9",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda13]>=0.10"],
+        "tpu": ["jax[tpu]>=0.10"],
+        "test": ["pytest>=8.0", "ruff>=0.12"],
+    },
+)

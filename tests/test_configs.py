@@ -1,0 +1,139 @@
+"""The configs that come with the project: sound, and of the published sizes."""
+
+import importlib.util
+import math
+import pathlib
+
+import jax
+import pytest
+
+from ibot_jax.config import get_config, make_plan
+from ibot_jax.config_check import check_config, check_plan, flatten
+from ibot_jax.errors import UserError
+from ibot_jax.step import make_init, teacher_params
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+IMAGENET = 1_281_167
+
+# Parameters of backbone and head in the published ViT-S/B/L checkpoints, added up from the shapes
+# in state_dict_shapes.json, the last layer that class and patch tokens share counted once.
+PUBLISHED = {
+    "vits16": (21_666_048, 7_614_720),
+    "vitb16": (85_799_424, 8_401_152),
+    "vitl16": (303_302_656, 8_925_440),
+}
+NUM_IMAGES = {
+    "digits": 1_442,
+    "cifar10": 50_000,
+    "cifar10:reference": 5_000,
+    **dict.fromkeys(PUBLISHED, IMAGENET),
+}
+
+
+def load(name):
+    file, *argument = name.split(":")
+    spec = importlib.util.spec_from_file_location(file, CONFIGS / f"{file}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*argument)
+
+
+def test_every_config_is_tested():
+    assert {path.stem for path in CONFIGS.glob("*.py")} == {n.split(":")[0] for n in NUM_IMAGES}
+
+
+@pytest.mark.parametrize("name", NUM_IMAGES)
+def test_a_config_is_sound(name):
+    config = load(name)
+    check_config(config)
+    check_plan(config, make_plan(config, NUM_IMAGES[name]))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameter_counts_are_the_published_ones(name):
+    config = load(name)
+    state = jax.eval_shape(make_init(config, make_plan(config, IMAGENET)), jax.random.key(0))
+    for params in (state.params, teacher_params(state)):
+        counts = tuple(
+            sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params[part]))
+            for part in ("backbone", "head")
+        )
+        assert counts == PUBLISHED[name]
+
+
+def test_the_small_recipe_is_the_one_of_the_original_readme():
+    """--teacher_temp 0.07 --warmup_teacher_temp_epochs 30 --norm_last_layer false --epochs 800
+    --shared_head true --out_dim 8192 --local_crops_number 10 --global_crops_scale 0.25 1
+    --local_crops_scale 0.05 0.25 --pred_ratio 0 0.3 --pred_ratio_var 0 0.2, 16 GPUs of 64 images.
+    """
+    flat = flatten(load("vits16"))
+    expected = {
+        "loss.teacher_temp": 0.07,
+        "loss.teacher_temp_warmup": "30 epochs",
+        "head.norm_last_layer": False,
+        "duration": "800 epochs",
+        "head.shared": True,
+        "head.shared_teacher": True,
+        "head.prototypes": 8192,
+        "data.local_views": 10,
+        "data.global_scale": (0.25, 1.0),
+        "data.local_scale": (0.05, 0.25),
+        "masks.ratios": (0.0, 0.3),
+        "masks.variances": (0.0, 0.2),
+        "batch_size": 16 * 64,
+    }
+    assert {key: flat[key] for key in expected} == expected
+
+
+def test_the_cifar_reference_has_the_budget_of_the_original_run():
+    flat = flatten(load("cifar10:reference"))
+    expected = {
+        "duration": "30 epochs",
+        "batch_size": 64,
+        "model.width": 96,
+        "model.depth": 4,
+        "model.heads": 3,
+        "model.patch_size": 4,
+        "model.drop_path": 0.1,
+        "head.hidden_dim": 256,
+        "head.bottleneck_dim": 64,
+        "head.prototypes": 512,
+        "head.patch_prototypes": 512,
+        "head.shared": True,
+        "head.norm_last_layer": True,
+        "loss.teacher_temp_start": 0.04,
+        "loss.teacher_temp": 0.04,
+        "loss.teacher_patch_temp_start": 0.04,
+        "loss.teacher_patch_temp": 0.07,
+        "loss.teacher_temp_warmup": "10 epochs",
+        "teacher_momentum": 0.996,
+        "masks.ratios": (0.0, 0.3),
+        "masks.variances": (0.0, 0.2),
+        "optim.lr": 0.002,
+        "optim.warmup": "3 epochs",
+        "optim.clip": 3.0,
+        "data.max_per_class": 500,
+        "data.global_views": 2,
+        "data.global_size": (32, 32),
+        "data.global_scale": (0.25, 1.0),
+        "data.local_views": 2,
+        "data.local_size": (16, 16),
+        "data.local_scale": (0.05, 0.25),
+        "data.blur": (0.0, 0.0, 0.0),
+        "knn.max_train_per_class": 500,
+        "knn.max_test_per_class": 200,
+        "knn.k": 20,
+    }
+    assert {key: flat[key] for key in expected} == expected
+
+
+def test_an_unknown_variant_is_a_mistake_of_the_user():
+    with pytest.raises(UserError, match="'refrence'"):
+        load("cifar10:refrence")
+
+
+def test_configs_are_short():
+    """Each is what it changes of the one documented default."""
+    for name in NUM_IMAGES:
+        changed = {k for k, v in flatten(load(name)).items() if v != flatten(get_config())[k]}
+        assert 0 < len(changed) < 40, name

@@ -8,6 +8,7 @@ but the third case the state is saved.
 """
 
 import importlib.util
+import itertools
 import logging
 import os
 import pathlib
@@ -70,11 +71,9 @@ def parse_arguments(argv: list[str]) -> tuple[ConfigDict, str, bool] | None:
     """
     if {"--help", "-h", "-help"} & set(argv[1:]):
         return None
-    path = next((arg.split("=", 1)[1] for arg in argv[1:] if arg.startswith("--config=")), "")
-    if not path:
-        raise UserError("no config is given; begin with --config=configs/digits.py")
-    default_keys = _load_config(path)
-    _check_overrides(argv, default_keys)
+    path = _config_path(argv)
+    defaults = _load_config(path)
+    _check_overrides(argv, defaults)
 
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
@@ -87,13 +86,22 @@ def parse_arguments(argv: list[str]) -> tuple[ConfigDict, str, bool] | None:
     try:
         rest = values(argv)[1:]
     except flags.IllegalFlagValueError as error:
-        raise _illegal_value(error, default_keys) from None
+        raise _illegal_value(error, defaults) from None
     except flags.Error as error:
         raise UserError(f"{error}; see --help") from None
     if rest:
         raise UserError(f"{rest[0]!r} is no flag; overrides are written --config.KEY=VALUE")
     workdir = values.workdir or f"runs/{_config_name(path)}"
     return values.config, workdir, values.allow_config_change
+
+
+def _config_path(argv: list[str]) -> str:
+    """Returns the value of --config=PATH or --config PATH."""
+    for argument, following in itertools.pairwise([*argv[1:], ""]):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if name == "config" and argument.startswith("-") and (value if equals else following):
+            return value if equals else following
+    raise UserError("no config is given; begin with --config=configs/digits.py")
 
 
 def _config_name(path: str) -> str:
@@ -115,11 +123,10 @@ def _load_config(path: str) -> ConfigDict:
     except UserError as error:
         raise UserError(f"--config={path}: {error}") from error
     except Exception as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
-        line = f", line {frames[-1].lineno}" if frames else ""
-        raise UserError(
-            f"--config={path}: {file}{line}: {type(error).__name__}: {error}"
-        ) from error
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in frames if f.filename == module.__file__]
+        where = f"{file}, line {lines[-1]}" if lines else file
+        raise UserError(f"--config={path}: {where}: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={path}: get_config() returns no ConfigDict")
     return config
@@ -135,9 +142,7 @@ def _check_overrides(argv: list[str], config: ConfigDict) -> None:
         key = name.removeprefix("config.")
         if key in config and isinstance(config[key], ConfigDict):
             raise UserError(f"config.{key} is {type_name(config[key])}")
-        parent, _, leaf = key.rpartition(".")
-        negated = f"{parent}.{leaf.removeprefix('no')}".lstrip(".")  # --config.head.noshared
-        if key not in flat and not isinstance(flat.get(negated), bool):
+        if key not in flat:
             raise unknown_key(key)
 
 

@@ -25,6 +25,7 @@ PUBLISHED = {
 NUM_IMAGES = {
     "digits": 1_442,
     "cifar10": 50_000,
+    "cifar10:large": 50_000,
     "cifar10:reference": 5_000,
     **dict.fromkeys(PUBLISHED, IMAGENET),
 }

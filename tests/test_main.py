@@ -83,7 +83,7 @@ def test_without_labels_the_header_says_that_knn_is_off(images, tmp_path, capsys
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(
     term, monkeypatch, images, tmp_path, capsys
 ):
-    """The patch temperature rises step by step; once it has passed 0.05 the term is NaN."""
+    """The patch temperature is 0.04, 0.0475, 0.055, ...; past 0.05 the term is NaN."""
     make_losses = step.make_losses
 
     def make_broken_losses(config):
@@ -104,17 +104,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(
         *UNLABELLED,
         f"--config.data.source=folder:{images}",
         "--config.duration=6 steps",
+        "--config.checkpoint.every=6 steps",
         "--config.loss.teacher_temp_warmup=5 steps",
         f"--workdir={tmp_path}",
     ]
     assert main.main(arguments) == 1
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert f"the {term} loss was not finite at step" in err
+    assert f"the {term} loss was not finite at step 3; the state before it is saved" in err
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
+    assert [row["step"] for row in cli.rows(tmp_path)] == [1, 2]
 
 
 MISTAKES = {
     "no config": ([], r"no config is given"),
+    "config without a value": (["--config"], "no config is given"),
+    "empty config": (["--config="], "no config is given"),
     "no such config": (["--config=configs/none.py"], "there is no file configs/none.py"),
     "unknown key": (
         ["--config=configs/digits.py", "--config.optim.lrr=1"],
@@ -242,10 +247,12 @@ def test_overrides_and_the_default_workdir():
     config, workdir, change = main.parse_arguments(
         [
             "main",
-            "--config=configs/cifar10.py:reference",
+            "--config",
+            "configs/cifar10.py:reference",
             "--config.data.global_size=(48, 64)",
-            "--config.optim.lr=1",
-            "--config.head.noshared",
+            "--config.optim.lr",
+            "1",
+            "--config.head.shared=false",
             "--noallow_config_change",
         ]
     )

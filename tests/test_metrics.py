@@ -1,0 +1,148 @@
+"""What a run writes: metrics.jsonl, TensorBoard, and lines on the screen."""
+
+import json
+import math
+
+import pytest
+from etils import epath
+
+from ibot_jax.config import Plan
+from ibot_jax.metrics import Reporter, read_rows
+
+PLAN = Plan(batch_size=8, steps_per_epoch=10, total_steps=40)
+METRICS = {
+    "loss": 5.5,
+    "class_loss": 3.0,
+    "patch_loss": 2.5,
+    "teacher_entropy": 1.25,
+    "student_entropy": 1.5,
+    "teacher_mean_entropy": 2.0,
+}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return epath.Path(tmp_path)
+
+
+def reporter(workdir, start_step=0):
+    return Reporter(workdir, PLAN, start_step=start_step)
+
+
+def test_lines_of_metrics_have_step_epoch_and_values(workdir):
+    report = reporter(workdir)
+    report.evaluation(0, k=20, top1=10.0, top5=50.0)
+    report.train(5, METRICS)
+    report.close()
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"step": 0, "epoch": 0.0, "knn_top1": 10.0, "knn_top5": 50.0},
+        {"step": 5, "epoch": 0.5, **METRICS},
+    ]
+
+
+def test_what_is_not_finite_is_null_for_json_has_no_nan(workdir):
+    report = reporter(workdir)
+    report.train(5, METRICS | {"loss": math.nan, "patch_loss": math.inf})
+    report.close()
+    line = (workdir / "metrics.jsonl").read_text()
+    row = json.loads(line, parse_constant=pytest.fail)
+    assert (row["loss"], row["patch_loss"], row["class_loss"]) == (None, None, 3.0)
+
+
+def test_a_resumed_run_drops_the_lines_after_its_checkpoint(workdir):
+    report = reporter(workdir)
+    for step in (5, 10, 15):
+        report.train(step, METRICS)
+    report.close()
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 20, "epo')  # cut short by a kill
+    report = reporter(workdir, start_step=10)
+    report.train(15, METRICS | {"loss": 1.0})
+    report.close()
+    rows = read_rows(workdir)
+    assert [(row["step"], row["loss"]) for row in rows] == [(5, 5.5), (10, 5.5), (15, 1.0)]
+
+
+def test_tensorboard_gets_the_same_values(workdir):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    report = reporter(workdir)
+    report.train(5, METRICS)
+    report.train(10, METRICS | {"loss": 4.0})
+    report.evaluation(10, k=20, top1=25.0, top5=50.0)
+    report.close()
+    events = EventAccumulator(str(workdir / "tensorboard"), size_guidance={"tensors": 0})
+    events.Reload()
+
+    def series(tag):
+        return [
+            (event.step, make_ndarray(event.tensor_proto).item()) for event in events.Tensors(tag)
+        ]
+
+    assert series("loss") == [(5, 5.5), (10, 4.0)]
+    assert series("knn_top1") == [(10, 25.0)]
+
+
+def test_lines_on_a_screen_that_is_no_terminal(workdir, capsys):
+    report = reporter(workdir)
+    report.train(5, METRICS)
+    report.evaluation(10, k=20, top1=25.04, top5=50.0)
+    report.warn_once("sign", "beware")
+    report.warn_once("sign", "beware again")
+    report.close()
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "step 5/40  epoch 0.5  loss 5.500 (class 3.000, patch 2.500)  teacher entropy 1.25",
+        "k-NN at step 10 (epoch 1.0): top-1 25.0 %, top-5 50.0 % (teacher, k = 20)",
+    ]
+    assert err == "warning: beware\n"
+
+
+def test_speed_and_time_left_leave_out_the_first_step_and_pauses(workdir, capsys, monkeypatch):
+    """Compilation takes 100 s, five steps of eight images 2 s, an evaluation between them 30 s."""
+    now = [0.0]
+    monkeypatch.setattr("ibot_jax.metrics.time.monotonic", lambda: now[0])
+    report = reporter(workdir)
+    now[0] = 100.0
+    report.step_done(1, METRICS)
+    with report.paused():
+        now[0] += 30
+    now[0] += 2
+    report.train(6, METRICS)
+    report.close()
+    assert "20 images/s  ETA 0:00:14" in capsys.readouterr().out  # 34 steps of 0.4 s
+    assert read_rows(workdir)[0]["images_per_second"] == 20.0
+
+
+def test_the_summary_has_first_last_and_best_accuracy_and_the_entropies(workdir, capsys):
+    report = reporter(workdir)
+    for step, top1 in ((0, 10.0), (20, 30.0), (40, 25.0)):
+        report.evaluation(step, k=20, top1=top1, top5=50.0)
+    report.train(40, METRICS)
+    report.say_summary(prototypes=64)
+    report.close()
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "entropy of teacher 1.25, of student 1.50, of the teacher's mean 2.00; uniform would be "
+        "ln 64 = 4.16",
+        "k-NN 10.0 % at initialisation, 25.0 % now (best 30.0 % at step 20)",
+        f"written to {workdir}",
+    ]
+
+
+def test_other_processes_write_nothing(workdir, capsys, monkeypatch):
+    monkeypatch.setattr("ibot_jax.metrics.jax.process_index", lambda: 1)
+    report = reporter(workdir)
+    report.say("x")
+    report.step_done(1, METRICS)
+    report.train(5, METRICS)
+    report.evaluation(5, k=20, top1=1.0, top5=2.0)
+    report.warn_once("sign", "beware")
+    report.say_summary(prototypes=64)
+    with report.paused():
+        pass
+    report.flush()
+    report.close()
+    assert list(workdir.iterdir()) == []
+    assert capsys.readouterr() == ("", "")

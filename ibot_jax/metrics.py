@@ -9,6 +9,7 @@ Numbers that are not finite are null.
 import contextlib
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -56,12 +57,15 @@ class Reporter:
         self._file = path.open("a")
         self._tensorboard = _tensorboard_writer(workdir / "tensorboard")
         if sys.stderr.isatty():
+            size = shutil.get_terminal_size()  # where tqdm finds none it would draw nothing
             self._bar = tqdm(
                 total=plan.total_steps,
                 initial=start_step,
-                unit="step",
-                dynamic_ncols=True,
-                bar_format="{percentage:3.0f}% {bar} {n}/{total} [{elapsed}<{remaining}] {postfix}",
+                ncols=size.columns,
+                nrows=size.lines,
+                bar_format=(
+                    "{percentage:3.0f}% {bar:16} {n}/{total} [{elapsed}<{remaining}{postfix}]"
+                ),
             )
 
     def say(self, *lines: str) -> None:

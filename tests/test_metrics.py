@@ -1,5 +1,6 @@
 """What a run writes: metrics.jsonl, TensorBoard, and lines on the screen."""
 
+import io
 import json
 import math
 
@@ -98,6 +99,25 @@ def test_lines_on_a_screen_that_is_no_terminal(workdir, capsys):
         "k-NN at step 10 (epoch 1.0): top-1 25.0 %, top-5 50.0 % (teacher, k = 20)",
     ]
     assert err == "warning: beware\n"
+
+
+def test_a_bar_on_a_terminal(workdir, capsys, monkeypatch):
+    """Also on one that does not tell its size; lines of evaluations go above the bar."""
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setattr("ibot_jax.metrics._REFRESH_SECONDS", 0.0)
+    report = reporter(workdir, start_step=10)
+    report.step_done(11, METRICS)
+    report.evaluation(11, k=20, top1=25.0, top5=50.0)
+    report.train(11, METRICS)
+    report.close()
+    assert "11/40" in terminal.getvalue()
+    assert "loss 5.500 (class 3.000, patch 2.500)  teacher entropy 1.25" in terminal.getvalue()
+    out = capsys.readouterr().out
+    assert out.startswith("k-NN at step 11")
+    assert "loss" not in out
 
 
 def test_speed_and_time_left_leave_out_the_first_step_and_pauses(workdir, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 """Checkpoints: exact, resumable, the latest and the best kept, usable as a start."""
 
+import contextlib
 import resource
 import signal
 
@@ -118,24 +119,27 @@ def test_what_a_killed_save_left_behind_is_no_checkpoint(workdir):
     assert Checkpoints(workdir, keep=3).latest_step() == 8
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """Returns a function after which no file grows beyond 2,000 bytes."""
+    """Lets no file grow beyond 2,000 bytes; only within, for pytest's own log is a file, too."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_save_that_fails_in_the_background_is_reported(workdir, full_disk):
+def test_a_save_that_fails_in_the_background_is_reported(workdir):
     state = first_state(tiny_config())
     checkpoints = Checkpoints(workdir, keep=3)
     checkpoints.save(at_step(state, 1))
     checkpoints.wait()
-    full_disk()
-    with pytest.raises(TrainingError, match=r"too large.* the latest complete one is .* step 1"):
+    message = r"too large.* the latest complete one is .* step 1"
+    with full_disk(), pytest.raises(TrainingError, match=message):
         save_and_wait(checkpoints, at_step(state, 2))
 
 

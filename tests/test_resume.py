@@ -102,8 +102,8 @@ def test_another_config_is_refused_with_its_keys_named(left_alone, capsys):
     assert main.main(arguments) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "optim.lr was 0.004, now 0.5" in err
-    assert "data.global_scale was [0.25, 1.0], now [0.3, 1.0]" in err
+    assert "optim.lr was 0.008, now 0.5" in err
+    assert "data.global_scale was [0.7, 1.0], now [0.3, 1.0]" in err
     assert "log_every" not in err
     assert "--allow_config_change" in err
 

@@ -39,6 +39,7 @@ setup(
         "orbax-checkpoint>=0.12",
         "pillow>=11.0",
         "scikit-learn>=1.5",
+        "tensorboard>=2.20",  # clu's writer imports it without saying so
         "tensorflow>=2.20; sys_platform == 'darwin'",
         "tensorflow-cpu>=2.20; sys_platform != 'darwin'",  # tf.data; never on an accelerator
         "tensorflow-datasets>=4.9.9",

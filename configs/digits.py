@@ -12,7 +12,7 @@ from ibot_jax.config import get_config as default_config
 def get_config():
     """Returns the config."""
     config = default_config()
-    config.duration = "80 epochs"
+    config.duration = "60 epochs"
     config.batch_size = 32
     config.dtype = "float32"
     config.model.update(dict(width=64, depth=4, heads=4, patch_size=8, drop_path=0.0))
@@ -24,7 +24,7 @@ def get_config():
             teacher_temp_start=0.02,
             teacher_temp=0.035,
             teacher_patch_temp=0.06,
-            teacher_temp_warmup="40 epochs",
+            teacher_temp_warmup="30 epochs",
         )
     )
     config.optim.update(dict(lr=8e-3, warmup="4 epochs", weight_decay_end=0.1))

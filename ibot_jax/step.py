@@ -32,7 +32,7 @@ class TrainState:
       params: the student's parameters, {"backbone": ..., "head": ...}.
       opt_state: of the Optax chain; its last link holds the teacher (see `teacher_params`).
       centers: {"class": [K], "patch": [K]}, subtracted from the teacher's outputs.
-      finite: [] bool, False once a loss was not finite; from then on steps change nothing.
+      finite: [] bool, False once a loss or a gradient was not; from then on steps change nothing.
     """
 
     step: Array
@@ -249,13 +249,15 @@ def make_train_step(
                 for kind in ("class", "patch")
             },
         )
-        finite = state.finite & jnp.isfinite(loss)
+        # A finite loss can have gradients that are not, and one update would spoil every tensor.
+        grad_norm = optax.tree.norm(gradients)
+        finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         next_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
         metrics = {
             "loss": loss,
             **metrics,
             **now,
-            "grad_norm": optax.tree.norm(gradients),
+            "grad_norm": grad_norm,
             "finite": finite,
         }
         metrics = {name: value.astype(dtype) for name, value in metrics.items()}

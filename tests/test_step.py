@@ -121,6 +121,25 @@ class TestNotFinite:
         assert np.isnan(metrics["class_loss"])
         leaves_equal(after.replace(finite=state.finite), state)
 
+    def test_gradients_count_too(self, monkeypatch):
+        """The square root of 0 is 0, and its slope there is not finite."""
+        make_losses = steps.make_losses
+
+        def make_steep_losses(config):
+            def loss_fn(params, *args):
+                loss, aux = make_losses(config)(params, *args)
+                return loss + jnp.sqrt((params["backbone"]["mask_token"] ** 2).sum()), aux
+
+            return loss_fn
+
+        monkeypatch.setattr(steps, "make_losses", make_steep_losses)
+        config = tiny_config()
+        state, train_step = start(config)
+        after, metrics = train_step(state, tiny_batch(config), KEY)
+        assert np.isfinite(metrics["loss"])
+        assert not metrics["finite"]
+        leaves_equal(after.replace(finite=state.finite), state)
+
     def test_later_good_batches_do_not_hide_it(self):
         config = tiny_config()
         state, train_step = start(config)

@@ -54,6 +54,13 @@ def cpu(config):
         )
     )
     config.teacher_momentum = 0.99  # a short run: the teacher must follow sooner
+    keep_the_object(config)
+    config.knn.update(dict(every="0.5 epochs", max_train_per_class=500, max_test_per_class=200))
+    config.log_every = "100 steps"
+
+
+def keep_the_object(config):
+    """Sets crops that leave enough of a 32-pixel image to tell what it shows."""
     config.data.update(
         dict(
             global_scale=(0.35, 1.0),
@@ -62,8 +69,6 @@ def cpu(config):
             solarize=(0.0, 0.0, 0.0),
         )
     )
-    config.knn.update(dict(every="0.5 epochs", max_train_per_class=500, max_test_per_class=200))
-    config.log_every = "100 steps"
 
 
 def large(config):
@@ -77,14 +82,7 @@ def large(config):
     )
     config.loss.teacher_temp_warmup = "30 epochs"
     config.optim.update(dict(lr=1e-3, warmup="10 epochs"))
-    config.data.update(
-        dict(
-            global_scale=(0.35, 1.0),
-            local_views=4,
-            local_scale=(0.1, 0.4),
-            solarize=(0.0, 0.0, 0.0),
-        )
-    )
+    keep_the_object(config)
 
 
 def reference(config):

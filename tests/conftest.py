@@ -16,27 +16,10 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def _folder(variable: str, default: str) -> pathlib.Path:
-    return pathlib.Path(os.environ.get(variable, ROOT / default))
-
-
 @pytest.fixture(scope="session")
 def reference():
-    """Returns the path of a recorded reference file, or skips the test."""
-    folder = _folder("IBOT_REFERENCE_DIR", "../shared/reference")
-
-    def path(name: str) -> pathlib.Path:
-        if not (folder / name).exists():
-            pytest.skip(f"{folder / name} is absent")
-        return folder / name
-
-    return path
-
-
-@pytest.fixture(scope="session")
-def real_images():
-    """Returns the path of an archive of real images, or skips the test."""
-    folder = _folder("IBOT_DATA_DIR", "../shared/data")
+    """Returns a function from the name of a recorded file to its path; skips where it is absent."""
+    folder = pathlib.Path(os.environ.get("IBOT_REFERENCE_DIR", ROOT / "../shared/reference"))
 
     def path(name: str) -> pathlib.Path:
         if not (folder / name).exists():

@@ -1,7 +1,7 @@
-"""What teacher and student say of a batch: their logits for the tokens that the losses read.
+"""What teacher and student say of a batch, up to the last layer.
 
 Shape letters: B batch, G global views, L local views, V = G + L, H and W pixels, h and w patches,
-N = h * w, M slots for a view's masked tokens, D width, K prototypes.
+N = h * w, D width, K prototypes, U bottleneck.
 """
 
 from collections.abc import Callable
@@ -24,122 +24,80 @@ def normalize(views: Array, mean: tuple, std: tuple, dtype: jnp.dtype) -> Array:
     return views.astype(dtype)
 
 
-def gather_masked(masks: Array, slots: int) -> tuple[Array, Array]:
-    """Finds each view's masked tokens.
-
-    Args:
-      masks: [B, G, N] bool.
-      slots: M.
-
-    Returns:
-      Token indices [B, G, M] int32, masked ones first in order, and [B, G, M] bool, True where
-      the slot holds a masked token.
-    """
-    indices = jnp.argsort(~masks, axis=-1, stable=True)[..., :slots]
-    return indices, jnp.take_along_axis(masks, indices, axis=-1)
-
-
-def _flat_views(function: Callable[[Array], Array], views: Array) -> Array:
-    """Applies a function of [B * V, ...] to [B, V, ...]."""
-    outputs = function(views.reshape(-1, *views.shape[2:]))
-    return outputs.reshape(*views.shape[:2], *outputs.shape[1:])
-
-
-def _take_tokens(tokens: Array, indices: Array) -> Array:
-    """Gathers tokens [B, G, N, D] at indices [B, G, M] into [B, G, M, D]."""
-    return jnp.take_along_axis(tokens, indices[..., None], axis=2)
+def _flat_views(function: Callable[..., Array], *arrays: Array | None) -> Array:
+    """Applies a function of arrays [B * V, ...] to arrays [B, V, ...]; None stays None."""
+    shape = arrays[0].shape[:2]
+    flat = [x if x is None else x.reshape(-1, *x.shape[2:]) for x in arrays]
+    outputs = function(*flat)
+    return outputs.reshape(*shape, *outputs.shape[1:])
 
 
 def teacher_forward(
-    backbone: ViT,
-    head: Head,
-    params: Params,
-    views: Array,
-    indices: Array,
+    backbone: ViT, head: Head, params: Params, views: Array
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Runs the teacher on whole global views.
 
-    The patch center needs the mean output over all tokens. The last layer is linear, so that is
-    its output at their mean: only tokens that a loss reads meet the prototypes.
+    The centers need the mean output over all tokens. The last layer is linear, so that is its
+    output at their mean: only tokens that a loss reads ever meet the prototypes.
 
     Args:
       backbone: the backbone module.
       head: the teacher's head module.
       params: the teacher's parameters.
       views: [B, G, H, W, C] normalised.
-      indices: [B, G, M] the masked patches.
 
     Returns:
-      Logits {"class": [B, G, K], "patch": [B, G, M, K]} and their means over all tokens
-      {"class": [K], "patch": [K]}.
+      Unit bottleneck vectors {"class": [B, G, U], "patch": [B, G, N, U]}, and the mean outputs
+      over all of them {"class": [K], "patch": [K]}.
     """
-
-    def apply_head(x, method, module=head):
-        return module.apply({"params": params["head"]}, x, method=method)
-
     tokens = _flat_views(
         lambda x: backbone.apply({"params": params["backbone"]}, x), views
     )  # [B, G, 1 + N, D]
-    unit = apply_head(tokens, "bottleneck")
-    logits = {
-        "class": apply_head(unit[:, :, 0], "class_logits"),
-        "patch": apply_head(_take_tokens(unit[:, :, 1:], indices), "patch_logits"),
-    }
+    variables = {"params": params["head"]}
+    units = head.apply(variables, tokens, method="bottleneck")
+    units = {"class": units[:, :, 0], "patch": units[:, :, 1:]}
     exact = head.clone(dtype=head.param_dtype)
     means = {
-        "class": logits["class"].mean(axis=(0, 1)),
-        "patch": apply_head(unit[:, :, 1:].mean(axis=(0, 1, 2)), "patch_logits", exact),
+        kind: exact.apply(variables, unit.mean(axis=range(unit.ndim - 1)), method=f"{kind}_logits")
+        for kind, unit in units.items()
     }
-    return logits, means
+    return units, means
 
 
 def student_forward(
     backbone: ViT,
-    head: Head,
     params: Params,
     global_views: Array,
     local_views: Array,
     masks: Array,
-    indices: Array,
-    rng: Array,
+    gains: Array | None,
 ) -> dict[str, Array]:
-    """Runs the student on masked global and on local views.
+    """Runs the student's backbone on masked global and on local views.
 
     Args:
       backbone: the backbone module.
-      head: the student's head module.
       params: the student's parameters.
       global_views: [B, G, H, W, C] normalised.
       local_views: [B, L, H', W', C] normalised; L may be 0.
       masks: [B, G, h, w] bool.
-      indices: [B, G, M] the masked patches.
-      rng: key of the stochastic depth.
+      gains: [B, V, depth, 2] of stochastic depth; None without.
 
     Returns:
-      Logits {"class": [B, V, K], "patch": [B, G, M, K]}.
+      Tokens {"class": [B, V, D], "patch": [B, G, N, D]}.
     """
-    global_rng, local_rng = jax.random.split(rng)
+    num_global = global_views.shape[1]
+    global_gains = local_gains = None
+    if gains is not None:
+        global_gains, local_gains = gains[:, :num_global], gains[:, num_global:]
 
-    def apply_backbone(x, masks, rng):
-        variables = {"params": params["backbone"]}
-        return backbone.apply(variables, x, masks, train=True, rngs={"drop_path": rng})
+    def apply_backbone(x, masks, gains):
+        return backbone.apply({"params": params["backbone"]}, x, masks, gains)
 
-    flat_masks = masks.reshape(-1, *masks.shape[2:])
-    tokens = _flat_views(lambda x: apply_backbone(x, flat_masks, global_rng), global_views)
-    class_tokens = [tokens[:, :, 0]]
+    tokens = _flat_views(apply_backbone, global_views, masks, global_gains)  # [B, G, 1 + N, D]
+    class_tokens = tokens[:, :, 0]
     if local_views.shape[1]:
-        local = _flat_views(lambda x: apply_backbone(x, None, local_rng)[:, 0], local_views)
-        class_tokens.append(local)
-    patch_tokens = _take_tokens(tokens[:, :, 1:], indices)  # [B, G, M, D]
-
-    # One pass of the head's MLP over every token that a loss reads.
-    batch, width = tokens.shape[0], tokens.shape[-1]
-    read = jnp.concatenate([*class_tokens, patch_tokens.reshape(batch, -1, width)], axis=1)
-    variables = {"params": params["head"]}
-    unit = head.apply(variables, read, method="bottleneck")
-    num_views = global_views.shape[1] + local_views.shape[1]
-    patch_unit = unit[:, num_views:].reshape(*patch_tokens.shape[:3], -1)
-    return {
-        "class": head.apply(variables, unit[:, :num_views], method="class_logits"),
-        "patch": head.apply(variables, patch_unit, method="patch_logits"),
-    }
+        local = _flat_views(
+            lambda x, gains: apply_backbone(x, None, gains)[:, 0], local_views, local_gains
+        )
+        class_tokens = jnp.concatenate([class_tokens, local], axis=1)
+    return {"class": class_tokens, "patch": tokens[:, :, 1:]}

@@ -1,7 +1,8 @@
 """The two self-distillation losses, their centers and temperatures (paper, section 3.2).
 
 All arrays are float32 (float64 in parity runs). Shape letters: B batch, G global views, V all
-views of the student (the global ones first), M gathered patch tokens of a view, K prototypes.
+views of the student (the global ones first), N patch tokens of a view, T patch tokens of any
+views, K prototypes.
 """
 
 import jax
@@ -25,10 +26,10 @@ def teacher_probs(logits: Array, center: Array, temperature: Array) -> Array:
 
 
 def class_loss(student_logits: Array, targets: Array, student_temp: float) -> Array:
-    """Cross-view distillation of class tokens: L_[CLS] of equation 3.
+    """Cross-view distillation of class tokens: L_[CLS] of equation 3, image by image.
 
-    The mean over the batch of the cross-entropy, averaged over all pairs of a teacher's global
-    view and another view of the student.
+    The cross-entropy, averaged over all pairs of a teacher's global view and another view of the
+    student.
 
     Args:
       student_logits: [B, V, K].
@@ -36,42 +37,51 @@ def class_loss(student_logits: Array, targets: Array, student_temp: float) -> Ar
       student_temp: the student's temperature.
 
     Returns:
-      Scalar.
+      [B]; the loss is its mean.
     """
     logits = student_logits / student_temp
     # Cross-entropy as logsumexp minus dot product: no table of student log-probabilities.
     normalizer = jax.nn.logsumexp(logits, axis=-1)  # [B, V]
-    agreement = jnp.einsum("bgk,bvk->bgv", targets, logits)
-    cross_entropy = (normalizer[:, None] - agreement).mean(axis=0)  # [G, V]
-    num_global, num_views = cross_entropy.shape
+    agreement = jnp.einsum("bgk,bvk->bgv", targets, logits, precision="highest")
+    cross_entropy = normalizer[:, None] - agreement  # [B, G, V]
+    num_global, num_views = cross_entropy.shape[1:]
     other_view = 1 - jnp.eye(num_global, num_views)
-    return (cross_entropy * other_view).sum() / (num_global * (num_views - 1))
+    return (cross_entropy * other_view).sum(axis=(1, 2)) / (num_global * (num_views - 1))
 
 
-def patch_loss(
-    student_logits: Array, targets: Array, gathered: Array, counts: Array, student_temp: float
-) -> Array:
-    """Masked image modelling against the online tokenizer: L_MIM of equation 2.
+def patch_weights(masks: Array, dtype: jnp.dtype) -> Array:
+    """What each patch token weighs in the patch loss.
 
-    Each view's sum over its masked tokens is divided by their number (a view without masks
-    counts as 0), then averaged over batch and global views.
+    Each view's tokens are averaged over its masked ones (a view without masks counts as 0), then
+    views over batch and global views.
 
     Args:
-      student_logits: [B, G, M, K].
-      targets: [B, G, M, K] teacher probabilities of the same tokens of the unmasked view.
-      gathered: [B, G, M] bool, True where the slot holds a masked token.
-      counts: [B, G] int32, masked tokens of each view.
+      masks: [B, G, N] bool.
+      dtype: of the result.
+
+    Returns:
+      [B, G, N], 0 where not masked.
+    """
+    masks = masks.astype(dtype)
+    counts = masks.sum(axis=-1, keepdims=True)
+    return masks / jnp.maximum(counts, 1) / (masks.shape[0] * masks.shape[1])
+
+
+def patch_loss(student_logits: Array, targets: Array, weights: Array, student_temp: float) -> Array:
+    """Masked image modelling against the online tokenizer: L_MIM of equation 2.
+
+    Args:
+      student_logits: [T, K] of masked tokens.
+      targets: [T, K] teacher probabilities of the same tokens of the unmasked view.
+      weights: [T] of `patch_weights`.
       student_temp: the student's temperature.
 
     Returns:
-      Scalar; NaN if a view has more masked tokens than slots, so that none is lost unnoticed.
+      Scalar.
     """
     logits = student_logits / student_temp
-    agreement = (targets * logits).sum(axis=-1)
-    cross_entropy = jax.nn.logsumexp(logits, axis=-1) - agreement  # [B, G, M]
-    per_view = jnp.where(gathered, cross_entropy, 0).sum(axis=-1) / jnp.maximum(counts, 1)
-    complete = (counts <= gathered.shape[-1]).all()
-    return jnp.where(complete, per_view.mean(), jnp.nan)
+    cross_entropy = jax.nn.logsumexp(logits, axis=-1) - (targets * logits).sum(axis=-1)
+    return (weights * cross_entropy).sum()
 
 
 def update_center(center: Array, batch_mean: Array, momentum: float) -> Array:
@@ -102,3 +112,9 @@ def teacher_temperature(
 def entropy(probs: Array) -> Array:
     """Entropy in nats over the last axis: [..., K] probabilities to [...]."""
     return -jax.scipy.special.xlogy(probs, probs).sum(axis=-1)
+
+
+def entropy_of_logits(logits: Array) -> Array:
+    """Entropy in nats of softmax(logits) over the last axis, which is never written to memory."""
+    log_probs = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    return -(jnp.exp(log_probs) * log_probs).sum(axis=-1)

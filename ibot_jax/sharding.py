@@ -1,14 +1,26 @@
 """Where arrays live: the mesh and the layout of state and batches. No other file knows devices."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+BATCH_AXES = ("data",)  # the mesh axes over which examples are spread
 
-def make_mesh() -> Mesh:
-    """Returns a mesh of all devices of all processes with the one axis "data"."""
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a mesh with the one axis "data", of these devices or of all of all processes."""
     # Auto: XLA's partitioner propagates layouts from the step's inputs.
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    number = jax.device_count() if devices is None else len(devices)
+    return jax.make_mesh((number,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def has_cudnn_attention() -> bool:
+    """Returns whether cuDNN's fused attention runs here: on NVIDIA GPUs from Ampere on."""
+    capability = getattr(jax.local_devices()[0], "compute_capability", "0.0")
+    return jax.default_backend() == "gpu" and float(capability) >= 8
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -18,7 +30,29 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the layout of batches: examples, the leading axis, over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def per_device(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:
+    """Lets a function run on each device with that device's rows, under manual control.
+
+    Args:
+      function: of (shared, rows): a tree whose arrays are the same everywhere, and one of arrays
+        that lead with the examples. What it returns must be reduced over `BATCH_AXES`
+        (`jax.lax.pmean` and its like). Nothing else in it crosses devices: gradients of `shared`
+        are summed over the devices once, behind all of it.
+      mesh: the devices.
+
+    Returns:
+      The function of global arrays.
+    """
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(BATCH_AXES)),
+        out_specs=PartitionSpec(),
+        check_vma=False,  # its checker stumbles over jax.lax.erfc in float64
+    )
 
 
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -18,6 +18,8 @@ from ml_collections import ConfigDict
 from ibot_jax import forward, losses, models
 from ibot_jax import optimizer as optimizers
 from ibot_jax.config import Plan
+from ibot_jax.models.block import drop_path_gains
+from ibot_jax.objective import make_losses
 
 Array = jax.Array
 Batch = dict[str, Array]
@@ -60,13 +62,6 @@ def teacher_from_student(params: optimizers.Params, shared_head: bool) -> optimi
     else:
         head.setdefault("patch_last_layer", head["last_layer"])
     return {**params, "head": head}
-
-
-def masked_slots(config: ConfigDict) -> int:
-    """Returns M, the most tokens that a view's mask can have under the config's mask ratios."""
-    rows, columns = models.patch_grid(config)
-    ratio = max(r + v for r, v in zip(config.masks.ratios, config.masks.variances, strict=True))
-    return min(math.ceil(ratio * rows * columns), rows * columns)
 
 
 def make_schedules(config: ConfigDict, plan: Plan) -> dict[str, optimizers.Schedule]:
@@ -149,79 +144,23 @@ def make_init(config: ConfigDict, plan: Plan) -> Callable[[Array], TrainState]:
     return init
 
 
-def make_losses(config: ConfigDict) -> Callable:
-    """Returns the function that forms both losses of a batch.
-
-    It maps (student params, teacher params, centers, temperatures {"class", "patch"}, batch, rng)
-    to (loss, (metrics, means)), `means` being the teacher's mean outputs {"class": [K],
-    "patch": [K]} over all tokens, which move the centers. It is to be differentiated with
-    respect to the student's parameters.
-    """
-    backbone = models.build_backbone(config)
-    student_head = models.build_head(config, teacher=False)
-    teacher_head = models.build_head(config, teacher=True)
-    slots = masked_slots(config)
-    student_temp = config.loss.student_temp
-
-    def loss_fn(params, teacher, centers, temps, batch: Batch, rng: Array):
-        global_views, local_views = (
-            forward.normalize(
-                batch[name], config.data.mean, config.data.std, models.compute_dtype(config)
-            )
-            for name in ("global_views", "local_views")
-        )
-        masks = batch["masks"]
-        flat_masks = masks.reshape(*masks.shape[:2], -1)  # [B, G, N]
-        indices, gathered = forward.gather_masked(flat_masks, slots)
-        counts = flat_masks.sum(axis=-1)
-
-        logits, means = forward.teacher_forward(
-            backbone, teacher_head, teacher, global_views, indices
-        )
-        targets = {
-            kind: losses.teacher_probs(logits[kind], centers[kind], temps[kind])
-            for kind in ("class", "patch")
-        }
-        student = forward.student_forward(
-            backbone, student_head, params, global_views, local_views, masks, indices, rng
-        )
-        class_loss = losses.class_loss(student["class"], targets["class"], student_temp)
-        patch_loss = losses.patch_loss(
-            student["patch"], targets["patch"], gathered, counts, student_temp
-        )
-        class_loss = config.loss.class_weight * class_loss
-        patch_loss = config.loss.patch_weight * patch_loss
-
-        student_probs = jax.nn.softmax(jax.lax.stop_gradient(student["class"]) / student_temp)
-        patch_entropy = (losses.entropy(targets["patch"]) * gathered).sum()
-        metrics = {
-            "class_loss": class_loss,
-            "patch_loss": patch_loss,
-            "student_entropy": losses.entropy(student_probs).mean(),
-            "teacher_entropy": losses.entropy(targets["class"]).mean(),
-            "teacher_mean_entropy": losses.entropy(targets["class"].mean(axis=(0, 1))),
-            "teacher_patch_entropy": patch_entropy / jnp.maximum(counts.sum(), 1),
-            "mask_ratio": masks.mean(),
-        }
-        return class_loss + patch_loss, (metrics, means)
-
-    return loss_fn
-
-
 def make_train_step(
-    config: ConfigDict, plan: Plan
+    config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]:
     """Returns the training step, a pure function to be jitted with its state donated.
 
-    Its arguments: the state; a batch with `global_views` [B, G, H, W, C] and `local_views`
-    [B, L, H', W', C], uint8 pixels or normalised floats, and `masks` [B, G, h, w] bool; and the
-    run's key, from which it derives this step's by the state's step. It returns the next state
-    and metrics, scalars of the parameters' dtype. A state that is not `finite` comes back as it
-    was.
+    Its arguments: the state; a batch, spread over the mesh; and the run's key, from which it
+    derives this step's by the state's step. A batch has `global_views` [B, G, H, W, C] and
+    `local_views` [B, L, H', W', C], uint8 pixels or normalised floats; `masks` [B, G, h, w] bool;
+    and, where colours are still to be changed, `global_colors` [B, G, 12] and `local_colors`
+    [B, L, 12] (see `colors.COLUMNS`). The step returns the next state and metrics, scalars of the
+    parameters' dtype. A state that is not `finite` comes back as it was.
     """
     tx = make_optimizer(config, plan)
     schedules = make_schedules(config, plan)
-    loss_fn = make_losses(config)
+    gradient_fn = _accumulated(
+        jax.value_and_grad(make_losses(config, mesh), has_aux=True), config.grad_accum_steps
+    )
     center_momentum = config.loss.center_momentum
     dtype = models.param_dtype(config)
     # Accelerators multiply float32 in bfloat16 or TF32 unless told otherwise.
@@ -230,14 +169,11 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch, rng: Array):
         clock = state.step.astype(dtype)
         now = {name: schedule(clock) for name, schedule in schedules.items()}
+        temps = {"class": now["teacher_temp"], "patch": now["teacher_patch_temp"]}
+        rows = batch | _draw_gains(config, batch, jax.random.fold_in(rng, state.step))
         with jax.default_matmul_precision(precision):
-            (loss, (metrics, means)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-                state.params,
-                teacher_params(state),
-                state.centers,
-                {"class": now["teacher_temp"], "patch": now["teacher_patch_temp"]},
-                batch,
-                jax.random.fold_in(rng, state.step),
+            (loss, (averages, outputs)), gradients = gradient_fn(
+                rows, state.params, teacher_params(state), state.centers, temps
             )
         updates, opt_state = tx.update(gradients, state.opt_state, state.params, step=clock)
         moved = state.replace(
@@ -245,7 +181,7 @@ def make_train_step(
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
             centers={
-                kind: losses.update_center(state.centers[kind], means[kind], center_momentum)
+                kind: losses.update_center(state.centers[kind], outputs[kind], center_momentum)
                 for kind in ("class", "patch")
             },
         )
@@ -253,17 +189,67 @@ def make_train_step(
         grad_norm = optax.tree.norm(gradients)
         finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         next_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
-        metrics = {
-            "loss": loss,
-            **metrics,
-            **now,
-            "grad_norm": grad_norm,
-            "finite": finite,
-        }
+        metrics = {"loss": loss, **_scalars(averages, batch["masks"]), **now}
+        metrics |= {"grad_norm": grad_norm, "finite": finite}
         metrics = {name: value.astype(dtype) for name, value in metrics.items()}
         return next_state.replace(finite=finite), metrics
 
     return train_step
+
+
+def _draw_gains(config: ConfigDict, batch: Batch, rng: Array) -> Batch:
+    """Draws stochastic depth for every view: {"gains": [B, V, depth, 2]}, or nothing.
+
+    For the whole batch at once, so that parts of it (`grad_accum_steps`) see the same.
+    """
+    if not config.model.drop_path:
+        return {}
+    views = batch["global_views"].shape[1] + batch["local_views"].shape[1]
+    shape = (batch["global_views"].shape[0], views)
+    return {"gains": drop_path_gains(rng, config.model.drop_path, config.model.depth, shape)}
+
+
+def _accumulated(gradient_fn: Callable, parts: int) -> Callable:
+    """Returns a function of (rows, *constants) that averages `gradient_fn` over parts of the rows.
+
+    `gradient_fn` takes (params, teacher, centers, temps, batch, gains). Its results are means over
+    the batch, so their mean over the parts is what the whole batch gives.
+    """
+
+    def whole(rows, *constants):
+        rows = dict(rows)
+        gains = rows.pop("gains", None)
+        return gradient_fn(*constants, rows, gains)
+
+    def part_by_part(rows, *constants):
+        def split(x):
+            # Every n-th example: each device then splits its own rows.
+            return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
+
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, whole(part, *constants)), None
+
+        split_rows = jax.tree.map(split, rows)
+        first = jax.tree.map(lambda x: x[0], split_rows)
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(whole, first, *constants)
+        )
+        total, _ = jax.lax.scan(add, zeros, split_rows)
+        return jax.tree.map(lambda x: x / parts, total)
+
+    return whole if parts == 1 else part_by_part
+
+
+def _scalars(averages: dict[str, Array], masks: Array) -> dict[str, Array]:
+    """Returns what is reported of the averages over a batch."""
+    averages = dict(averages)
+    masked = averages.pop("masked_tokens")
+    return averages | {
+        "teacher_mean_entropy": losses.entropy(averages.pop("class_targets")),
+        "teacher_patch_entropy": averages["teacher_patch_entropy"]
+        / jnp.where(masked > 0, masked, 1),
+        "mask_ratio": masks.mean(),
+    }
 
 
 def make_feature_fn(config: ConfigDict) -> Callable[[optimizers.Params, Array], Array]:

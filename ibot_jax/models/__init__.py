@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from ibot_jax import sharding
 from ibot_jax.models.head import Head
 from ibot_jax.models.vit import ViT
 
@@ -23,11 +24,21 @@ def patch_grid(config: ConfigDict) -> tuple[int, int]:
     return height // config.model.patch_size, width // config.model.patch_size
 
 
+def uses_fused_attention(config: ConfigDict) -> bool:
+    """Returns whether cuDNN computes attention: by `model.attention`; "auto" where it can."""
+    if config.model.attention == "auto":
+        return sharding.has_cudnn_attention() and compute_dtype(config) == jnp.bfloat16
+    return config.model.attention == "cudnn"
+
+
 def build_backbone(config: ConfigDict) -> ViT:
     """Builds the backbone, which student and teacher share as a module."""
+    sizes = config.model.to_dict()
+    del sizes["drop_path"], sizes["attention"]  # the step draws it; the line below reads it
     return ViT(
-        **config.model,
+        **sizes,
         grid=patch_grid(config),
+        fused_attention=uses_fused_attention(config),
         dtype=compute_dtype(config),
         param_dtype=param_dtype(config),
     )

@@ -5,10 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = jax.Array
+from ibot_jax.models.block import Block, layer_norm, normal_init
 
-# What timm and the original call trunc_normal_(std=0.02) cuts at 100 standard deviations.
-_init = nn.initializers.normal(0.02)
+Array = jax.Array
 
 
 def interpolation_matrix(trained: int, wanted: int) -> np.ndarray:
@@ -35,13 +34,6 @@ def interpolation_matrix(trained: int, wanted: int) -> np.ndarray:
         columns = np.clip(base + tap, 0, trained - 1)
         np.add.at(weights, (np.arange(wanted), columns), np.where(d <= 1, near, far))
     return weights
-
-
-def layer_norm(name: str | None, dtype: jnp.dtype, param_dtype: jnp.dtype) -> nn.LayerNorm:
-    """LayerNorm with the original's epsilon and two-pass variance, statistics in float32."""
-    return nn.LayerNorm(
-        epsilon=1e-6, use_fast_variance=False, dtype=dtype, param_dtype=param_dtype, name=name
-    )
 
 
 class PatchEmbed(nn.Module):
@@ -84,104 +76,20 @@ class PatchEmbed(nn.Module):
         )(x)
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention; softmax in float32.
+# What `remat` keeps from the forward pass; the backward pass computes the rest of a block again.
+_REMAT_POLICIES = {
+    "blocks": jax.checkpoint_policies.nothing_saveable,  # the input of each block
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # and its linear layers
+}
 
-    Attributes:
-      heads: attention heads; divides the width.
-      dtype: of the computation.
-      param_dtype: of the parameters.
+
+def _start_of_block(x: Array) -> Array:
+    """Keeps XLA's CPU compiler from fusing across blocks.
+
+    It would form the gradient of the residual stream anew, from all blocks behind, in each block:
+    work that grows with the square of the depth.
     """
-
-    heads: int
-    dtype: jnp.dtype
-    param_dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        """Maps [B, T, D] tokens to ([B, T, D] tokens, [B, heads, T, T] attention weights)."""
-        batch, tokens, width = x.shape
-
-        def dense(features: int, name: str) -> nn.Dense:
-            return nn.Dense(
-                features,
-                name=name,
-                kernel_init=_init,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-            )
-
-        qkv = dense(3 * width, "qkv")(x)
-        qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads)
-        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        scale = (width // self.heads) ** -0.5
-        logits = jnp.einsum("bqhd,bkhd->bhqk", query * scale, key)
-        weights = jax.nn.softmax(logits.astype(jnp.promote_types(self.dtype, jnp.float32)))
-        weights = weights.astype(self.dtype)
-        x = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, tokens, width)
-        return dense(width, "proj")(x), weights
-
-
-class Mlp(nn.Module):
-    """Linear, exact GELU, linear."""
-
-    hidden_dim: int
-    dtype: jnp.dtype
-    param_dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps [B, T, D] tokens to [B, T, D]."""
-        kwargs = dict(kernel_init=_init, dtype=self.dtype, param_dtype=self.param_dtype)
-        hidden = nn.gelu(nn.Dense(self.hidden_dim, name="fc1", **kwargs)(x), approximate=False)
-        return nn.Dense(x.shape[-1], name="fc2", **kwargs)(hidden)
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block with stochastic depth and optional LayerScale.
-
-    Attributes:
-      heads: attention heads.
-      hidden_dim: of the MLP.
-      drop_path: probability, per sample and branch, of skipping a branch in training.
-      layer_scale: initial gain of each branch's output; 0 leaves LayerScale out.
-      dtype: of the computation.
-      param_dtype: of the parameters.
-    """
-
-    heads: int
-    hidden_dim: int
-    drop_path: float
-    layer_scale: float
-    dtype: jnp.dtype
-    param_dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
-        """Maps [B, T, D] tokens to ([B, T, D] tokens, [B, heads, T, T] attention weights)."""
-        kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-
-        branch = layer_norm("norm1", **kwargs)(x)
-        branch, weights = Attention(self.heads, name="attn", **kwargs)(branch)
-        x = x + self._dropped(self._scaled(branch, "gamma_1"), train)
-        branch = layer_norm("norm2", **kwargs)(x)
-        branch = Mlp(self.hidden_dim, name="mlp", **kwargs)(branch)
-        return x + self._dropped(self._scaled(branch, "gamma_2"), train), weights
-
-    def _scaled(self, branch: Array, name: str) -> Array:
-        if not self.layer_scale:
-            return branch
-        init = nn.initializers.constant(self.layer_scale)
-        gamma = self.param(name, init, (branch.shape[-1],), self.param_dtype)
-        return branch * gamma.astype(self.dtype)
-
-    def _dropped(self, branch: Array, train: bool) -> Array:
-        if not train or not self.drop_path:
-            return branch
-        keep_share = 1 - self.drop_path
-        shape = (branch.shape[0], 1, 1)
-        keep = jax.random.bernoulli(self.make_rng("drop_path"), keep_share, shape)
-        return jnp.where(keep, branch / keep_share, 0)
+    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 
 class ViT(nn.Module):
@@ -193,9 +101,13 @@ class ViT(nn.Module):
       depth: number of blocks.
       heads: attention heads of a block.
       mlp_ratio: hidden over token dimension of the MLPs.
-      drop_path: stochastic depth of the last block; the first has 0, linear in between.
       layer_scale: initial LayerScale gain; 0 leaves it out.
       grid: (rows, columns) of patches that the positions are trained for.
+      fused_attention: whether attention is cuDNN's, see `Attention`.
+      remat: "none", or what of each block is kept for the backward pass: "dots", the outputs of
+        its linear layers, or "blocks", its input only.
+      scan_blocks: whether one loop runs all blocks, so that one block is compiled and not
+        `depth`; the parameters are the same tree either way.
       dtype: of the computation.
       param_dtype: of the parameters.
     """
@@ -205,65 +117,95 @@ class ViT(nn.Module):
     depth: int
     heads: int
     mlp_ratio: float
-    drop_path: float
     layer_scale: float
     grid: tuple[int, int]
+    fused_attention: bool = False
+    remat: str = "none"
+    scan_blocks: bool = False
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
     def setup(self):
         kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         self.patch_embed = PatchEmbed(self.patch_size, self.width, **kwargs)
-        self.cls_token = self.param("cls_token", _init, (1, 1, self.width), self.param_dtype)
+        self.cls_token = self.param("cls_token", normal_init, (1, 1, self.width), self.param_dtype)
         positions = (1, 1 + self.grid[0] * self.grid[1], self.width)
-        self.pos_embed = self.param("pos_embed", _init, positions, self.param_dtype)
+        self.pos_embed = self.param("pos_embed", normal_init, positions, self.param_dtype)
         zeros = nn.initializers.zeros
         self.mask_token = self.param("mask_token", zeros, (1, self.width), self.param_dtype)
-        self.blocks = [
-            Block(
-                heads=self.heads,
-                hidden_dim=int(self.width * self.mlp_ratio),
-                drop_path=float(drop_path),
-                layer_scale=self.layer_scale,
-                **kwargs,
-            )
-            for drop_path in np.linspace(0, self.drop_path, self.depth)
-        ]
+        self.blocks = [self._block() for _ in range(self.depth)]
         self.norm = layer_norm(None, **kwargs)
 
-    def __call__(self, images: Array, masks: Array | None = None, train: bool = False) -> Array:
+    def _block(self, **kwargs) -> Block:
+        return Block(
+            heads=self.heads,
+            hidden_dim=int(self.width * self.mlp_ratio),
+            layer_scale=self.layer_scale,
+            fused_attention=self.fused_attention,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            **kwargs,
+        )
+
+    def __call__(
+        self, images: Array, masks: Array | None = None, gains: Array | None = None
+    ) -> Array:
         """Computes the normalised output tokens.
 
         Args:
           images: [B, H, W, C] floating, normalised; rows and columns that do not fill a patch
             are cut off.
           masks: [B, h, w] bool, True where the mask token replaces the patch; or None.
-          train: whether stochastic depth is on; it draws from the stream "drop_path".
+          gains: [B, depth, 2] of stochastic depth, see `drop_path_gains`; None is 1.
 
         Returns:
           [B, 1 + h * w, D] `dtype`, the class token first.
         """
-        x = self._embed(images, masks)
-        for block in self.blocks:
-            x, _ = block(x, train)
-        return self.norm(x)
+        return self.norm(self._run_blocks(self._embed(images, masks), gains))
 
     def last_attention(self, images: Array) -> Array:
         """Returns the last block's attention weights, [B, heads, 1 + h * w, 1 + h * w]."""
         x = self._embed(images, None)
-        for block in self.blocks:
-            x, weights = block(x, False)
-        return weights
+        for block in self.blocks[:-1]:
+            x = block(x)
+        return self.blocks[-1](x, only_attention=True)
 
     def last_layers(self, images: Array, n: int) -> Array:
         """Returns the normalised tokens of the last n blocks, [n, B, 1 + h * w, D], in order."""
         x = self._embed(images, None)
         outputs = []
         for i, block in enumerate(self.blocks):
-            x, _ = block(x, False)
+            x = block(x)
             if i >= self.depth - n:
                 outputs.append(self.norm(x))
         return jnp.stack(outputs)
+
+    def _run_blocks(self, x: Array, gains: Array | None) -> Array:
+        if self.is_initializing() or not self.depth:
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+        def run_block(x, params_and_gains):
+            params, gains = params_and_gains
+            x = _start_of_block(x)
+            return self._block(parent=None).apply({"params": params}, x, gains), None
+
+        if self.remat != "none":
+            run_block = jax.checkpoint(run_block, policy=_REMAT_POLICIES[self.remat])
+        params = [block.variables["params"] for block in self.blocks]
+        if gains is not None:
+            gains = jnp.moveaxis(gains, 0, -1)  # [depth, 2, B]
+        if self.scan_blocks:
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(self._cast, params))
+            return jax.lax.scan(run_block, x, (stacked, gains))[0]
+        for i in range(self.depth):
+            x, _ = run_block(x, (params[i], None if gains is None else gains[i]))
+        return x
+
+    def _cast(self, params: dict) -> dict:
+        """Casts kernels as their layers will, so that a stack of them is no larger than needed."""
+        return jax.tree.map(lambda x: x.astype(self.dtype) if x.ndim > 1 else x, params)
 
     def _embed(self, images: Array, masks: Array | None) -> Array:
         x = self.patch_embed(images)  # [B, h, w, D]

@@ -22,6 +22,7 @@ import numpy as np
 import optax
 
 from ibot_jax import config as configs
+from ibot_jax import sharding
 from ibot_jax import step as steps
 from ibot_jax.convert import torch_names
 from ibot_jax.errors import UserError
@@ -82,8 +83,6 @@ def config_of(recorded: dict) -> tuple[configs.ConfigDict, configs.Plan]:
     config = configs.get_config()
     config.dtype = "float64"
     config.model.drop_path = 0.0
-    # Any mask may come: reckon with all of a view's tokens.
-    config.masks.ratios, config.masks.variances = (1.0,), (0.0,)
     config.data.global_size = (recorded["image_size"],) * 2
     config.data.local_size = (recorded["local_size"],) * 2
     defaults = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
@@ -188,7 +187,10 @@ def deviation(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def deviations(recording: Recording) -> Iterator[tuple[str, float, float]]:
     """Replays a recording; yields (quantity, deviation, tolerance) as it goes."""
-    train_step = jax.jit(steps.make_train_step(recording.config, recording.plan), donate_argnums=0)
+    mesh = sharding.make_mesh(jax.devices()[:1])  # recorded batches may not divide by more
+    train_step = jax.jit(
+        steps.make_train_step(recording.config, recording.plan, mesh), donate_argnums=0
+    )
     state = recording.initial_state()
     patch_size = recording.config.model.patch_size
     losses = []

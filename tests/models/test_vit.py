@@ -9,6 +9,7 @@ import pytest
 
 from ibot_jax.config import VIT_SIZES
 from ibot_jax.convert import torch_names
+from ibot_jax.models.block import drop_path_gains
 from ibot_jax.models.vit import ViT, interpolation_matrix
 
 
@@ -19,7 +20,6 @@ def tiny(**overrides):
         depth=3,
         heads=2,
         mlp_ratio=4.0,
-        drop_path=0.0,
         layer_scale=0.0,
         grid=(4, 4),
     )
@@ -36,7 +36,6 @@ def recorded(reference):
         depth=sizes["depth"],
         heads=sizes["num_heads"],
         mlp_ratio=4.0,
-        drop_path=0.0,
         layer_scale=0.0,
         grid=(14, 14),
     )
@@ -127,18 +126,95 @@ def test_pixels_that_fill_no_patch_are_cut_off():
     )
 
 
-def test_stochastic_depth_keeps_the_mean_and_acts_by_sample():
-    # With all blocks' MLPs and projections linear in the branch, a one-block model at rate r
-    # either drops a branch or divides it by 1 - r.
-    model = tiny(depth=2, drop_path=0.5)
-    images = jnp.broadcast_to(jax.random.normal(jax.random.key(1), (1, 16, 16, 3)), (64, 16, 16, 3))
-    variables = model.init(jax.random.key(0), images[:1])
-    rngs = {"drop_path": jax.random.key(2)}
-    tokens = model.apply(variables, images, train=True, rngs=rngs)
-    distinct = {np.asarray(sample).tobytes() for sample in np.round(tokens[:, 0], 4)}
-    assert len(distinct) == 4  # both branches of the last block kept or dropped, sample by sample
-    still = model.apply(variables, images, train=False)
-    np.testing.assert_allclose(still[0], still[1], atol=1e-6)
+def test_stochastic_depth_skips_branches_sample_by_sample():
+    rates = np.array([0.0, 0.2, 0.4])
+    gains = drop_path_gains(jax.random.key(0), 0.4, 3, (20_000,))  # [samples, depth, 2]
+    for block, rate in enumerate(rates):
+        assert set(np.unique(gains[:, block])) <= {0, np.float32(1 / np.float32(1 - rate))}
+    np.testing.assert_allclose((gains == 0).mean(axis=(0, 2)), rates, atol=0.01)
+    np.testing.assert_allclose(gains.mean(axis=(0, 2)), 1, atol=0.02)
+    both = np.mean((gains[:, 2, 0] == 0) & (gains[:, 2, 1] == 0))
+    np.testing.assert_allclose(both, 0.16, atol=0.01)  # branches are drawn independently
+
+
+def test_gains_multiply_the_branches():
+    images = jax.random.normal(jax.random.key(1), (3, 16, 16, 3))
+    model = tiny(depth=2)
+    variables = model.init(jax.random.key(0), images)
+    full = model.apply(variables, images)
+    # All ones is as none at all; all zeros leaves only the embedding; samples do not mix.
+    gains = np.ones((3, 2, 2), np.float32)
+    gains[1] = 0
+    mixed = model.apply(variables, images, None, gains)
+    np.testing.assert_allclose(mixed[::2], full[::2], atol=1e-6)
+    params = {k: v for k, v in variables["params"].items() if not k.startswith("blocks")}
+    embedded = tiny(depth=0).apply({"params": params}, images)
+    np.testing.assert_allclose(mixed[1], embedded[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("gains", [None, "drawn"])
+@pytest.mark.parametrize("remat", ["none", "dots", "blocks"])
+@pytest.mark.parametrize("scan_blocks", [False, True])
+def test_scan_and_rematerialisation_change_neither_tokens_nor_parameters(gains, remat, scan_blocks):
+    images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    plain, other = tiny(), tiny(remat=remat, scan_blocks=scan_blocks)
+    variables = plain.init(jax.random.key(0), images)
+    jax.tree.map(np.testing.assert_array_equal, variables, other.init(jax.random.key(0), images))
+    if gains:
+        gains = drop_path_gains(jax.random.key(2), 0.5, 3, (2,))
+
+    def run(model, variables):
+        return (model.apply(variables, images, None, gains) ** 2).sum()
+
+    ours, expected = (jax.value_and_grad(run, 1)(m, variables) for m in (other, plain))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-4, 1e-4), ours, expected)
+
+
+def test_fused_attention_computes_the_same(monkeypatch):
+    """The kernel of cuDNN runs on GPUs only; here XLA takes its place behind the same function."""
+    called = []
+
+    def on_cpu(*args, implementation):
+        called.append(implementation)
+        return attention(*args, implementation="xla")
+
+    attention = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", on_cpu)
+    images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    plain, fused = tiny(), tiny(fused_attention=True)
+    variables = plain.init(jax.random.key(0), images)
+    variables = jax.tree.map(lambda x: x * 3, variables)  # attention that is far from uniform
+    np.testing.assert_allclose(
+        fused.apply(variables, images), plain.apply(variables, images), atol=1e-5
+    )
+    assert called == ["cudnn"] * 3
+    maps = [m.apply(variables, images, method="last_attention") for m in (fused, plain)]
+    np.testing.assert_allclose(*maps, atol=1e-6)
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="its XLA drops barriers before it fuses")
+def test_a_block_costs_the_same_at_any_depth():
+    """Left alone, XLA's CPU compiler repeats in each block what the blocks behind it did."""
+    images = jnp.zeros((2, 16, 16, 3))
+
+    def flops(depth):
+        model = tiny(depth=depth)
+        variables = jax.eval_shape(model.init, jax.random.key(0), images)
+        gradient = jax.grad(lambda variables: (model.apply(variables, images) ** 2).sum())
+        return jax.jit(gradient).lower(variables).compile().cost_analysis()["flops"]
+
+    four, eight, sixteen = map(flops, (4, 8, 16))
+    np.testing.assert_allclose(sixteen - eight, 2 * (eight - four), rtol=0.01)
+
+
+def test_one_loop_compiles_one_block():
+    images = jnp.zeros((1, 16, 16, 3))
+
+    def dots(model):
+        variables = jax.eval_shape(model.init, jax.random.key(0), images)
+        return jax.jit(model.apply).lower(variables, images).as_text().count("dot_general")
+
+    assert dots(tiny(depth=8)) > 3 * dots(tiny(depth=8, scan_blocks=True))
 
 
 def test_layer_scale_multiplies_each_branch():

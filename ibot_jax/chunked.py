@@ -1,0 +1,102 @@
+"""Losses of selected rows, a chunk at a time: as many chunks as the rows fill, none ever left out.
+
+A loss through a large last layer is bound by the memory of its logits. Here they exist for one
+chunk of rows only: each chunk's gradient is formed right after its loss, and the backward pass
+merely scales the sum (a loss is linear in its cotangent). The number of chunks is counted at run
+time, so a chunk may be as small as the rows usually need: more of them only take another turn.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Tree = Any
+# (params, rows [C, ...], fixed [C, ...], constants, valid [C] bool) -> (loss, sums), scalar and a
+# tree of arrays, in which rows that are not valid count nothing.
+ChunkLoss = Callable[[Tree, Array, Tree, Tree, Array], tuple[Array, Tree]]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def sum_of_chunks(
+    chunk_loss: ChunkLoss,
+    chunk: int,
+    params: Tree,
+    rows: Array,
+    fixed: Tree,
+    constants: Tree,
+    selected: Array,
+) -> tuple[Array, Tree]:
+    """Adds up a loss over the selected rows.
+
+    Args:
+      chunk_loss: the loss of a chunk of rows.
+      chunk: rows of a chunk, C.
+      params: what the loss is differentiated by, besides `rows`.
+      rows: [T, ...].
+      fixed: a tree of arrays [T, ...] that belong to the rows; no gradient flows into them.
+      constants: any tree; no gradient flows into it.
+      selected: [T] bool.
+
+    Returns:
+      The sums of both outputs of `chunk_loss`; the second one has no gradient.
+    """
+    return _run(chunk_loss, chunk, params, rows, fixed, constants, selected)[0]
+
+
+def _run(chunk_loss, chunk, params, rows, fixed, constants, selected, gradients=False):
+    total = selected.shape[0]
+    order = jnp.argsort(~selected, stable=True)  # the selected rows first
+    count = selected.sum()
+    slots = jnp.pad(order, (0, -total % chunk))
+
+    def take(turn):
+        index = jax.lax.dynamic_slice_in_dim(slots, turn * chunk, chunk)
+        valid = turn * chunk + jnp.arange(chunk) < count
+        return params, rows[index], jax.tree.map(lambda x: x[index], fixed), constants, valid
+
+    def body(carry):
+        turn, outputs, grads = carry
+        arguments = take(turn)
+        if gradients:
+            grad_fn = jax.value_and_grad(chunk_loss, argnums=(0, 1), has_aux=True)
+            new, (of_params, of_rows) = grad_fn(*arguments)
+            grads = (
+                jax.tree.map(jnp.add, grads[0], of_params),
+                jax.lax.dynamic_update_slice_in_dim(grads[1], of_rows, turn * chunk, axis=0),
+            )
+        else:
+            new = chunk_loss(*arguments)
+        return turn + 1, jax.tree.map(jnp.add, outputs, new), grads
+
+    def zeros(tree):
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+
+    outputs = zeros(jax.eval_shape(lambda: chunk_loss(*take(0))))
+    grads = ()
+    if gradients:
+        grads = zeros((params, jax.ShapeDtypeStruct((len(slots), *rows.shape[1:]), rows.dtype)))
+    _, outputs, grads = jax.lax.while_loop(
+        lambda carry: carry[0] * chunk < count, body, (jnp.int32(0), outputs, grads)
+    )
+    if gradients:
+        # Back to where the rows came from: a gather, which accelerators do better than a scatter.
+        of_rows = grads[1][jnp.argsort(order)]
+        grads = grads[0], of_rows
+    return outputs, grads
+
+
+def _forward(chunk_loss, chunk, *arguments):
+    return _run(chunk_loss, chunk, *arguments, gradients=True)
+
+
+def _backward(chunk_loss, chunk, grads, cotangents):
+    del chunk_loss, chunk
+    of_params, of_rows = jax.tree.map(lambda x: (x * cotangents[0]).astype(x.dtype), grads)
+    return of_params, of_rows, None, None, None
+
+
+sum_of_chunks.defvjp(_forward, _backward)

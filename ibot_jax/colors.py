@@ -1,0 +1,43 @@
+"""What happens to a view's colours, as a row of numbers that travels in a batch.
+
+The host draws it; `data/host_colors.py` applies it to one Pillow image, `augment.py` to all views
+of a batch at once, on the accelerator. NumPy only: the processes that make views import it.
+"""
+
+import dataclasses
+
+import numpy as np
+
+JITTER = ("brightness", "contrast", "saturation", "hue")
+# One column each: switches (0 or 1), the blur's standard deviation in pixels (0 for none), the
+# factor of each operation of the jitter, and its place in their order (-1 where left out).
+_PLACES = tuple(f"{name}_place" for name in JITTER)
+COLUMNS = ("flip", "gray", "solarize", "blur_radius", *JITTER, *_PLACES)
+SOLARIZE_THRESHOLD = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Color:
+    """What happens to one view, in this order.
+
+    Attributes:
+      flip: whether left and right are exchanged.
+      jitter: (name of the operation, factor) pairs in the order of their application.
+      gray: whether colours are dropped.
+      blur_radius: standard deviation in pixels; 0 for none.
+      solarize: whether pixels from `SOLARIZE_THRESHOLD` on are inverted.
+    """
+
+    flip: bool
+    jitter: tuple[tuple[str, float], ...]
+    gray: bool
+    blur_radius: float
+    solarize: bool
+
+    def row(self) -> np.ndarray:
+        """Returns the numbers of `COLUMNS`, [12] float32."""
+        values = dict.fromkeys(COLUMNS, 0.0) | {f"{name}_place": -1.0 for name in JITTER}
+        values |= {name: float(getattr(self, name)) for name in COLUMNS[:4]}
+        for place, (name, factor) in enumerate(self.jitter):
+            values |= {name: factor, f"{name}_place": place}
+        return np.array([values[name] for name in COLUMNS], np.float32)

@@ -1,0 +1,144 @@
+"""The transformer block: attention, MLP, stochastic depth (paper, section 4.1)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+
+# What timm and the original call trunc_normal_(std=0.02) cuts at 100 standard deviations.
+normal_init = nn.initializers.normal(0.02)
+
+
+def layer_norm(name: str | None, dtype: jnp.dtype, param_dtype: jnp.dtype) -> nn.LayerNorm:
+    """LayerNorm with the original's epsilon and two-pass variance, statistics in float32."""
+    return nn.LayerNorm(
+        epsilon=1e-6, use_fast_variance=False, dtype=dtype, param_dtype=param_dtype, name=name
+    )
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; softmax in float32.
+
+    Attributes:
+      heads: attention heads; divides the width.
+      fused: whether cuDNN's fused kernel computes it (bfloat16 on a GPU), which never writes the
+        attention weights to memory; XLA otherwise.
+      dtype: of the computation.
+      param_dtype: of the parameters.
+    """
+
+    heads: int
+    fused: bool
+    dtype: jnp.dtype
+    param_dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, only_weights: bool = False) -> Array:
+        """Maps [B, T, D] tokens to [B, T, D], or to [B, heads, T, T] attention weights."""
+        batch, tokens, width = x.shape
+        head_dim = width // self.heads
+
+        def dense(features: int, name: str) -> nn.Dense:
+            return nn.Dense(
+                features,
+                name=name,
+                kernel_init=normal_init,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+            )
+
+        # Split before the heads get an axis of their own: TPUs then need no copy to another layout.
+        query, key, value = (
+            part.reshape(batch, tokens, self.heads, head_dim)
+            for part in jnp.split(dense(3 * width, "qkv")(x), 3, axis=-1)
+        )
+        if self.fused and not only_weights:
+            x = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+        else:
+            logits = jnp.einsum("bqhd,bkhd->bhqk", query * head_dim**-0.5, key)
+            logits = logits.astype(jnp.promote_types(self.dtype, jnp.float32))
+            weights = jax.nn.softmax(logits).astype(self.dtype)
+            if only_weights:
+                return weights
+            x = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+        return dense(width, "proj")(x.reshape(batch, tokens, width))
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, linear."""
+
+    hidden_dim: int
+    dtype: jnp.dtype
+    param_dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps [B, T, D] tokens to [B, T, D]."""
+        kwargs = dict(kernel_init=normal_init, dtype=self.dtype, param_dtype=self.param_dtype)
+        hidden = nn.gelu(nn.Dense(self.hidden_dim, name="fc1", **kwargs)(x), approximate=False)
+        return nn.Dense(x.shape[-1], name="fc2", **kwargs)(hidden)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block with stochastic depth and optional LayerScale.
+
+    Attributes:
+      heads: attention heads.
+      hidden_dim: of the MLP.
+      layer_scale: initial gain of each branch's output; 0 leaves LayerScale out.
+      fused_attention: see `Attention`.
+      dtype: of the computation.
+      param_dtype: of the parameters.
+    """
+
+    heads: int
+    hidden_dim: int
+    layer_scale: float
+    fused_attention: bool
+    dtype: jnp.dtype
+    param_dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, gains: Array | None = None, only_attention: bool = False) -> Array:
+        """Maps [B, T, D] tokens to [B, T, D], or to [B, heads, T, T] attention weights.
+
+        `gains` [2, B] multiply the outputs of the two branches, sample by sample; None is 1.
+        """
+        kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+
+        def add(branch: Array, number: int) -> Array:
+            if self.layer_scale:
+                init = nn.initializers.constant(self.layer_scale)
+                shape = (branch.shape[-1],)
+                gamma = self.param(f"gamma_{number}", init, shape, self.param_dtype)
+                branch = branch * gamma.astype(self.dtype)
+            if gains is not None:
+                branch = branch * gains[number - 1].astype(self.dtype)[:, None, None]
+            return x + branch
+
+        attention = Attention(self.heads, self.fused_attention, name="attn", **kwargs)
+        normed = layer_norm("norm1", **kwargs)(x)
+        if only_attention:
+            return attention(normed, only_weights=True)
+        x = add(attention(normed), 1)
+        mlp = Mlp(self.hidden_dim, name="mlp", **kwargs)
+        return add(mlp(layer_norm("norm2", **kwargs)(x)), 2)
+
+
+def drop_path_gains(rng: Array, rate: float, depth: int, shape: tuple[int, ...]) -> Array:
+    """Draws which branches stochastic depth skips, sample by sample.
+
+    Args:
+      rng: key.
+      rate: probability of skipping a branch of the last block; the first has 0, linear between.
+      depth: number of blocks.
+      shape: of the samples, [...].
+
+    Returns:
+      [..., depth, 2] float32: 0 for a branch that is skipped, else 1 / (1 - its probability).
+    """
+    keep_share = 1 - np.linspace(0, rate, depth, dtype=np.float32)[:, None]
+    kept = jax.random.uniform(rng, (*shape, depth, 2)) < keep_share
+    return jnp.where(kept, 1 / keep_share, 0)

@@ -1,0 +1,155 @@
+"""Both losses of a batch: teacher and student forward, then heads and losses where the rows lie.
+
+The student's head runs on class tokens and masked patch tokens only, the teacher's last layer on
+those of the whole views. Masked tokens are gathered on their own device into chunks of a fixed size
+(`masked_capacity`); in the rare step with more of them than one chunk holds, another one follows.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ibot_jax import forward, losses, models, sharding
+from ibot_jax.augment import apply_colors
+from ibot_jax.chunked import sum_of_chunks
+
+Array = jax.Array
+Objective = Callable[..., tuple[Array, tuple[dict[str, Array], dict[str, Array]]]]
+
+
+def masked_capacity(config: ConfigDict, views: int) -> int:
+    """Returns the slots of a chunk for the masked tokens of `views` global views.
+
+    Two standard deviations above the expected number under `masks.ratios` and `masks.variances`;
+    fewer where `loss.max_logits` bounds the logits.
+    """
+    rows, columns = models.patch_grid(config)
+    pairs = list(zip(config.masks.ratios, config.masks.variances, strict=True))
+    mean = sum(ratio for ratio, _ in pairs) / len(pairs)
+    # The variance of the ratio: of a uniform entry, and of uniform noise of half-width v.
+    square = sum(ratio**2 + v**2 / 3 for ratio, v in pairs) / len(pairs)
+    expected = views * mean + 2 * math.sqrt(views * (square - mean**2))
+    slots = math.ceil(expected * rows * columns / 64) * 64  # whole tiles of a matrix unit
+    bound = config.loss.max_logits // config.head.patch_prototypes
+    return max(min(slots, views * rows * columns, bound), 1)
+
+
+def make_losses(config: ConfigDict, mesh: jax.sharding.Mesh) -> Objective:
+    """Returns the function that forms both losses of a batch.
+
+    It maps (student params, teacher params, centers, temperatures {"class", "patch"}, batch,
+    gains [B, V, depth, 2] of stochastic depth or None) to (loss, (averages, outputs)), to be
+    differentiated by the student's parameters. The averages over the batch are scalars, and
+    `class_targets` [K]; `outputs` are the teacher's mean outputs {"class": [K], "patch": [K]},
+    which move the centers.
+    """
+    backbone = models.build_backbone(config)
+    teacher_head = models.build_head(config, teacher=True)
+    dtype = models.compute_dtype(config)
+    head_losses = sharding.per_device(_make_head_losses(config), mesh)
+
+    def normalized_views(batch: dict[str, Array], kind: str) -> Array:
+        views, colors = batch[f"{kind}_views"], batch.get(f"{kind}_colors")
+        if colors is not None:
+            views = apply_colors(views, colors, max_blur_radius=config.data.blur_radius[1])
+        return forward.normalize(views, config.data.mean, config.data.std, dtype)
+
+    def loss_fn(params, teacher, centers, temps, batch: dict[str, Array], gains: Array | None):
+        global_views, local_views = (normalized_views(batch, kind) for kind in ("global", "local"))
+        masks = batch["masks"]
+        units, outputs = forward.teacher_forward(backbone, teacher_head, teacher, global_views)
+        tokens = forward.student_forward(backbone, params, global_views, local_views, masks, gains)
+        shared = {
+            "student": params["head"],
+            "teacher": teacher["head"],
+            "centers": centers,
+            "temps": temps,
+        }
+        rows = {"tokens": tokens, "units": units, "masks": masks.reshape(*masks.shape[:2], -1)}
+        averages = head_losses(shared, rows)
+        return averages["class_loss"] + averages["patch_loss"], (averages, outputs)
+
+    return loss_fn
+
+
+def _make_head_losses(config: ConfigDict) -> Callable[[dict, dict], dict[str, Array]]:
+    """Returns the heads and losses of one device's rows, averaged over the devices."""
+    student_head = models.build_head(config, teacher=False)
+    teacher_head = models.build_head(config, teacher=True)
+    student_temp = config.loss.student_temp
+
+    def logits_and_targets(kind, student_params, rows, units, constants):
+        """Returns the student's logits of tokens and the teacher's targets for units."""
+        student = {"params": student_params}
+        unit = student_head.apply(student, rows, method="bottleneck")
+        logits = student_head.apply(student, unit, method=f"{kind}_logits")
+        teacher = {"params": constants["teacher"]}
+        teacher_logits = teacher_head.apply(teacher, units, method=f"{kind}_logits")
+        targets = losses.teacher_probs(
+            teacher_logits, constants["centers"][kind], constants["temps"][kind]
+        )
+        return logits, targets
+
+    def class_chunk(params, rows, fixed, constants, valid):
+        logits, targets = logits_and_targets("class", params, rows, fixed["units"], constants)
+
+        def total(by_image):
+            return jnp.tensordot(valid.astype(by_image.dtype), by_image, 1)
+
+        student_entropy = losses.entropy_of_logits(jax.lax.stop_gradient(logits) / student_temp)
+        return total(losses.class_loss(logits, targets, student_temp)), {
+            "student_entropy": total(student_entropy.mean(axis=1)),
+            "teacher_entropy": total(losses.entropy(targets).mean(axis=1)),
+            "class_targets": total(targets.mean(axis=1)),
+        }
+
+    def patch_chunk(params, rows, fixed, constants, valid):
+        logits, targets = logits_and_targets("patch", params, rows, fixed["units"], constants)
+        loss = losses.patch_loss(logits, targets, fixed["weights"] * valid, student_temp)
+        return loss, {"teacher_patch_entropy": (losses.entropy(targets) * valid).sum()}
+
+    def head_losses(shared, rows):
+        tokens, units, masks = rows["tokens"], rows["units"], rows["masks"]
+        batch, views = tokens["class"].shape[:2]
+        params = shared["student"]
+        constants = jax.lax.stop_gradient(
+            {name: shared[name] for name in ("teacher", "centers", "temps")}
+        )
+        units = jax.lax.stop_gradient(units)
+
+        every_image = jnp.ones_like(masks[:, 0, 0])
+        arguments = params, tokens["class"], {"units": units["class"]}, constants, every_image
+        images = max(config.loss.max_logits // (config.head.prototypes * views), 1)
+        if images < batch:
+            class_loss, averages = sum_of_chunks(class_chunk, images, *arguments)
+        else:
+            class_loss, averages = class_chunk(*arguments)
+        averages = {name: value / batch for name, value in averages.items()}
+
+        num_views = masks.shape[0] * masks.shape[1]
+        capacity = masked_capacity(config, num_views)
+        weights = losses.patch_weights(masks, class_loss.dtype)
+        patch_loss, sums = sum_of_chunks(
+            patch_chunk,
+            capacity,
+            params,
+            tokens["patch"].reshape(masks.size, -1),
+            {"units": units["patch"].reshape(masks.size, -1), "weights": weights.reshape(-1)},
+            constants,
+            masks.reshape(-1),
+        )
+        masked = masks.sum()
+        averages |= {
+            "class_loss": config.loss.class_weight * class_loss / batch,
+            "patch_loss": config.loss.patch_weight * patch_loss,
+            "teacher_patch_entropy": sums["teacher_patch_entropy"] / num_views,
+            "masked_tokens": masked / num_views,
+        }
+        averages = jax.lax.pmean(averages, sharding.BATCH_AXES)
+        fullest = jax.lax.pmax(masked, sharding.BATCH_AXES)
+        return averages | {"masked_capacity_used": fullest / capacity}
+
+    return head_losses

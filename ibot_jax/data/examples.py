@@ -5,6 +5,7 @@ repeated, resumed anywhere, and spread over any number of processes without chan
 """
 
 import functools
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -13,15 +14,20 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from ibot_jax.colors import COLUMNS
 from ibot_jax.config import Plan
+from ibot_jax.data.crops import central_view, largest_shrink
+from ibot_jax.data.host_colors import apply_color
+from ibot_jax.data.images import EncodedImage
 from ibot_jax.data.masks import draw_mask
-from ibot_jax.data.views import central_view, make_views, view_settings
+from ibot_jax.data.resize import crop_and_resize
+from ibot_jax.data.views import draw_views, view_settings
 
 # Purposes of randomness: no two share a stream.
 ORDER, CROPS, COLORS, MASKS, STAND_INS = range(5)
 
-Example = tuple[np.ndarray, np.ndarray, np.ndarray]
-Load = Callable[[Any], Image.Image]
+Example = tuple[np.ndarray, ...]
+Fetch = Callable[[Any], bytes | np.ndarray]
 
 
 def stream(seed: int, epoch: int, index: int, purpose: int) -> np.random.Generator:
@@ -66,64 +72,77 @@ class EpochOrder:
 class MakeExample:
     """Makes training examples from what a source locates; a `workers.Task`."""
 
-    def __init__(self, load: Load, config: ConfigDict):
-        data = config.data
+    def __init__(self, fetch: Fetch, config: ConfigDict):
+        data, masks = config.data, config.masks
         grid = tuple(side // config.model.patch_size for side in data.global_size)
-        self._load = load
+        self._fetch = fetch
         self._seed = config.seed
-        self._globals, self._locals = view_settings(data)
-        self._shapes = (
-            (data.global_views, *data.global_size, data.channels),
-            (data.local_views, *data.local_size, data.channels),
-            (data.global_views, *grid),
-        )
-        masks = config.masks
+        self._channels = data.channels
+        self._resize = data.resize
+        self._color_on_host = data.augment == "host"
+        global_settings, local_settings = view_settings(data)
+        self._settings = global_settings + local_settings
+        self._sizes = [view.size for view in self._settings]
         self._mask_settings = (masks.kind, grid, tuple(masks.ratios), tuple(masks.variances))
+        num_views = data.global_views, data.local_views
+        self._arrays = [
+            ((num_views[0], *data.global_size, data.channels), np.uint8),
+            ((num_views[1], *data.local_size, data.channels), np.uint8),
+            ((num_views[0], *grid), bool),
+        ]
+        if not self._color_on_host:
+            self._arrays += [((count, len(COLUMNS)), np.float32) for count in num_views]
 
-    def __call__(self, located: Any, epoch: int, index: int, masked: bool) -> Example:
+    def blank(self) -> Example:
+        """Returns an example that is all zero."""
+        return tuple(np.zeros(shape, dtype) for shape, dtype in self._arrays)
+
+    def __call__(self, out: Example, located: Any, epoch: int, index: int, masked: bool) -> None:
         """Makes one example.
 
         Args:
+          out: arrays as of `blank`, which are filled in: global views [G, H, W, C] uint8, local
+            views [L, H', W', C] uint8, masks [G, h, w] bool and, where the accelerator is to
+            change the colours, what was drawn for them: [G, 12] and [L, 12] float32.
           located: what `Source.locate` returned.
           epoch: of the run.
           index: of the example; randomness depends on (seed, epoch, index) alone.
           masked: whether masks are drawn; if not, they are all False.
-
-        Returns:
-          global views [G, H, W, C] uint8, local views [L, H', W', C] uint8, masks [G, h, w] bool.
         """
         crop_rng, color_rng, mask_rng = (
             stream(self._seed, epoch, index, purpose) for purpose in (CROPS, COLORS, MASKS)
         )
-        settings = self._globals + self._locals
-        views = make_views(self._load(located), settings, crop_rng, color_rng)
-        global_views, local_views, masks = self.blank()
-        for target, view in zip((*global_views, *local_views), views, strict=True):
-            target[:] = np.asarray(view).reshape(target.shape)
-        if masked:
-            for mask in masks:
-                mask[:] = draw_mask(mask_rng, *self._mask_settings)
-        return global_views, local_views, masks
-
-    def blank(self) -> Example:
-        """Returns an example that is all zero."""
-        dtypes = (np.uint8, np.uint8, bool)
-        return tuple(map(np.zeros, self._shapes, dtypes))
+        image = EncodedImage(self._fetch(located))
+        boxes, colors = draw_views(image.height, image.width, self._settings, crop_rng, color_rng)
+        # Pillow's views are the original's to the byte, and so must be what they are cut from.
+        shrink = 1 if self._resize == "pillow" else largest_shrink(boxes, self._sizes)
+        pixels = image.decode(self._channels, shrink)
+        global_views, local_views, masks, *color_rows = out
+        for target, box, color in zip((*global_views, *local_views), boxes, colors, strict=True):
+            view = crop_and_resize(pixels, box, target.shape[:2], self._resize, shrink)
+            if self._color_on_host:
+                view = np.asarray(apply_color(Image.fromarray(view), color))
+            target[:] = view.reshape(target.shape)
+        for mask in masks:
+            mask[:] = draw_mask(mask_rng, *self._mask_settings) if masked else False
+        for target, color in zip(itertools.chain(*color_rows), colors, strict=False):
+            target[:] = color.row()
 
 
 class MakeCentralView:
     """Makes the one undistorted view that evaluations use; a `workers.Task`."""
 
-    def __init__(self, load: Load, resize: int, size: tuple[int, int], channels: int):
-        self._load = load
+    def __init__(self, fetch: Fetch, resize: int, size: tuple[int, int], channels: int):
+        self._fetch = fetch
         self._resize = resize
         self._shape = (*size, channels)
-
-    def __call__(self, located: Any) -> tuple[np.ndarray]:
-        """Returns the view, [H, W, C] uint8, of what `Source.locate` returned."""
-        view = central_view(self._load(located), self._resize, self._shape[:2])
-        return (np.asarray(view).reshape(self._shape),)
 
     def blank(self) -> tuple[np.ndarray]:
         """Returns a view that is all zero."""
         return (np.zeros(self._shape, np.uint8),)
+
+    def __call__(self, out: tuple[np.ndarray], located: Any) -> None:
+        """Makes the view, [H, W, C] uint8, in `out`, of what `Source.locate` returned."""
+        pixels = EncodedImage(self._fetch(located)).decode(self._shape[2])
+        view = central_view(Image.fromarray(pixels), self._resize, self._shape[:2])
+        out[0][:] = np.asarray(view).reshape(self._shape)

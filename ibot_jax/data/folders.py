@@ -1,18 +1,12 @@
 """Images in folders, on a local disk or wherever tf.io.gfile reads (such as gs://)."""
 
-import contextlib
-import functools
-import io
 import itertools
 import os
 from array import array
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
 
-from ibot_jax.data.images import decode
 from ibot_jax.data.tf import import_tensorflow
 from ibot_jax.errors import UserError
 
@@ -28,12 +22,12 @@ class FolderSource:
 
     Attributes:
       name: for people, "folder:PATH".
-      load: turns a path into an image.
+      fetch: reads the file that a path names.
       labels: [len] int32, or None where there are no classes.
       class_names: by label, or None.
     """
 
-    def __init__(self, path: str, split: str, *, max_per_class: int = 0, channels: int = 3):
+    def __init__(self, path: str, split: str, *, max_per_class: int = 0):
         """Lists the folder `path`, or its subfolder `split` if there is one.
 
         Raises:
@@ -41,7 +35,7 @@ class FolderSource:
             a folder without classes.
         """
         self._root = _resolve_split(path, split)
-        self.load = functools.partial(load_file, channels=channels)
+        self.fetch = read_file
         self.name = f"folder:{self._root}"
         files, folders = _list_folder(self._root)
         if files and max_per_class:
@@ -76,19 +70,16 @@ class FolderSource:
         """Returns the path of an image and its label, -1 where there are none."""
         return self.describe(index), -1 if self.labels is None else int(self.labels[index])
 
-    def read(self, index: int) -> Image.Image:
-        """Decodes one image; raises any exception where the file is bad or gone."""
-        return self.load(self.describe(index))
-
     def describe(self, index: int) -> str:
         """Returns the path of one image."""
         return _join(self._root, self._paths[index])
 
 
-def load_file(path: str, channels: int) -> Image.Image:
-    """Decodes an image file; raises any exception where it is bad or gone."""
-    with _open(path) as file:
-        return decode(file, channels)
+def read_file(path: str) -> bytes:
+    """Returns what a file holds; raises any exception where it is gone."""
+    opened = import_tensorflow().io.gfile.GFile if _is_remote(path) else open
+    with opened(path, "rb") as file:
+        return file.read()
 
 
 class _Paths:
@@ -179,10 +170,3 @@ def _is_remote(path: str) -> bool:
 
 def _join(*parts: str) -> str:
     return "/".join((parts[0].rstrip("/"), *parts[1:]))
-
-
-def _open(path: str) -> contextlib.AbstractContextManager[BinaryIO]:
-    if not _is_remote(path):
-        return open(path, "rb")
-    with import_tensorflow().io.gfile.GFile(path, "rb") as file:
-        return io.BytesIO(file.read())

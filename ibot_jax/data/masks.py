@@ -78,7 +78,7 @@ def _add_block(rng: np.random.Generator, mask: np.ndarray, budget: float) -> int
         top = rng.integers(grid_height - height + 1)
         left = rng.integers(grid_width - width + 1)
         block = mask[top : top + height, left : left + width]
-        added = block.size - int(block.sum())
+        added = block.size - np.count_nonzero(block)
         if 0 < added <= budget:
             block[:] = True
             return added

@@ -1,7 +1,7 @@
 """The input pipeline: tf.data orders, parallelises, batches and prefetches.
 
-Its elements are made by Pillow, whose operations are those of the original, in worker processes:
-tf.data calls back into Python (`numpy_function`), which passes chunks of a batch on to them.
+Its elements are made in worker processes: tf.data calls back into Python (`numpy_function`), which
+passes chunks of a batch on to them.
 """
 
 import atexit
@@ -16,6 +16,7 @@ from ibot_jax.config import Plan
 from ibot_jax.data.bad_images import BadImages
 from ibot_jax.data.chunks import EvalChunks, TrainChunks
 from ibot_jax.data.examples import ORDER, MakeCentralView, MakeExample, Positions, stream
+from ibot_jax.data.resize import check_method
 from ibot_jax.data.sources import Source
 from ibot_jax.data.tf import import_tensorflow
 from ibot_jax.data.tfds import TfdsStream
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 PREFETCH = 2  # batches
 CHUNK_BYTES = 4 * 2**20  # of the arrays that a worker makes at a time
+# In the order of `MakeExample`'s arrays; the last two only where the accelerator needs them.
+BATCH_KEYS = ("global_views", "local_views", "masks", "global_colors", "local_colors")
 
 Batch = dict[str, np.ndarray]
 
@@ -53,11 +56,17 @@ def train_batches(
         global_views: [b, G, H, W, C] uint8.
         local_views: [b, L, H', W', C] uint8; L may be 0.
         masks: [b, G, h, w] bool, True = masked; all False before `masks.start`.
+        global_colors: [b, G, 12] float32, the columns of `colors.COLUMNS`: what is left to do
+          to the global views; absent, as the next, where `data.augment` is "host".
+        local_colors: [b, L, 12] float32.
       It raises `TrainingError` when the share of bad images passes `data.max_bad_share`.
     """
     positions = Positions(plan, process_index, process_count)
-    make_example = MakeExample(source.load, config)
-    workers = Workers(make_example, config.data.workers)
+    check_method(config.data.resize)
+    make_example = MakeExample(source.fetch, config)
+    blank = make_example.blank()
+    chunk = _chunk_rows(blank, positions.rows)
+    workers = Workers(make_example, config.data.workers, chunk)
     bad_images = BadImages(len(source), config.data.max_bad_share)
     chunks = TrainChunks(source, config, plan, positions, workers, bad_images)
     if isinstance(source, TfdsStream):
@@ -67,7 +76,7 @@ def train_batches(
         make = chunks.from_positions
         first, last = start_step * positions.rows, plan.total_steps * positions.rows
         inputs = iter([import_tensorflow().data.Dataset.range(first, last)])
-    batches = _run(inputs, make, make_example.blank(), positions.rows, workers)
+    batches = _run(inputs, make, blank, chunk, positions.rows, workers)
     return TrainBatches(batches, bad_images)
 
 
@@ -90,8 +99,7 @@ class TrainBatches:
         return self
 
     def __next__(self) -> Batch:
-        global_views, local_views, masks = next(self._batches)
-        return {"global_views": global_views, "local_views": local_views, "masks": masks}
+        return dict(zip(BATCH_KEYS, next(self._batches), strict=False))
 
 
 def eval_batches(
@@ -124,8 +132,9 @@ def eval_batches(
       valid [B] bool.
     """
     tf = import_tensorflow()
-    make_view = MakeCentralView(source.load, resize, tuple(size), channels)
-    workers = Workers(make_view, count=0)
+    make_view = MakeCentralView(source.fetch, resize, tuple(size), channels)
+    chunk = _chunk_rows(make_view.blank(), batch_size)
+    workers = Workers(make_view, 0, chunk)
     chunks = EvalChunks(source, batch_size, process_index, process_count, workers)
     length = -(-len(source) // (process_count * batch_size)) * batch_size
     if isinstance(source, TfdsStream):
@@ -137,7 +146,7 @@ def eval_batches(
         make = chunks.from_positions
         dataset = tf.data.Dataset.range(length)
     blank = (*make_view.blank(), np.zeros((), np.int32), np.zeros((), bool))
-    for images, labels, valid in _run(iter([dataset]), make, blank, batch_size, workers):
+    for images, labels, valid in _run(iter([dataset]), make, blank, chunk, batch_size, workers):
         yield {"images": images, "labels": labels, "valid": valid}
 
 
@@ -165,10 +174,18 @@ def _epochs(
         )
 
 
+def _chunk_rows(blank: Sequence[np.ndarray], batch_size: int) -> int:
+    """Returns how many rows, a divisor of the batch size, a worker makes at a time."""
+    row_bytes = sum(array.nbytes for array in blank)
+    divisors = [size for size in range(1, batch_size + 1) if batch_size % size == 0]
+    return max([size for size in divisors if size * row_bytes <= CHUNK_BYTES], default=1)
+
+
 def _run(
     inputs: Iterator["tf.data.Dataset"],
     make: Callable[..., Sequence[np.ndarray]],
     blank: Sequence[np.ndarray],
+    chunk: int,
     batch_size: int,
     workers: Workers,
 ) -> Iterator[list[np.ndarray]]:
@@ -181,6 +198,7 @@ def _run(
         the arguments of `make`.
       make: takes arguments stacked to [K, ...] and returns arrays [K, ...].
       blank: arrays of the shapes and dtypes of one row.
+      chunk: rows that `make` makes at a time, K; divides the batch size.
       batch_size: rows of a batch.
       workers: what `make` uses; they are closed at the end.
 
@@ -188,9 +206,6 @@ def _run(
       An iterator of lists of arrays [batch_size, ...], which raises `TrainingError` where `make`
       raised any exception.
     """
-    row_bytes = sum(array.nbytes for array in blank)
-    divisors = [size for size in range(1, batch_size + 1) if batch_size % size == 0]
-    chunk = max([size for size in divisors if size * row_bytes <= CHUNK_BYTES], default=1)
     guarded = _Guarded(make, [np.repeat(array[None], chunk, axis=0) for array in blank])
 
     def generate():

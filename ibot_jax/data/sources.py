@@ -5,14 +5,14 @@ A source is a sequence of images; nothing is decoded before it is read. All but 
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from ibot_jax.data.folders import FolderSource
-from ibot_jax.data.images import MODES, to_channels
+from ibot_jax.data.images import MODES
 from ibot_jax.data.tfds import TfdsStream, open_tfds
 from ibot_jax.errors import UserError
 
@@ -24,19 +24,19 @@ class Source(Protocol):
     """What random-access sources have in common.
 
     Reading has two halves, so that worker processes can do the expensive one: `locate` finds what
-    describes an image (a path, its encoded bytes), and `load`, which can be pickled, decodes it.
+    describes an image (a path, its encoded bytes), and `fetch`, which can be pickled, gets it.
 
     Attributes:
       name: for people.
-      load: turns what `locate` found into a Pillow image with the wanted channels; raises any
-        exception if it is corrupt.
+      fetch: turns what `locate` found into what `images.EncodedImage` opens: an encoded image, or
+        pixels [H, W] or [H, W, C] uint8; raises any exception if it is gone.
       labels: [len] int32; None where there are none, or where they lie beside the images (TFDS).
       class_names: by label, or None.
       num_classes: None where examples have no labels.
     """
 
     name: str
-    load: Callable[[Any], Image.Image]
+    fetch: Callable[[Any], bytes | np.ndarray]
     labels: np.ndarray | None
     class_names: list[str] | None
     num_classes: int | None
@@ -44,10 +44,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def locate(self, index: int) -> tuple[Any, int]:
-        """Returns what `load` needs, and the label, -1 where there is none."""
-
-    def read(self, index: int) -> Image.Image:
-        """Returns an image, located and loaded."""
+        """Returns what `fetch` needs, and the label, -1 where there is none."""
 
     def describe(self, index: int) -> str:
         """Returns a name by which a person finds the example."""
@@ -64,7 +61,7 @@ def open_source(
         subfolder; TFDS split syntax such as "train[:10%]"; of no meaning for synthetic images.
       data_dir: where TFDS keeps its data; "" for its default.
       max_per_class: keeps the first so many images of each class, by name; 0 keeps all.
-      channels: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA), to which images are converted.
+      channels: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA), to which images will be converted.
 
     Raises:
       UserError: if there is no such source or split, it is empty, or it cannot be so restricted.
@@ -73,18 +70,18 @@ def open_source(
         raise UserError(f"data.channels={channels} will not do; it is 1, 2, 3 or 4")
     kind, _, rest = spec.partition(":")
     if kind == "folder" and rest:
-        return FolderSource(rest, split, max_per_class=max_per_class, channels=channels)
+        return FolderSource(rest, split, max_per_class=max_per_class)
     if kind == "digits" and not rest:
-        return DigitsSource(split, max_per_class=max_per_class, channels=channels)
+        return DigitsSource(split, max_per_class=max_per_class)
     if max_per_class and kind in ("tfds", "synthetic"):
         raise UserError(
             f"max_per_class={max_per_class} needs a source whose labels are known beforehand, "
             f'folders or digits, not {spec!r}; set it to 0 (TFDS splits can be cut: "train[:10%]")'
         )
     if kind == "tfds" and rest:
-        return open_tfds(rest, split, data_dir=data_dir, channels=channels)
+        return open_tfds(rest, split, data_dir=data_dir)
     if kind == "synthetic" and (not rest or (rest.isdecimal() and int(rest))):
-        return SyntheticSource(int(rest or IMAGENET_EXAMPLES), channels=channels)
+        return SyntheticSource(int(rest or IMAGENET_EXAMPLES), channels)
     raise UserError(
         f"data.source={spec!r} is unknown; use digits, folder:PATH, tfds:NAME, synthetic or "
         "synthetic:NUMBER_OF_IMAGES"
@@ -94,7 +91,7 @@ def open_source(
 class DigitsSource:
     """scikit-learn's 1,797 handwritten digits, 8x8 grey pixels; every fifth of a class is test."""
 
-    def __init__(self, split: str, *, max_per_class: int = 0, channels: int = 3):
+    def __init__(self, split: str, *, max_per_class: int = 0):
         if split not in ("train", "test"):
             raise UserError(f"split={split!r} is not in data.source='digits'; use train or test")
         from sklearn.datasets import load_digits  # slow to import
@@ -107,7 +104,7 @@ class DigitsSource:
             chosen.append(of_class[: max_per_class or None])
         self._examples = np.sort(np.concatenate(chosen))
         self._pixels = np.round(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-        self.load = functools.partial(load_pixels, channels=channels)
+        self.fetch = np.asarray  # what is located are the pixels
         self.name = f"digits, {split}"
         self.labels = labels[self._examples].astype(np.int32)
         self.class_names = [str(label) for label in range(10)]
@@ -119,16 +116,8 @@ class DigitsSource:
     def locate(self, index: int) -> tuple[np.ndarray, int]:
         return self._pixels[self._examples[index]], int(self.labels[index])
 
-    def read(self, index: int) -> Image.Image:
-        return self.load(self.locate(index)[0])
-
     def describe(self, index: int) -> str:
         return f"digit {self._examples[index]}"
-
-
-def load_pixels(pixels: np.ndarray, channels: int) -> Image.Image:
-    """Turns [H, W] uint8 pixels into an image."""
-    return to_channels(Image.fromarray(pixels), channels)
 
 
 class SyntheticSource:
@@ -136,9 +125,9 @@ class SyntheticSource:
 
     labels = class_names = num_classes = None
 
-    def __init__(self, num_examples: int, *, channels: int = 3):
+    def __init__(self, num_examples: int, channels: int):
         self._num_examples = num_examples
-        self.load = functools.partial(make_noise, channels=channels)
+        self.fetch = functools.partial(make_noise, channels=channels)
         self.name = f"synthetic, {num_examples} images"
 
     def __len__(self) -> int:
@@ -147,15 +136,12 @@ class SyntheticSource:
     def locate(self, index: int) -> tuple[int, int]:
         return index, -1
 
-    def read(self, index: int) -> Image.Image:
-        return self.load(index)
-
     def describe(self, index: int) -> str:
         return f"synthetic image {index}"
 
 
-def make_noise(index: int, channels: int) -> Image.Image:
-    """Returns image number `index` of the synthetic source."""
-    height, width = SYNTHETIC_SIZE
-    pixels = np.random.default_rng(index).bytes(height * width * channels)
-    return Image.frombytes(MODES[channels], (width, height), pixels)
+def make_noise(index: int, channels: int) -> np.ndarray:
+    """Returns image number `index` of the synthetic source, [H, W] or [H, W, channels] uint8."""
+    shape = SYNTHETIC_SIZE if channels == 1 else (*SYNTHETIC_SIZE, channels)
+    pixels = np.random.default_rng(index).bytes(math.prod(shape))
+    return np.frombuffer(pixels, np.uint8).reshape(shape)

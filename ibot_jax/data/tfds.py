@@ -4,9 +4,6 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
-from ibot_jax.data.images import decode_bytes
 from ibot_jax.data.tf import import_tensorflow
 from ibot_jax.errors import UserError
 
@@ -17,9 +14,7 @@ SHUFFLE_BUFFER = 4096  # encoded images; about half a gigabyte for ImageNet
 STANDBY = 64  # images that stand in for bad ones of a stream
 
 
-def open_tfds(
-    name: str, split: str, *, data_dir: str = "", channels: int = 3
-) -> "TfdsSource | TfdsStream":
+def open_tfds(name: str, split: str, *, data_dir: str = "") -> "TfdsSource | TfdsStream":
     """Opens a prepared data set; see `sources.open_source`.
 
     Raises:
@@ -61,7 +56,7 @@ def open_tfds(
     label_key = _find_feature(builder, tfds.features.ClassLabel, "label")
     random_access = tfds.core.file_adapters.FileFormat.with_random_access()
     kind = TfdsSource if builder.info.file_format in random_access else TfdsStream
-    return kind(builder, split, image_key, label_key, channels)
+    return kind(builder, split, image_key, label_key)
 
 
 def _find_feature(builder: Any, kind: type, preferred: str) -> str | None:
@@ -74,10 +69,9 @@ class _Tfds:
     """What both kinds share: the names of things, and which features are decoded."""
 
     labels = None  # they lie beside the images
+    fetch = bytes  # what is located is the encoded image
 
-    def __init__(
-        self, builder: Any, split: str, image_key: str, label_key: str | None, channels: int
-    ):
+    def __init__(self, builder: Any, split: str, image_key: str, label_key: str | None):
         import tensorflow_datasets as tfds
 
         info = builder.info
@@ -85,7 +79,6 @@ class _Tfds:
         self._split = split
         self._image_key = image_key
         self._label_key = label_key
-        self.load = functools.partial(decode_bytes, channels=channels)
         self._num_examples = info.splits[split].num_examples
         self._decoders = {image_key: tfds.decode.SkipDecoding()}  # the image stays encoded
         self.name = f"tfds:{info.full_name}, {split}"
@@ -106,9 +99,6 @@ class TfdsSource(_Tfds):
     def locate(self, index: int) -> tuple[bytes, int]:
         record = self._records[index]
         return record[self._image_key], int(record[self._label_key]) if self._label_key else -1
-
-    def read(self, index: int) -> Image.Image:
-        return self.load(self.locate(index)[0])
 
     def describe(self, index: int) -> str:
         return f"{self.name}, example {index}"

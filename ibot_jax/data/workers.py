@@ -1,8 +1,9 @@
-"""Processes that make views: Pillow's small operations would queue for one interpreter's lock.
+"""Processes that make views: many small operations would queue for one interpreter's lock.
 
 Each worker is a fresh interpreter without tensorflow and jax that runs this module. It is told its
 task once, answers requests on its standard input, and ends when that closes: with its owner,
-however that ends.
+however that ends. What it makes lies in memory that both share. The memory has no name, and so ends
+with the two processes.
 """
 
 import contextlib
@@ -19,17 +20,18 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
+from ibot_jax.data import shared_arrays
 from ibot_jax.errors import TrainingError
 
 
 class Task(Protocol):
     """What workers do; it must be picklable."""
 
-    def __call__(self, *args: Any) -> tuple[np.ndarray, ...]:
-        """Makes one example."""
-
     def blank(self) -> tuple[np.ndarray, ...]:
-        """Returns zeros of the shapes and dtypes that the call returns."""
+        """Returns zeros of the shapes and dtypes of one example."""
+
+    def __call__(self, out: tuple[np.ndarray, ...], *args: Any) -> None:
+        """Makes one example in arrays as of `blank`, whatever they hold before."""
 
 
 class Workers:
@@ -40,22 +42,21 @@ class Workers:
       close: a function that ends them; dropping the pool, or leaving the program, does so too.
     """
 
-    def __init__(self, task: Task, count: int):
-        """Starts `count` processes, or one for each core of this process if it is 0."""
+    def __init__(self, task: Task, count: int, rows: int):
+        """Starts processes.
+
+        Args:
+          task: what they do.
+          count: how many; 0 starts one for each core of this process.
+          rows: the most requests that one call makes.
+        """
         self.count = count or _num_cores()
-        command = [sys.executable, "-m", "ibot_jax.data.workers"]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self._processes = [
-            subprocess.Popen(
-                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )
-            for _ in range(self.count)
-        ]
-        self.close = weakref.finalize(self, _kill, self._processes)
+        started = [_start(task, rows) for _ in range(self.count)]
+        self.close = weakref.finalize(self, _kill, [process for process, _ in started])
         self._idle: queue.SimpleQueue = queue.SimpleQueue()
-        for process in self._processes:
-            _send(task, process.stdin)
-            self._idle.put(process)
+        for process, arrays in started:  # all start while the first one does
+            _send((task, rows), process.stdin)
+            self._idle.put((process, arrays))
 
     def __call__(self, requests: Sequence[tuple]) -> tuple[list[np.ndarray], dict[int, str]]:
         """Runs the task on every request, in one of the processes.
@@ -70,10 +71,11 @@ class Workers:
         Raises:
           TrainingError: if the process is gone.
         """
-        process = self._idle.get()
+        process, arrays = self._idle.get()
         try:
             _send(requests, process.stdin)
-            return pickle.load(process.stdout)
+            errors = pickle.load(process.stdout)
+            return [array[: len(requests)].copy() for array in arrays], errors
         except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
             code = process.wait(timeout=10)
             raise TrainingError(
@@ -81,7 +83,24 @@ class Workers:
                 f"if memory ran out, use fewer than data.workers={self.count}"
             ) from error
         finally:
-            self._idle.put(process)
+            self._idle.put((process, arrays))
+
+
+def _start(task: Task, rows: int) -> tuple[subprocess.Popen, list[np.ndarray]]:
+    """Starts one process; returns it with the arrays in which it makes examples."""
+    blank = task.blank()
+    descriptor = shared_arrays.create(blank, rows)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ibot_jax.data.workers", str(descriptor)],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[descriptor],
+        )
+        return process, shared_arrays.attach(descriptor, blank, rows)
+    finally:
+        os.close(descriptor)
 
 
 def _kill(processes: Sequence[subprocess.Popen]) -> None:
@@ -106,22 +125,25 @@ def _send(message: Any, file: BinaryIO) -> None:
     file.flush()
 
 
-def serve(task: Task, requests: BinaryIO, replies: BinaryIO) -> None:
+def serve(descriptor: int, requests: BinaryIO, replies: BinaryIO) -> None:
     """Answers requests until their stream ends."""
+    task, num_rows = pickle.load(requests)
+    arrays = shared_arrays.attach(descriptor, task.blank(), num_rows)
+    rows = list(zip(*arrays, strict=True))
     while True:
         try:
-            rows = pickle.load(requests)
+            requested = pickle.load(requests)
         except EOFError:
             return
-        arrays = [np.zeros((len(rows), *array.shape), array.dtype) for array in task.blank()]
         errors = {}
-        for row, args in enumerate(rows):
+        for row, (out, args) in enumerate(zip(rows[: len(requested)], requested, strict=True)):
             try:
-                for array, value in zip(arrays, task(*args), strict=True):
-                    array[row] = value
+                task(out, *args)
             except Exception as error:  # Pillow and file systems raise nearly every kind
                 errors[row] = f"{type(error).__name__}: {error}"
-        _send((arrays, errors), replies)
+                for array in out:
+                    array[...] = 0
+        _send(errors, replies)
 
 
 def main() -> None:
@@ -131,7 +153,7 @@ def main() -> None:
     replies = io.FileIO(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no reply
     with contextlib.suppress(BrokenPipeError), io.BufferedWriter(replies) as buffered:
-        serve(pickle.load(sys.stdin.buffer), sys.stdin.buffer, buffered)
+        serve(int(sys.argv[1]), sys.stdin.buffer, buffered)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from ibot_jax.data.pipeline import eval_batches, train_batches
 from ibot_jax.data.sources import open_source
 from ibot_jax.errors import TrainingError
 
-KEYS = ("global_views", "local_views", "masks")
+KEYS = ("global_views", "local_views", "masks", "global_colors", "local_colors")
 
 
 def run(config, folder, **options):
@@ -78,7 +78,10 @@ def test_shapes_and_dtypes(config, folder):
         assert batch["global_views"].shape == (8, 3, 16, 24, 3)
         assert batch["local_views"].shape == (8, 2, 8, 8, 3)
         assert batch["masks"].shape == (8, 3, 4, 6)
-        assert [batch[key].dtype for key in KEYS] == [np.uint8, np.uint8, bool]
+        assert batch["global_colors"].shape == (8, 3, 12)
+        assert batch["local_colors"].shape == (8, 2, 12)
+        dtypes = [np.uint8, np.uint8, bool, np.float32, np.float32]
+        assert [batch[key].dtype for key in KEYS] == dtypes
 
 
 def test_there_may_be_no_local_views_and_one_channel(config, folder):
@@ -268,7 +271,9 @@ def test_evaluation_sees_every_image_once_in_order(folder, process_count):
     assert valid.sum() == 20 and (labels[~valid] == -1).all()
     np.testing.assert_array_equal(labels[valid], source.labels)
     for index in range(20):
-        small = source.read(index).resize((19, 16), Image.Resampling.BICUBIC)  # 24 * 16 / 20
+        small = Image.open(source.describe(index)).resize(
+            (19, 16), Image.Resampling.BICUBIC
+        )  # 24 * 16 / 20
         expected = np.asarray(small)[:, 4:16]  # round(3.5) is 4
         np.testing.assert_array_equal(images[valid][index], expected)
 

@@ -1,5 +1,6 @@
 """Worker processes: signals to the group do not stop them, the end of their owner does."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -17,20 +18,20 @@ from ibot_jax.errors import TrainingError
 class Halve:
     """A task that halves even numbers."""
 
-    def __call__(self, number):
-        if number % 2:
-            raise ValueError(f"{number} is odd")
-        print("this must not reach the replies")
-        return (np.array([number // 2, os.getpid()]),)
-
     def blank(self):
         return (np.zeros(2, np.int64),)
+
+    def __call__(self, out, number):
+        print("this must not reach the replies")
+        out[0][:] = number // 2, os.getpid()
+        if number % 2:
+            raise ValueError(f"{number} is odd")
 
 
 @pytest.fixture
 def workers(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent)  # workers inherit it, and find the task
-    workers = Workers(Halve(), count=1)
+    workers = Workers(Halve(), count=1, rows=3)
     yield workers
     workers.close()
 
@@ -40,6 +41,27 @@ def test_rows_are_made_elsewhere_and_failures_are_named(workers):
     assert array[:, 0].tolist() == [2, 0, 3]
     assert errors == {1: "ValueError: 5 is odd"}
     assert array[0, 1] != os.getpid()
+
+
+def test_what_was_returned_stays_as_it_is(workers):
+    (first,), _ = workers([(4,), (6,), (8,)])
+    (second,), _ = workers([(10,)])
+    assert first[:, 0].tolist() == [2, 3, 4]
+    assert second[:, 0].tolist() == [5]
+
+
+def test_a_closed_pool_leaves_no_file_and_no_memory():
+    def count():
+        gc.collect()
+        mapped = Path("/proc/self/maps").read_text().count("ibot_jax (deleted)")
+        return len(os.listdir("/proc/self/fd")), mapped
+
+    before = count()
+    pool = Workers(Halve(), count=2, rows=3)
+    assert count() > before
+    pool.close()
+    del pool
+    assert count() == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -62,7 +84,7 @@ def test_workers_end_when_their_owner_is_killed():
 import time
 from test_workers import Halve
 from ibot_jax.data.workers import Workers
-workers = Workers(Halve(), count=1)
+workers = Workers(Halve(), count=1, rows=3)
 print(int(workers([(4,)])[0][0][0, 1]), flush=True)
 time.sleep(60)
 """

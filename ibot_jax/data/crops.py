@@ -1,0 +1,91 @@
+"""Crops of an image: where they lie, and how small the image may become before they suffer."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ibot_jax.data.images import SHRINKS
+
+CROP_TRIES = 10
+
+
+class Box(NamedTuple):
+    """A rectangle of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def draw_crop(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    aspect: tuple[float, float],
+) -> Box:
+    """Draws a crop as torchvision's `RandomResizedCrop.get_params` does.
+
+    Area uniform, aspect ratio (width over height) log-uniform, sides rounded; after ten draws that
+    do not fit, the largest central crop whose aspect ratio is allowed.
+    """
+    low, high = math.log(aspect[0]), math.log(aspect[1])
+    for _ in range(CROP_TRIES):
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * rng.random())
+        ratio = math.exp(low + (high - low) * rng.random())
+        crop_width = round(math.sqrt(area * ratio))
+        crop_height = round(math.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(rng.integers(height - crop_height + 1))
+            left = int(rng.integers(width - crop_width + 1))
+            return Box(top, left, crop_height, crop_width)
+    crop_height, crop_width = height, width
+    if width / height < aspect[0]:
+        crop_height = round(width / aspect[0])
+    elif width / height > aspect[1]:
+        crop_width = round(height * aspect[1])
+    return Box((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
+
+
+def largest_shrink(boxes: Sequence[Box], sizes: Sequence[tuple[int, int]]) -> int:
+    """Returns how many times smaller an image may be decoded without any view being enlarged.
+
+    Args:
+      boxes: what is cut out for each view.
+      sizes: height and width of each view.
+
+    Returns:
+      One of `images.SHRINKS`.
+    """
+    spare = min(
+        min(box.height / size[0], box.width / size[1])
+        for box, size in zip(boxes, sizes, strict=True)
+    )
+    return next((shrink for shrink in SHRINKS if shrink <= spare), 1)
+
+
+def central_view(image: Image.Image, resize: int, size: tuple[int, int]) -> Image.Image:
+    """Resizes the shorter side and cuts out the centre, as evaluations do.
+
+    torchvision's `Resize(resize, BICUBIC)`, `CenterCrop(size)`: the longer side is rounded down;
+    where the crop is larger than the image, black surrounds it.
+
+    Args:
+      image: of any mode.
+      resize: the shorter side, pixels.
+      size: height and width of the crop, pixels.
+    """
+    short = min(image.size)
+    width, height = (resize * side // short for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    top = _central_offset(height, size[0])
+    left = _central_offset(width, size[1])
+    return image.crop((left, top, left + size[1], top + size[0]))
+
+
+def _central_offset(side: int, crop: int) -> int:
+    return round((side - crop) / 2) if side >= crop else -((crop - side) // 2)

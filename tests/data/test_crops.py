@@ -1,0 +1,57 @@
+"""Crops lie where torchvision's do."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ibot_jax.data import crops
+
+
+def draw_crops(height, width, scale, draws=20_000):
+    rng = np.random.default_rng(0)
+    return np.array(
+        [crops.draw_crop(rng, height, width, scale, (3 / 4, 4 / 3)) for _ in range(draws)]
+    )
+
+
+@pytest.mark.parametrize("kind", ["global", "local"])
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (224, 224)])
+def test_crops_have_the_recorded_distribution(view_statistics, kind, height, width):
+    scale = {"global": (0.25, 1.0), "local": (0.05, 0.25)}[kind]
+    top, left, crop_height, crop_width = draw_crops(height, width, scale).T
+    key = f"crop/{kind}/{height}x{width}"
+    steps = np.linspace(0, 1, 21)
+    area = np.quantile(crop_height * crop_width / (height * width), steps)
+    aspect = np.quantile(np.log(crop_width / crop_height), steps)
+    corner = [top.mean(), left.mean()]
+    # About four standard errors of the difference of two samples of 20,000.
+    np.testing.assert_allclose(area, view_statistics[f"{key}/area_quantiles"], atol=0.012)
+    np.testing.assert_allclose(aspect, view_statistics[f"{key}/log_aspect_quantiles"], atol=0.011)
+    np.testing.assert_allclose(corner, view_statistics[f"{key}/top_left_mean"], atol=3)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "box"),
+    [
+        (10, 100, crops.Box(0, 43, 10, 13)),  # too wide: as wide as 4/3 allows, in the middle
+        (100, 10, crops.Box(43, 0, 13, 10)),  # too high
+        (1, 1, crops.Box(0, 0, 1, 1)),
+    ],
+)
+def test_a_crop_that_never_fits_becomes_central(height, width, box):
+    rng = np.random.default_rng(0)
+    assert crops.draw_crop(rng, height, width, (4.0, 4.0), (3 / 4, 4 / 3)) == box
+
+
+def test_the_central_view_is_the_middle_of_the_resized_image():
+    columns = np.repeat(np.arange(100, dtype=np.uint8)[None], 50, axis=0)  # [50, 100]
+    view = np.asarray(crops.central_view(Image.fromarray(columns), 50, (40, 30)))
+    np.testing.assert_array_equal(view, columns[5:45, 35:65])
+    enlarged = crops.central_view(Image.fromarray(columns), 100, (100, 200))
+    assert enlarged.size == (200, 100)
+
+
+def test_the_central_view_of_a_small_image_is_padded():
+    white = Image.new("L", (4, 2), 255)
+    view = np.asarray(crops.central_view(white, 2, (4, 4)))
+    np.testing.assert_array_equal(view[:, 0], [0, 255, 255, 0])

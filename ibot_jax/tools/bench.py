@@ -1,0 +1,48 @@
+"""Measures how fast this machine trains.
+
+    python -m ibot_jax.tools.bench step --config=configs/vitb16.py --batch=64
+    python -m ibot_jax.tools.bench input --config=configs/vitb16.py --data=folder:PATH
+
+`step` is the training step on its own, on the devices; `input` the making of batches, on the host.
+`--help` after them tells their options; what they find is printed, and written with `--json=FILE`.
+Exit code 0; 1 when a loss is not finite or too many images cannot be read; 2 for a mistake in the
+command line or config.
+"""
+
+import argparse
+import importlib
+import sys
+
+from ibot_jax.command_line import OneLineParser
+from ibot_jax.errors import UserError
+
+# Each one is the module bench_COMMAND, with add_arguments(parser) and run(arguments), and is
+# imported alone: not every machine has what the others need.
+_COMMANDS = ("input", "step")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+    program = "python -m ibot_jax.tools.bench"
+    parser = OneLineParser(prog=program, description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=_COMMANDS, help="followed by --help, tells its options")
+    parser.add_argument("options", nargs=argparse.REMAINDER)
+    try:
+        chosen = parser.parse_args(argv)
+        module = importlib.import_module(f"ibot_jax.tools.bench_{chosen.command}")
+        parser = OneLineParser(
+            prog=f"{program} {chosen.command}",
+            description=module.__doc__.splitlines()[0],
+            allow_abbrev=False,
+        )
+        module.add_arguments(parser)
+        arguments, overrides = parser.parse_known_args(chosen.options)
+        arguments.overrides = overrides  # --config.KEY=VALUE, which argparse cannot know
+        return module.run(arguments)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

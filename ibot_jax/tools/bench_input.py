@@ -1,0 +1,247 @@
+"""Measures how fast batches come out of the input pipeline, and where a core's time goes.
+
+What counts is CPU time, of this process and its workers, an image: it does not depend on what else
+the machine does. The parts are those of making one example after the other in this process;
+transport is what the whole pipeline takes beyond them.
+"""
+
+import argparse
+import cProfile
+import io
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import psutil
+from absl import flags
+from ml_collections import ConfigDict
+from PIL import Image
+
+from ibot_jax.command_line import add_config_argument, parse_config
+from ibot_jax.config import make_plan
+from ibot_jax.config_check import check_config
+from ibot_jax.data.examples import MakeExample
+from ibot_jax.data.host_colors import apply_color
+from ibot_jax.data.images import EncodedImage
+from ibot_jax.data.masks import draw_mask
+from ibot_jax.data.pipeline import train_batches
+from ibot_jax.data.resize import crop_and_resize
+from ibot_jax.data.sources import Source, open_source
+from ibot_jax.data.tfds import TfdsStream
+from ibot_jax.data.views import draw_views
+from ibot_jax.errors import TrainingError, UserError
+
+_WARM_UP = 3  # batches: workers start, buffers fill
+_EXAMPLES = 250  # whose parts are timed
+_TRANSFERS = 5  # of one batch, of which the fastest counts
+# What is looked for in a profile; "read" is the source's own function.
+_PARTS = {
+    "decode": (EncodedImage.__init__, EncodedImage.decode),
+    "draw": (draw_views,),
+    "crop": (crop_and_resize,),
+    "color": (apply_color,),
+    "mask": (draw_mask,),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this command."""
+    add_config_argument(parser)
+    parser.add_argument("--data", metavar="SOURCE", help="such as folder:PATH; else the config's")
+    parser.add_argument(
+        "--batch", type=int, default=64, help="images a batch, if there are so many (default: 64)"
+    )
+    parser.add_argument(
+        "--images", type=int, default=2000, help="images to time, again and again (default: 2000)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns its exit status."""
+    config = parse_config(["bench", f"--config={args.config}", *args.overrides], flags.FlagValues())
+    config.data.source = args.data or config.data.source
+    for name in ("batch", "images"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name}={getattr(args, name)} is less than one image")
+    check_config(config)
+    try:
+        if args.json:
+            pathlib.Path(args.json).touch()
+        report = {"config": args.config, "overrides": args.overrides}
+        report |= measure(config, batch_size=args.batch, num_images=args.images)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be written: {error.strerror}") from None
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(table(report))
+    if args.json:
+        pathlib.Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
+def measure(config: ConfigDict, *, batch_size: int, num_images: int) -> dict[str, Any]:
+    """Measures the pipeline of a config.
+
+    Args:
+      config: of a run; its batch size and duration are replaced.
+      batch_size: images a batch; all there are, if those are fewer.
+      num_images: how many to time at least; small data is gone through again and again.
+
+    Returns:
+      The report, whose seconds are means over images, of CPU time unless said otherwise.
+
+    Raises:
+      UserError: if the source cannot be opened.
+      TrainingError: if too many images cannot be read.
+    """
+    data = config.data
+    source = open_source(
+        data.source,
+        data.split,
+        data_dir=data.data_dir,
+        max_per_class=data.max_per_class,
+        channels=data.channels,
+    )
+    config.batch_size = min(batch_size, len(source))
+    num_batches = -(-num_images // config.batch_size)
+    config.duration = f"{num_batches + _WARM_UP + 10} steps"  # workers do not run dry at the end
+    batches = train_batches(source, config, make_plan(config, len(source)))
+    batch = [next(batches) for _ in range(_WARM_UP)][-1]
+
+    wall, owner, workers = time.perf_counter(), time.process_time(), _worker_seconds()
+    for _ in range(num_batches):
+        batch = next(batches)
+    wall, owner, workers = (
+        (after - before) / (num_batches * config.batch_size)
+        for after, before in (
+            (time.perf_counter(), wall),
+            (time.process_time(), owner),
+            (_worker_seconds(), workers),
+        )
+    )
+    del batches  # ends the workers
+    parts, pillow = _parts(source, config)
+    total = owner + workers
+    parts["transport"] = total - sum(parts.values())
+    return {
+        "source": source.name,
+        "source_images": len(source),
+        "images": num_batches * config.batch_size,
+        "batch_size": config.batch_size,
+        "augment": data.augment,
+        "resize": data.resize,
+        "cores": os.cpu_count(),
+        "images_per_second_per_core": 1 / total,
+        "images_per_second": 1 / wall,
+        "seconds": total,
+        "worker_seconds": workers,
+        "owner_seconds": owner,
+        "part_seconds": parts,
+        "pillow_decode_seconds": pillow,
+        "device": jax.devices()[0].device_kind,
+        "transfer_wall_seconds": _transfer_seconds(batch) / config.batch_size,
+    }
+
+
+def _worker_seconds() -> float:
+    """Returns the CPU time of all child processes so far."""
+    times = [child.cpu_times() for child in psutil.Process().children()]
+    return sum(one.user + one.system for one in times)
+
+
+def _parts(source: Source | TfdsStream, config: ConfigDict) -> tuple[dict[str, float], float]:
+    """Returns the CPU time of each part of making an example, and of decoding it by Pillow alone.
+
+    The profiler's own time is taken out in proportion.
+    """
+    make_example = MakeExample(source.fetch, config)
+    out = make_example.blank()
+    located = list(_healthy(make_example, out, _located(source)))
+
+    def make_all():
+        for index, item in enumerate(located):
+            make_example(out, item, 0, index, True)
+
+    make_all()  # once before, so that files and code are warm
+    total = _cpu_seconds(make_all)
+    profile = cProfile.Profile(time.thread_time, builtins=False)
+    profile.runcall(make_all)
+    found = {entry.code: entry.totaltime for entry in profile.getstats()}
+    scale = total / found[make_all.__code__] / len(located)
+    # A partial's function; None where bytes or arrays are located, not paths.
+    read = getattr(getattr(source.fetch, "func", source.fetch), "__code__", None)
+    parts = {"read": scale * found.get(read, 0.0)}
+    for name, functions in _PARTS.items():
+        parts[name] = scale * sum(found.get(function.__code__, 0.0) for function in functions)
+    parts["other"] = total / len(located) - sum(parts.values())
+    fetched = [source.fetch(item) for item in located]
+    return parts, _cpu_seconds(lambda: [_decode_by_pillow(item) for item in fetched]) / len(located)
+
+
+def _located(source: Source | TfdsStream) -> list[Any]:
+    if isinstance(source, TfdsStream):
+        return [encoded for encoded, _ in source.standby]
+    return [source.locate(index)[0] for index in range(min(len(source), _EXAMPLES))]
+
+
+def _healthy(make_example: MakeExample, out: Sequence, located: Sequence[Any]) -> Iterator[Any]:
+    """Yields what is no bad image."""
+    for index, item in enumerate(located):
+        try:
+            make_example(out, item, 0, index, True)
+        except Exception:  # the pipeline has named it
+            continue
+        yield item
+
+
+def _decode_by_pillow(fetched: Any) -> None:
+    if isinstance(fetched, bytes):
+        Image.open(io.BytesIO(fetched)).convert("RGB")
+
+
+def _cpu_seconds(function: Callable[[], Any]) -> float:
+    start = time.thread_time()
+    function()
+    return time.thread_time() - start
+
+
+def _transfer_seconds(batch: dict[str, Any]) -> float:
+    """Returns the wall time of copying a batch to one device."""
+    seconds = []
+    for _ in range(_TRANSFERS):
+        start = time.perf_counter()
+        jax.block_until_ready(jax.device_put(batch))
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def table(report: dict[str, Any]) -> str:
+    """Returns the lines that show a report to people."""
+
+    def milliseconds(seconds):
+        return f"{1e3 * seconds:.3f} ms"
+
+    rows = [
+        ("config", " ".join([report["config"], *report["overrides"]])),
+        ("data", f"{report['source']}, {report['source_images']} images"),
+        ("timed", f"{report['images']} images in batches of {report['batch_size']}"),
+        ("views", f"augment={report['augment']}, resize={report['resize']}"),
+        ("speed of a core", f"{report['images_per_second_per_core']:.1f} images/s"),
+        ("speed", f"{report['images_per_second']:.1f} images/s, {report['cores']} cores"),
+        ("CPU an image", milliseconds(report["seconds"])),
+        *((f"  {name}", milliseconds(part)) for name, part in report["part_seconds"].items()),
+        ("Pillow's decoding", milliseconds(report["pillow_decode_seconds"]) + " an image, alone"),
+        (
+            "to the device",
+            f"{milliseconds(report['transfer_wall_seconds'])} an image, {report['device']}",
+        ),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:{width}}  {value}" for name, value in rows)

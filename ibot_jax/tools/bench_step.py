@@ -1,0 +1,258 @@
+"""Times the training step on made-up batches, and counts its memory and arithmetic.
+
+The step is the one that `ibot_jax.main` runs, compiled ahead of time. Batches lie on the devices
+already, so that nothing but the step is measured; they share their views, but not their masks.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import statistics
+import time
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from ibot_jax import models, sharding
+from ibot_jax.colors import COLUMNS, JITTER, Color
+from ibot_jax.command_line import add_config_argument, parse_config
+from ibot_jax.config import make_plan
+from ibot_jax.config_check import check_config, check_devices
+from ibot_jax.data.masks import draw_mask
+from ibot_jax.errors import UserError
+from ibot_jax.step import TrainState, make_init, make_train_step
+from ibot_jax.tools import flops
+from ibot_jax.tools.peak import device_peak
+from ibot_jax.tools.step_table import table
+
+_BATCHES = 4  # different ones, taken in turns
+_TRACED_STEPS = 3
+_STEPS_PER_EPOCH = 1000  # of the plan that the schedules need; no speed depends on it
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this command."""
+    add_config_argument(parser)
+    parser.add_argument("--batch", type=int, help="images a step, instead of the config's")
+    parser.add_argument("--steps", type=int, default=10, help="steps to time (default: 10)")
+    parser.add_argument(
+        "--trace", metavar="DIR", help=f"also write a profiler's trace of {_TRACED_STEPS} steps"
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns its exit status."""
+    config = parse_config(["bench", f"--config={args.config}", *args.overrides], flags.FlagValues())
+    if args.batch is not None:
+        config.batch_size = args.batch
+    config.knn.every = ""  # nothing is evaluated, nor checked for it
+    check_config(config)
+    if args.steps < 1:
+        raise UserError(f"--steps={args.steps} is less than one step")
+    if config.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    mesh = sharding.make_mesh()
+    check_devices(config, mesh.size)
+    _open_outputs(args)
+
+    report = {"config": args.config, "overrides": args.overrides}
+    try:
+        report |= measure(config, mesh, steps=args.steps, trace=args.trace)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"batch_size={config.batch_size} does not fit the devices' memory; use a smaller "
+            "--batch, --config.grad_accum_steps above 1 or --config.model.remat=blocks"
+        ) from error
+    print(table(report))
+    if args.json:
+        pathlib.Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
+    return 0 if report["finite"] else 1
+
+
+def _open_outputs(args: argparse.Namespace) -> None:
+    """Makes what is written to in the end, while a mistake costs nothing yet."""
+    try:
+        if args.trace:
+            pathlib.Path(args.trace).mkdir(parents=True, exist_ok=True)
+        if args.json:
+            pathlib.Path(args.json).touch()
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be written: {error.strerror}") from None
+
+
+def make_views(config: ConfigDict, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draws a batch as the pipeline would deliver it, but for its masks.
+
+    Args:
+      config: of the run.
+      rng: where the randomness comes from.
+
+    Returns:
+      `global_views` [B, G, H, W, C] and `local_views` [B, L, H', W', C], uint8; and with
+      `data.augment="device"` `global_colors` [B, G, 12] and `local_colors` [B, L, 12], float32.
+    """
+    data, batch = config.data, {}
+    for kind in ("global", "local"):
+        shape = (config.batch_size, data[f"{kind}_views"])
+        pixels = (*shape, *data[f"{kind}_size"], data.channels)
+        batch[f"{kind}_views"] = rng.integers(0, 256, pixels, dtype=np.uint8)
+        if data.augment == "device":
+            batch[f"{kind}_colors"] = _draw_colors(rng, shape, data.blur_radius)
+    return batch
+
+
+def _draw_colors(
+    rng: np.random.Generator, shape: tuple[int, int], blur_radius: tuple[float, float]
+) -> np.ndarray:
+    """Draws colours, [*shape, 12]; any will do, since every view goes through every operation."""
+    rows = [
+        Color(
+            flip=True,
+            jitter=tuple((JITTER[i], rng.random()) for i in rng.permutation(len(JITTER))),
+            gray=False,
+            blur_radius=rng.uniform(*blur_radius),
+            solarize=True,
+        ).row()
+        for _ in range(math.prod(shape))
+    ]
+    return np.array(rows, np.float32).reshape(*shape, len(COLUMNS))
+
+
+def draw_masks(config: ConfigDict, rng: np.random.Generator) -> np.ndarray:
+    """Draws a batch's masks, [B, G, h, w] bool."""
+    masks, grid = config.masks, models.patch_grid(config)
+    shape = (config.batch_size, config.data.global_views)
+    drawn = [
+        draw_mask(rng, masks.kind, grid, masks.ratios, masks.variances)
+        for _ in range(math.prod(shape))
+    ]
+    return np.stack(drawn).reshape(*shape, *grid)
+
+
+def measure(
+    config: ConfigDict, mesh: jax.sharding.Mesh, *, steps: int, trace: str | None = None
+) -> dict:
+    """Compiles and times the step.
+
+    Args:
+      config: checked.
+      mesh: the devices.
+      steps: how many to time.
+      trace: folder for a profiler's trace, or None.
+
+    Returns:
+      What was found, as JSON has it: times in seconds, sizes in bytes and for each device, FLOPs
+      as such.
+    """
+    rng = np.random.default_rng(config.seed)
+    views = sharding.to_global(make_views(config, rng), mesh)
+    masks = [draw_masks(config, rng) for _ in range(_BATCHES)]
+    batches = [views | sharding.to_global({"masks": drawn}, mesh) for drawn in masks]
+    plan = make_plan(config, _STEPS_PER_EPOCH * config.batch_size)
+    layout = sharding.replicated(mesh)
+    key = jax.device_put(jax.random.key(config.seed), layout)
+    state = jax.jit(make_init(config, plan), out_shardings=layout)(key)
+    parameters = {name: _size(tree) for name, tree in state.params.items()}
+
+    train_step = jax.jit(
+        make_train_step(config, plan, mesh), donate_argnums=0, out_shardings=layout
+    )
+    start = time.perf_counter()
+    lowered = train_step.lower(state, batches[0], key)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    compiled_at = time.perf_counter()
+
+    state, metrics, seconds = _time(compiled, state, batches, key, steps)
+    if trace:
+        with jax.profiler.trace(trace):
+            for batch in batches[:_TRACED_STEPS]:
+                state, metrics = compiled(state, batch, key)
+            jax.block_until_ready(metrics)
+    return {
+        "device": mesh.devices.flat[0].device_kind,
+        "devices": mesh.size,
+        "jax": jax.__version__,
+        "dtype": config.dtype,
+        "batch_size": config.batch_size,
+        "parameters": parameters,
+        "trace_seconds": traced - start,
+        "compile_seconds": compiled_at - traced,
+        "step_seconds": seconds,
+        **_speed(config, mesh, compiled, statistics.median(seconds)),
+        "memory_bytes": _memory(compiled, mesh),
+        "masked_tokens_per_image": {
+            "expected": config.data.global_views * flops.expected_masked(config),
+            "drawn": float(np.sum(masks) / len(masks) / config.batch_size),
+        },
+        "loss": float(metrics["loss"]) if metrics["finite"] else None,
+        "finite": bool(metrics["finite"]),
+    }
+
+
+def _size(tree: dict) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _time(
+    compiled: jax.stages.Compiled, state: TrainState, batches: list, key: jax.Array, steps: int
+) -> tuple[TrainState, dict, list[float]]:
+    """Runs steps back to back; returns state and metrics of the last, and seconds of each.
+
+    The next step is always under way before the end of one is awaited, as in training. A step's
+    time runs from the end of the one before; the first has none, and warms up.
+    """
+    ends, previous = [], None
+    for number in range(steps + 2):
+        state, metrics = compiled(state, batches[number % len(batches)], key)
+        if previous is not None:
+            jax.block_until_ready(previous)
+            ends.append(time.perf_counter())
+        previous = metrics
+    jax.block_until_ready(previous)
+    return state, metrics, np.diff(ends).tolist()
+
+
+def _speed(
+    config: ConfigDict, mesh: jax.sharding.Mesh, compiled: jax.stages.Compiled, seconds: float
+) -> dict:
+    """Relates the time of a step to the work in it."""
+    by_part = flops.step_flops(config)
+    model = flops.total(by_part)
+    # Of one device's program. XLA counts the body of a loop once, and custom calls not at all.
+    compiler = compiled.cost_analysis()["flops"] * mesh.size / config.batch_size
+    per_device = config.batch_size / seconds / mesh.size
+    peak = device_peak(mesh, models.compute_dtype(config))
+    return {
+        "images_per_second": config.batch_size / seconds,
+        "images_per_second_per_device": per_device,
+        "model_flops_per_image": by_part,
+        "model_flops_per_image_total": model,
+        "compiler_flops_per_image": compiler,
+        "compiler_to_model_flops": compiler / model,
+        "model_flops_per_second_per_device": per_device * model,
+        "peak_flops_per_second": peak.flops_per_second,
+        "peak": peak.name,
+        "mfu": per_device * model / peak.flops_per_second,
+    }
+
+
+def _memory(compiled: jax.stages.Compiled, mesh: jax.sharding.Mesh) -> dict[str, int]:
+    """Returns what the program needs by the compiler's account, and what was in use at most."""
+    planned = compiled.memory_analysis()
+    memory = {
+        "arguments": planned.argument_size_in_bytes,
+        "outputs": planned.output_size_in_bytes,
+        "aliased": planned.alias_size_in_bytes,  # outputs in place of arguments, counted in both
+        "temporaries": planned.temp_size_in_bytes,
+    }
+    memory["total"] = memory["arguments"] + memory["outputs"] - memory["aliased"]
+    memory["total"] += memory["temporaries"]
+    in_use = mesh.devices.flat[0].memory_stats()  # None on CPU
+    return memory | ({"peak_in_use": in_use["peak_bytes_in_use"]} if in_use else {})

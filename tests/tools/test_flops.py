@@ -1,0 +1,154 @@
+"""The analytic FLOPs against published ones, and against the products that the step contains."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import tiny_batch, tiny_config, tiny_plan
+
+from ibot_jax import config as configs
+from ibot_jax import models, objective, sharding
+from ibot_jax import step as steps
+from ibot_jax.data.masks import draw_mask
+from ibot_jax.tools import flops
+
+
+def products(jaxpr) -> int:
+    """Counts the FLOPs of all matrix products in a program, each while loop running once."""
+    count = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            summed = math.prod(left[axis] for axis in contracted)
+            count += 2 * summed * math.prod(equation.outvars[0].aval.shape)
+        for value in jax.tree.leaves(list(equation.params.values())):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                count += products(inner) * equation.params.get("length", 1)
+    return count
+
+
+def tiny(**overrides):
+    """Returns a tiny config whose masks fill their slots, and whose positions need no products."""
+    settings = dict(
+        masks__ratios=(0.5,), masks__variances=(0.0,), data__local_size=(16, 16), model__depth=3
+    )
+    return tiny_config(**(settings | overrides))
+
+
+@pytest.mark.parametrize(("size", "published"), [("small", 4.6), ("base", 17.5), ("large", 61.6)])
+def test_a_forward_pass_takes_the_published_multiplications(size, published):
+    """G multiply-adds at 224 pixels: of DeiT's table for S and B, of timm's for L."""
+    config = configs.get_config()
+    config.model.update(configs.VIT_SIZES[size])
+    forward = sum(flops.backbone_flops(config, (224, 224)).values())
+    assert forward / 2e9 == pytest.approx(published, rel=0.01)
+
+
+def test_kinds_by_hand():
+    """Two blocks of width 16 on 16 patches of 4 x 4 x 3 values; a head of 24, 8, 12."""
+    config = tiny_config()
+    assert flops.backbone_flops(config, (16, 16)) == {
+        "patch_embedding": 2 * 16 * 48 * 16,
+        "linear": 2 * 17 * 2 * (16 * 48 + 16 * 16 + 16 * 64 + 64 * 16),
+        "attention": 2 * 2 * 2 * 17 * 17 * 16,
+    }
+    assert flops.head_flops(config, mlp=5, classes=3, patches=2) == {
+        "mlp": 5 * 2 * (16 * 24 + 24 * 24 + 24 * 8),
+        "last_layer": 5 * 2 * 8 * 12,
+    }
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 24), (8, 8)])
+def test_a_backbones_products_are_counted(size):
+    config = tiny_config(data__global_size=size)
+    backbone = models.build_backbone(config)
+    images = jnp.zeros((1, *size, 3))
+    variables = backbone.init(jax.random.key(0), images)
+
+    def loss(variables):
+        return backbone.apply(variables, images).sum()
+
+    forward = flops.backbone_flops(config, size)
+    assert products(jax.make_jaxpr(loss)(variables).jaxpr) == sum(forward.values())
+    trained = 3 * sum(forward.values()) - forward["patch_embedding"]
+    assert products(jax.make_jaxpr(jax.grad(loss))(variables).jaxpr) == trained
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"data__local_views": 0},
+        {"data__local_views": 5, "data__global_views": 3, "batch_size": 16},
+        {"data__global_size": (16, 24), "data__local_size": (16, 24), "masks__ratios": (0.5, 0.5)},
+        {"head__hidden_dim": 100, "head__bottleneck_dim": 40, "model__mlp_ratio": 2.5},
+        {"head__prototypes": 500, "head__patch_prototypes": 500},
+        {
+            "head__prototypes": 300,
+            "head__patch_prototypes": 90,
+            "head__shared": False,
+            "head__shared_teacher": False,
+        },
+        {"model__scan_blocks": True},
+    ],
+)
+def test_a_steps_products_are_counted(overrides):
+    if "masks__ratios" in overrides:
+        overrides = overrides | {"masks__variances": (0.0, 0.0)}
+    config = tiny(**overrides)
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    state = jax.eval_shape(steps.make_init(config, tiny_plan(config)), jax.random.key(0))
+    temps = {"class": jnp.float32(0.04), "patch": jnp.float32(0.04)}
+    batch = jax.tree.map(jnp.asarray, tiny_batch(config))
+    gradient = jax.value_and_grad(objective.make_losses(config, mesh), has_aux=True)
+    program = jax.make_jaxpr(gradient)(
+        state.params, steps.teacher_params(state), state.centers, temps, batch, None
+    )
+    counted = flops.total(flops.step_flops(config)) * config.batch_size
+    # What is not the model's: the mean outputs for the centers, the class loss of all pairs of
+    # views with its gradient, and sums over the batch.
+    head, data = config.head, config.data
+    means = 2 * head.bottleneck_dim * (head.prototypes + head.patch_prototypes)
+    pairs = config.batch_size * data.global_views * (data.global_views + data.local_views)
+    sums = products(program.jaxpr) - counted - means - 2 * 2 * pairs * head.prototypes
+    assert 0 <= sums < 3e-4 * counted
+
+
+@pytest.mark.parametrize(
+    ("ratios", "variances"), [((0.0, 0.3), (0.0, 0.2)), ((0.25,), (0.0,)), ((0.1, 0.5), (0.0, 0.1))]
+)
+@pytest.mark.parametrize(("kind", "shortfall"), [("random", 0.5), ("block", 3.0)])
+def test_masks_have_the_expected_number_of_tokens(kind, shortfall, ratios, variances):
+    config = configs.get_config()
+    config.masks.update(kind=kind, ratios=ratios, variances=variances)
+    rng = np.random.default_rng(0)
+    counts = [draw_mask(rng, kind, (14, 14), ratios, variances).sum() for _ in range(4000)]
+    error = 4 * np.std(counts) / math.sqrt(len(counts))
+    expected = flops.expected_masked(config)
+    assert expected - shortfall - error <= np.mean(counts) <= expected + error
+
+
+@pytest.mark.slow
+def test_the_compilers_count_of_a_vit_s_step_is_close():
+    """XLA counts elementwise operations, too; its loop over masked tokens runs once here."""
+    config = configs.get_config()
+    config.batch_size, config.dtype = 4, "float32"
+    config.model.depth = 3
+    config.masks.update(ratios=(56 / 196,), variances=(0.0,))  # 448 tokens of 8 views: 7 x 64
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    plan = configs.make_plan(config, 1000 * config.batch_size)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(steps.make_init(config, plan), key)
+    batch = {
+        "global_views": jax.ShapeDtypeStruct((4, 2, 224, 224, 3), jnp.uint8),
+        "local_views": jax.ShapeDtypeStruct((4, 10, 96, 96, 3), jnp.uint8),
+        "masks": jax.ShapeDtypeStruct((4, 2, 14, 14), bool),
+    }
+    train_step = jax.jit(steps.make_train_step(config, plan, mesh), donate_argnums=0)
+    compiled = train_step.lower(state, batch, key).compile()
+    counted = 4 * flops.total(flops.step_flops(config))
+    assert counted <= compiled.cost_analysis()["flops"] <= 1.08 * counted

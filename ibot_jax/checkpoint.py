@@ -9,6 +9,8 @@ A checkpoint holds its parts side by side, so that whoever needs one reads no ot
     checkpoints/STEP/metrics    {"knn_top1": percent}, where k-NN was evaluated at this step
 """
 
+import concurrent.futures
+import logging
 from typing import Any
 
 import jax
@@ -17,10 +19,16 @@ import optax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from ibot_jax.errors import TrainingError, UserError
+from ibot_jax.agreement import same_end, wait_for_all
+from ibot_jax.errors import SaveError, UserError
+from ibot_jax.saved import complete_steps
 from ibot_jax.step import TrainState, teacher_params
+from ibot_jax.workdir import absolute_path
 
 _WEIGHTS = ("student", "teacher", "centers")
+_PARTS = (*_WEIGHTS, "optimizer")
+
+_log = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -32,13 +40,22 @@ class Checkpoints:
     def __init__(self, workdir: epath.Path, *, keep: int):
         """Opens the folder; what an interrupted save left there is removed.
 
+        A checkpoint that lacks files, say by an interrupted copy, is renamed and named in the log.
+
         Args:
           workdir: of the run.
           keep: how many of the latest to keep; the best by k-NN stays besides.
         """
+        folder = workdir / "checkpoints"
+        with same_end():
+            if jax.process_index() == 0:
+                _set_incomplete_aside(folder)
+        self._waiter = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        self._saved = concurrent.futures.Future()  # of the save in the background
+        self._saved.set_result(None)
         policies = ocp.checkpoint_managers
         self._manager = ocp.CheckpointManager(
-            workdir / "checkpoints",
+            folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(
                     [
@@ -72,7 +89,7 @@ class Checkpoints:
           knn_top1: percent, if evaluated at this step.
 
         Raises:
-          TrainingError: if this or an earlier save failed.
+          SaveError: if this or an earlier save failed.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -85,6 +102,16 @@ class Checkpoints:
                 step, args=ocp.args.Composite(**args), metrics=metrics, force=True
             )
         )
+        self._saved = self._waiter.submit(self._manager.wait_until_finished)
+
+    def check(self) -> None:
+        """Looks after the save in the background, without waiting for it.
+
+        Raises:
+          SaveError: if it failed.
+        """
+        if self._saved.done():
+            self._guard(self._saved.result)
 
     def restore(self, like: TrainState) -> TrainState:
         """Restores the latest checkpoint.
@@ -104,23 +131,29 @@ class Checkpoints:
         return _join(self._manager.restore(step, args=ocp.args.Composite(**args)))
 
     def wait(self) -> None:
-        """Waits until all is written.
+        """Waits until all processes have written all.
 
         Raises:
-          TrainingError: if a save failed.
+          SaveError: on all of them, if a save failed on one.
         """
-        self._guard(self._manager.wait_until_finished)
+
+        def done() -> bool:
+            self.check()
+            return self._saved.done()
+
+        wait_for_all(done)
 
     def close(self) -> None:
         """Waits, as `wait` does, and frees what the manager holds."""
+        self.wait()
+        self._waiter.shutdown()
         self._guard(self._manager.close)
 
     def _guard(self, action) -> None:
         try:
-            self._manager.check_for_errors()
             action()
         except Exception as error:  # Orbax passes on whatever its threads met
-            raise TrainingError(
+            raise SaveError(
                 f"a checkpoint could not be written to {self._manager.directory}: "
                 f"{' '.join(str(error).split()) or type(error).__name__}; the latest complete one "
                 f"is that of step {self._manager.latest_step()}"
@@ -151,6 +184,18 @@ def start_from(path: str, state: TrainState) -> TrainState:
         opt_state=optax.tree.set(state.opt_state, teacher=weights["teacher"]),
         centers=weights["centers"],
     )
+
+
+def _set_incomplete_aside(folder: epath.Path) -> None:
+    """Renames checkpoints that lack what is written last, which Orbax would take for complete."""
+    for entry in folder.iterdir() if folder.exists() else ():
+        written = [entry / "_CHECKPOINT_METADATA", *(entry / part / "_METADATA" for part in _PARTS)]
+        if entry.name.isdecimal() and not all(path.exists() for path in written):
+            aside = entry.with_name(f"{entry.name}.incomplete")
+            if aside.exists():
+                aside.rmtree()
+            entry.rename(aside)
+            _log.warning("%s is no complete checkpoint; it is now %s", entry, aside.name)
 
 
 def _quality(metrics: dict[str, float]) -> float:
@@ -185,14 +230,10 @@ def _join(parts: dict[str, Any]) -> TrainState:
 
 def _find_checkpoint(path: str) -> epath.Path:
     """Returns the folder of a checkpoint: `path`, or the latest one of the workdir `path`."""
-    given = epath.Path(path).expanduser()
-    if "://" not in path:
-        given = given.resolve()
+    given = absolute_path(path)
     for folder in (given / "checkpoints", given):
-        if folder.is_dir():
-            steps = [int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()]
-            if steps:
-                return folder / str(max(steps))
+        if steps := complete_steps(folder):
+            return folder / str(steps[-1])
     if all((given / name).is_dir() for name in _WEIGHTS):
         return given
     raise UserError(

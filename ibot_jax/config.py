@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.duration = "100 epochs"
     config.batch_size = 1024  # images a step, over all devices
+    config.grad_accum_steps = 1  # parts of a batch, one after the other: less memory, same update
     config.dtype = "bfloat16"  # of the forward and backward pass; "float32", "float64" for parity
     config.init_from = ""  # a workdir or checkpoint whose weights, heads included, start this run
 
@@ -43,6 +44,9 @@ def get_config() -> ConfigDict:
             patch_size=16,
             drop_path=0.1,  # stochastic depth of the last block; the first has 0
             layer_scale=0.0,  # initial LayerScale gain; 0 builds the blocks without it
+            attention="auto",  # "cudnn" (GPU, bfloat16), "xla", or the first where it can run
+            remat="none",  # kept for the backward pass: all; "dots", linear outputs; "blocks"
+            scan_blocks=False,  # compile one block, not all of them: quicker to start, deep models
         )
     )
     config.head = ConfigDict(
@@ -68,6 +72,7 @@ def get_config() -> ConfigDict:
             teacher_patch_temp=0.07,
             teacher_temp_warmup="30 epochs",
             center_momentum=0.9,
+            max_logits=2**27,  # tokens x prototypes at a time on a device: bounds memory, not K
         )
     )
     config.masks = ConfigDict(
@@ -120,6 +125,9 @@ def get_config() -> ConfigDict:
             solarize=(0.0, 0.2, 0.0),  # of the same three kinds of view
             max_bad_share=0.01,  # stop when more than this share of images cannot be read
             workers=0,  # processes that make views; 0 takes one for each core
+            augment="device",  # who changes colours: the accelerator, or the "host"
+            stall_seconds=300.0,  # of waiting for input or peers before a warning; 0 never warns
+            resize="simd",  # antialiased bicubic; "pillow" is slower, and the original's bytes
         )
     )
     config.knn = ConfigDict(

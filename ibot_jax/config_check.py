@@ -15,8 +15,12 @@ from ibot_jax.errors import UserError
 _CHOICES = {
     "dtype": ("bfloat16", "float32", "float64"),
     "head.act": ("gelu", "relu"),
+    "model.attention": ("auto", "cudnn", "xla"),
+    "model.remat": ("none", "dots", "blocks"),
     "masks.kind": ("block", "random"),
     "optim.name": ("adamw", "sgd", "lars"),
+    "data.augment": ("device", "host"),
+    "data.resize": ("simd", "pillow"),
 }
 _PAIRS = {
     "data": ("global_size", "local_size", "global_scale", "local_scale", "aspect", "blur_radius")
@@ -25,7 +29,7 @@ _WHOLE_NUMBERS = {"data": ("global_size", "local_size")}
 _VIEW_KINDS = {"data": ("blur", "solarize")}  # global view 1, other global views, local views
 # Ranges; of a key with several entries, each entry lies in it. "" are the keys of no section.
 _POSITIVE = {
-    "": ("batch_size",),
+    "": ("batch_size", "grad_accum_steps"),
     "model": ("width", "depth", "heads", "mlp_ratio", "patch_size"),
     "head": ("hidden_dim", "bottleneck_dim"),
     "loss": (
@@ -34,6 +38,7 @@ _POSITIVE = {
         "teacher_temp",
         "teacher_patch_temp_start",
         "teacher_patch_temp",
+        "max_logits",
     ),
     "optim": ("lr",),
     "data": ("channels", "global_views", "global_size", "std"),
@@ -46,7 +51,15 @@ _NOT_NEGATIVE = {
     "loss": ("class_weight", "patch_weight"),
     "masks": ("variances",),
     "optim": ("min_lr", "weight_decay", "weight_decay_end", "clip"),
-    "data": ("max_per_class", "local_views", "brightness", "contrast", "saturation", "workers"),
+    "data": (
+        "max_per_class",
+        "local_views",
+        "brightness",
+        "contrast",
+        "saturation",
+        "workers",
+        "stall_seconds",
+    ),
     "knn": ("max_train_per_class", "max_test_per_class"),
 }
 _SHARES = {
@@ -143,7 +156,7 @@ def check_plan(config: ConfigDict, plan: Plan) -> None:
 
 
 def check_devices(config: ConfigDict, num_devices: int) -> None:
-    """Checks that batches divide by the devices.
+    """Checks that batches divide by the devices, and their parts too.
 
     Raises:
       UserError: if one does not.
@@ -153,6 +166,9 @@ def check_devices(config: ConfigDict, num_devices: int) -> None:
         nearest = max(round(flat[key] / num_devices), 1) * num_devices
         problem = f"is not divisible by the {num_devices} devices; {nearest} is"
         _require(flat, key, flat[key] % num_devices == 0, problem)
+    rows = config.batch_size // num_devices
+    problem = f"does not divide the {rows} images of a batch on each device; use a number that does"
+    _require(flat, "grad_accum_steps", rows % config.grad_accum_steps == 0, problem)
 
 
 def _require(flat: dict[str, Any], key: str, holds: bool, problem: str) -> None:
@@ -216,6 +232,9 @@ def _check_model(flat: dict[str, Any]) -> None:
     problem = f"does not divide model.width={width}; use a number of heads that does"
     _require(flat, "model.heads", width % heads == 0, problem)
     _require(flat, "model.drop_path", 0 <= flat["model.drop_path"] < 1, "must be in [0, 1)")
+    possible = flat["model.attention"] != "cudnn" or flat["dtype"] == "bfloat16"
+    problem = f'needs dtype="bfloat16", not {flat["dtype"]!r}; use "auto"'
+    _require(flat, "model.attention", possible, problem)
     for key in ("head.prototypes", "head.patch_prototypes"):
         _require(flat, key, flat[key] >= 2, "must be at least 2")
     same = flat["head.prototypes"] == flat["head.patch_prototypes"]

@@ -11,5 +11,10 @@ class UserError(Exception):
 class TrainingError(Exception):
     """A run that cannot go on (a loss that is not finite, too many bad images); exit code 1.
 
-    The state is saved before it reaches the command line, which prints it as one line.
+    Unless it is a `SaveError`, the state is saved before it reaches the command line, which prints
+    it as one line.
     """
+
+
+class SaveError(TrainingError):
+    """What a run writes cannot be written; the state that was saved last is what it leaves."""

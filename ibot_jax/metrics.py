@@ -4,10 +4,12 @@ metrics.jsonl holds one JSON object a line. `step` counts the optimiser steps do
 has the metrics of that very step, no averages, so that an interrupted and resumed run writes the
 same lines as one that was not; an evaluation's line has `knn_top1` and `knn_top5`, in percent.
 Numbers that are not finite are null.
+
+A resumed run first removes the lines of steps that it is going to repeat. TensorBoard's files
+cannot be cut: repeated steps are in them twice, of which TensorBoard shows the later.
 """
 
 import contextlib
-import json
 import math
 import shutil
 import sys
@@ -22,19 +24,16 @@ from tqdm import tqdm
 
 import ibot_jax
 from ibot_jax.config import Plan
-from ibot_jax.data.tf import import_tensorflow
+from ibot_jax.json_lines import JsonLines, read_lines
+from ibot_jax.tensorboard import TensorBoard
 
+_FILE = "metrics.jsonl"
 _REFRESH_SECONDS = 1.0
 
 
 def read_rows(workdir: epath.Path) -> list[dict[str, Any]]:
     """Returns the lines of metrics.jsonl; those that a kill cut short are left out."""
-    path = workdir / "metrics.jsonl"
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
-    return rows
+    return read_lines(workdir / _FILE)
 
 
 class Reporter:
@@ -52,10 +51,8 @@ class Reporter:
         if not self._primary:
             return
         rows = [row for row in read_rows(workdir) if row["step"] <= start_step]
-        path = workdir / "metrics.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        self._file = path.open("a")
-        self._tensorboard = _tensorboard_writer(workdir / "tensorboard")
+        self._lines = JsonLines(workdir / _FILE, rows)
+        self._tensorboard = TensorBoard(workdir / "tensorboard")
         if sys.stderr.isatty():
             size = shutil.get_terminal_size()  # where tqdm finds none it would draw nothing
             self._bar = tqdm(
@@ -71,8 +68,9 @@ class Reporter:
     def say(self, *lines: str) -> None:
         """Prints lines."""
         if self._primary:
-            tqdm.write("\n".join(lines), file=sys.stdout)
-            sys.stdout.flush()
+            with contextlib.suppress(OSError):  # a full disk: `check` speaks of it where it matters
+                tqdm.write("\n".join(lines), file=sys.stdout)
+                sys.stdout.flush()
 
     def say_summary(self, prototypes: int) -> None:
         """Prints what metrics.jsonl says of a complete run: entropies and k-NN."""
@@ -133,9 +131,16 @@ class Reporter:
             self._since = (step, since + time.monotonic() - start)
 
     def flush(self) -> None:
-        """Hands to TensorBoard what is pending; call it when a checkpoint is saved."""
+        """Writes what is pending; call it before a checkpoint is saved."""
         if self._primary:
+            self._lines.flush()
             self._tensorboard.flush()
+
+    def check(self) -> None:
+        """Raises a SaveError if something could not be written."""
+        if self._primary:
+            self._lines.check()
+            self._tensorboard.check()
 
     def close(self) -> None:
         """Writes all and closes bar and files."""
@@ -144,7 +149,7 @@ class Reporter:
         if self._bar is not None:
             self._bar.close()
         self._tensorboard.close()
-        self._file.close()
+        self._lines.close()
 
     def _epoch(self, step: int) -> float:
         return step / self._plan.steps_per_epoch
@@ -158,10 +163,8 @@ class Reporter:
 
     def _write(self, step: int, row: Mapping[str, float]) -> None:
         values = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        line = {"step": step, "epoch": self._epoch(step), **values}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        self._tensorboard.write_scalars(step, row)
+        self._lines.write({"step": step, "epoch": self._epoch(step), **values})
+        self._tensorboard.write(step, row)
 
 
 def header(
@@ -217,14 +220,6 @@ def header(
     }
     title = f"ibot_jax {ibot_jax.__version__}, jax {jax.__version__}"
     return [title, *(f"  {name:<11}{text}" for name, text in rows.items())]
-
-
-def _tensorboard_writer(logdir: epath.Path):
-    # Here, for clu imports tensorflow, which takes seconds.
-    import_tensorflow()
-    from clu import metric_writers
-
-    return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(logdir)))
 
 
 def _state_of(metrics: Mapping[str, float], speed: float | None) -> str:

@@ -2,35 +2,38 @@
 
 import collections
 import contextlib
+import json
 import signal
 from collections.abc import Iterator
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from ibot_jax import sharding
+from ibot_jax.agreement import in_step, require_same, same_end
 from ibot_jax.checkpoint import Checkpoints, start_from
 from ibot_jax.collapse import collapse_signs
 from ibot_jax.config import Plan, make_plan
-from ibot_jax.config_check import check_devices, check_plan
+from ibot_jax.config_check import check_devices, check_plan, flatten
 from ibot_jax.data.pipeline import train_batches
 from ibot_jax.data.sources import open_source
-from ibot_jax.errors import TrainingError
+from ibot_jax.errors import SaveError, TrainingError
 from ibot_jax.evaluate import knn
 from ibot_jax.metrics import Reporter, header
+from ibot_jax.signals import caught_signals
 from ibot_jax.step import TrainState, make_feature_fn, make_init, make_train_step, teacher_params
-from ibot_jax.workdir import open_workdir
+from ibot_jax.watchdog import Watchdog
+from ibot_jax.workdir import open_workdir, require_shared
 
 # How many steps the host may run ahead of what it has looked at: enough to keep the device busy.
 _LAG = 2
-# Several processes agree this often on whether one of them has been told to stop.
-_AGREE_EVERY = 10
 
 
 def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = False) -> int:
     """Trains a model, or finishes the training that `workdir` holds.
+
+    All processes of the run call it alike, and it ends alike on all.
 
     Args:
       config: checked (`config_check.check_config`).
@@ -43,30 +46,43 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
 
     Raises:
       UserError: for what the user can mend, before anything compiles.
-      TrainingError: if the run cannot go on; its state is saved.
+      TrainingError: if the run cannot go on; its state is saved, unless saving is what failed.
     """
+    require_same(json.dumps(flatten(config)), "config")
     mesh = sharding.make_mesh()
     check_devices(config, mesh.size)
-    data = config.data
-    source = open_source(
-        data.source,
-        data.split,
-        data_dir=data.data_dir,
-        max_per_class=data.max_per_class,
-        channels=data.channels,
-    )
-    plan = make_plan(config, len(source))
-    check_plan(config, plan)
-    evaluation, neighbours = _open_evaluation(config, labelled=source.num_classes is not None)
-    folder = open_workdir(workdir, config, allow_config_change=allow_config_change)
+    watchdog = _make_watchdog(config.data.stall_seconds)
+    with same_end():
+        source = open_source(
+            config.data.source,
+            config.data.split,
+            data_dir=config.data.data_dir,
+            max_per_class=config.data.max_per_class,
+            channels=config.data.channels,
+        )
+        plan = make_plan(config, len(source))
+        check_plan(config, plan)
+        labelled = source.num_classes is not None
+        evaluation, neighbours = _open_evaluation(config, watchdog, labelled=labelled)
+        folder = open_workdir(workdir, config, allow_config_change=allow_config_change)
+    with same_end():
+        require_shared(folder)
 
+    checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
+    state, start = _first_state(config, plan, mesh, checkpoints)
+    start_step = int(state.step)
     with contextlib.ExitStack() as stack:
-        checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
-        stack.enter_context(contextlib.closing(checkpoints))
-        state, start = _first_state(config, plan, mesh, checkpoints)
-        start_step = int(state.step)
-        reporter = Reporter(folder, plan, start_step=start_step)
-        stack.enter_context(contextlib.closing(reporter))
+        with same_end():
+            reporter = Reporter(folder, plan, start_step=start_step)
+            stack.enter_context(contextlib.closing(reporter))
+            batches = train_batches(
+                source,
+                config,
+                plan,
+                start_step=start_step,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            )
         reporter.say(
             *header(
                 config,
@@ -79,17 +95,9 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
                 workdir=folder,
             )
         )
-        batches = train_batches(
-            source,
-            config,
-            plan,
-            start_step=start_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        loop = _Loop(config, plan, mesh, checkpoints, reporter, evaluation)
+        loop = _Loop(config, plan, mesh, checkpoints, reporter, evaluation, watchdog)
         signum = loop.run(state, batches)
-        checkpoints.wait()
+        checkpoints.close()
         if signum:
             reporter.say(
                 f"{signal.Signals(signum).name}: stopped and saved at step "
@@ -100,13 +108,21 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
     return 0
 
 
-def _open_evaluation(config: ConfigDict, *, labelled: bool) -> tuple[knn.Evaluation | None, str]:
+def _make_watchdog(seconds: float) -> Watchdog:
+    several = jax.process_count() > 1
+    name = f"process {jax.process_index()} of {jax.process_count()}" if several else "this process"
+    return Watchdog(seconds, name)
+
+
+def _open_evaluation(
+    config: ConfigDict, watchdog: Watchdog, *, labelled: bool
+) -> tuple[knn.Evaluation | None, str]:
     """Returns the k-NN evaluation, if there can be one, and what it is in words."""
     if not config.knn.every:
         return None, 'off, knn.every=""'
     if not labelled:
         return None, "off, the images have no labels"
-    evaluation = knn.Evaluation(config.data, config.knn)
+    evaluation = knn.Evaluation(config.data, config.knn, watchdog.waiting)
     return evaluation, f"k = {config.knn.k}, {evaluation.sizes}, every {config.knn.every}"
 
 
@@ -142,6 +158,7 @@ class _Loop:
         checkpoints: Checkpoints,
         reporter: Reporter,
         evaluation: knn.Evaluation | None,
+        watchdog: Watchdog,
     ):
         self._config = config
         self._plan = plan
@@ -149,6 +166,7 @@ class _Loop:
         self._checkpoints = checkpoints
         self._reporter = reporter
         self._evaluation = evaluation
+        self._watchdog = watchdog
         self._feature_fn = make_feature_fn(config)
         self._pending = collections.deque()  # (step, metrics on the device), not yet looked at
         self._save_every = plan.steps("checkpoint.every", config.checkpoint.every)
@@ -162,29 +180,43 @@ class _Loop:
         """Runs to the end of the batches, or to a signal, whose number it returns, else 0."""
         layout = sharding.replicated(self._mesh)
         train_step = jax.jit(
-            make_train_step(self._config, self._plan), donate_argnums=0, out_shardings=layout
+            make_train_step(self._config, self._plan, self._mesh),
+            donate_argnums=0,
+            out_shardings=layout,
         )
-        key = jax.device_put(jax.random.key(self._config.seed), layout)
+        # Computed, not put there: nothing can be put on the devices of other processes.
+        key = jax.jit(lambda: jax.random.key(self._config.seed), out_shardings=layout)()
         step = int(state.step)
-        with _caught_signals() as caught:
+
+        def check() -> int:
+            self._checkpoints.check()
+            self._reporter.check()
+            return caught[0] if caught else 0
+
+        def watch(what: str) -> contextlib.AbstractContextManager:
+            return self._watchdog.waiting(f"{what}; steps done: {step:,}")
+
+        with caught_signals() as caught:
             if self._knn_due(step) and (step == 0 or self._checkpoints.knn_top1(step) is None):
                 self._knn(step, state)
             try:
-                for batch in batches:
+                for batch, stop in in_step(batches, check, watch):
                     step += 1
                     state, metrics = train_step(state, sharding.to_global(batch, self._mesh), key)
                     self._look(step, metrics)
-                    stop = self._stop(caught, step)
-                    top1 = None
-                    if self._knn_due(step) and not stop:
-                        top1 = self._knn(step, state)
-                        stop = _agreed(caught)
+                    # A run that is told to stop has no time for it; the resumed one makes up.
+                    top1 = self._knn(step, state) if self._knn_due(step) and not stop else None
                     if self._save_due(step) or top1 is not None or stop:
                         self._save(state, top1)
                     if stop:
                         return stop
+            except SaveError:
+                raise
             except TrainingError:
-                self._checkpoints.save(state)
+                with contextlib.suppress(TrainingError):  # once not finite, a run remains so
+                    self._catch_up()
+                self._pending.clear()
+                self._save(state, None)
                 self._checkpoints.wait()
                 raise
         return 0
@@ -195,11 +227,6 @@ class _Loop:
 
     def _save_due(self, step: int) -> bool:
         return step % self._save_every == 0 or step == self._plan.total_steps
-
-    def _stop(self, caught: list[int], step: int) -> int:
-        """Returns the signal to act on after this step, or 0."""
-        due = jax.process_count() == 1 or step % _AGREE_EVERY == 0
-        return _agreed(caught) if due else 0
 
     def _knn(self, step: int, state: TrainState) -> float:
         """Evaluates, reports, and returns the top-1 accuracy in percent."""
@@ -213,9 +240,10 @@ class _Loop:
 
     def _save(self, state: TrainState, top1: float | None) -> None:
         self._catch_up()
-        with self._reporter.paused():
+        self._reporter.flush()  # before: the lines of a step that is saved are never lost
+        waiting = self._watchdog.waiting("storage: the save before, or that of another process")
+        with self._reporter.paused(), waiting:
             self._checkpoints.save(state, knn_top1=top1)
-        self._reporter.flush()
 
     def _look(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Queues a step's metrics, and looks at those of `_LAG` steps ago."""
@@ -229,7 +257,9 @@ class _Loop:
             self._look_at(*self._pending.popleft())
 
     def _look_at(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        if not metrics["finite"]:
+        with self._watchdog.waiting(f"step {step:,} to return: this or another host may be stuck"):
+            finite = bool(metrics["finite"])
+        if not finite:
             raise _not_finite(step, metrics)
         self._reporter.step_done(step, metrics)
         if step % self._log_every and step != self._plan.total_steps:
@@ -251,29 +281,3 @@ def _not_finite(step: int, metrics: dict[str, jax.Array]) -> TrainingError:
         "optim.warmup, a lower optim.lr, a smaller optim.clip, dtype=float32; "
         "--allow_config_change goes on from here with another config"
     )
-
-
-@contextlib.contextmanager
-def _caught_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM; the second one of a kind kills at once."""
-    caught = []
-
-    def handler(signum, frame):
-        del frame
-        caught.append(signum)
-        signal.signal(signum, signal.SIG_DFL)
-
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
-
-
-def _agreed(caught: list[int]) -> int:
-    """Returns the same signal, or 0, on all processes, which must all call it at the same step."""
-    own = caught[0] if caught else 0
-    if jax.process_count() == 1:
-        return own
-    return int(multihost_utils.process_allgather(np.int32(own)).max())

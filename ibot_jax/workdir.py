@@ -11,6 +11,7 @@ All but the checkpoints is written by the first process alone.
 import json
 import os
 import secrets
+import time
 from typing import Any
 
 import jax
@@ -28,10 +29,17 @@ FREE_KEYS = (
     "knn.",
     "data.data_dir",
     "data.max_bad_share",
+    "data.stall_seconds",
     "data.workers",
 )
 
 _CONFIG = "config.json"
+_VISIBLE_SECONDS = 60  # network file systems may remember for so long that a file was absent
+
+
+def absolute_path(path: str) -> epath.Path:
+    """Returns a path that a user gives, local or any that etils.epath takes, as absolute."""
+    return epath.Path(path if "://" in path else os.path.abspath(os.path.expanduser(path)))
 
 
 def open_workdir(path: str, config: ConfigDict, *, allow_config_change: bool) -> epath.Path:
@@ -48,10 +56,10 @@ def open_workdir(path: str, config: ConfigDict, *, allow_config_change: bool) ->
     Raises:
       UserError: if the folder cannot be written, or belongs to a run with another config.
     """
-    workdir = epath.Path(path if "://" in path else os.path.abspath(path))
+    workdir = absolute_path(path)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        recorded = _read_config(workdir)
+        recorded = read_config(workdir)
         changes = [] if recorded is None else differences(recorded, config)
         if changes and not allow_config_change:
             listed = "; ".join(f"{key} was {was}, now {now}" for key, was, now in changes)
@@ -64,12 +72,32 @@ def open_workdir(path: str, config: ConfigDict, *, allow_config_change: bool) ->
             temporary = workdir / f".{_CONFIG}.{secrets.token_hex(4)}"
             temporary.write_text(json.dumps(flatten(config), indent=2) + "\n")
             temporary.replace(workdir / _CONFIG)
+            if (workdir / "checkpoints").exists():  # it may be someone else's
+                probe = workdir / "checkpoints" / temporary.name
+                probe.touch()
+                probe.unlink()
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(
             f"--workdir={path} cannot be written ({reason}); choose another folder"
         ) from error
     return workdir
+
+
+def require_shared(workdir: epath.Path) -> None:
+    """Waits until this process sees what the first one has written to the workdir.
+
+    Raises:
+      UserError: if it never does.
+    """
+    deadline = time.monotonic() + _VISIBLE_SECONDS
+    while not (workdir / _CONFIG).exists():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"--workdir={workdir} is not the same folder on all hosts; choose one on storage "
+                "that they share"
+            )
+        time.sleep(1)
 
 
 def differences(recorded: dict[str, Any], config: ConfigDict) -> list[tuple[str, str, str]]:
@@ -96,7 +124,12 @@ def differences(recorded: dict[str, Any], config: ConfigDict) -> list[tuple[str,
     return changes
 
 
-def _read_config(workdir: epath.Path) -> dict[str, Any] | None:
+def read_config(workdir: epath.Path) -> dict[str, Any] | None:
+    """Returns the config of the run in a folder, {"optim.lr": 0.001, ...}; None if there is none.
+
+    Raises:
+      UserError: if the file is damaged.
+    """
     path = workdir / _CONFIG
     if not path.exists():
         return None

@@ -1,18 +1,20 @@
 """Checkpoints: exact, resumable, the latest and the best kept, usable as a start."""
 
-import contextlib
-import resource
-import signal
+import concurrent.futures
+import errno
+import os
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from disk import full_disk
 from etils import epath
 from tiny import tiny_batch, tiny_config, tiny_plan
 
 from ibot_jax import sharding
 from ibot_jax.checkpoint import Checkpoints, start_from
-from ibot_jax.errors import TrainingError, UserError
+from ibot_jax.errors import SaveError, UserError
 from ibot_jax.step import make_init, make_train_step, teacher_params
 
 
@@ -49,7 +51,9 @@ def assert_equal(tree, other):
 def test_a_restored_state_is_the_saved_one_though_the_next_step_took_its_buffers(workdir):
     """Saving is asynchronous, and the step that follows donates the state."""
     config = tiny_config()
-    step = jax.jit(make_train_step(config, tiny_plan(config)), donate_argnums=0)
+    step = jax.jit(
+        make_train_step(config, tiny_plan(config), sharding.make_mesh()), donate_argnums=0
+    )
     batch = sharding.to_global(tiny_batch(config), sharding.make_mesh())
     key = jax.random.key(0)
     state, _ = step(first_state(config), batch, key)
@@ -119,17 +123,55 @@ def test_what_a_killed_save_left_behind_is_no_checkpoint(workdir):
     assert Checkpoints(workdir, keep=3).latest_step() == 8
 
 
-@contextlib.contextmanager
-def full_disk():
-    """Lets no file grow beyond 2,000 bytes; only within, for pytest's own log is a file, too."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+@pytest.mark.parametrize("lost", ["_CHECKPOINT_METADATA", "teacher/_METADATA", "everything"])
+def test_a_checkpoint_that_lacks_files_is_set_aside(workdir, caplog, lost):
+    """As an interrupted copy leaves it; its step can then be saved again."""
+    state = first_state(tiny_config())
+    checkpoints = Checkpoints(workdir, keep=3)
+    checkpoints.save(at_step(state, 4))
+    checkpoints.save(at_step(state, 8))
+    checkpoints.close()
+    if lost == "everything":
+        (workdir / "checkpoints/8").rmtree()
+        (workdir / "checkpoints/8").mkdir()
+    else:
+        (workdir / "checkpoints/8" / lost).unlink()
+    reopened = Checkpoints(workdir, keep=3)
+    assert reopened.latest_step() == 4
+    assert int(reopened.restore(abstract(state)).step) == 4
+    assert "8 is no complete checkpoint; it is now 8.incomplete" in caplog.text
+    reopened.save(at_step(state, 8))
+    reopened.close()
+    assert Checkpoints(workdir, keep=3).latest_step() == 8
+
+
+def test_an_error_before_the_save_goes_to_the_background_is_reported(workdir, monkeypatch):
+    state = first_state(tiny_config())
+    checkpoints = Checkpoints(workdir, keep=3)
+    checkpoints.save(at_step(state, 1))
+    checkpoints.wait()
+
+    def save(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", save)
+    with pytest.raises(SaveError, match=r"No space left on device; the latest complete .* step 1$"):
+        checkpoints.save(at_step(state, 2))
+    assert Checkpoints(workdir, keep=3).latest_step() == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_failed_save_is_found_while_the_run_goes_on(workdir):
+    state = first_state(tiny_config())
+    checkpoints = Checkpoints(workdir, keep=3)
+    checkpoints.save(at_step(state, 1))
+    checkpoints.wait()
+    with full_disk():
+        checkpoints.save(at_step(state, 2))
+        concurrent.futures.wait([checkpoints._saved])
+    with pytest.raises(SaveError, match="too large"):
+        checkpoints.check()
+    assert Checkpoints(workdir, keep=3).latest_step() == 1
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -139,7 +181,7 @@ def test_a_save_that_fails_in_the_background_is_reported(workdir):
     checkpoints.save(at_step(state, 1))
     checkpoints.wait()
     message = r"too large.* the latest complete one is .* step 1"
-    with full_disk(), pytest.raises(TrainingError, match=message):
+    with full_disk(), pytest.raises(SaveError, match=message):
         save_and_wait(checkpoints, at_step(state, 2))
 
 

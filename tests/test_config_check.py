@@ -55,6 +55,8 @@ MISTAKES = {
     "blur with two entries": (dict(data__blur=(1.0, 0.5)), r"data\.blur=\(1\.0, 0\.5\) .*three"),
     "dtype": (dict(dtype="float16"), r"dtype='float16' .*bfloat16 or float32 or float64"),
     "optimiser": (dict(optim__name="adam"), r"optim\.name='adam' .*adamw or sgd or lars"),
+    "who changes colours": (dict(data__augment="gpu"), r"data\.augment='gpu' .*device or host"),
+    "resizing": (dict(data__resize="area"), r"data\.resize='area' .*simd or pillow"),
     "activation": (dict(head__act="silu"), r"head\.act='silu' .*gelu or relu"),
     "temperature": (dict(loss__teacher_temp=0.0), r"loss\.teacher_temp=0\.0 must be above 0"),
     "batch": (dict(batch_size=0), r"batch_size=0 must be above 0"),
@@ -62,6 +64,15 @@ MISTAKES = {
     "momentum": (dict(teacher_momentum=1.5), r"teacher_momentum=1\.5 must lie between 0 and 1"),
     "probability": (dict(data__flip=2.0), r"data\.flip=2\.0 must lie between 0 and 1"),
     "one bad entry of several": (dict(data__blur=(1.0, 0.1, -0.5)), r"data\.blur=.* between 0"),
+    "attention": (
+        dict(model__attention="flash"),
+        r"model\.attention='flash' .*auto or cudnn or xla",
+    ),
+    "fused attention in float32": (
+        dict(model__attention="cudnn", dtype="float32"),
+        r"model\.attention='cudnn' needs dtype=\"bfloat16\", not 'float32'",
+    ),
+    "rematerialisation": (dict(model__remat="all"), r"model\.remat='all' .*none or dots or blocks"),
     "drop path": (dict(model__drop_path=1.0), r"model\.drop_path=1\.0"),
     "scale the wrong way round": (dict(data__global_scale=(1.0, 0.25)), r"data\.global_scale"),
     "scale past the image": (dict(data__local_scale=(0.5, 1.5)), r"data\.local_scale.*whole image"),
@@ -163,6 +174,11 @@ def test_batches_divide_by_the_devices():
     config_check.check_devices(config, 8)
     with pytest.raises(UserError, match="batch_size=24 is not divisible by the 16 devices; 32 is"):
         config_check.check_devices(config, 16)
-    config.batch_size, config.knn.batch_size = 32, 20
+    config.grad_accum_steps = 2
+    with pytest.raises(UserError, match="grad_accum_steps=2 does not divide the 3 images of a bat"):
+        config_check.check_devices(config, 8)
+    config.grad_accum_steps = 3
+    config_check.check_devices(config, 8)
+    config.batch_size, config.grad_accum_steps, config.knn.batch_size = 32, 1, 20
     with pytest.raises(UserError, match=r"knn\.batch_size=20 is not divisible by the 8 devices"):
         config_check.check_devices(config, 8)

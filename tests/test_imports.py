@@ -10,15 +10,27 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module may import from layers below its own, and from its own.
 LAYERS = [
     {"errors"},
-    {"config"},
-    {"losses", "optimizer", "models", "sharding", "forward"},
+    {"config", "colors"},
+    {"losses", "optimizer", "models", "sharding", "forward", "augment", "chunked", "objective"},
     {"step", "data", "convert"},
-    {"checkpoint", "metrics", "workdir", "config_check", "collapse"},
+    {"watchdog", "signals", "json_lines", "tensorboard"},
+    {"agreement", "distributed"},
+    {"checkpoint", "saved", "metrics", "workdir", "config_check", "collapse", "command_line"},
     {"evaluate"},
     {"pretrain"},
-    {"main", "tools"},
+    {"main", "export", "tools"},
 ]
-PURE = {"losses", "optimizer", "models", "sharding", "forward", "step"}
+PURE = {
+    "losses",
+    "optimizer",
+    "models",
+    "sharding",
+    "forward",
+    "augment",
+    "chunked",
+    "objective",
+    "step",
+}
 IMPURE_LIBRARIES = {"tensorflow", "tensorflow_datasets", "absl", "clu", "os", "pathlib", "etils"}
 
 

@@ -87,11 +87,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(
     """The patch temperature is 0.04, 0.0475, 0.055, ...; past 0.05 the term is NaN."""
     make_losses = step.make_losses
 
-    def make_broken_losses(config):
-        loss_fn = make_losses(config)
+    def make_broken_losses(config, mesh):
+        loss_fn = make_losses(config, mesh)
 
-        def broken(params, teacher, centers, temps, batch, rng):
-            loss, (metrics, means) = loss_fn(params, teacher, centers, temps, batch, rng)
+        def broken(params, teacher, centers, temps, *args):
+            loss, (metrics, means) = loss_fn(params, teacher, centers, temps, *args)
             good = metrics[f"{term}_loss"]
             bad = jnp.where(temps["patch"] > 0.05, jnp.nan, good)
             return loss + bad - good, (metrics | {f"{term}_loss": bad}, means)
@@ -246,7 +246,7 @@ def test_a_broken_config_file_is_one_line_too(name, monkeypatch, tmp_path, capsy
 
 
 def test_overrides_and_the_default_workdir():
-    config, workdir, change = main.parse_arguments(
+    arguments = main.parse_arguments(
         [
             "main",
             "--config",
@@ -258,11 +258,14 @@ def test_overrides_and_the_default_workdir():
             "--noallow_config_change",
         ]
     )
+    config = arguments.config
     assert config.data.global_size == (48, 64)
     assert config.optim.lr == 1.0
     assert config.head.shared is False
     assert config.is_locked
-    assert (workdir, change) == ("runs/cifar10-reference", False)
+    assert arguments.workdir == "runs/cifar10-reference"
+    assert arguments.allow_config_change is False
+    assert arguments.coordinator_address is arguments.num_processes is arguments.process_id is None
 
 
 def test_a_mistake_is_found_without_tensorflow_and_without_a_traceback():

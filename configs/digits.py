@@ -47,6 +47,8 @@ def get_config():
             gray=0.0,
             blur=(0.0, 0.0, 0.0),
             solarize=(0.0, 0.0, 0.0),
+            augment="host",  # tiny views: nothing to gain
+            resize="pillow",
         )
     )
     config.knn.update(dict(resize=24, every="10 epochs"))

@@ -18,6 +18,7 @@ import io
 import json
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -229,9 +230,25 @@ def _renamed(target: epath.Path) -> Iterator[epath.Path]:
         if target.is_dir():
             target.rmtree()
         temporary.replace(target)
-    finally:
-        if temporary.exists():
-            temporary.rmtree()
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _remove(path: epath.Path, *, quiet_s: float = 1.0, limit_s: float = 10.0) -> None:
+    """Removes what a failed export left, and raises nothing: the failure is what is to be told.
+
+    Orbax reports the first failure while other threads still write and make their folders anew, so
+    the path has to stay away for a moment.
+    """
+    end = time.monotonic() + limit_s
+    gone_since = time.monotonic()
+    while (now := time.monotonic()) < end and now - gone_since < quiet_s:
+        if path.exists():
+            with contextlib.suppress(OSError):
+                path.rmtree() if path.is_dir() else path.unlink()
+            gone_since = time.monotonic()
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":

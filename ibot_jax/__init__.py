@@ -1,3 +1,10 @@
 """iBOT: image BERT pre-training with an online tokenizer, in JAX (arXiv 2111.07832)."""
 
 __version__ = "0.1.0"
+
+
+def load(path: str, **options):
+    """Returns (model, params) of a run, a checkpoint or an export; see `pretrained.load`."""
+    from ibot_jax.pretrained import load  # here, so that importing ibot_jax imports no jax
+
+    return load(path, **options)

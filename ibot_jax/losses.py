@@ -1,4 +1,4 @@
-"""The two self-distillation losses, their centers and temperatures (paper, section 3.2).
+"""The two self-distillation losses, their centers and temperatures (paper, section 3.2); monitors.
 
 All arrays are float32 (float64 in parity runs). Shape letters: B batch, G global views, V all
 views of the student (the global ones first), N patch tokens of a view, T patch tokens of any
@@ -118,3 +118,34 @@ def entropy_of_logits(logits: Array) -> Array:
     """Entropy in nats of softmax(logits) over the last axis, which is never written to memory."""
     log_probs = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     return -(jnp.exp(log_probs) * log_probs).sum(axis=-1)
+
+
+def views_kl(targets: Array) -> Array:
+    """How differently the teacher sees an image's views: the mean KL(p_i || p_j) of their targets.
+
+    Over all ordered pairs of different views, that is the covariance of p and log p over the
+    views, summed over the prototypes.
+
+    Args:
+      targets: [B, G, K] teacher probabilities; those below the smallest normal number count as it.
+
+    Returns:
+      [B] in nats; 0 where G is 1.
+    """
+    log_probs = jnp.log(jnp.maximum(targets, jnp.finfo(targets.dtype).tiny))
+    spread = targets - targets.mean(axis=1, keepdims=True)
+    return (spread * log_probs).sum(axis=(1, 2)) / max(targets.shape[1] - 1, 1)
+
+
+def agreement(student_logits: Array, targets: Array) -> Array:
+    """Returns in how many of an image's global views student and teacher choose the same prototype.
+
+    Args:
+      student_logits: [B, V, K].
+      targets: [B, G, K] teacher probabilities.
+
+    Returns:
+      [B] shares of the G views.
+    """
+    chosen = student_logits[:, : targets.shape[1]].argmax(axis=-1)
+    return (chosen == targets.argmax(axis=-1)).mean(axis=1, dtype=targets.dtype)

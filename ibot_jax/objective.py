@@ -104,6 +104,8 @@ def _make_head_losses(config: ConfigDict) -> Callable[[dict, dict], dict[str, Ar
             "student_entropy": total(student_entropy.mean(axis=1)),
             "teacher_entropy": total(losses.entropy(targets).mean(axis=1)),
             "class_targets": total(targets.mean(axis=1)),
+            "teacher_views_kl": total(losses.views_kl(targets)),
+            "teacher_student_agreement": total(losses.agreement(logits, targets)),
         }
 
     def patch_chunk(params, rows, fixed, constants, valid):

@@ -1,9 +1,12 @@
 """The losses against plain NumPy float64 written from the paper's equations, loop by loop."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from ibot_jax import losses
 
@@ -118,4 +121,35 @@ def test_entropy_of_logits_is_that_of_their_softmax(rng):
     expected = [[-sum(p * np.log(p) for p in softmax(row) if p) for row in rows] for rows in logits]
     np.testing.assert_allclose(
         losses.entropy_of_logits(jnp.array(logits)), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("views", [1, 2, 3])
+def test_views_kl_is_the_mean_over_all_pairs_of_views(rng, views):
+    targets = rng.dirichlet(np.full(K, 0.3), size=(B, views))
+    expected = [
+        [scipy.stats.entropy(p, q) for p, q in itertools.permutations(image, 2)]
+        for image in targets
+    ]
+    expected = np.mean(expected, axis=1) if views > 1 else np.zeros(B)
+    np.testing.assert_allclose(losses.views_kl(jnp.array(targets)), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_views_kl_of_certain_targets_is_finite():
+    kl = losses.views_kl(jnp.eye(K)[jnp.array([[0, 0], [0, 1]])])  # [2, G, K]
+    assert kl[0] == 0
+    np.testing.assert_allclose(kl[1], -np.log(np.finfo(np.float32).tiny), rtol=1e-6)
+
+
+def test_agreement_is_the_share_of_global_views_with_the_same_prototype(rng):
+    student = rng.normal(size=(B, V, K))
+    targets = rng.dirichlet(np.ones(K), size=(B, G))
+    student[0, :G] = targets[0] * 5  # both views of this image agree
+    expected = [
+        np.mean([np.argmax(student[b, g]) == np.argmax(targets[b, g]) for g in range(G)])
+        for b in range(B)
+    ]
+    assert expected[0] == 1 and min(expected) < 1
+    np.testing.assert_allclose(
+        losses.agreement(jnp.array(student), jnp.array(targets)), expected, rtol=1e-6
     )

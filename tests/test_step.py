@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 from tiny import normalized, tiny_batch, tiny_config, tiny_plan
 
 from ibot_jax import models, objective, sharding
@@ -243,6 +245,36 @@ def test_entropies_are_of_the_distributions_that_the_losses_use():
     _, metrics = train_step(state, tiny_batch(config), KEY)
     # Zero biases and weights end in a zero bottleneck, so all logits are equal.
     np.testing.assert_allclose(metrics["student_entropy"], np.log(12), rtol=1e-5)
+
+
+def test_the_monitors_compare_the_views_and_the_networks():
+    """At the start both networks are equal, so whole views get the same prototype from both."""
+    config = tiny_config(loss__teacher_temp_start=0.02)
+    state, train_step = start(config)
+    batch = tiny_batch(config)
+    batch["masks"] = np.zeros_like(batch["masks"])
+    head = models.build_head(config, teacher=True)
+    views = normalized(config, batch["global_views"]).reshape(-1, 16, 16, 3)
+    tokens = models.build_backbone(config).apply({"params": state.params["backbone"]}, views)
+    logits, _ = head.apply({"params": state.params["head"]}, tokens)
+    first, second = (
+        scipy.special.softmax(logits[:, 0] / 0.02, axis=-1).reshape(8, 2, 12).swapaxes(0, 1)
+    )
+    divergences = [
+        scipy.stats.entropy(*pair, axis=-1) for pair in ((first, second), (second, first))
+    ]
+    _, metrics = train_step(state, batch, KEY)
+    np.testing.assert_allclose(metrics["teacher_views_kl"], np.mean(divergences), rtol=1e-3)
+    assert metrics["teacher_student_agreement"] == 1
+
+    batch["global_views"][:, 1] = batch["global_views"][:, 0]
+    batch["masks"][:4] = True
+    _, metrics = train_step(state, batch, KEY)
+    np.testing.assert_allclose(metrics["teacher_views_kl"], 0, atol=1e-5)
+    # Wholly masked views look all alike to the student.
+    chosen = first[:4].argmax(axis=-1)
+    likely = [(4 + np.mean(chosen == prototype) * 4) / 8 for prototype in range(12)]
+    assert any(np.isclose(metrics["teacher_student_agreement"], likely))
 
 
 def test_the_step_needs_neither_tensorflow_nor_files():

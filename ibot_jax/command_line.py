@@ -15,7 +15,8 @@ from typing import NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ibot_jax.config_check import flatten, type_name, unknown_key
+from ibot_jax.config_check import flatten
+from ibot_jax.config_keys import type_name, unknown_key
 from ibot_jax.errors import UserError
 
 
@@ -111,7 +112,7 @@ def _check_overrides(argv: list[str], config: ConfigDict) -> None:
         if key in config and isinstance(config[key], ConfigDict):
             raise UserError(f"config.{key} is {type_name(config[key])}")
         if key not in flat:
-            raise unknown_key(key)
+            raise unknown_key(key, flat)
 
 
 def _illegal_value(error: flags.Error, config: ConfigDict) -> UserError:

@@ -3,14 +3,13 @@
 A message names the key, the value found, and what would do.
 """
 
-import difflib
 import math
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from ibot_jax.config import Plan, get_config, parse_duration
-from ibot_jax.errors import UserError
+from ibot_jax.config_keys import check_keys_and_types, entries, require
 
 _CHOICES = {
     "dtype": ("bfloat16", "float32", "float64"),
@@ -94,28 +93,6 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
     return flat
 
 
-def unknown_key(key: str) -> UserError:
-    """Returns the error for a key that no config has, naming the likeliest ones."""
-    known = list(flatten(get_config()))
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
-    # Also a right name in the wrong section, or none: "lr", "model.lr".
-    leaf = key.rsplit(".", 1)[-1]
-    close += [name for name in known if name.rsplit(".", 1)[-1] == leaf and name not in close]
-    hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    return UserError(f"config.{key} is no key of the config{hint}")
-
-
-def type_name(default: Any) -> str:
-    """Returns in words what a key with this default takes."""
-    if isinstance(default, ConfigDict):
-        return "a section; set its keys one by one"
-    if isinstance(default, tuple):
-        example = ",".join(str(entry) for entry in default)
-        return f"{len(default)} numbers such as {example}"
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    return words[type(default)]
-
-
 def check_config(config: ConfigDict) -> None:
     """Checks all that can be known without data and devices.
 
@@ -123,7 +100,7 @@ def check_config(config: ConfigDict) -> None:
       UserError: for the first mistake found.
     """
     flat = flatten(config)
-    _check_keys_and_types(flat)
+    check_keys_and_types(flat, flatten(get_config()), _keys(_WHOLE_NUMBERS))
     for check in (_check_lengths, _check_values, _check_model, _check_masks, _check_views):
         check(flat)
 
@@ -143,16 +120,16 @@ def check_plan(config: ConfigDict, plan: Plan) -> None:
 
     key = "optim.warmup"
     problem = f"({steps(key)} steps) is not shorter than {length}; {remedy}"
-    _require(flat, key, steps(key) < plan.total_steps, problem)
+    require(flat, key, steps(key) < plan.total_steps, problem)
     key = "loss.teacher_temp_warmup"
     problem = (
         f"({steps(key)} steps, for patches after masks.start={config.masks.start!r}) is longer "
         f"than {length}; {remedy}"
     )
-    _require(flat, key, steps("masks.start") + steps(key) <= plan.total_steps, problem)
+    require(flat, key, steps("masks.start") + steps(key) <= plan.total_steps, problem)
     for key in _PERIODS:
         long_enough = not flat[key] or steps(key) >= 1
-        _require(flat, key, long_enough, "is less than one step; make it longer")
+        require(flat, key, long_enough, "is less than one step; make it longer")
 
 
 def check_devices(config: ConfigDict, num_devices: int) -> None:
@@ -165,39 +142,10 @@ def check_devices(config: ConfigDict, num_devices: int) -> None:
     for key in ("batch_size", "knn.batch_size") if config.knn.every else ("batch_size",):
         nearest = max(round(flat[key] / num_devices), 1) * num_devices
         problem = f"is not divisible by the {num_devices} devices; {nearest} is"
-        _require(flat, key, flat[key] % num_devices == 0, problem)
+        require(flat, key, flat[key] % num_devices == 0, problem)
     rows = config.batch_size // num_devices
     problem = f"does not divide the {rows} images of a batch on each device; use a number that does"
-    _require(flat, "grad_accum_steps", rows % config.grad_accum_steps == 0, problem)
-
-
-def _require(flat: dict[str, Any], key: str, holds: bool, problem: str) -> None:
-    if not holds:
-        raise UserError(f"{key}={flat[key]!r} {problem}")
-
-
-def _entries(value: Any) -> tuple:
-    return value if isinstance(value, tuple) else (value,)
-
-
-def _check_keys_and_types(flat: dict[str, Any]) -> None:
-    defaults = flatten(get_config())
-    for key in flat:
-        if key not in defaults:
-            raise unknown_key(key)
-    for key, default in defaults.items():
-        if key not in flat:
-            raise UserError(f"config.{key} is missing; start from ibot_jax.config.get_config()")
-        number = default[0] if isinstance(default, tuple) else default
-        kind = int if key in _keys(_WHOLE_NUMBERS) else type(number)
-        fits = isinstance(flat[key], tuple) == isinstance(default, tuple) and all(
-            type(entry) is kind or (kind is float and type(entry) is int)
-            for entry in _entries(flat[key])
-        )
-        _require(flat, key, fits, f"has the wrong type; it takes {type_name(default)}")
-        if kind is float:
-            finite = all(math.isfinite(entry) for entry in _entries(flat[key]))
-            _require(flat, key, finite, "is not finite; give a number")
+    require(flat, "grad_accum_steps", rows % config.grad_accum_steps == 0, problem)
 
 
 def _check_lengths(flat: dict[str, Any]) -> None:
@@ -208,61 +156,61 @@ def _check_lengths(flat: dict[str, Any]) -> None:
         (("data.mean", "data.std"), channels, f"data.channels={channels} entries"),
     ):
         for key in keys:
-            _require(flat, key, len(flat[key]) == length, f"needs {words}")
+            require(flat, key, len(flat[key]) == length, f"needs {words}")
 
 
 def _check_values(flat: dict[str, Any]) -> None:
     for key, choices in _CHOICES.items():
-        _require(flat, key, flat[key] in choices, f"is unknown; use {' or '.join(choices)}")
+        require(flat, key, flat[key] in choices, f"is unknown; use {' or '.join(choices)}")
     for table, holds, words in (
         (_POSITIVE, lambda x: x > 0, "must be above 0"),
         (_NOT_NEGATIVE, lambda x: x >= 0, "must not be negative"),
         (_SHARES, lambda x: 0 <= x <= 1, "must lie between 0 and 1"),
     ):
         for key in _keys(table):
-            _require(flat, key, all(map(holds, _entries(flat[key]))), words)
+            require(flat, key, all(map(holds, entries(flat[key]))), words)
     for key in _keys(_DURATIONS):
         if flat[key] or key != "knn.every":
             number, _ = parse_duration(key, flat[key])
-            _require(flat, key, math.isfinite(number), "is not finite; give a number")
+            require(flat, key, math.isfinite(number), "is not finite; give a number")
 
 
 def _check_model(flat: dict[str, Any]) -> None:
     width, heads = flat["model.width"], flat["model.heads"]
     problem = f"does not divide model.width={width}; use a number of heads that does"
-    _require(flat, "model.heads", width % heads == 0, problem)
-    _require(flat, "model.drop_path", 0 <= flat["model.drop_path"] < 1, "must be in [0, 1)")
+    require(flat, "model.heads", width % heads == 0, problem)
+    require(flat, "model.drop_path", 0 <= flat["model.drop_path"] < 1, "must be in [0, 1)")
     possible = flat["model.attention"] != "cudnn" or flat["dtype"] == "bfloat16"
     problem = f'needs dtype="bfloat16", not {flat["dtype"]!r}; use "auto"'
-    _require(flat, "model.attention", possible, problem)
+    require(flat, "model.attention", possible, problem)
     for key in ("head.prototypes", "head.patch_prototypes"):
-        _require(flat, key, flat[key] >= 2, "must be at least 2")
+        require(flat, key, flat[key] >= 2, "must be at least 2")
     same = flat["head.prototypes"] == flat["head.patch_prototypes"]
     problem = (
         f"differs from head.prototypes={flat['head.prototypes']}, but a shared last layer has one "
         "number of outputs; make them equal, or set head.shared and head.shared_teacher to false"
     )
     shared = flat["head.shared"] or flat["head.shared_teacher"]
-    _require(flat, "head.patch_prototypes", same or not shared, problem)
+    require(flat, "head.patch_prototypes", same or not shared, problem)
     weight = flat["loss.class_weight"] + flat["loss.patch_weight"]
     problem = "and loss.patch_weight are both 0; make one of them positive"
-    _require(flat, "loss.class_weight", weight > 0, problem)
+    require(flat, "loss.class_weight", weight > 0, problem)
 
 
 def _check_masks(flat: dict[str, Any]) -> None:
     key, ratios, variances = "masks.ratios", flat["masks.ratios"], flat["masks.variances"]
     problem = f"and masks.variances={variances!r} need as many entries, at least one"
-    _require(flat, key, 0 < len(ratios) == len(variances), problem)
+    require(flat, key, 0 < len(ratios) == len(variances), problem)
     for ratio, variance in zip(ratios, variances, strict=True):
         problem = (
             f"has {ratio} below its variance {variance}, so that a view could draw a negative "
             "ratio; raise the ratio or lower masks.variances"
         )
-        _require(flat, key, ratio >= variance, problem)
+        require(flat, key, ratio >= variance, problem)
         problem = (
             f"has {ratio} which with its variance {variance} passes 1; lower it or masks.variances"
         )
-        _require(flat, key, ratio + variance <= 1, problem)
+        require(flat, key, ratio + variance <= 1, problem)
 
 
 def _check_views(flat: dict[str, Any]) -> None:
@@ -271,18 +219,18 @@ def _check_views(flat: dict[str, Any]) -> None:
     for key in ("data.global_size", "data.local_size") if num_local else ("data.global_size",):
         divisible = all(side > 0 and side % patch == 0 for side in flat[key])
         problem = f"must be positive and divisible by model.patch_size={patch}"
-        _require(flat, key, divisible, problem)
+        require(flat, key, divisible, problem)
     problem = f"and data.local_views={num_local} make one view; the class loss compares two"
-    _require(flat, "data.global_views", flat["data.global_views"] + num_local >= 2, problem)
+    require(flat, "data.global_views", flat["data.global_views"] + num_local >= 2, problem)
     for name in ("global_scale", "local_scale", "aspect", "blur_radius"):
         low, high = flat[f"data.{name}"]
-        _require(flat, f"data.{name}", 0 < low <= high, "must be 0 < low <= high")
+        require(flat, f"data.{name}", 0 < low <= high, "must be 0 < low <= high")
         if name.endswith("scale"):
-            _require(flat, f"data.{name}", high <= 1, "must not pass 1, the whole image")
-    _require(flat, "data.hue", 0 <= flat["data.hue"] <= 0.5, "must lie between 0 and 0.5")
+            require(flat, f"data.{name}", high <= 1, "must not pass 1, the whole image")
+    require(flat, "data.hue", 0 <= flat["data.hue"] <= 0.5, "must lie between 0 and 0.5")
     problem = (
         f"is smaller than data.global_size={global_size}, which is cropped from it; enlarge it, "
         'or turn k-NN off with knn.every=""'
     )
     large_enough = not flat["knn.every"] or flat["knn.resize"] >= max(global_size)
-    _require(flat, "knn.resize", large_enough, problem)
+    require(flat, "knn.resize", large_enough, problem)

@@ -9,9 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from ibot_jax.config import Plan
 from ibot_jax.data.bad_images import BadImages
 from ibot_jax.data.examples import STAND_INS, EpochOrder, Positions, stream
 from ibot_jax.data.sources import Source
@@ -23,41 +21,48 @@ MAX_TRIES = 16  # to find an image that can be read, for one place in a batch
 
 
 @dataclasses.dataclass(frozen=True)
-class _Request:
-    """One training example to be made: the arguments of `MakeExample`, and the image's name."""
+class Request:
+    """One training example to be made.
+
+    Attributes:
+      located: what `Source.locate` found of its image.
+      label: of the image, -1 where there is none.
+      name: of the image.
+      step: of the run.
+      epoch: of the run.
+      index: of the example.
+    """
 
     located: Any
+    label: int
+    name: str
+    step: int
     epoch: int
     index: int
-    masked: bool
-    name: str
-
-    def args(self) -> tuple[Any, int, int, bool]:
-        return self.located, self.epoch, self.index, self.masked
 
 
 class TrainChunks:
     """Makes K consecutive training examples of this process at a time.
 
-    The methods return global views [K, G, H, W, C] uint8, local views [K, L, H', W', C] uint8 and
-    masks [K, G, h, w] bool, and raise `TrainingError` if too many images could not be read.
+    The methods return the arrays of the workers' task, [K, ...] each, and raise `TrainingError` if
+    too many images could not be read.
     """
 
     def __init__(
         self,
         source: Source | TfdsStream,
-        config: ConfigDict,
-        plan: Plan,
+        seed: int,
         positions: Positions,
         workers: Workers,
+        arguments: Callable[[Request], tuple],
         bad_images: BadImages,
     ):
         self._source = source
-        self._seed = config.seed
-        self._order = EpochOrder(config.seed, len(source))
-        self._mask_start = plan.steps("masks.start", config.masks.start)
+        self._seed = seed
+        self._order = EpochOrder(seed, len(source))
         self._positions = positions
         self._workers = workers
+        self._arguments = arguments  # of the workers' task
         self._bad_images = bad_images
 
     def from_positions(self, positions: np.ndarray) -> list[np.ndarray]:
@@ -66,11 +71,15 @@ class TrainChunks:
         for position in positions:
             step, epoch, place = self._positions.locate(position)
             index = int(self._order(epoch)[place])
-            requests.append(self._request(*self._find(index), step, epoch, index))
+            requests.append(Request(*self._find(index), step, epoch, index))
         return self._make(requests, lambda rng: self._find(int(rng.integers(len(self._source)))))
 
     def from_records(
-        self, positions: np.ndarray, encoded: Sequence[bytes], names: Sequence[bytes]
+        self,
+        positions: np.ndarray,
+        encoded: Sequence[bytes],
+        labels: Sequence[int],
+        names: Sequence[bytes],
     ) -> list[np.ndarray]:
         """Makes the examples of a sequential source, whose K images are passed.
 
@@ -78,25 +87,22 @@ class TrainChunks:
         come from the beginning of the data.
         """
         requests = []
-        for position, image, name in zip(positions, encoded, names, strict=True):
+        for position, image, label, name in zip(positions, encoded, labels, names, strict=True):
             step, epoch, place = self._positions.locate(position)
-            requests.append(self._request(image, name.decode(), step, epoch, place))
+            requests.append(Request(image, int(label), name.decode(), step, epoch, place))
         return self._make(
             requests, lambda rng: self._source.standby[rng.integers(len(self._source.standby))]
         )
 
-    def _find(self, index: int) -> tuple[Any, str]:
-        return self._source.locate(index)[0], self._source.describe(index)
-
-    def _request(self, located: Any, name: str, step: int, epoch: int, index: int) -> _Request:
-        return _Request(located, epoch, index, step >= self._mask_start, name)
+    def _find(self, index: int) -> tuple[Any, int, str]:
+        return *self._source.locate(index), self._source.describe(index)
 
     def _make(
         self,
-        requests: Sequence[_Request],
-        draw_stand_in: Callable[[np.random.Generator], tuple[Any, str]],
+        requests: Sequence[Request],
+        draw_stand_in: Callable[[np.random.Generator], tuple[Any, int, str]],
     ) -> list[np.ndarray]:
-        arrays, errors = self._workers([request.args() for request in requests])
+        arrays, errors = self._workers([self._arguments(request) for request in requests])
         self._bad_images.note_reads(len(requests))
         for row, reason in errors.items():
             replacement = self._replace(requests[row], reason, draw_stand_in)
@@ -106,17 +112,17 @@ class TrainChunks:
 
     def _replace(
         self,
-        request: _Request,
+        request: Request,
         reason: str,
-        draw_stand_in: Callable[[np.random.Generator], tuple[Any, str]],
+        draw_stand_in: Callable[[np.random.Generator], tuple[Any, int, str]],
     ) -> list[np.ndarray]:
         """Makes the example from another image, drawn by (seed, epoch, index)."""
         rng = stream(self._seed, request.epoch, request.index, STAND_INS)
         for _ in range(MAX_TRIES):
             self._bad_images.note_bad(request.name, reason)
-            located, name = draw_stand_in(rng)
-            request = dataclasses.replace(request, located=located, name=name)
-            arrays, errors = self._workers([request.args()])
+            located, label, name = draw_stand_in(rng)
+            request = dataclasses.replace(request, located=located, label=label, name=name)
+            arrays, errors = self._workers([self._arguments(request)])
             self._bad_images.note_reads(1)
             if not errors:
                 return arrays

@@ -1,33 +1,25 @@
-"""The input pipeline: tf.data orders, parallelises, batches and prefetches.
+"""The input pipeline: the batches of a training, and those of an evaluation."""
 
-Its elements are made in worker processes: tf.data calls back into Python (`numpy_function`), which
-passes chunks of a batch on to them.
-"""
-
-import atexit
-import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from ibot_jax.config import Plan
 from ibot_jax.data.bad_images import BadImages
-from ibot_jax.data.chunks import EvalChunks, TrainChunks
+from ibot_jax.data.batching import chunk_rows, run_batches
+from ibot_jax.data.chunks import EvalChunks, Request, TrainChunks
 from ibot_jax.data.examples import ORDER, MakeCentralView, MakeExample, Positions, stream
 from ibot_jax.data.resize import check_method
 from ibot_jax.data.sources import Source
 from ibot_jax.data.tf import import_tensorflow
 from ibot_jax.data.tfds import TfdsStream
-from ibot_jax.data.workers import Workers
-from ibot_jax.errors import TrainingError
+from ibot_jax.data.workers import Task, Workers
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-PREFETCH = 2  # batches
-CHUNK_BYTES = 4 * 2**20  # of the arrays that a worker makes at a time
 # In the order of `MakeExample`'s arrays; the last two only where the accelerator needs them.
 BATCH_KEYS = ("global_views", "local_views", "masks", "global_colors", "local_colors")
 
@@ -61,14 +53,56 @@ def train_batches(
         local_colors: [b, L, 12] float32.
       It raises `TrainingError` when the share of bad images passes `data.max_bad_share`.
     """
-    positions = Positions(plan, process_index, process_count)
     check_method(config.data.resize)
-    make_example = MakeExample(source.fetch, config)
-    blank = make_example.blank()
-    chunk = _chunk_rows(blank, positions.rows)
-    workers = Workers(make_example, config.data.workers, chunk)
+    mask_start = plan.steps("masks.start", config.masks.start)
+
+    def arguments(request: Request) -> tuple:
+        return request.located, request.epoch, request.index, request.step >= mask_start
+
+    return task_batches(
+        source,
+        MakeExample(source.fetch, config),
+        arguments,
+        BATCH_KEYS,
+        config,
+        plan,
+        start_step=start_step,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def task_batches(
+    source: Source | TfdsStream,
+    task: Task,
+    arguments: Callable[[Request], tuple],
+    keys: Sequence[str],
+    config: ConfigDict,
+    plan: Plan,
+    *,
+    start_step: int,
+    process_index: int,
+    process_count: int,
+) -> "TrainBatches":
+    """Returns batches, as `train_batches` does, of whatever a task makes of an example.
+
+    Args:
+      source: what to read.
+      task: what workers do.
+      arguments: of the task, for an example.
+      keys: of the batches, one for each of the task's arrays.
+      config: of which `seed`, `data.workers` and `data.max_bad_share` are read.
+      plan: of the run.
+      start_step: of the first batch.
+      process_index: of this process.
+      process_count: of the run.
+    """
+    positions = Positions(plan, process_index, process_count)
+    blank = task.blank()
+    chunk = chunk_rows(blank, positions.rows)
+    workers = Workers(task, config.data.workers, chunk)
     bad_images = BadImages(len(source), config.data.max_bad_share)
-    chunks = TrainChunks(source, config, plan, positions, workers, bad_images)
+    chunks = TrainChunks(source, config.seed, positions, workers, arguments, bad_images)
     if isinstance(source, TfdsStream):
         make = chunks.from_records
         inputs = _epochs(source, config.seed, plan, start_step, process_index, process_count)
@@ -76,19 +110,22 @@ def train_batches(
         make = chunks.from_positions
         first, last = start_step * positions.rows, plan.total_steps * positions.rows
         inputs = iter([import_tensorflow().data.Dataset.range(first, last)])
-    batches = _run(inputs, make, blank, chunk, positions.rows, workers)
-    return TrainBatches(batches, bad_images)
+    batches = run_batches(inputs, make, blank, chunk, positions.rows, workers)
+    return TrainBatches(batches, keys, bad_images)
 
 
 class TrainBatches:
-    """The iterator that `train_batches` returns; its threads and processes end when it is dropped.
+    """The iterator that `task_batches` returns; its threads and processes end when it is dropped.
 
     Attributes:
       bad_images: how many different images could not be read so far.
     """
 
-    def __init__(self, batches: Iterator[list[np.ndarray]], bad_images: BadImages):
+    def __init__(
+        self, batches: Iterator[list[np.ndarray]], keys: Sequence[str], bad_images: BadImages
+    ):
         self._batches = batches
+        self._keys = keys
         self._bad_images = bad_images
 
     @property
@@ -99,7 +136,7 @@ class TrainBatches:
         return self
 
     def __next__(self) -> Batch:
-        return dict(zip(BATCH_KEYS, next(self._batches), strict=False))
+        return dict(zip(self._keys, next(self._batches), strict=False))
 
 
 def eval_batches(
@@ -133,7 +170,7 @@ def eval_batches(
     """
     tf = import_tensorflow()
     make_view = MakeCentralView(source.fetch, resize, tuple(size), channels)
-    chunk = _chunk_rows(make_view.blank(), batch_size)
+    chunk = chunk_rows(make_view.blank(), batch_size)
     workers = Workers(make_view, 0, chunk)
     chunks = EvalChunks(source, batch_size, process_index, process_count, workers)
     length = -(-len(source) // (process_count * batch_size)) * batch_size
@@ -146,7 +183,9 @@ def eval_batches(
         make = chunks.from_positions
         dataset = tf.data.Dataset.range(length)
     blank = (*make_view.blank(), np.zeros((), np.int32), np.zeros((), bool))
-    for images, labels, valid in _run(iter([dataset]), make, blank, chunk, batch_size, workers):
+    for images, labels, valid in run_batches(
+        iter([dataset]), make, blank, chunk, batch_size, workers
+    ):
         yield {"images": images, "labels": labels, "valid": valid}
 
 
@@ -158,7 +197,7 @@ def _epochs(
     process_index: int,
     process_count: int,
 ) -> Iterator["tf.data.Dataset"]:
-    """Yields (position, encoded image, name) of each epoch, or of what is left of it."""
+    """Yields (position, encoded image, label, name) of each epoch, or of what is left of it."""
     tf = import_tensorflow()
     rows = plan.batch_size // process_count
     length = plan.steps_per_epoch
@@ -169,115 +208,4 @@ def _epochs(
         records = source.records(process_index, process_count, shuffle_seed=shuffle_seed)
         positions = tf.data.Dataset.range(begin * rows, end * rows)
         unseen = records.skip((begin - epoch * length) * rows)
-        yield tf.data.Dataset.zip(positions, unseen).map(
-            lambda position, record: (position, record[0], record[2])
-        )
-
-
-def _chunk_rows(blank: Sequence[np.ndarray], batch_size: int) -> int:
-    """Returns how many rows, a divisor of the batch size, a worker makes at a time."""
-    row_bytes = sum(array.nbytes for array in blank)
-    divisors = [size for size in range(1, batch_size + 1) if batch_size % size == 0]
-    return max([size for size in divisors if size * row_bytes <= CHUNK_BYTES], default=1)
-
-
-def _run(
-    inputs: Iterator["tf.data.Dataset"],
-    make: Callable[..., Sequence[np.ndarray]],
-    blank: Sequence[np.ndarray],
-    chunk: int,
-    batch_size: int,
-    workers: Workers,
-) -> Iterator[list[np.ndarray]]:
-    """Returns batches of what `make` makes of the elements of the data sets, in their order.
-
-    Memory is bounded by a chunk for each worker and `PREFETCH` batches.
-
-    Args:
-      inputs: data sets, one after the other, each a whole number of batches; their elements are
-        the arguments of `make`.
-      make: takes arguments stacked to [K, ...] and returns arrays [K, ...].
-      blank: arrays of the shapes and dtypes of one row.
-      chunk: rows that `make` makes at a time, K; divides the batch size.
-      batch_size: rows of a batch.
-      workers: what `make` uses; they are closed at the end.
-
-    Returns:
-      An iterator of lists of arrays [batch_size, ...], which raises `TrainingError` where `make`
-      raised any exception.
-    """
-    guarded = _Guarded(make, [np.repeat(array[None], chunk, axis=0) for array in blank])
-
-    def generate():
-        try:
-            for dataset in inputs:
-                batches = _map_and_batch(dataset, guarded, chunk, batch_size, workers.count)
-                for batch in batches.as_numpy_iterator():
-                    guarded.raise_failure()
-                    yield [array.reshape(batch_size, *array.shape[2:]) for array in batch]
-        finally:
-            workers.close()
-
-    running = generate()
-    _running.add(running)
-    return running
-
-
-_running: weakref.WeakSet = weakref.WeakSet()
-
-
-@atexit.register
-def _stop_running() -> None:
-    """Ends tf.data's threads while they can still run Python; after, they would block the exit."""
-    for batches in list(_running):
-        batches.close()
-
-
-def _map_and_batch(
-    dataset: "tf.data.Dataset", guarded: "_Guarded", chunk: int, batch_size: int, threads: int
-) -> "tf.data.Dataset":
-    """Returns a data set of arrays [batch_size / chunk, chunk, ...], one for each of the blank."""
-    tf = import_tensorflow()
-
-    def call(*args):
-        results = tf.numpy_function(guarded, args, [array.dtype for array in guarded.blank])
-        for result, array in zip(results, guarded.blank, strict=True):
-            result.set_shape(array.shape)
-        return tuple(results)
-
-    options = tf.data.Options()
-    options.autotune.enabled = False  # it would grow buffers up to a share of the host's memory
-    options.threading.private_threadpool_size = threads
-    dataset = dataset.batch(chunk, drop_remainder=True)
-    dataset = dataset.map(call, num_parallel_calls=threads, deterministic=True)
-    dataset = dataset.batch(batch_size // chunk, drop_remainder=True)
-    return dataset.prefetch(PREFETCH).with_options(options)
-
-
-class _Guarded:
-    """A function whose exceptions do not pass through tf.data, which would bury them.
-
-    After the first one it returns the blank result without work, so that the pipeline runs on until
-    its consumer calls `raise_failure`.
-    """
-
-    def __init__(self, function: Callable[..., Sequence[np.ndarray]], blank: list[np.ndarray]):
-        self.blank = blank
-        self._function = function
-        self._failure: Exception | None = None
-
-    def __call__(self, *args: Any) -> Sequence[np.ndarray]:
-        if self._failure is None:
-            try:
-                return self._function(*args)
-            except Exception as error:
-                self._failure = error
-        return self.blank
-
-    def raise_failure(self) -> None:
-        """Raises what went wrong, as a TrainingError."""
-        if isinstance(self._failure, TrainingError):
-            raise self._failure
-        if self._failure is not None:
-            message = f"the input pipeline failed: {self._failure!r}"
-            raise TrainingError(message) from self._failure
+        yield tf.data.Dataset.zip(positions, unseen).map(lambda n, record: (n, *record))

@@ -147,7 +147,7 @@ class TfdsStream(_Tfds):
         return records.map(as_tuple)
 
     @functools.cached_property
-    def standby(self) -> list[tuple[bytes, str]]:
-        """(encoded image, name) of the first `STANDBY` examples, which stand in for bad ones."""
+    def standby(self) -> list[tuple[bytes, int, str]]:
+        """(image, label, name) of the first `STANDBY` examples, which stand in for bad ones."""
         first = self.records(0, 1).take(STANDBY).as_numpy_iterator()
-        return [(encoded, name.decode()) for encoded, _, name in first]
+        return [(encoded, int(label), name.decode()) for encoded, label, name in first]

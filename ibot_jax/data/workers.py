@@ -129,7 +129,8 @@ def serve(descriptor: int, requests: BinaryIO, replies: BinaryIO) -> None:
     """Answers requests until their stream ends."""
     task, num_rows = pickle.load(requests)
     arrays = shared_arrays.attach(descriptor, task.blank(), num_rows)
-    rows = list(zip(*arrays, strict=True))
+    # The dots keep what has no axis but the rows' an array, which can be written to.
+    rows = [tuple(array[row, ...] for array in arrays) for row in range(num_rows)]
     while True:
         try:
             requested = pickle.load(requests)

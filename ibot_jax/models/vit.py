@@ -36,6 +36,34 @@ def interpolation_matrix(trained: int, wanted: int) -> np.ndarray:
     return weights
 
 
+def resample_positions(
+    pos_embed: Array, trained: tuple[int, int], wanted: tuple[int, int]
+) -> Array:
+    """Resamples positions to another grid of patches; that of the class token stays.
+
+    Args:
+      pos_embed: [1, 1 + H * W, D] for the trained grid (H, W).
+      trained: (rows, columns) of patches in training.
+      wanted: (rows, columns) of patches of the input, (h, w).
+
+    Returns:
+      [1, 1 + h * w, D], of the same dtype; where the grids agree, `pos_embed` itself.
+    """
+    if tuple(wanted) == tuple(trained):
+        return pos_embed
+    width = pos_embed.shape[-1]
+    patches = jnp.einsum(
+        "hH,wW,HWd->hwd",
+        *(
+            interpolation_matrix(*sides).astype(pos_embed.dtype)
+            for sides in zip(trained, wanted, strict=True)
+        ),
+        pos_embed[0, 1:].reshape(*trained, width),
+        precision="highest",
+    )
+    return jnp.concatenate([pos_embed[:, :1], patches.reshape(1, -1, width)], axis=1)
+
+
 class PatchEmbed(nn.Module):
     """Cuts images into patches and maps each linearly: a convolution with stride patch_size.
 
@@ -217,16 +245,5 @@ class ViT(nn.Module):
         return jnp.concatenate([cls, x], axis=1) + self._positions(rows, columns)
 
     def _positions(self, rows: int, columns: int) -> Array:
-        if (rows, columns) == self.grid:
-            return self.pos_embed.astype(self.dtype)
-        trained = self.pos_embed[0, 1:].reshape(*self.grid, self.width)
-        along_rows = interpolation_matrix(self.grid[0], rows)
-        along_columns = interpolation_matrix(self.grid[1], columns)
-        patches = jnp.einsum(
-            "hH,wW,HWd->hwd",
-            *(m.astype(self.param_dtype) for m in (along_rows, along_columns)),
-            trained,
-            precision="highest",
-        )
-        patches = patches.reshape(1, rows * columns, self.width)
-        return jnp.concatenate([self.pos_embed[:, :1], patches], axis=1).astype(self.dtype)
+        positions = resample_positions(self.pos_embed, self.grid, (rows, columns))
+        return positions.astype(self.dtype)

@@ -187,7 +187,7 @@ def _parts(source: Source | TfdsStream, config: ConfigDict) -> tuple[dict[str, f
 
 def _located(source: Source | TfdsStream) -> list[Any]:
     if isinstance(source, TfdsStream):
-        return [encoded for encoded, _ in source.standby]
+        return [encoded for encoded, *_ in source.standby]
     return [source.locate(index)[0] for index in range(min(len(source), _EXAMPLES))]
 
 

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from ibot_jax.config import make_plan
+from ibot_jax.data.labelled import labelled_batches
 from ibot_jax.data.pipeline import eval_batches, train_batches
 from ibot_jax.data.sources import open_source
 from ibot_jax.data.tfds import TfdsStream
 from ibot_jax.errors import TrainingError, UserError
+from ibot_jax.finetune.config import get_config as finetune_config
 
 FORMATS = ["array_record", "tfrecord"]
 PLAIN = dict(jitter=0.0, gray=0.0, blur=(0.0, 0.0, 0.0), solarize=(0.0, 0.0, 0.0))
@@ -88,6 +90,19 @@ def test_a_run_repeats_itself_and_can_be_resumed(data_dir, config, file_format):
     assert epochs[0].tolist() != epochs[1].tolist()
     config.seed = 5
     assert levels(run(source, config)).tolist() != levels(batches).tolist()
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_labels_come_with_their_images(data_dir, config, file_format):
+    """Level 5 n has label n % 2; a crop of one grey has that grey."""
+    recipe = finetune_config()
+    recipe.update(batch_size=16, duration="2 epochs")
+    recipe.data.rand_augment.ops = 0
+    recipe.data.workers = 1
+    source = open_levels(data_dir, file_format)
+    plan = make_plan(config, len(source))
+    for batch in labelled_batches(source, (8, 8), (0.5,) * 3, recipe, plan):
+        np.testing.assert_array_equal(batch["labels"], batch["images"][:, 0, 0, 0] // 5 % 2)
 
 
 @pytest.mark.parametrize("file_format", FORMATS)

@@ -1,0 +1,126 @@
+"""Batches to train a classifier on: one random view of each image, and its label."""
+
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from ibot_jax.config import Plan
+from ibot_jax.data.chunks import Request
+from ibot_jax.data.crops import draw_crop, largest_shrink
+from ibot_jax.data.examples import COLORS, CROPS, Fetch, stream
+from ibot_jax.data.images import EncodedImage
+from ibot_jax.data.pipeline import TrainBatches, task_batches
+from ibot_jax.data.rand_augment import RandAugment
+from ibot_jax.data.resize import check_method, crop_and_resize
+from ibot_jax.data.sources import Source
+from ibot_jax.data.tfds import TfdsStream
+
+
+class MakeLabelledView:
+    """Makes a view: a random crop, flipped or not, changed by RandAugment; a `workers.Task`."""
+
+    def __init__(
+        self,
+        fetch: Fetch,
+        seed: int,
+        size: tuple[int, int],
+        mean: tuple[float, ...],
+        data: ConfigDict,
+    ):
+        """Prepares it.
+
+        Args:
+          fetch: of the source.
+          seed: of the run.
+          size: height and width of the view, pixels.
+          mean: of each channel, in [0, 1].
+          data: with `scale`, `aspect`, `flip`, `resize` and the section `rand_augment`.
+        """
+        self._fetch = fetch
+        self._seed = seed
+        self._shape = (*size, len(mean))
+        self._scale, self._aspect = tuple(data.scale), tuple(data.aspect)
+        self._flip = data.flip
+        self._resize = data.resize
+        fill = tuple(round(255 * level) for level in mean)
+        self._rand_augment = RandAugment(**data.rand_augment, fill=fill)
+
+    def blank(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns an example that is all zero."""
+        return np.zeros(self._shape, np.uint8), np.zeros((), np.int32)
+
+    def __call__(
+        self, out: tuple[np.ndarray, np.ndarray], located: Any, epoch: int, index: int, label: int
+    ) -> None:
+        """Makes one example.
+
+        Args:
+          out: arrays as of `blank`, which are filled in: the view [H, W, C] uint8, and its label.
+          located: what `Source.locate` returned.
+          epoch: of the run.
+          index: of the example; randomness depends on (seed, epoch, index) alone.
+          label: of the image.
+        """
+        crop_rng = stream(self._seed, epoch, index, CROPS)
+        image = EncodedImage(self._fetch(located))
+        box = draw_crop(crop_rng, image.height, image.width, self._scale, self._aspect)
+        size, channels = self._shape[:2], self._shape[2]
+        shrink = 1 if self._resize == "pillow" else largest_shrink([box], [size])
+        pixels = image.decode(channels, shrink)
+        view = crop_and_resize(pixels, box, size, self._resize, shrink)
+        if crop_rng.random() < self._flip:
+            view = view[:, ::-1]
+        if self._rand_augment.ops:
+            color_rng = stream(self._seed, epoch, index, COLORS)
+            view = np.asarray(self._rand_augment(Image.fromarray(view), color_rng))
+        out[0][:] = view.reshape(self._shape)
+        out[1][...] = label
+
+
+def labelled_batches(
+    source: Source | TfdsStream,
+    size: tuple[int, int],
+    mean: tuple[float, ...],
+    config: ConfigDict,
+    plan: Plan,
+    *,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> TrainBatches:
+    """Returns this process's share of every batch from `start_step` to the end of the run.
+
+    Order, shares, and what happens to images that cannot be read are those of
+    `pipeline.train_batches`.
+
+    Args:
+      source: labelled.
+      size: height and width of the views, pixels.
+      mean: of each channel, in [0, 1].
+      config: with `seed` and the section `data`.
+      plan: of the run.
+      start_step: of the first batch.
+      process_index: of this process.
+      process_count: of the run.
+
+    Returns:
+      An iterator of dicts: images [b, H, W, C] uint8, labels [b] int32.
+    """
+    check_method(config.data.resize)
+
+    def arguments(request: Request) -> tuple:
+        return request.located, request.epoch, request.index, request.label
+
+    return task_batches(
+        source,
+        MakeLabelledView(source.fetch, config.seed, size, mean, config.data),
+        arguments,
+        ("images", "labels"),
+        config,
+        plan,
+        start_step=start_step,
+        process_index=process_index,
+        process_count=process_count,
+    )

@@ -1,0 +1,1 @@
+"""Fine-tuning of a pretrained backbone, end to end, for classification (paper, section 4.1)."""

@@ -1,0 +1,214 @@
+"""The fine-tuning step: one pure function (state, batch, rng) -> (state, metrics)."""
+
+from collections.abc import Callable
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from ibot_jax import forward, models
+from ibot_jax.config import Plan
+from ibot_jax.finetune import mixing
+from ibot_jax.finetune.optimizer import make_optimizer
+from ibot_jax.models.block import drop_path_gains
+from ibot_jax.models.classifier import Classifier
+from ibot_jax.models.vit import resample_positions
+from ibot_jax.optimizer import Params, Schedule, cosine_schedule
+
+Array = jax.Array
+RANKED = 5  # classes kept of a ranking, for top-5
+
+
+@flax.struct.dataclass
+class FinetuneState:
+    """All that fine-tuning carries from step to step, arrays only.
+
+    Attributes:
+      step: [] int32, optimiser steps done.
+      params: {"backbone": ..., "classifier": ..., and by option "projection": ...}.
+      opt_state: of the Optax chain.
+      finite: [] bool, False once a loss or a gradient was not; from then on steps change nothing.
+    """
+
+    step: Array
+    params: Params
+    opt_state: optax.OptState
+    finite: Array
+
+
+def build_classifier(config: ConfigDict, model: ConfigDict, num_classes: int) -> Classifier:
+    """Builds the Linen module.
+
+    Args:
+      config: of the fine-tuning.
+      model: the config of the model, with `data.global_size` that of the images now.
+      num_classes: outputs.
+    """
+    return Classifier(
+        backbone=models.build_backbone(model),
+        num_classes=num_classes,
+        projection_dim=model.head.hidden_dim if config.start == "projection" else 0,
+        act=model.head.act,
+        init_std=config.classifier_std,
+        dtype=models.compute_dtype(model),
+        param_dtype=models.param_dtype(model),
+    )
+
+
+def make_schedule(config: ConfigDict, plan: Plan) -> Schedule:
+    """Returns the learning rate of the classifier by step."""
+    optim = config.optim
+    peak = optim.lr * config.batch_size / 256
+    warmup = plan.steps("optim.warmup", optim.warmup)
+    return cosine_schedule(peak, optim.min_lr, plan.total_steps, warmup)
+
+
+def _make_optimizer(
+    config: ConfigDict, plan: Plan, depth: int
+) -> optax.GradientTransformationExtraArgs:
+    return make_optimizer(
+        lr=make_schedule(config, plan),
+        weight_decay=config.optim.weight_decay,
+        layer_decay=config.optim.layer_decay,
+        depth=depth,
+    )
+
+
+def make_init(
+    config: ConfigDict,
+    plan: Plan,
+    classifier: Classifier,
+    trained_grid: tuple[int, int],
+    channels: int,
+) -> Callable[[Array, Params], FinetuneState]:
+    """Returns the function from a key and pretrained parameters to the first state.
+
+    Positions are resampled once to the grid of the images, where training then goes on.
+
+    Args:
+      config: of the fine-tuning.
+      plan: its length.
+      classifier: the module.
+      trained_grid: (rows, columns) of patches in pre-training.
+      channels: of the images.
+
+    Returns:
+      A function of a key and {"backbone": ..., "head": ... if the projection is kept}, pure.
+    """
+    backbone = classifier.backbone
+    tx = _make_optimizer(config, plan, backbone.depth)
+
+    def init(rng: Array, pretrained: Params) -> FinetuneState:
+        size = [side * backbone.patch_size for side in backbone.grid]
+        params = dict(classifier.init(rng, jnp.zeros((1, *size, channels)))["params"])
+        positions = pretrained["backbone"]["pos_embed"]
+        positions = resample_positions(positions, trained_grid, backbone.grid)
+        params["backbone"] = {**pretrained["backbone"], "pos_embed": positions}
+        if classifier.projection_dim:
+            params["projection"] = pretrained["head"]["mlp_0"]
+        return FinetuneState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=tx.init(params),
+            finite=jnp.ones((), bool),
+        )
+
+    return init
+
+
+def make_train_step(
+    config: ConfigDict, plan: Plan, classifier: Classifier, mean: tuple, std: tuple
+) -> Callable[[FinetuneState, dict[str, Array], Array], tuple[FinetuneState, dict[str, Array]]]:
+    """Returns the training step, a pure function to be jitted with its state donated.
+
+    Its arguments: the state; a batch of `images` [B, H, W, C] uint8 and `labels` [B] int32; and the
+    run's key, from which it derives this step's by the state's step. It returns the next state and
+    the metrics `loss`, `lr`, `grad_norm` and `finite`, scalars. A state that is not `finite` comes
+    back as it was.
+
+    Args:
+      config: of the fine-tuning.
+      plan: its length.
+      classifier: the module.
+      mean: of each channel, for pixels in [0, 1].
+      std: likewise.
+    """
+    schedule = make_schedule(config, plan)
+    tx = _make_optimizer(config, plan, classifier.backbone.depth)
+
+    def loss_fn(params: Params, images: Array, targets: Array, gains: Array) -> Array:
+        logits = classifier.apply({"params": params}, images, gains)
+        return optax.softmax_cross_entropy(logits, targets).mean()
+
+    def train_step(state: FinetuneState, batch: dict[str, Array], rng: Array):
+        clock = state.step.astype(jnp.float32)
+        augment_rng, gains_rng = jax.random.split(jax.random.fold_in(rng, state.step))
+        images = forward.normalize(batch["images"], mean, std, jnp.float32)
+        images, targets = _augment(
+            config, augment_rng, images, batch["labels"], classifier.num_classes
+        )
+        gains = drop_path_gains(
+            gains_rng, config.drop_path, classifier.backbone.depth, images.shape[:1]
+        )
+        with jax.default_matmul_precision(_precision(classifier)):
+            loss, gradients = jax.value_and_grad(loss_fn)(state.params, images, targets, gains)
+        updates, opt_state = tx.update(gradients, state.opt_state, state.params, step=clock)
+        moved = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+        )
+        # A finite loss can have gradients that are not, and one update would spoil every tensor.
+        grad_norm = optax.tree.norm(gradients)
+        finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        next_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
+        metrics = {"loss": loss, "lr": schedule(clock), "grad_norm": grad_norm, "finite": finite}
+        return next_state.replace(finite=finite), metrics
+
+    return train_step
+
+
+def make_rank_fn(
+    classifier: Classifier, mean: tuple, std: tuple
+) -> Callable[[Params, Array], Array]:
+    """Returns the function from (params, uint8 images [B, H, W, C]) to their likeliest classes.
+
+    They are [B, min(5, K)] float32, the likeliest first.
+    """
+
+    def rank(params: Params, images: Array) -> Array:
+        images = forward.normalize(images, mean, std, jnp.float32)
+        with jax.default_matmul_precision(_precision(classifier)):
+            logits = classifier.apply({"params": params}, images)
+        number = min(RANKED, classifier.num_classes)
+        return jax.lax.top_k(logits, number)[1].astype(jnp.float32)
+
+    return rank
+
+
+def _augment(
+    config: ConfigDict, rng: Array, images: Array, labels: Array, num_classes: int
+) -> tuple[Array, Array]:
+    """Erases boxes, smooths labels and mixes pairs; returns images and targets [B, K]."""
+    loss = config.loss
+    erase_rng, mix_rng = jax.random.split(rng)
+    if config.data.erase:
+        images = mixing.random_erase(erase_rng, images, config.data.erase)
+    targets = mixing.soft_labels(labels, num_classes, loss.label_smoothing)
+    if loss.mixup or loss.cutmix:
+        weights = mixing.draw_weights(
+            mix_rng,
+            images.shape[:3],
+            mixup=loss.mixup,
+            cutmix=loss.cutmix,
+            cutmix_share=loss.cutmix_share,
+        )
+        images, targets = mixing.mix(images, targets, weights)
+    return images, targets
+
+
+def _precision(classifier: Classifier) -> str:
+    # Accelerators multiply float32 in bfloat16 or TF32 unless told otherwise.
+    return "default" if classifier.dtype == jnp.bfloat16 else "highest"

@@ -1,4 +1,4 @@
-"""Command lines: their mistakes, and a config file with overrides among their arguments.
+"""Command lines: their screen and mistakes, and a config file with overrides among the arguments.
 
     --config=PATH[:ARGUMENT] --config.KEY=VALUE ...
 
@@ -8,16 +8,38 @@ Whatever does not parse is a UserError, found before anything slow is imported.
 import argparse
 import importlib.util
 import itertools
+import logging
 import os
+import sys
 import traceback
 from typing import NoReturn
 
 from absl import flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
+from tqdm import tqdm
 
 from ibot_jax.config_check import flatten
 from ibot_jax.config_keys import type_name, unknown_key
 from ibot_jax.errors import UserError
+
+
+def quieten_libraries() -> None:
+    """Keeps libraries off the screen; the project's own warnings pass by a progress bar."""
+    absl_logging.set_verbosity(absl_logging.FATAL)  # errors of Orbax's threads are raised, too
+
+    class Screen(logging.Handler):
+        def emit(self, record):
+            tqdm.write(f"warning: {record.getMessage()}", file=sys.stderr)
+
+    logger = logging.getLogger("ibot_jax")
+    logger.handlers = [Screen()]
+    logger.propagate = False
+
+
+def print_error(error: Exception) -> None:
+    """Prints what ends a command, as one line."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 class OneLineParser(argparse.ArgumentParser):

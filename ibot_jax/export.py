@@ -148,8 +148,9 @@ def describe(recorded: dict[str, Any], *, head: bool) -> dict[str, Any]:
 
     Returns:
       `model` and by option `head`, those sections of the config; `global_size` [height, width] and
-      `channels` of the images it was trained for; their `patch_grid` [rows, columns]; `mean` and
-      `std` of each channel, for pixels in [0, 1]; `dtype` of the computation.
+      `channels` of the images it was trained for; their `patch_grid` [rows, columns]; `resize`, the
+      shorter side before a central crop to that size in evaluations; `mean` and `std` of each
+      channel, for pixels in [0, 1]; `dtype` of the computation.
 
     Raises:
       UserError: if the config lacks one of these.
@@ -161,6 +162,7 @@ def describe(recorded: dict[str, Any], *, head: bool) -> dict[str, Any]:
             **{section: config[section] for section in (("model", "head") if head else ("model",))},
             **{key: config["data"][key] for key in ("global_size", "channels", "mean", "std")},
             "patch_grid": [side // patch_size for side in global_size],
+            "resize": config["knn"]["resize"],
             "dtype": config["dtype"],
         }
     except KeyError as error:

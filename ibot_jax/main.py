@@ -12,7 +12,6 @@ and 143 ended early by Ctrl-C and SIGTERM; in all but the third case the state i
 """
 
 import dataclasses
-import logging
 import os
 import pathlib
 import sys
@@ -21,18 +20,16 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import flags
-from absl import logging as absl_logging
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from ibot_jax.command_line import config_path, parse_config
+from ibot_jax.command_line import config_path, parse_config, print_error, quieten_libraries
 from ibot_jax.config_check import check_config
 from ibot_jax.errors import TrainingError, UserError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    _quieten()
+    quieten_libraries()
     try:
         arguments = parse_arguments(sys.argv if argv is None else argv)
         if arguments is None:
@@ -41,10 +38,10 @@ def main(argv: list[str] | None = None) -> int:
         check_config(arguments.config)
         return _pretrain(arguments)
     except UserError as error:
-        _print_error(error)
+        print_error(error)
         return 2
     except TrainingError as error:
-        _print_error(error)
+        print_error(error)
         _leave_failed()
         return 1
     except KeyboardInterrupt:  # before or after the loop, which has its own handler
@@ -65,10 +62,6 @@ def _pretrain(arguments: "Arguments") -> int:
     return pretrain(
         arguments.config, arguments.workdir, allow_config_change=arguments.allow_config_change
     )
-
-
-def _print_error(error: Exception) -> None:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 def _leave_failed() -> None:
@@ -137,19 +130,6 @@ def _config_name(path: str) -> str:
     """Returns "cifar10-reference" for "configs/cifar10.py:reference"."""
     file, _, argument = path.partition(":")
     return "-".join(filter(None, [pathlib.Path(file).stem, argument]))
-
-
-def _quieten() -> None:
-    """Keeps libraries off the screen; the project's own warnings pass by the progress bar."""
-    absl_logging.set_verbosity(absl_logging.FATAL)  # errors of Orbax's threads are raised, too
-
-    class Screen(logging.Handler):
-        def emit(self, record):
-            tqdm.write(f"warning: {record.getMessage()}", file=sys.stderr)
-
-    logger = logging.getLogger("ibot_jax")
-    logger.handlers = [Screen()]
-    logger.propagate = False
 
 
 if __name__ == "__main__":

@@ -129,14 +129,58 @@ def load(
         facts = {
             key: value
             for key, value in description.items()
-            if key not in ("model", "head", "dtype", "patch_grid", *DESCRIBED_DATA)
+            if key not in ("model", "head", "dtype", "patch_grid", "resize", *DESCRIBED_DATA)
         }
         missing = [part for part in parts if part not in tensors]
         if missing:
             raise UserError(f"{path} holds no {missing[0]}; export it anew with --head")
         params = {part: tensors[part] for part in parts}
     config.dtype = dtype
-    return Model(config, path, facts), params
+    model = Model(config, path, facts)
+    _check_shapes(model, params)
+    return model, params
+
+
+def untrained(model: Model, *, head: bool = False) -> tuple[Model, Params]:
+    """Returns a model as it was before any training, to compare with.
+
+    Args:
+      model: of a run, whose seed then gives the very weights that the run started from; or of an
+        export, which has no seed of its own: 0 is taken.
+      head: whether the projection head is needed, too.
+
+    Returns:
+      The model with other facts, and its parameters.
+    """
+    start = dataclasses.replace(model, facts={"weights": "random", "step": 0})
+    return start, jax.jit(functools.partial(_init, start, head=head))()
+
+
+def _init(model: Model, *, head: bool) -> Params:
+    """Draws parameters as `step.make_init` does."""
+    config = model.config
+    rngs = jax.random.split(jax.random.key(config.seed))
+    image = jnp.zeros((1, *config.data.global_size, config.data.channels))
+    params = {"backbone": model.backbone.init(rngs[0], image)["params"]}
+    if head:
+        params["head"] = model.head.init(rngs[1], jnp.zeros((1, config.model.width)))["params"]
+    return params
+
+
+def _check_shapes(model: Model, params: Params) -> None:
+    """Makes sure that the parameters are those of the architecture which the config describes."""
+    made = jax.eval_shape(functools.partial(_init, model, head="head" in params))
+    wanted, found = (
+        {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items()}
+        for tree in (made, params)
+    )
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise UserError(
+                f"{model.name} holds weights of another architecture than its config: {name} is "
+                f"{found.get(name, 'absent')}, not {wanted.get(name, 'absent')}; restore the one "
+                "or the other"
+            )
 
 
 def described_config(description: dict[str, Any], path: str) -> ConfigDict:
@@ -155,6 +199,8 @@ def described_config(description: dict[str, Any], path: str) -> ConfigDict:
     if missing:
         raise UserError(f"{path} does not say its {min(missing)}; export or convert it anew")
     flat |= {f"data.{key}": description[key] for key in DESCRIBED_DATA}
+    # The shorter side before a central crop; 256 before 224 where it is not said.
+    flat["knn.resize"] = description.get("resize", round(min(description["global_size"]) * 8 / 7))
     return recorded_config(flat, path)
 
 

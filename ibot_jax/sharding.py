@@ -55,6 +55,24 @@ def per_device(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any
     )
 
 
+def gathered(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:
+    """Lets a function run on each device with that device's rows, and joins the columns it returns.
+
+    Args:
+      function: of (shared, rows), as for `per_device`; returns a tree of arrays [q, n].
+      mesh: the devices.
+
+    Returns:
+      The function of global arrays, which returns arrays [q, n * devices], device by device.
+    """
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(BATCH_AXES)),
+        out_specs=PartitionSpec(None, BATCH_AXES),
+    )
+
+
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Joins each process's share of a batch, [B / processes, ...], to global arrays [B, ...]."""
     layout = batch_sharding(mesh)

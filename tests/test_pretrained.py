@@ -11,6 +11,7 @@ import ibot_jax
 from ibot_jax import export, models, sharding
 from ibot_jax.checkpoint import Checkpoints
 from ibot_jax.errors import UserError
+from ibot_jax.pretrained import untrained
 from ibot_jax.step import make_init, teacher_params
 from ibot_jax.workdir import open_workdir
 
@@ -79,6 +80,13 @@ def test_the_student_is_another_set_of_weights(workdir, state):
     _, params = ibot_jax.load(workdir, weights="student")
     jax.tree.map(np.testing.assert_array_equal, params["backbone"], state.params["backbone"])
     assert set(params) == {"backbone"}
+
+
+def test_a_model_before_its_training_is_what_the_run_started_from(workdir, state):
+    """This state's student was never trained."""
+    model, params = untrained(ibot_jax.load(workdir)[0], head=True)
+    assert model.facts == {"weights": "random", "step": 0}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), params, state.params)
 
 
 def test_a_path_without_a_model_is_told_in_words(workdir, tmp_path):

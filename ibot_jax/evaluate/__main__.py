@@ -4,7 +4,8 @@
     python -m ibot_jax.evaluate TASK --help
 
 PATH is a run's workdir, one of its checkpoints, or an export. Each task prints a table and writes
-the same as JSON and for TensorBoard. Exit status: 0, or 2 for a mistake.
+the same as JSON and for TensorBoard. On several hosts, start it on each, as ibot_jax.main. Exit
+status: 0; 1 if it cannot go on, 2 for a mistake, 130 for Ctrl-C.
 
 Tasks:
 """
@@ -18,38 +19,54 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import that reads it
 
-from absl import logging as absl_logging
+from ibot_jax.command_line import OneLineParser, print_error, quieten_libraries
+from ibot_jax.errors import TrainingError, UserError
 
-from ibot_jax.command_line import OneLineParser
-from ibot_jax.errors import UserError
-
-TASKS: tuple[str, ...] = ()  # each a module beside this one
+# Each is a module beside this one: its docstring is the help, `add_arguments(parser)` adds its
+# flags, and `run(args)` returns a `Report`.
+TASKS = ("knn",)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    absl_logging.set_verbosity(absl_logging.FATAL)  # errors of Orbax's threads are raised, too
-    argv = sys.argv[1:] if argv is None else argv
+    quieten_libraries()
     try:
-        if not argv or argv[0] in ("-h", "--help"):
-            print(__doc__ + "\n".join(f"  {task:14}{_summary(task)}" for task in TASKS))
-            return 0
-        task = argv[0]
-        if task not in TASKS:
-            raise UserError(f"{task!r} is no task; there are {', '.join(TASKS)}")
-        module = importlib.import_module(f"ibot_jax.evaluate.{task}")
-        parser = OneLineParser(
-            prog=f"python -m ibot_jax.evaluate {task}",
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        module.add_arguments(parser)
-        args = parser.parse_args(argv[1:])
-        module.run(args).publish(args.out)
-    except (UserError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return _run(sys.argv[1:] if argv is None else argv)
+    except (UserError, OSError) as error:  # an OSError names what cannot be read
+        print_error(error)
         return 2
+    except TrainingError as error:
+        print_error(error)
+        from ibot_jax import distributed
+
+        distributed.leave_failed()
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(__doc__ + "\n".join(f"  {task:14}{_summary(task)}" for task in TASKS))
+        return 0
+    task, *flags = argv
+    if task not in TASKS:
+        raise UserError(f"{task!r} is no task; there are {', '.join(TASKS)}")
+    module = importlib.import_module(f"ibot_jax.evaluate.{task}")
+    parser = OneLineParser(
+        prog=f"python -m ibot_jax.evaluate {task}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    args = parser.parse_args(flags)
+    from ibot_jax import distributed  # which imports jax: no mistake waits for that
+    from ibot_jax.evaluate.options import output_folder
+
+    distributed.join(args.coordinator_address, args.num_processes, args.process_id)
+    module.run(args).publish(output_folder(args))
     return 0
 
 

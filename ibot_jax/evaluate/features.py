@@ -1,15 +1,55 @@
-"""Features of a whole data set, on every process."""
+"""Features of images: what they are, and those of a whole data set, on every process."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from ibot_jax import sharding
+from ibot_jax import forward, sharding
+from ibot_jax.errors import UserError
+from ibot_jax.pretrained import Model
 
 FeatureFn = Callable[[Any, jax.Array], jax.Array]
+
+
+def make_feature_fn(model: Model, kind: str, blocks: int) -> FeatureFn:
+    """Returns the function from (params, uint8 images [B, H, W, C]) to features [B, F] float32.
+
+    Args:
+      model: whose features.
+      kind: "cls", the class tokens of the last blocks, the last one last; "mean", the means over
+        their patch tokens; "cls+mean", the class tokens and after them the mean of the last block's
+        patch tokens, as the original combines them; "pixels", the normalised images.
+      blocks: how many of the last blocks.
+
+    Raises:
+      UserError: if the model has not so many blocks.
+    """
+    if kind == "pixels":
+        return functools.partial(_pixels, model)
+    if blocks > model.config.model.depth:
+        raise UserError(
+            f"--blocks={blocks} is more than the {model.config.model.depth} of the model"
+        )
+
+    def features(params, images):
+        layers = model.last_layers(params, images, blocks)  # [n, B, 1 + N, D]
+        classes = list(layers[:, :, 0])
+        means = list(layers[:, :, 1:].mean(axis=2))
+        parts = {"cls": classes, "mean": means, "cls+mean": [*classes, means[-1]]}[kind]
+        return jnp.concatenate(parts, axis=-1)
+
+    return features
+
+
+def _pixels(model: Model, params: Any, images: jax.Array) -> jax.Array:
+    del params
+    data = model.config.data
+    images = forward.normalize(images, data.mean, data.std, jnp.float32)
+    return images.reshape(len(images), -1)
 
 
 def extract(
@@ -34,19 +74,35 @@ def extract(
     Returns:
       Features [M, D] float32 and labels [M] int32, in the order of the batches.
     """
+    parts = [
+        (features[valid], labels[valid])
+        for features, labels, valid in extract_batches(feature_fn, params, batches, mesh)
+    ]
+    if not parts:
+        raise ValueError("there is no batch to compute features of")
+    features, labels = zip(*parts, strict=True)
+    return np.concatenate(features), np.concatenate(labels)
+
+
+def extract_batches(
+    feature_fn: FeatureFn,
+    params: Any,
+    batches: Iterable[dict[str, np.ndarray]],
+    mesh: jax.sharding.Mesh,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields features [B, D] float32, labels [B] int32 and valid [B] bool, batch by batch.
+
+    Args as of `extract`.
+    """
     program = _program(feature_fn, mesh)
-    parts = []
     pending = None
     for batch in batches:
         outputs = program(params, sharding.to_global(batch, mesh))
         if pending is not None:  # fetched while the device works on the next batch
-            parts.append(_fetch(*pending))
+            yield _fetch(*pending)
         pending = outputs
-    if pending is None:
-        raise ValueError("there is no batch to compute features of")
-    parts.append(_fetch(*pending))
-    features, labels = zip(*parts, strict=True)
-    return np.concatenate(features), np.concatenate(labels)
+    if pending is not None:
+        yield _fetch(*pending)
 
 
 @functools.lru_cache(maxsize=8)
@@ -60,6 +116,5 @@ def _program(feature_fn: FeatureFn, mesh: jax.sharding.Mesh):
     return program
 
 
-def _fetch(features, labels, valid) -> tuple[np.ndarray, np.ndarray]:
-    valid = np.asarray(valid)
-    return np.asarray(features, np.float32)[valid], np.asarray(labels)[valid]
+def _fetch(features, labels, valid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.asarray(features, np.float32), np.asarray(labels), np.asarray(valid)

@@ -1,28 +1,95 @@
-"""Weighted k-nearest-neighbour classification of features, exact, as the original measures it.
+"""Weighted k-nearest-neighbour classification of frozen features.
 
-Each of a query's k nearest training features, by cosine similarity s, votes for its class with
-weight exp(s / T); classes are ranked by their votes, and of equal ones the lower comes first.
+What it measures: whether images of one class lie close together. Every test image takes the class
+for which its k nearest training images vote, each with weight exp(similarity / T); nothing is
+trained. The search is exact; training features are spread over the devices. As in the original
+(paper, section 4.2), whose k is 10 and 20, and T 0.07.
+
+Data: a train and a test split, labelled alike: folders PATH/train/CLASS/* and PATH/test/CLASS/*
+(name others by --train-split and --test-split), digits, or TFDS.
+
+    python -m ibot_jax.evaluate knn --from=runs/mine --data=folder:PATH --k=10,20 --temperature=0.07
 """
 
+import argparse
 import contextlib
-import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
+from ibot_jax import sharding
 from ibot_jax.agreement import in_step
 from ibot_jax.data.pipeline import eval_batches
 from ibot_jax.data.sources import open_source
 from ibot_jax.errors import UserError
+from ibot_jax.evaluate import opening, options
+from ibot_jax.evaluate.cache import FeatureCache
 from ibot_jax.evaluate.features import FeatureFn, extract
+from ibot_jax.evaluate.neighbours import accuracy, weighted_knn
+from ibot_jax.evaluate.report import Report
 from ibot_jax.watchdog import Watch
 
-# Largest float32 array that a chunk of queries may need: 2**27 entries are 512 MiB.
-_MAX_ENTRIES = 2**27
-_RANKED = 5  # classes kept of the ranking, for top-5
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the task."""
+    options.add_model_options(parser)
+    options.add_data_options(parser)
+    options.add_feature_options(parser)
+    group = parser.add_argument_group("k-NN")
+    group.add_argument(
+        "--k",
+        type=options.sequence(options.positive),
+        default=(10, 20),
+        metavar="N,...",
+        help="how many neighbours vote; one search serves all (default: 10,20)",
+    )
+    group.add_argument(
+        "--temperature",
+        type=options.sequence(options.above_zero),
+        default=(0.07,),
+        metavar="T,...",
+        help="of the votes; one search serves all (default: 0.07)",
+    )
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Measures the accuracy at every k and temperature.
+
+    Raises:
+      UserError: for what the user can mend.
+    """
+    mesh = sharding.make_mesh()
+    model, params = opening.open_model(args, mesh)
+    train_source, test_source = opening.open_labelled(args, model)
+    if max(args.k) > len(train_source):
+        raise UserError(
+            f"--k={max(args.k)} is larger than the {len(train_source):,} images of "
+            f"--train-split={args.train_split}; lower it"
+        )
+    views = opening.open_views(args, model)
+    cache = FeatureCache(args.cache, model, params, mesh, kind=args.features, blocks=args.blocks)
+    train, test = cache(train_source, views, "train"), cache(test_source, views, "test")
+    ranked = weighted_knn(
+        train.values,
+        train.labels,
+        test.values,
+        ks=args.k,
+        temperatures=args.temperature,
+        num_classes=train_source.num_classes,
+        mesh=mesh,
+    )
+    rows = []
+    for (k, temperature), classes in ranked.items():
+        top1, top5 = accuracy(classes, test.labels)
+        rows.append({"k": k, "temperature": temperature, "top1": top1, "top5": top5})
+    best = max(rows, key=lambda row: row["top1"])
+    return Report(
+        task="knn",
+        settings=opening.settings(args, model),
+        metrics={"top1": best["top1"], "top5": best["top5"]},
+        rows=rows,
+    )
 
 
 class Evaluation:
@@ -75,16 +142,16 @@ class Evaluation:
         features, labels = {}, {}
         for name, source in (("train", self._train), ("test", self._test)):
             features[name], labels[name] = extract(feature_fn, params, self._batches(source), mesh)
-        k = self._settings.k
-        ranked = weighted_knn(
+        (ranked,) = weighted_knn(
             features["train"],
             labels["train"],
             features["test"],
-            k=k,
-            temperature=self._settings.temperature,
+            ks=(self._settings.k,),
+            temperatures=(self._settings.temperature,),
             num_classes=self._train.num_classes,
-        )
-        return accuracy(ranked[k], labels["test"])
+            mesh=mesh,
+        ).values()
+        return accuracy(ranked, labels["test"])
 
     def _open(self, name: str):
         split = self._settings[f"{name}_split"]
@@ -113,84 +180,3 @@ class Evaluation:
             jax.process_count(),
         )
         return (batch for batch, _ in in_step(batches, watch=self._watch))
-
-
-def weighted_knn(
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-    test_features: np.ndarray,
-    *,
-    k: int | tuple[int, ...],
-    temperature: float,
-    num_classes: int,
-) -> dict[int, np.ndarray]:
-    """Ranks the classes of every query by the weighted votes of its nearest neighbours.
-
-    Queries go through the device in chunks, so that memory is bounded whatever their number.
-
-    Args:
-      train_features: [M, D] float; need not be normalised.
-      train_labels: [M] int, from 0 to num_classes - 1.
-      test_features: [Q, D] float; need not be normalised.
-      k: how many neighbours vote; one search serves several.
-      temperature: T.
-      num_classes: C.
-
-    Returns:
-      For each k, the best min(5, C) classes of every query, best first, [Q, min(5, C)] int32.
-
-    Raises:
-      ValueError: if a k is not between 1 and M.
-    """
-    ks = (k,) if isinstance(k, int) else tuple(k)
-    num_train = len(train_features)
-    if not ks or min(ks) < 1 or max(ks) > num_train:
-        raise ValueError(f"k={k} is not between 1 and the number of training features {num_train}")
-    chunk = _MAX_ENTRIES // max(num_train, max(ks) * num_classes)
-    chunk = min(max(chunk, 1), len(test_features))
-    train = _unit(train_features)
-    labels = jnp.asarray(train_labels, jnp.int32)
-
-    ranked = {n: [] for n in ks}
-    for start in range(0, len(test_features), chunk):
-        queries = np.asarray(test_features[start : start + chunk])
-        missing = chunk - len(queries)  # one shape for every chunk: one compilation
-        queries = _unit(np.pad(queries, ((0, missing), (0, 0))))
-        best = _rank(train, labels, queries, temperature, ks=ks, num_classes=num_classes)
-        for n in ks:
-            ranked[n].append(np.asarray(best[n])[: chunk - missing])
-    return {n: np.concatenate(parts) for n, parts in ranked.items()}
-
-
-def accuracy(ranked: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Returns top-1 and top-5 accuracy in percent.
-
-    Args:
-      ranked: [Q, R] the classes of every query, best first; top-5 counts all R.
-      labels: [Q] the true classes.
-    """
-    hits = ranked == np.asarray(labels)[:, None]
-    return 100 * float(hits[:, 0].mean()), 100 * float(hits.any(axis=1).mean())
-
-
-def _unit(features: np.ndarray) -> jax.Array:
-    """Scales rows to length 1 (rows of zeros stay)."""
-    features = jnp.asarray(features)
-    norms = jnp.linalg.norm(features, axis=-1, keepdims=True)
-    return features / jnp.maximum(norms, jnp.finfo(features.dtype).tiny)
-
-
-@functools.partial(jax.jit, static_argnames=("ks", "num_classes"))
-def _rank(train, labels, queries, temperature, *, ks: tuple[int, ...], num_classes: int):
-    """Ranks classes for queries [q, D]: {k: [q, min(5, C)] int32}."""
-    # "highest": the default would run in bfloat16 on a TPU and in TF32 on a GPU.
-    similarity = jnp.matmul(queries, train.T, precision="highest")  # [q, M]
-    nearest, index = jax.lax.top_k(similarity, max(ks))  # [q, k]
-    # Relative to the nearest, which scales all votes of a query alike: exp cannot overflow.
-    weights = jnp.exp((nearest - nearest[:, :1]) / temperature)
-    classes = jax.nn.one_hot(labels[index], num_classes, dtype=weights.dtype)  # [q, k, C]
-    ranked = {}
-    for k in ks:
-        votes = jnp.einsum("qk,qkc->qc", weights[:, :k], classes[:, :k], precision="highest")
-        ranked[k] = jax.lax.top_k(votes, min(_RANKED, num_classes))[1]
-    return ranked

@@ -1,63 +1,34 @@
-"""k-NN: the original's numbers to the digit, and properties by hand."""
+"""The task `knn`, from the command line to its report."""
 
-import os
-import pathlib
+import json
 
-import numpy as np
 import pytest
 
-from ibot_jax.evaluate import knn
 
-ROOT = pathlib.Path(__file__).parents[2]
-REFERENCE = pathlib.Path(os.environ.get("IBOT_REFERENCE_DIR", ROOT / "../shared/reference"))
-
-
-@pytest.mark.parametrize("max_entries", [2**27, 2000 * 64])
-def test_accuracies_are_those_of_the_original(monkeypatch, max_entries):
-    """At every k from one search, in one chunk of queries as in chunks of 64 (the last: 52)."""
-    path = REFERENCE / "knn.npz"
-    if not path.exists():
-        pytest.skip(f"no reference data at {path}; set IBOT_REFERENCE_DIR")
-    data = np.load(path)
-    monkeypatch.setattr(knn, "_MAX_ENTRIES", max_entries)
-    ks = (1, 10, 20, 100)
-    ranked = knn.weighted_knn(
-        data["train"],
-        data["train_labels"],
-        data["test"],
-        k=ks,
-        temperature=0.07,
-        num_classes=10,
-    )
-    for k in ks:
-        assert ranked[k].shape == (500, 5)
-        measured = knn.accuracy(ranked[k], data["test_labels"])
-        np.testing.assert_allclose(measured, data[f"k{k}"], atol=1e-9, err_msg=f"k = {k}")
+def test_colours_are_told_apart_and_reported(evaluate, tmp_path):
+    status, out, err = evaluate("knn", "--k=1,5", "--temperature=0.07,1")
+    assert (status, err) == (0, "")
+    report = json.loads((tmp_path / "out/knn.json").read_text())
+    assert report["metrics"] == {"top1": 100.0, "top5": 100.0}
+    assert [(row["k"], row["temperature"]) for row in report["rows"]] == [
+        (1, 0.07),
+        (1, 1.0),
+        (5, 0.07),
+        (5, 1.0),
+    ]
+    assert report["settings"]["weights"] == "teacher" and report["settings"]["step"] == 3
+    assert "temperature" in out and "100.00" in out
+    assert list((tmp_path / "out/tensorboard").glob("events.out.tfevents.*"))
 
 
-def test_near_neighbours_outvote_many_far_ones():
-    """One neighbour at similarity 1 against three at 0: exp(1 / 0.5) = 7.4 > 3 votes."""
-    train = np.array([[1, 0], [0, 1], [0, 1], [0, 1]], np.float32)
-    labels = np.array([1, 0, 0, 0])
-    query = np.array([[5, 0]], np.float32)  # length does not matter, only direction
-    sharp = knn.weighted_knn(train, labels, query, k=4, temperature=0.5, num_classes=3)
-    flat = knn.weighted_knn(train, labels, query, k=4, temperature=2.0, num_classes=3)
-    np.testing.assert_array_equal(sharp[4], [[1, 0, 2]])
-    np.testing.assert_array_equal(flat[4], [[0, 1, 2]])  # exp(1 / 2) = 1.6 < 3
-
-
-def test_a_low_temperature_does_not_overflow():
-    """exp(1 / 0.005) is beyond float32; the ranking is that of the single nearest neighbour."""
-    train = np.array([[1, 0], [0.99, 0.1], [0.98, 0.2]], np.float32)
-    query = np.array([[1, 0.02]], np.float32)
-    ranked = knn.weighted_knn(
-        train, np.array([2, 0, 0]), query, k=3, temperature=0.005, num_classes=3
-    )
-    assert ranked[3][0, 0] == 2
-
-
-def test_more_neighbours_than_images_is_an_error():
-    with pytest.raises(ValueError, match=r"k=3 .* 2"):
-        knn.weighted_knn(
-            np.eye(2), np.array([0, 1]), np.eye(2), k=3, temperature=0.07, num_classes=2
-        )
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--k=37", "--k=37 is larger than the 36 images of --train-split=train; lower it"),
+        ("--k=0", "argument --k: 0 is not above 0; see --help"),
+        ("--k=1,x", "argument --k: 'x' is no whole number from 0 on; see --help"),
+        ("--temperature=0", "argument --temperature: '0' is no number above 0; see --help"),
+    ],
+)
+def test_settings_that_make_no_sense_are_told_in_one_line(evaluate, flag, message):
+    assert evaluate("knn", flag) == (2, "", f"error: {message}\n")

@@ -1,0 +1,164 @@
+"""Weighted k-nearest-neighbour classification of features, exact, as the original measures it.
+
+Each of a query's k nearest training features, by cosine similarity s, votes for its class with
+weight exp(s / T); classes are ranked by their votes, and of equal ones the lower comes first.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ibot_jax import sharding
+
+# Largest float32 array that a chunk of queries may need on a device: 2**27 entries are 512 MiB.
+_MAX_ENTRIES = 2**27
+_RANKED = 5  # classes kept of the ranking, for top-5
+
+Ranked = dict[tuple[int, float], np.ndarray]
+
+
+def weighted_knn(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    *,
+    ks: Sequence[int],
+    temperatures: Sequence[float],
+    num_classes: int,
+    mesh: Mesh,
+) -> Ranked:
+    """Ranks the classes of every query by the weighted votes of its nearest neighbours.
+
+    The training features are spread over the devices; each finds the nearest of its own, of which
+    the nearest of all are chosen. Queries go through in chunks, so that memory is bounded
+    whatever their number. Features may be mapped from disk: none is copied as a whole.
+
+    Args:
+      train_features: [M, D] float; need not be normalised. The same on all processes.
+      train_labels: [M] int, from 0 to num_classes - 1.
+      test_features: [Q, D] float; need not be normalised. The same on all processes.
+      ks: how many neighbours vote; one search serves all.
+      temperatures: T; one search serves all.
+      num_classes: C.
+      mesh: the devices.
+
+    Returns:
+      For each (k, T), the best min(5, C) classes of every query, best first,
+      [Q, min(5, C)] int32, on all processes.
+
+    Raises:
+      ValueError: if a k is not between 1 and M.
+    """
+    num_train, most = len(train_features), max(ks, default=0)
+    if not ks or min(ks) < 1 or most > num_train:
+        raise ValueError(f"ks={ks} are not between 1 and the {num_train} training features")
+    bank, labels = _spread(train_features, train_labels, most, mesh)
+    rows = len(bank) // mesh.size
+    chunk = _MAX_ENTRIES // max(rows, most * mesh.size, most * num_classes)
+    chunk = min(max(chunk, 1), len(test_features))
+    rank = _program(mesh, tuple(ks), tuple(temperatures), num_train, num_classes)
+    replicated = sharding.replicated(mesh)
+
+    ranked = {(k, t): [] for k in ks for t in temperatures}
+    for start in range(0, len(test_features), chunk):
+        queries = np.asarray(test_features[start : start + chunk])
+        missing = chunk - len(queries)  # one shape for every chunk: one compilation
+        best = rank(
+            bank, labels, jax.device_put(np.pad(queries, ((0, missing), (0, 0))), replicated)
+        )
+        for setting, classes in best.items():
+            ranked[setting].append(np.asarray(classes)[: chunk - missing])
+    return {setting: np.concatenate(parts) for setting, parts in ranked.items()}
+
+
+def accuracy(ranked: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Returns top-1 and top-5 accuracy in percent.
+
+    Args:
+      ranked: [Q, R] the classes of every query, best first; top-5 counts all R.
+      labels: [Q] the true classes.
+    """
+    hits = ranked == np.asarray(labels)[:, None]
+    return 100 * float(hits[:, 0].mean()), 100 * float(hits.any(axis=1).mean())
+
+
+def _spread(
+    features: np.ndarray, labels: np.ndarray, least: int, mesh: Mesh
+) -> tuple[jax.Array, jax.Array]:
+    """Lays features, scaled to length 1, and labels out over the devices, filled up with zeros.
+
+    Args:
+      features: [M, D].
+      labels: [M].
+      least: how many rows a device gets at least.
+      mesh: the devices.
+
+    Returns:
+      [M', D] and [M'] int32, device by device in the given order.
+    """
+    rows = max(-(-len(features) // mesh.size), least)
+    layout = sharding.batch_sharding(mesh)
+
+    def lay_out(array: np.ndarray) -> jax.Array:
+        def part(index):
+            start, stop, _ = index[0].indices(rows * mesh.size)
+            own, wanted = np.asarray(array[start:stop]), stop - start
+            return np.pad(own, ((0, wanted - len(own)), *((0, 0),) * (own.ndim - 1)))
+
+        shape = (rows * mesh.size, *array.shape[1:])
+        return jax.make_array_from_callback(shape, layout, part)
+
+    return _unit_in_place(lay_out(features)), lay_out(np.asarray(labels, np.int32))
+
+
+def _unit(features: jax.Array) -> jax.Array:
+    """Scales rows to length 1 (rows of zeros stay)."""
+    norms = jnp.linalg.norm(features, axis=-1, keepdims=True)
+    return features / jnp.maximum(norms, jnp.finfo(features.dtype).tiny)
+
+
+_unit_in_place = jax.jit(_unit, donate_argnums=0)
+
+
+@functools.lru_cache(maxsize=8)
+def _program(
+    mesh: Mesh,
+    ks: tuple[int, ...],
+    temperatures: tuple[float, ...],
+    num_train: int,
+    num_classes: int,
+):
+    """Returns the function of (bank, labels, queries [q, D]) to {(k, T): [q, min(5, C)] int32}."""
+
+    def nearest_of_own(queries, own):
+        bank, labels = own
+        rows = len(bank)
+        # "highest": the default would run in bfloat16 on a TPU and in TF32 on a GPU.
+        similarity = jnp.matmul(queries, bank.T, precision="highest")  # [q, rows]
+        place = jax.lax.axis_index("data") * rows + jnp.arange(rows)
+        similarity = jnp.where(place < num_train, similarity, -jnp.inf)
+        nearest, index = jax.lax.top_k(similarity, max(ks))  # [q, k]
+        return nearest, labels[index]
+
+    def rank(bank, labels, queries):
+        nearest, classes = sharding.gathered(nearest_of_own, mesh)(_unit(queries), (bank, labels))
+        # Device by device, so of equally near ones the first of all comes first.
+        nearest, index = jax.lax.top_k(nearest, max(ks))
+        classes = jnp.take_along_axis(classes, index, axis=1)
+        classes = jax.nn.one_hot(classes, num_classes, dtype=nearest.dtype)  # [q, k, C]
+        ranked = {}
+        for temperature in temperatures:
+            # Relative to the nearest, which scales all votes of a query alike: exp cannot overflow.
+            weights = jnp.exp((nearest - nearest[:, :1]) / temperature)
+            for k in ks:
+                votes = jnp.einsum(
+                    "qk,qkc->qc", weights[:, :k], classes[:, :k], precision="highest"
+                )
+                ranked[k, temperature] = jax.lax.top_k(votes, min(_RANKED, num_classes))[1]
+        return ranked
+
+    return jax.jit(rank, out_shardings=sharding.replicated(mesh))

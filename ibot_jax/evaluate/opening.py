@@ -1,0 +1,159 @@
+"""What the shared flags name, opened: the model, the data, and how images are cut for it.
+
+Every mistake is a UserError, on all processes, before anything slow begins.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from ibot_jax import pretrained, sharding
+from ibot_jax.agreement import in_step, same_end
+from ibot_jax.data.pipeline import eval_batches
+from ibot_jax.data.sources import Source, open_source
+from ibot_jax.data.tfds import TfdsStream
+from ibot_jax.errors import UserError
+from ibot_jax.optimizer import Params
+from ibot_jax.pretrained import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """How images are cut for an evaluation, and how many go to the devices at a time.
+
+    Attributes:
+      size: height and width, pixels.
+      resize: shorter side before the central crop of `size`, pixels.
+      channels: of the images.
+      batch_size: over all devices of all processes.
+    """
+
+    size: tuple[int, int]
+    resize: int
+    channels: int
+    batch_size: int
+
+    def batches(self, source: Source | TfdsStream) -> Iterator[dict[str, np.ndarray]]:
+        """Yields this process's share of every image of a source once; see `eval_batches`."""
+        batches = eval_batches(
+            source,
+            self.size,
+            self.resize,
+            self.batch_size // jax.process_count(),
+            self.channels,
+            jax.process_index(),
+            jax.process_count(),
+        )
+        return (batch for batch, _ in in_step(batches))
+
+    def number(self, source: Source | TfdsStream) -> int:
+        """Returns how many batches a source makes."""
+        return -(-len(source) // self.batch_size)
+
+
+def open_model(
+    args: argparse.Namespace, mesh: jax.sharding.Mesh, *, head: bool = False
+) -> tuple[Model, Params]:
+    """Loads the model that --from, --weights, --step and --dtype name.
+
+    Returns:
+      The model, and its parameters, on all devices.
+
+    Raises:
+      UserError: if there is no such model.
+    """
+    with same_end():
+        weights = "teacher" if args.weights == "random" else args.weights
+        model, params = pretrained.load(
+            args.source, weights=weights, step=args.step, head=head, dtype=args.dtype
+        )
+        if args.weights == "random":
+            model, params = pretrained.untrained(model, head=head)
+        elif args.weights != model.facts.get("weights", args.weights):
+            raise UserError(
+                f"--weights={args.weights} is not what {args.source} holds, which is the "
+                f"{model.facts['weights']}; give --weights={model.facts['weights']}"
+            )
+    return model, jax.device_put(params, sharding.replicated(mesh))
+
+
+def open_views(args: argparse.Namespace, model: Model) -> Views:
+    """Returns how images are cut: as for k-NN during the model's training, unless flags say else.
+
+    Raises:
+      UserError: if the flags make no sense for the model or the devices.
+    """
+    data, patch_size = model.config.data, model.config.model.patch_size
+    size = tuple(args.size or data.global_size)
+    if len(size) > 2:
+        raise UserError(f"--size={' '.join(map(str, size))} is one side, or height and width")
+    size = (size[0], size[-1])
+    if min(size) < patch_size:
+        raise UserError(f"--size={size[0]} {size[1]} is less than a patch of {patch_size} pixels")
+    scale = min(size) / min(data.global_size)
+    if args.batch_size % jax.device_count():
+        raise UserError(
+            f"--batch-size={args.batch_size} is no multiple of the {jax.device_count()} devices"
+        )
+    resize = args.resize or round(model.config.knn.resize * scale)
+    return Views(size, resize, data.channels, args.batch_size)
+
+
+def open_split(args: argparse.Namespace, model: Model, name: str) -> Source | TfdsStream:
+    """Opens the "train" or the "test" split of --data.
+
+    Raises:
+      UserError: if there is none.
+    """
+    split = getattr(args, f"{name}_split")
+    with same_end():
+        try:
+            return open_source(
+                args.data,
+                split,
+                data_dir=args.data_dir,
+                max_per_class=getattr(args, f"max_{name}_per_class"),
+                channels=model.config.data.channels,
+            )
+        except UserError as error:
+            raise UserError(f"--data={args.data} --{name}-split={split}: {error}") from error
+
+
+def open_labelled(
+    args: argparse.Namespace, model: Model
+) -> tuple[Source | TfdsStream, Source | TfdsStream]:
+    """Opens the train and the test split of --data, which must be labelled alike.
+
+    Raises:
+      UserError: if they cannot be opened, have no labels or not the same classes.
+    """
+    train, test = (open_split(args, model, name) for name in ("train", "test"))
+    for name, source in (("train", train), ("test", test)):
+        require_labels(args, name, source)
+    if (train.num_classes, train.class_names) != (test.num_classes, test.class_names):
+        odd = set(train.class_names or ()) ^ set(test.class_names or ())
+        raise UserError(
+            f"--test-split={args.test_split} has other classes than --train-split="
+            f"{args.train_split}{f': only one has {min(odd)}' if odd else ''}; mend one"
+        )
+    return train, test
+
+
+def require_labels(args: argparse.Namespace, name: str, source: Source | TfdsStream) -> None:
+    """Raises a UserError if a split has no labels."""
+    if source.num_classes is None:
+        raise UserError(
+            f"--data={args.data} has no labels in --{name}-split={getattr(args, f'{name}_split')}; "
+            "this task needs a folder for each class, or labelled TFDS data"
+        )
+
+
+def settings(args: argparse.Namespace, model: Model) -> dict[str, Any]:
+    """Returns what a task was run with, for its report: all flags, and what the model knows."""
+    unimportant = ("cache", "out", "coordinator_address", "num_processes", "process_id")
+    flags = {key: value for key, value in vars(args).items() if key not in unimportant}
+    return {**flags, **model.facts}

@@ -1,0 +1,171 @@
+"""Flags that the tasks share."""
+
+import argparse
+import os
+from collections.abc import Callable
+
+from ibot_jax.workdir import absolute_path
+
+FEATURES = ("cls", "mean", "cls+mean", "pixels")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what names the model, where the outcome goes, and the processes."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--from",
+        required=True,
+        dest="source",
+        metavar="PATH",
+        help="a run's workdir, one of its checkpoints (WORKDIR/checkpoints/STEP), or an export",
+    )
+    group.add_argument(
+        "--weights",
+        default="teacher",
+        choices=("teacher", "student", "random"),
+        help="of a run; random: the same model as before any training (default: teacher)",
+    )
+    group.add_argument(
+        "--step", default="latest", help="of a run: a number, latest, or best by k-NN (latest)"
+    )
+    group.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="of the computation (default: float32)",
+    )
+    group = parser.add_argument_group("output and processes")
+    group.add_argument(
+        "--out",
+        metavar="DIR",
+        help="for TASK.json and tensorboard/ (default: evaluations/ and the model's name)",
+    )
+    group.add_argument("--coordinator_address", help="HOST:PORT of the first of several processes")
+    group.add_argument("--num_processes", type=positive, help="how many there are")
+    group.add_argument("--process_id", type=int, help="the number of this one, from 0 on")
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what names labelled data, split for training and test, and how images are cut."""
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--data",
+        required=True,
+        metavar="SOURCE",
+        help="digits, folder:PATH (PATH/SPLIT/CLASS/*), or tfds:NAME",
+    )
+    group.add_argument("--data-dir", default="", metavar="DIR", help="where TFDS keeps its data")
+    for split in ("train", "test"):
+        group.add_argument(
+            f"--{split}-split",
+            default=split,
+            metavar="NAME",
+            help=f"a subfolder, or TFDS's split syntax (default: {split})",
+        )
+    for split in ("train", "test"):
+        group.add_argument(
+            f"--max-{split}-per-class",
+            default=0,
+            type=natural,
+            metavar="N",
+            help="keep the first N images of each class, by name (default: all)",
+        )
+    group.add_argument(
+        "--size",
+        nargs="+",
+        type=positive,
+        metavar="PIXELS",
+        help="of the images: one side, or height and width (default: as in pre-training)",
+    )
+    group.add_argument(
+        "--resize",
+        type=positive,
+        metavar="PIXELS",
+        help="shorter side before the central crop of --size (default: as k-NN in pre-training, "
+        "in proportion to --size)",
+    )
+    group.add_argument(
+        "--batch-size",
+        default=256,
+        type=positive,
+        metavar="N",
+        help="images at a time, over all devices (default: 256)",
+    )
+
+
+def add_feature_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what features are, and where they are kept."""
+    group = parser.add_argument_group("features")
+    group.add_argument(
+        "--features",
+        default="cls",
+        choices=FEATURES,
+        help="cls: the class tokens of the last blocks, concatenated; mean: the means of their "
+        "patch tokens; cls+mean: the class tokens and the mean of the last block's patch tokens; "
+        "pixels: the images themselves, for comparison (default: cls)",
+    )
+    group.add_argument(
+        "--blocks", default=1, type=positive, metavar="N", help="the last N blocks (default: 1)"
+    )
+    add_cache_option(group)
+
+
+def add_cache_option(parser: argparse._ActionsContainer) -> None:
+    """Adds where features are kept."""
+    parser.add_argument(
+        "--cache",
+        default="evaluations/features",
+        metavar="DIR",
+        help="a local folder for features, by weights and data; nothing in it is ever stale, all "
+        "of it may be removed (default: evaluations/features)",
+    )
+
+
+def positive(text: str) -> int:
+    """Returns an integer above 0; for argparse."""
+    number = natural(text)
+    if not number:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def natural(text: str) -> int:
+    """Returns an integer from 0 on; for argparse."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
+
+
+def above_zero(text: str) -> float:
+    """Returns a finite number above 0; for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number
+
+
+def sequence(item: Callable[[str], float]) -> Callable[[str], tuple]:
+    """Returns a type for argparse: items between commas, each once."""
+
+    def parse(text: str) -> tuple:
+        return tuple(dict.fromkeys(item(part.strip()) for part in text.split(",")))
+
+    return parse
+
+
+def output_folder(args: argparse.Namespace) -> str:
+    """Returns --out, or a folder for these weights: evaluations/mine, evaluations/mine-student."""
+    if args.out:
+        return args.out
+    path = absolute_path(args.source)
+    parts = [path.name]
+    if path.name.isdecimal() and path.parent.name == "checkpoints":
+        parts = [path.parent.parent.name, path.name]
+    elif args.step != "latest":
+        parts.append(args.step)
+    if args.weights != "teacher":
+        parts.append(args.weights)
+    return os.path.join("evaluations", "-".join(parts))

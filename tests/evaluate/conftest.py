@@ -1,0 +1,66 @@
+"""A model as a run would leave it, and labelled images that colours tell apart."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tiny_config, tiny_plan
+
+from ibot_jax.checkpoint import Checkpoints
+from ibot_jax.evaluate import __main__ as command
+from ibot_jax.step import make_init
+from ibot_jax.workdir import open_workdir
+
+COLORS = {"blue": (30, 60, 220), "green": (40, 200, 50), "red": (220, 40, 40)}
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory):
+    """Returns a workdir with one checkpoint, step 3, whose teacher is twice its student."""
+    config = tiny_config(data__source="folder:none", knn__resize=18, seed=7)
+    state = make_init(config, tiny_plan(config))(jax.random.key(config.seed))
+    moved = jax.tree.map(lambda x: x * 2, state.opt_state)  # the teacher is in there
+    folder = open_workdir(
+        str(tmp_path_factory.mktemp("runs") / "mine"), config, allow_config_change=False
+    )
+    checkpoints = Checkpoints(folder, keep=2)
+    checkpoints.save(state.replace(step=state.step + 3, opt_state=moved), knn_top1=40.0)
+    checkpoints.close()
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """Returns a folder of noisy images, 12 to train and 5 to test for each of three colours."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 5)):
+        for name, color in COLORS.items():
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = np.clip(np.array(color) + rng.integers(-30, 31, (20, 22, 3)), 0, 255)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index:02}.png")
+    return str(root)
+
+
+@pytest.fixture
+def evaluate(workdir, images, tmp_path, capsys):
+    """Returns a function that runs a task as the command line does: status, stdout, stderr."""
+
+    def run(task, *flags):
+        defaults = {
+            "--from": workdir,
+            "--data": f"folder:{images}",
+            "--out": str(tmp_path / "out"),
+            "--cache": str(tmp_path / "cache"),
+            "--batch-size": "16",
+        }
+        given = {flag.partition("=")[0] for flag in flags}
+        if task in ("knn", "linear", "logistic", "cluster"):
+            flags += tuple(f"{k}={v}" for k, v in defaults.items() if k not in given)
+        status = command.main([task, *flags])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run

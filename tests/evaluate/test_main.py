@@ -1,0 +1,127 @@
+"""The command line of all tasks: help, the mistakes that they share, and what they write."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from ibot_jax import export
+from ibot_jax.evaluate import __main__ as command
+from ibot_jax.evaluate.options import output_folder
+from ibot_jax.evaluate.report import Report
+
+
+def test_help_lists_the_tasks_and_what_each_does(evaluate):
+    status, out, _ = evaluate("--help")
+    assert status == 0
+    for task in command.TASKS:
+        assert f"\n  {task} " in out + "\n"
+
+
+@pytest.mark.parametrize("task", command.TASKS)
+def test_every_task_explains_itself(task, capsys):
+    with pytest.raises(SystemExit) as exited:
+        command.main([task, "--help"])
+    assert exited.value.code == 0
+    out = capsys.readouterr().out
+    assert "Data: " in out and f"python -m ibot_jax.evaluate {task} --from=" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--speed=3"], "unrecognized arguments: --speed=3; see --help"),
+        (["--from=nowhere"], "nowhere does not exist; give a run's workdir, a checkpoint or"),
+        (["--step=5"], "--step=5 is not in "),
+        (["--test-split=val"], "--test-split=val: split='val' is no subfolder of "),
+        (["--data=folder:nowhere"], "--data=folder:nowhere --train-split=train: "),
+        (["--data=synthetic:64"], "has no labels in --train-split=train; this task needs"),
+        (["--batch-size=12"], "--batch-size=12 is no multiple of the 8 devices"),
+        (["--blocks=9"], "--blocks=9 is more than the 2 of the model"),
+        (["--size=2"], "--size=2 2 is less than a patch of 4 pixels"),
+        (["--cache=gs://bucket/x"], "--cache=gs://bucket/x must be a local folder"),
+        (["--process_id=1"], "--coordinator_address and --num_processes must be given, too"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(evaluate, flags, message):
+    status, out, err = evaluate("knn", *flags)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+
+
+def test_a_task_that_is_none_is_told(capsys):
+    assert command.main(["knm"]) == 2
+    assert capsys.readouterr().err.startswith("error: 'knm' is no task; there are knn")
+
+
+def test_splits_with_other_classes_are_refused(evaluate, images, tmp_path):
+    for name in ("train/red", "train/blue", "test/red", "test/pink"):
+        (tmp_path / "odd" / name).parent.mkdir(parents=True, exist_ok=True)
+        original = pathlib.Path(images) / name.replace("pink", "green")
+        (tmp_path / "odd" / name).symlink_to(original)
+    status, _, err = evaluate("knn", f"--data=folder:{tmp_path / 'odd'}")
+    assert status == 2
+    assert "--test-split=test has other classes than --train-split=train: only one has blue" in err
+
+
+def test_weights_of_another_architecture_are_refused(evaluate, workdir, tmp_path):
+    export.export(workdir, str(tmp_path / "mine.npz"), to="npz")
+    with np.load(tmp_path / "mine.npz") as file:
+        arrays = dict(file)
+    arrays["backbone/norm/scale"] = np.ones(99, np.float32)
+    np.savez(tmp_path / "odd.npz", **arrays)
+    status, _, err = evaluate("knn", f"--from={tmp_path / 'odd.npz'}")
+    assert status == 2
+    assert "odd.npz holds weights of another architecture than its config" in err
+    assert "backbone/norm/scale is (99,), not (16,)" in err
+
+
+def test_an_export_is_cut_as_its_run(evaluate, workdir, tmp_path):
+    """The same features, so the second one comes out of the cache."""
+    export.export(workdir, str(tmp_path / "mine.npz"), to="npz")
+    assert evaluate("knn", "--k=1")[0] == 0
+    assert evaluate("knn", "--k=1", f"--from={tmp_path / 'mine.npz'}")[0] == 0
+    assert len(list((tmp_path / "cache").iterdir())) == 2  # train and test
+    status, _, err = evaluate("knn", f"--from={tmp_path / 'mine.npz'}", "--weights=student")
+    assert status == 2 and "give --weights=teacher" in err
+
+
+def test_teacher_student_random_weights_and_pixels_differ(evaluate, tmp_path):
+    """For each of the four the features of both splits are kept."""
+    for flag in ("--weights=teacher", "--weights=student", "--weights=random", "--features=pixels"):
+        assert evaluate("knn", "--k=1", flag)[0] == 0
+    assert len(list((tmp_path / "cache").iterdir())) == 8
+
+
+@pytest.mark.parametrize(
+    ("flags", "folder"),
+    [
+        ({}, "evaluations/mine"),
+        ({"weights": "random"}, "evaluations/mine-random"),
+        ({"source": "runs/mine/checkpoints/30"}, "evaluations/mine-30"),
+        ({"step": "best", "weights": "student"}, "evaluations/mine-best-student"),
+        ({"out": "here"}, "here"),
+    ],
+)
+def test_every_set_of_weights_has_its_own_folder(flags, folder):
+    defaults = {"out": None, "source": "runs/mine/", "step": "latest", "weights": "teacher"}
+    assert output_folder(command.argparse.Namespace(**(defaults | flags))) == folder
+
+
+def test_a_report_is_a_table_and_json(tmp_path, capsys):
+    rows = [{"k": 10, "top1": 12.345}, {"k": 200, "top1": 100.0}]
+    report = Report("knn", {"step": 4, "k": (10, 200)}, {"top1": 100.0}, rows)
+    report.publish(str(tmp_path / "new/out"))
+    out = capsys.readouterr().out
+    assert out.startswith("  k    top1\n 10   12.35\n200  100.00\n")
+    content = json.loads((tmp_path / "new/out/knn.json").read_text())
+    assert content["metrics"] == {"top1": 100.0} and content["settings"]["step"] == 4
+    assert content["rows"] == rows
+
+
+def test_a_folder_that_cannot_be_written_is_told(evaluate, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, _, err = evaluate("knn", "--k=1", f"--out={tmp_path / 'file'}")
+    assert status == 2
+    assert f"--out={tmp_path / 'file'} cannot be written" in err

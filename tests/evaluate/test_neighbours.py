@@ -1,0 +1,102 @@
+"""k-NN: the original's numbers to the digit, and properties by hand."""
+
+import jax
+import numpy as np
+import pytest
+
+from ibot_jax import sharding
+from ibot_jax.evaluate import neighbours
+
+
+@pytest.fixture(params=[1, 8])
+def mesh(request):
+    return sharding.make_mesh(jax.devices()[: request.param])
+
+
+def knn(train, labels, queries, k, temperature, mesh, num_classes=3):
+    """Returns the ranking for one k and one temperature."""
+    ranked = neighbours.weighted_knn(
+        np.asarray(train, np.float32),
+        np.asarray(labels),
+        np.asarray(queries, np.float32),
+        ks=(k,),
+        temperatures=(temperature,),
+        num_classes=num_classes,
+        mesh=mesh,
+    )
+    return ranked[k, temperature]
+
+
+@pytest.mark.parametrize("max_entries", [2**27, 2000 * 64])
+def test_accuracies_are_those_of_the_original(reference, mesh, monkeypatch, max_entries):
+    """At every k from one search, on one device and on eight, in one chunk of queries and many."""
+    data = np.load(reference("knn.npz"))
+    monkeypatch.setattr(neighbours, "_MAX_ENTRIES", max_entries)
+    ks = (1, 10, 20, 100)
+    ranked = neighbours.weighted_knn(
+        data["train"],
+        data["train_labels"],
+        data["test"],
+        ks=ks,
+        temperatures=(0.07,),
+        num_classes=10,
+        mesh=mesh,
+    )
+    for k in ks:
+        assert ranked[k, 0.07].shape == (500, 5)
+        measured = neighbours.accuracy(ranked[k, 0.07], data["test_labels"])
+        np.testing.assert_allclose(measured, data[f"k{k}"], atol=1e-9, err_msg=f"k = {k}")
+
+
+def test_rankings_are_those_of_a_loop_in_numpy(mesh):
+    """Every k and temperature of one search; 53 features fill no whole number of devices."""
+    rng = np.random.default_rng(0)
+    train, queries = rng.normal(size=(53, 5)), rng.normal(size=(11, 5))
+    labels = rng.integers(0, 7, 53)
+    ks, temperatures = (1, 4, 30), (0.07, 0.5)
+    ranked = neighbours.weighted_knn(
+        train.astype(np.float32),
+        labels,
+        queries.astype(np.float32),
+        ks=ks,
+        temperatures=temperatures,
+        num_classes=7,
+        mesh=mesh,
+    )
+    assert set(ranked) == {(k, t) for k in ks for t in temperatures}
+    for (k, temperature), classes in ranked.items():
+        for query, ranking in zip(queries, classes, strict=True):
+            similarity = train @ query / np.linalg.norm(train, axis=1) / np.linalg.norm(query)
+            nearest = np.argsort(-similarity)[:k]
+            votes = np.zeros(7)
+            np.add.at(votes, labels[nearest], np.exp(similarity[nearest] / temperature))
+            voted = np.count_nonzero(votes)
+            expected = np.argsort(-votes, kind="stable")[:5]
+            np.testing.assert_array_equal(ranking[:voted], expected[:voted])
+
+
+def test_of_equally_near_ones_the_first_votes(mesh):
+    train = np.ones((20, 2))
+    labels = [2] + [1] * 19
+    np.testing.assert_array_equal(knn(train, labels, [[1, 1]], 1, 0.07, mesh)[0, 0], 2)
+    np.testing.assert_array_equal(knn(train[::-1], labels[::-1], [[1, 1]], 1, 0.07, mesh)[0, 0], 1)
+
+
+def test_near_neighbours_outvote_many_far_ones(mesh):
+    """One neighbour at similarity 1 against three at 0: exp(1 / 0.5) = 7.4 > 3 votes."""
+    train = [[1, 0], [0, 1], [0, 1], [0, 1]]
+    labels = [1, 0, 0, 0]
+    query = [[5, 0]]  # length does not matter, only direction
+    np.testing.assert_array_equal(knn(train, labels, query, 4, 0.5, mesh), [[1, 0, 2]])
+    np.testing.assert_array_equal(knn(train, labels, query, 4, 2.0, mesh), [[0, 1, 2]])  # 1.6 < 3
+
+
+def test_a_low_temperature_does_not_overflow(mesh):
+    """exp(1 / 0.005) is beyond float32; the ranking is that of the single nearest neighbour."""
+    train = [[1, 0], [0.99, 0.1], [0.98, 0.2]]
+    assert knn(train, [2, 0, 0], [[1, 0.02]], 3, 0.005, mesh)[0, 0] == 2
+
+
+def test_more_neighbours_than_images_is_an_error(mesh):
+    with pytest.raises(ValueError, match=r"ks=\(3,\) .* 2"):
+        knn(np.eye(2), [0, 1], np.eye(2), 3, 0.07, mesh)

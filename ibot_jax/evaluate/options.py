@@ -11,6 +11,20 @@ FEATURES = ("cls", "mean", "cls+mean", "pixels")
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Adds what names the model, where the outcome goes, and the processes."""
+    add_weights_options(parser)
+    group = parser.add_argument_group("output and processes")
+    group.add_argument(
+        "--out",
+        metavar="DIR",
+        help="for TASK.json and tensorboard/ (default: evaluations/ and the model's name)",
+    )
+    group.add_argument("--coordinator_address", help="HOST:PORT of the first of several processes")
+    group.add_argument("--num_processes", type=positive, help="how many there are")
+    group.add_argument("--process_id", type=int, help="the number of this one, from 0 on")
+
+
+def add_weights_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what names the model."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--from",
@@ -34,15 +48,6 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16"),
         help="of the computation (default: float32)",
     )
-    group = parser.add_argument_group("output and processes")
-    group.add_argument(
-        "--out",
-        metavar="DIR",
-        help="for TASK.json and tensorboard/ (default: evaluations/ and the model's name)",
-    )
-    group.add_argument("--coordinator_address", help="HOST:PORT of the first of several processes")
-    group.add_argument("--num_processes", type=positive, help="how many there are")
-    group.add_argument("--process_id", type=int, help="the number of this one, from 0 on")
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,87 @@
+"""The frames of a video: read one by one, written as numbered files and an animation."""
+
+import argparse
+import pathlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from PIL import Image, ImageSequence, UnidentifiedImageError
+
+from ibot_jax.data.images import to_channels
+from ibot_jax.errors import UserError
+from ibot_jax.pretrained import Model
+from ibot_jax.visualize import canvas
+from ibot_jax.visualize.pictures import Files, Picture, fit, open_images, readable
+
+MAX_ANIMATED = 300  # frames of an animation, which lies in memory; longer videos are thinned
+
+
+def read(args: argparse.Namespace, size: int, model: Model) -> Iterator[Picture]:
+    """Yields the frames that --images names, in their order; see `pictures.fit` for the size.
+
+    Raises:
+      UserError: if there are none, or a file is no animation that Pillow can read.
+    """
+    source = open_images(args, model.config.data.channels)
+    if isinstance(source, Files) and len(source) == 1:
+        yield from _animation(source.describe(0), size, model)
+    else:
+        yield from readable(source, range(len(source)), size, model)
+
+
+def _animation(path: str, size: int, model: Model) -> Iterator[Picture]:
+    """Yields the frames of an animated file."""
+    try:
+        with Image.open(path) as video:
+            for number, frame in enumerate(ImageSequence.Iterator(video)):
+                pixels = np.asarray(to_channels(frame, model.config.data.channels))
+                fitted = fit(pixels, size, model.config.model.patch_size)
+                yield Picture(f"{path}, frame {number}", fitted)
+    except UnidentifiedImageError:
+        raise UserError(
+            f"--images={path} is no animation that Pillow reads (GIF, WebP, PNG); of another video "
+            "extract the frames into a folder, for example by ffmpeg -i VIDEO FOLDER/%05d.png"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"--images={path}: {error}") from error
+
+
+def check_folder(path: str) -> pathlib.Path:
+    """Returns the folder that the frames go to.
+
+    Raises:
+      UserError: if it holds anything already.
+    """
+    folder = pathlib.Path(path).expanduser().absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out={path} is to be a new or empty folder; choose another one")
+    return folder
+
+
+def write(drawn: Iterable[Image.Image], folder: pathlib.Path, format_: str, fps: int) -> str:
+    """Writes frames as they come, 00000.png and on, and an animation of them at the end.
+
+    Args:
+      drawn: the frames; only one of them is kept in memory at a time.
+      folder: for all of it.
+      format_: of the animation, "webp" or "gif".
+      fps: frames a second.
+
+    Returns:
+      What was written, in words.
+
+    Raises:
+      UserError: if the folder cannot be written.
+    """
+    number, size = 0, None
+    for number, picture in enumerate(drawn, 1):
+        size = size or picture.size  # an animation has one
+        picture = picture if picture.size == size else picture.resize(size)
+        canvas.save(picture, folder / f"{number - 1:05d}.png")
+    stride = -(-number // MAX_ANIMATED)
+    first, *others = (Image.open(folder / f"{i:05d}.png") for i in range(0, number, stride))
+    animation = folder / f"attention.{format_}"
+    with canvas.written(animation) as temporary:
+        duration = round(1000 * stride / fps)
+        first.save(temporary, save_all=True, append_images=others, duration=duration, loop=0)
+    return f"{number} frames and {animation.name} written to {folder}"

@@ -1,0 +1,109 @@
+"""Flags that the figures share, besides those of the evaluations, and the model they name."""
+
+import argparse
+
+import jax
+
+from ibot_jax import sharding
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate import opening
+from ibot_jax.evaluate.options import positive
+from ibot_jax.optimizer import Params
+from ibot_jax.pretrained import Model
+
+
+def add_image_options(
+    parser: argparse.ArgumentParser, *, number: int | None = None, required: bool = True
+) -> None:
+    """Adds what names the images, and how large the model sees them.
+
+    Args:
+      parser: to add to.
+      number: of images that a figure shows unless told otherwise; None for a figure that shows no
+        such number, and has no --number.
+      required: whether the figure has no images of its own to fall back on.
+    """
+    group = parser.add_argument_group("images")
+    group.add_argument(
+        "--images",
+        required=required,
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        help="image files, a folder of images or class folders, or a source: digits, folder:PATH, "
+        "tfds:NAME" + ("" if required else " (default: the data of the run)"),
+    )
+    group.add_argument(
+        "--split",
+        default="train",
+        metavar="NAME",
+        help="of a folder or source: a subfolder, or TFDS's split syntax (default: train, or the "
+        "folder itself)",
+    )
+    group.add_argument("--data-dir", default="", metavar="DIR", help="where TFDS keeps its data")
+    if number is not None:
+        group.add_argument(
+            "--number",
+            type=positive,
+            metavar="N",
+            help="of images, spread evenly over all (default: all files that are named one by one, "
+            f"{number} of others)",
+        )
+        group.set_defaults(default_number=number)
+    group.add_argument(
+        "--size",
+        type=positive,
+        metavar="PIXELS",
+        help="of an image's longer side, to which it is resized for the model; the more, the more "
+        "patches (default: twice the size of training)",
+    )
+
+
+def add_output_options(parser: argparse.ArgumentParser, *, cell: int) -> None:
+    """Adds where the figure goes, and how large it is drawn.
+
+    Args:
+      parser: to add to.
+      cell: side of a panel unless told otherwise, pixels.
+    """
+    group = parser.add_argument_group("figure")
+    group.add_argument("--out", required=True, metavar="FILE", help="a .png, .webp or .jpg file")
+    group.add_argument(
+        "--cell",
+        default=cell,
+        type=positive,
+        metavar="PIXELS",
+        help=f"longer side of each panel of the figure (default: {cell})",
+    )
+
+
+def open_model(
+    args: argparse.Namespace, mesh: jax.sharding.Mesh | None = None, *, head: bool = False
+) -> tuple[Model, Params]:
+    """Loads the model that the flags name.
+
+    Args:
+      args: the flags.
+      mesh: the devices that are to hold the parameters; None for the first one.
+      head: whether the projection head is needed, too.
+
+    Raises:
+      UserError: if there is no such model, or --size is too small for it.
+    """
+    mesh = mesh or sharding.make_mesh(jax.local_devices()[:1])
+    model, params = opening.open_model(args, mesh, head=head)
+    patch_size = model.config.model.patch_size
+    if args.size is not None and args.size < patch_size:
+        raise UserError(f"--size={args.size} is smaller than a patch of {patch_size} pixels")
+    return model, params
+
+
+def share(text: str) -> float:
+    """Returns a number above 0 and at most 1; for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0 and up to 1")
+    return number

@@ -1,0 +1,174 @@
+"""The images that a figure shows: found, decoded, and made whole numbers of patches in size."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+
+from ibot_jax.data.folders import read_file
+from ibot_jax.data.images import EncodedImage
+from ibot_jax.data.sources import Source, open_source
+from ibot_jax.data.tfds import TfdsStream
+from ibot_jax.errors import UserError
+from ibot_jax.pretrained import Model
+from ibot_jax.workdir import absolute_path
+
+MAX_NUMBER = 64  # pictures in a figure
+_SOURCES = ("digits", "synthetic", "folder:", "tfds:")
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image as the model sees it.
+
+    Attributes:
+      name: by which a person finds it.
+      pixels: [H, W, C] uint8, both sides multiples of the patch size.
+    """
+
+    name: str
+    pixels: np.ndarray
+
+
+class Files:
+    """Image files that are named one by one; a `sources.Source` without labels."""
+
+    fetch = staticmethod(read_file)
+    labels = class_names = num_classes = None
+
+    def __init__(self, paths: Sequence[str]):
+        self.name = f"{len(paths)} files"
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def locate(self, index: int) -> tuple[str, int]:
+        return self._paths[index], -1
+
+    def describe(self, index: int) -> str:
+        return self._paths[index]
+
+
+def open_images(args: argparse.Namespace, channels: int) -> Source:
+    """Opens what --images, --split and --data-dir name.
+
+    Raises:
+      UserError: if there is no such thing, it holds no images, or has no random access.
+    """
+    first, *others = args.images
+    path = absolute_path(first)
+    is_source = first.startswith(_SOURCES)
+    if not others and (is_source or path.is_dir()):
+        spec = first if is_source else f"folder:{path}"
+        source = open_source(spec, args.split, data_dir=args.data_dir, channels=channels)
+        if isinstance(source, TfdsStream):
+            raise UserError(
+                f"--images={first} can be read from its beginning only; prepare it with "
+                "--file_format=array_record"
+            )
+        return source
+    for text in args.images:
+        path = absolute_path(text)
+        if not path.exists():
+            raise UserError(
+                f"--images={text} does not exist; give image files, a folder, or a source "
+                "(digits, folder:PATH, tfds:NAME)"
+            )
+        if path.is_dir():
+            raise UserError(f"--images={text} is a folder; give one folder, or files alone")
+    return Files([str(absolute_path(text)) for text in args.images])
+
+
+def read_pictures(args: argparse.Namespace, model: Model) -> list[Picture]:
+    """Reads as many of the images as --number says, spread evenly over them.
+
+    Raises:
+      UserError: if there are none that can be read, or more than a figure has room for.
+    """
+    source = open_images(args, model.config.data.channels)
+    return list(readable(source, choose(args, source), picture_size(args, model), model))
+
+
+def choose(args: argparse.Namespace, source: Source) -> np.ndarray:
+    """Returns the indices of the images to show, by --number.
+
+    Raises:
+      UserError: if they are more than a figure has room for.
+    """
+    number = args.number
+    if number is None:
+        number = len(source) if isinstance(source, Files) else args.default_number
+    number = min(number, len(source))
+    if number > MAX_NUMBER:
+        raise UserError(
+            f"{number} images are more than the {MAX_NUMBER} that a figure has room for; give a "
+            f"smaller --number"
+        )
+    return np.linspace(0, len(source) - 1, number).round().astype(int)
+
+
+def picture_size(args: argparse.Namespace, model: Model) -> int:
+    """Returns the longer side of images for the model: --size, or twice that of training."""
+    return args.size or 2 * max(model.config.data.global_size)
+
+
+def readable(source: Source, indices: Iterable[int], size: int, model: Model) -> Iterator[Picture]:
+    """Yields the images that can be read; names the others on stderr.
+
+    Args:
+      source: of the images.
+      indices: of those that are wanted.
+      size: their longer side, see `fit`.
+      model: that will see them.
+
+    Raises:
+      UserError: if not one of them can be read.
+    """
+    patch_size, channels = model.config.model.patch_size, model.config.data.channels
+    skipped, found = [], False
+    for index in indices:
+        name = source.describe(index)
+        try:
+            pixels = EncodedImage(source.fetch(source.locate(index)[0])).decode(channels)
+            picture = Picture(name, fit(pixels, size, patch_size))
+        except Exception as error:  # Pillow's are of many kinds
+            skipped.append(f"{name}: {' '.join(str(error).split())}")
+            continue
+        found = True
+        yield picture
+    if not found:
+        more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
+        raise UserError(f"no image can be shown: {skipped[0]}{more}")
+    for line in skipped:
+        print(f"skipped {line}", file=sys.stderr)
+
+
+def fit(pixels: np.ndarray, size: int, patch_size: int) -> np.ndarray:
+    """Resizes an image to `size` on its longer side, and both sides to whole patches.
+
+    Args:
+      pixels: [H, W] or [H, W, C] uint8.
+      size: pixels.
+      patch_size: pixels.
+
+    Returns:
+      [H', W', C] uint8; its aspect ratio is the image's up to half a patch.
+
+    Raises:
+      ValueError: if the image is smaller than a patch, before or after.
+    """
+    sides = pixels.shape[:2]
+    patches = [round(side * size / max(sides) / patch_size) for side in sides]
+    if min(sides) < patch_size or min(patches) < 1:
+        how = f", resized to {size}" if min(sides) >= patch_size else ""
+        raise ValueError(
+            f"its {sides[1]} x {sides[0]} pixels{how} are smaller than a patch of {patch_size} x "
+            f"{patch_size}"
+        )
+    height, width = (number * patch_size for number in patches)
+    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image).reshape(height, width, -1)

@@ -1,0 +1,154 @@
+"""Semantic segmentation by frozen patch tokens: a linear layer and k-NN, mIoU.
+
+What it measures: whether a patch token tells what its patch shows. The linear layer learns from the
+pixels of each training image (cross-entropy, AdamW, cosine schedule); for k-NN, patches drawn from
+the training images vote by exp(cosine / T). Scores of patches are interpolated linearly and decided
+pixel by pixel at the size of the annotation. The task is that of the paper (section 4.2), but not
+its protocol: images become squares of --size pixels, without crops, augmentation and sliding
+windows. Compare such results with each other, not with the paper's.
+
+Data: --layout=ade20k: DATA/images/{training,validation}/*.jpg and DATA/annotations/.../*.png, 0
+not annotated and 150 classes (ADEChallengeData2016). --layout=voc: DATA/JPEGImages/*.jpg,
+DATA/SegmentationClass/*.png, 255 not annotated and 21 classes, and
+DATA/ImageSets/Segmentation/{train,val}.txt (VOCdevkit/VOC2012).
+
+    python -m ibot_jax.evaluate segmentation --from=runs/mine --data=DATA --layout=voc
+"""
+
+import argparse
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from ibot_jax import sharding
+from ibot_jax.agreement import same_end
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate import mean_iou, options
+from ibot_jax.evaluate.opening import open_model, settings
+from ibot_jax.evaluate.patch_heads import Linear, knn_votes
+from ibot_jax.evaluate.report import Report
+from ibot_jax.evaluate.segmentation_data import Squares, find_splits
+from ibot_jax.evaluate.segmenting import Frozen, count_classes, fit_linear, sample_bank
+from ibot_jax.pretrained import Model
+from ibot_jax.workdir import absolute_path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the task."""
+    options.add_model_options(parser)
+    group = parser.add_argument_group("data")
+    group.add_argument("--data", required=True, metavar="DIR", help="see above")
+    group.add_argument("--layout", required=True, choices=("ade20k", "voc"), help="see above")
+    _add_number(group, "--size", 512, "side of the squares that images become, pixels")
+    _add_number(group, "--batch-size", 16, "images at a time, over all devices")
+    group = parser.add_argument_group("heads")
+    group.add_argument(
+        "--heads",
+        default=("linear", "knn"),
+        type=options.sequence(_head),
+        metavar="HEAD,...",
+        help="linear, knn or both (default: linear,knn)",
+    )
+    _add_number(group, "--blocks", 1, "the last N blocks, whose tokens are concatenated")
+    _add_number(group, "--epochs", 10, "of the linear layer")
+    group.add_argument(
+        "--lr",
+        default=1e-3,
+        type=options.above_zero,
+        metavar="RATE",
+        help="learning rate of the linear layer (default: 0.001)",
+    )
+    _add_number(group, "--bank", 100_000, "patches that vote in k-NN")
+    _add_number(group, "--k", 30, "neighbours that vote")
+    group.add_argument(
+        "--temperature",
+        default=0.07,
+        type=options.above_zero,
+        metavar="T",
+        help="of the votes (default: 0.07)",
+    )
+    group.add_argument(
+        "--seed", default=0, type=options.natural, help="of the order and the bank (default: 0)"
+    )
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Fits both heads to the training images and measures them on the others.
+
+    Raises:
+      UserError: for what the user can mend.
+    """
+    with same_end():
+        train, test = find_splits(args.layout, absolute_path(args.data))
+    mesh = sharding.make_mesh()
+    model, params = open_model(args, mesh)
+    _check(args, model)
+    frozen = Frozen(
+        _make_patch_fn(model, args.blocks),
+        params,
+        model.backbone.patch_size,
+        Squares(args.size, model.config.data.channels, args.batch_size),
+        mesh,
+    )
+    votes = functools.partial(knn_votes, k=args.k, temperature=args.temperature)
+    rows = []
+    for name in args.heads:
+        if name == "linear":
+            head = fit_linear(
+                frozen, train, epochs=args.epochs, learning_rate=args.lr, seed=args.seed
+            )
+        else:
+            head = sample_bank(frozen, train, number=args.bank, seed=args.seed)
+            if args.k > len(head.features):
+                raise UserError(
+                    f"--k={args.k} is more than the {len(head.features)} patches in the bank"
+                )
+        score_fn = Linear.__call__ if name == "linear" else votes
+        counts = count_classes(frozen, score_fn, head, test)
+        rows.append({"head": name, "images": len(test), **mean_iou.scores(counts)})
+    metrics = {
+        f"{row['head']}_{key}": value
+        for row in rows
+        for key, value in row.items()
+        if isinstance(value, float)
+    }
+    return Report("segmentation", settings(args, model), metrics, rows)
+
+
+def _make_patch_fn(model: Model, blocks: int):
+    """Returns the function from (params, images) to the patch tokens of the last blocks."""
+
+    def patches(params, images):
+        layers = model.last_layers(params, images, blocks)[:, :, 1:]  # [n, B, N, D]
+        return jnp.concatenate(list(layers), axis=-1)
+
+    return patches
+
+
+def _check(args: argparse.Namespace, model: Model) -> None:
+    patch_size, depth = model.backbone.patch_size, model.backbone.depth
+    if args.size % patch_size:
+        raise UserError(f"--size={args.size} is no multiple of the patch size, {patch_size}")
+    if args.batch_size % jax.device_count():
+        raise UserError(
+            f"--batch-size={args.batch_size} is no multiple of the {jax.device_count()} devices"
+        )
+    if args.blocks > depth:
+        raise UserError(f"--blocks={args.blocks} is more than the {depth} of the model")
+
+
+def _head(text: str) -> str:
+    if text not in ("linear", "knn"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither linear nor knn")
+    return text
+
+
+def _add_number(group: argparse._ActionsContainer, flag: str, default: int, text: str) -> None:
+    group.add_argument(
+        flag,
+        default=default,
+        type=options.positive,
+        metavar="N",
+        help=f"{text} (default: {default})",
+    )

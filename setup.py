@@ -42,6 +42,7 @@ setup(
         "pillow>=11.0",
         "psutil>=5.9",
         "scikit-learn>=1.5",
+        "scipy>=1.13",
         "simplejpeg>=1.8",
         "tensorboard>=2.20",  # clu's writer imports it without saying so
         "tensorflow>=2.20; sys_platform == 'darwin'",

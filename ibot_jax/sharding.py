@@ -73,6 +73,29 @@ def gathered(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, 
     )
 
 
+def spread(array: np.ndarray, mesh: Mesh, rows: int, fill: int = 0) -> jax.Array:
+    """Lays an array that all processes have out over the devices, one after the other.
+
+    Args:
+      array: [M, ...]; may be mapped from disk, of which each process reads its devices' rows.
+      mesh: the devices.
+      rows: of each device; together at least M.
+      fill: of the rows that no row of `array` is left for.
+
+    Returns:
+      [rows * devices, ...].
+    """
+
+    def part(index):
+        start, stop, _ = index[0].indices(rows * mesh.size)
+        own = np.asarray(array[start:stop])
+        missing = stop - start - len(own)
+        return np.pad(own, ((0, missing), *((0, 0),) * (own.ndim - 1)), constant_values=fill)
+
+    shape = (rows * mesh.size, *array.shape[1:])
+    return jax.make_array_from_callback(shape, batch_sharding(mesh), part)
+
+
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Joins each process's share of a batch, [B / processes, ...], to global arrays [B, ...]."""
     layout = batch_sharding(mesh)

@@ -56,8 +56,9 @@ def weighted_knn(
     num_train, most = len(train_features), max(ks, default=0)
     if not ks or min(ks) < 1 or most > num_train:
         raise ValueError(f"ks={ks} are not between 1 and the {num_train} training features")
-    bank, labels = _spread(train_features, train_labels, most, mesh)
-    rows = len(bank) // mesh.size
+    rows = max(-(-num_train // mesh.size), most)  # of a device
+    bank = _to_unit(sharding.spread(train_features, mesh, rows))
+    labels = sharding.spread(np.asarray(train_labels, np.int32), mesh, rows)
     chunk = _MAX_ENTRIES // max(rows, most * mesh.size, most * num_classes)
     chunk = min(max(chunk, 1), len(test_features))
     rank = _program(mesh, tuple(ks), tuple(temperatures), num_train, num_classes)
@@ -86,42 +87,13 @@ def accuracy(ranked: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     return 100 * float(hits[:, 0].mean()), 100 * float(hits.any(axis=1).mean())
 
 
-def _spread(
-    features: np.ndarray, labels: np.ndarray, least: int, mesh: Mesh
-) -> tuple[jax.Array, jax.Array]:
-    """Lays features, scaled to length 1, and labels out over the devices, filled up with zeros.
-
-    Args:
-      features: [M, D].
-      labels: [M].
-      least: how many rows a device gets at least.
-      mesh: the devices.
-
-    Returns:
-      [M', D] and [M'] int32, device by device in the given order.
-    """
-    rows = max(-(-len(features) // mesh.size), least)
-    layout = sharding.batch_sharding(mesh)
-
-    def lay_out(array: np.ndarray) -> jax.Array:
-        def part(index):
-            start, stop, _ = index[0].indices(rows * mesh.size)
-            own, wanted = np.asarray(array[start:stop]), stop - start
-            return np.pad(own, ((0, wanted - len(own)), *((0, 0),) * (own.ndim - 1)))
-
-        shape = (rows * mesh.size, *array.shape[1:])
-        return jax.make_array_from_callback(shape, layout, part)
-
-    return _unit_in_place(lay_out(features)), lay_out(np.asarray(labels, np.int32))
-
-
-def _unit(features: jax.Array) -> jax.Array:
-    """Scales rows to length 1 (rows of zeros stay)."""
+def unit(features: jax.Array) -> jax.Array:
+    """Scales rows [..., D] to length 1 (rows of zeros stay)."""
     norms = jnp.linalg.norm(features, axis=-1, keepdims=True)
     return features / jnp.maximum(norms, jnp.finfo(features.dtype).tiny)
 
 
-_unit_in_place = jax.jit(_unit, donate_argnums=0)
+_to_unit = jax.jit(unit, donate_argnums=0)  # in place: features may fill half of the memory
 
 
 @functools.lru_cache(maxsize=8)
@@ -145,7 +117,7 @@ def _program(
         return nearest, labels[index]
 
     def rank(bank, labels, queries):
-        nearest, classes = sharding.gathered(nearest_of_own, mesh)(_unit(queries), (bank, labels))
+        nearest, classes = sharding.gathered(nearest_of_own, mesh)(unit(queries), (bank, labels))
         # Device by device, so of equally near ones the first of all comes first.
         nearest, index = jax.lax.top_k(nearest, max(ks))
         classes = jnp.take_along_axis(classes, index, axis=1)

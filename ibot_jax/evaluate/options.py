@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ibot_jax.workdir import absolute_path
 
@@ -50,8 +50,10 @@ def add_weights_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what names labelled data, split for training and test, and how images are cut."""
+def add_data_options(
+    parser: argparse.ArgumentParser, splits: Sequence[str] = ("train", "test")
+) -> None:
+    """Adds what names labelled data and its splits, and how images are cut."""
     group = parser.add_argument_group("data")
     group.add_argument(
         "--data",
@@ -60,14 +62,14 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help="digits, folder:PATH (PATH/SPLIT/CLASS/*), or tfds:NAME",
     )
     group.add_argument("--data-dir", default="", metavar="DIR", help="where TFDS keeps its data")
-    for split in ("train", "test"):
+    for split in splits:
         group.add_argument(
             f"--{split}-split",
             default=split,
             metavar="NAME",
             help=f"a subfolder, or TFDS's split syntax (default: {split})",
         )
-    for split in ("train", "test"):
+    for split in splits:
         group.add_argument(
             f"--max-{split}-per-class",
             default=0,
@@ -150,6 +152,17 @@ def above_zero(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
     return number
+
+
+def one_of(words: Sequence[str]) -> Callable[[str], str]:
+    """Returns a type for argparse: one of these words."""
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(words)}")
+        return text
+
+    return parse
 
 
 def sequence(item: Callable[[str], float]) -> Callable[[str], tuple]:

@@ -57,8 +57,7 @@ def evaluate(workdir, images, tmp_path, capsys):
             "--batch-size": "16",
         }
         given = {flag.partition("=")[0] for flag in flags}
-        if task in ("knn", "linear", "logistic", "cluster"):
-            flags += tuple(f"{k}={v}" for k, v in defaults.items() if k not in given)
+        flags += tuple(f"{k}={v}" for k, v in defaults.items() if k not in given)
         status = command.main([task, *flags])
         out, err = capsys.readouterr()
         return status, out, err

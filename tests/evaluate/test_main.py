@@ -12,9 +12,9 @@ from ibot_jax.evaluate.options import output_folder
 from ibot_jax.evaluate.report import Report
 
 
-def test_help_lists_the_tasks_and_what_each_does(evaluate):
-    status, out, _ = evaluate("--help")
-    assert status == 0
+def test_help_lists_the_tasks_and_what_each_does(capsys):
+    assert command.main(["--help"]) == 0
+    out = capsys.readouterr().out
     for task in command.TASKS:
         assert f"\n  {task} " in out + "\n"
 

@@ -13,7 +13,12 @@ from tiny import tiny_config
 
 from ibot_jax.pretrained import Model
 
-COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+COLORS = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "orange": (255, 80, 0),  # less sure to be red
+}
 PATCH = 4
 
 

@@ -21,7 +21,7 @@ from ibot_jax.optimizer import Params
 from ibot_jax.pretrained import Model
 from ibot_jax.visualize import canvas, frames
 from ibot_jax.visualize.options import add_image_options, add_output_options, open_model, share
-from ibot_jax.visualize.pictures import Picture, picture_size, read_pictures
+from ibot_jax.visualize.pictures import picture_size, read_pictures
 
 # uint8 [H, W, C] to attention [heads, h, w] float32.
 AttentionFn = Callable[[np.ndarray], np.ndarray]
@@ -114,33 +114,31 @@ def mass_set(attention: np.ndarray, mass: float) -> np.ndarray:
     return chosen.reshape(attention.shape)
 
 
-def draw(pictures: list[Picture], attend: AttentionFn, mass: float, cell: int) -> Image.Image:
+def draw(pictures: list[np.ndarray], attend: AttentionFn, mass: float, cell: int) -> Image.Image:
     """Draws the figure: two rows for each image."""
     rows, heads = [], 0
     for picture in pictures:
-        attention = attend(picture.pixels)
+        attention = attend(picture)
         maps = np.concatenate([attention.mean(axis=0, keepdims=True), attention])
         heads = len(attention)
-        colored = canvas.panel(color_heads(picture.pixels, attention, mass), cell)
-        shape = picture.pixels.shape
+        colored = canvas.panel(color_heads(picture, attention, mass), cell)
+        shape = picture.shape
         hot = [canvas.panel(canvas.per_pixel(_heat(values), shape), cell) for values in maps]
-        kept = [
-            canvas.panel(spotlight(picture.pixels, chosen), cell) for chosen in mass_set(maps, mass)
-        ]
-        rows += [[canvas.photo(picture.pixels, cell), *hot], [colored, *kept]]
+        kept = [canvas.panel(spotlight(picture, chosen), cell) for chosen in mass_set(maps, mass)]
+        rows += [[canvas.photo(picture, cell), *hot], [colored, *kept]]
     labels = ["image", "mean of heads", *(f"head {number + 1}" for number in range(heads))]
     swatches = [None, None, *canvas.distinct_colors(heads)]
     return canvas.sheet(rows, labels, cell=cell, groups=2, swatches=swatches)
 
 
-def draw_frame(picture: Picture, attend: AttentionFn, mass: float, cell: int) -> Image.Image:
+def draw_frame(picture: np.ndarray, attend: AttentionFn, mass: float, cell: int) -> Image.Image:
     """Draws one frame: the image, the heads' mean attention, and the patches that hold it."""
-    attention = attend(picture.pixels).mean(axis=0)
-    colors = canvas.per_pixel(_heat(attention), picture.pixels.shape)
+    attention = attend(picture).mean(axis=0)
+    colors = canvas.per_pixel(_heat(attention), picture.shape)
     panels = [
-        canvas.photo(picture.pixels, cell),
-        canvas.panel(canvas.blend(canvas.to_gray(picture.pixels), colors, 0.7), cell),
-        canvas.panel(spotlight(picture.pixels, mass_set(attention, mass)), cell),
+        canvas.photo(picture, cell),
+        canvas.panel(canvas.blend(canvas.to_gray(picture), colors, 0.7), cell),
+        canvas.panel(spotlight(picture, mass_set(attention, mass)), cell),
     ]
     return canvas.sheet([panels], cell=cell)
 

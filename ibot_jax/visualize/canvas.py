@@ -110,6 +110,16 @@ def font(cell: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(min(max(cell / 12, 11), 40))
 
 
+def captioned(picture: Image.Image, text: str, cell: int) -> Image.Image:
+    """Returns a picture with a line of text above it, for panels of `cell` pixels."""
+    type_ = font(cell)
+    line = sum(type_.getmetrics()) + max(cell // 32, 3) // 2
+    whole = Image.new("RGB", (picture.width, picture.height + line), PAPER)
+    ImageDraw.Draw(whole).text((0, 0), text, fill=INK, font=type_)
+    whole.paste(picture, (0, line))
+    return whole
+
+
 def sheet(
     rows: Sequence[Sequence[Image.Image | None]],
     labels: Sequence[str] = (),

@@ -11,13 +11,13 @@ from ibot_jax.data.images import to_channels
 from ibot_jax.errors import UserError
 from ibot_jax.pretrained import Model
 from ibot_jax.visualize import canvas
-from ibot_jax.visualize.pictures import Files, Picture, fit, open_images, readable
+from ibot_jax.visualize.pictures import Files, fit, open_images, read_pixels, readable
 
 MAX_ANIMATED = 300  # frames of an animation, which lies in memory; longer videos are thinned
 
 
-def read(args: argparse.Namespace, size: int, model: Model) -> Iterator[Picture]:
-    """Yields the frames that --images names, in their order; see `pictures.fit` for the size.
+def read(args: argparse.Namespace, size: int, model: Model) -> Iterator[np.ndarray]:
+    """Yields the frames that --images names in their order, [H, W, C] uint8; see `pictures.fit`.
 
     Raises:
       UserError: if there are none, or a file is no animation that Pillow can read.
@@ -26,17 +26,17 @@ def read(args: argparse.Namespace, size: int, model: Model) -> Iterator[Picture]
     if isinstance(source, Files) and len(source) == 1:
         yield from _animation(source.describe(0), size, model)
     else:
-        yield from readable(source, range(len(source)), size, model)
+        make = read_pixels(source, size, model)
+        yield from (pixels for _, pixels in readable(source, range(len(source)), make))
 
 
-def _animation(path: str, size: int, model: Model) -> Iterator[Picture]:
+def _animation(path: str, size: int, model: Model) -> Iterator[np.ndarray]:
     """Yields the frames of an animated file."""
     try:
         with Image.open(path) as video:
-            for number, frame in enumerate(ImageSequence.Iterator(video)):
+            for frame in ImageSequence.Iterator(video):
                 pixels = np.asarray(to_channels(frame, model.config.data.channels))
-                fitted = fit(pixels, size, model.config.model.patch_size)
-                yield Picture(f"{path}, frame {number}", fitted)
+                yield fit(pixels, size, model.config.model.patch_size)
     except UnidentifiedImageError:
         raise UserError(
             f"--images={path} is no animation that Pillow reads (GIF, WebP, PNG); of another video "

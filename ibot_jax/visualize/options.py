@@ -100,10 +100,18 @@ def open_model(
 
 def share(text: str) -> float:
     """Returns a number above 0 and at most 1; for argparse."""
+    number = from_zero_to_one(text)
+    if not number:
+        raise argparse.ArgumentTypeError("0 is not above 0")
+    return number
+
+
+def from_zero_to_one(text: str) -> float:
+    """Returns a number from 0 to 1; for argparse."""
     try:
         number = float(text)
     except ValueError:
-        number = 0.0
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0 and up to 1")
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number between 0 and 1")
     return number

@@ -1,9 +1,9 @@
 """The images that a figure shows: found, decoded, and made whole numbers of patches in size."""
 
 import argparse
-import dataclasses
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -16,21 +16,10 @@ from ibot_jax.errors import UserError
 from ibot_jax.pretrained import Model
 from ibot_jax.workdir import absolute_path
 
+T = TypeVar("T")
+
 MAX_NUMBER = 64  # pictures in a figure
 _SOURCES = ("digits", "synthetic", "folder:", "tfds:")
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """An image as the model sees it.
-
-    Attributes:
-      name: by which a person finds it.
-      pixels: [H, W, C] uint8, both sides multiples of the patch size.
-    """
-
-    name: str
-    pixels: np.ndarray
 
 
 class Files:
@@ -51,6 +40,30 @@ class Files:
 
     def describe(self, index: int) -> str:
         return self._paths[index]
+
+
+class Subset:
+    """Some of the images of a source; a `sources.Source` without labels."""
+
+    labels = class_names = num_classes = None
+
+    def __init__(self, source: Source, indices: Sequence[int]):
+        self.name, self.fetch = source.name, source.fetch
+        self._source, self._indices = source, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def locate(self, index: int) -> tuple[Any, int]:
+        return self._source.locate(int(self._indices[index]))
+
+    def describe(self, index: int) -> str:
+        return self._source.describe(int(self._indices[index]))
+
+
+def spread(number: int, length: int) -> np.ndarray:
+    """Returns `number` indices, or all, spread evenly from 0 to length - 1."""
+    return np.linspace(0, length - 1, min(number, length)).round().astype(int)
 
 
 def open_images(args: argparse.Namespace, channels: int) -> Source:
@@ -83,14 +96,15 @@ def open_images(args: argparse.Namespace, channels: int) -> Source:
     return Files([str(absolute_path(text)) for text in args.images])
 
 
-def read_pictures(args: argparse.Namespace, model: Model) -> list[Picture]:
-    """Reads as many of the images as --number says, spread evenly over them.
+def read_pictures(args: argparse.Namespace, model: Model) -> list[np.ndarray]:
+    """Reads as many of the images as --number says, spread evenly over them, [H, W, C] uint8 each.
 
     Raises:
       UserError: if there are none that can be read, or more than a figure has room for.
     """
     source = open_images(args, model.config.data.channels)
-    return list(readable(source, choose(args, source), picture_size(args, model), model))
+    make = read_pixels(source, picture_size(args, model), model)
+    return [pixels for _, pixels in readable(source, choose(args, source), make)]
 
 
 def choose(args: argparse.Namespace, source: Source) -> np.ndarray:
@@ -102,13 +116,12 @@ def choose(args: argparse.Namespace, source: Source) -> np.ndarray:
     number = args.number
     if number is None:
         number = len(source) if isinstance(source, Files) else args.default_number
-    number = min(number, len(source))
-    if number > MAX_NUMBER:
+    if min(number, len(source)) > MAX_NUMBER:
         raise UserError(
             f"{number} images are more than the {MAX_NUMBER} that a figure has room for; give a "
             f"smaller --number"
         )
-    return np.linspace(0, len(source) - 1, number).round().astype(int)
+    return spread(number, len(source))
 
 
 def picture_size(args: argparse.Namespace, model: Model) -> int:
@@ -116,35 +129,50 @@ def picture_size(args: argparse.Namespace, model: Model) -> int:
     return args.size or 2 * max(model.config.data.global_size)
 
 
-def readable(source: Source, indices: Iterable[int], size: int, model: Model) -> Iterator[Picture]:
-    """Yields the images that can be read; names the others on stderr.
+def readable(
+    source: Source, indices: Iterable[int], make: Callable[[int], T]
+) -> Iterator[tuple[int, T]]:
+    """Yields (index, make(index)) of the images that can be read; names the others on stderr.
 
     Args:
       source: of the images.
       indices: of those that are wanted.
-      size: their longer side, see `fit`.
-      model: that will see them.
+      make: raises any exception where an image will not do.
 
     Raises:
       UserError: if not one of them can be read.
     """
-    patch_size, channels = model.config.model.patch_size, model.config.data.channels
     skipped, found = [], False
     for index in indices:
-        name = source.describe(index)
         try:
-            pixels = EncodedImage(source.fetch(source.locate(index)[0])).decode(channels)
-            picture = Picture(name, fit(pixels, size, patch_size))
+            made = make(int(index))
         except Exception as error:  # Pillow's are of many kinds
-            skipped.append(f"{name}: {' '.join(str(error).split())}")
+            skipped.append(f"{source.describe(int(index))}: {' '.join(str(error).split())}")
             continue
         found = True
-        yield picture
+        yield int(index), made
     if not found:
         more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
         raise UserError(f"no image can be shown: {skipped[0]}{more}")
     for line in skipped:
         print(f"skipped {line}", file=sys.stderr)
+
+
+def read_pixels(source: Source, size: int, model: Model) -> Callable[[int], np.ndarray]:
+    """Returns a function from an index to the image as the model is to see it, [H, W, C] uint8."""
+    patch_size, channels = model.config.model.patch_size, model.config.data.channels
+
+    def read(index: int) -> np.ndarray:
+        pixels = EncodedImage(source.fetch(source.locate(index)[0])).decode(channels)
+        return fit(pixels, size, patch_size)
+
+    return read
+
+
+def view_size(model: Model, longer: int) -> tuple[int, int]:
+    """Returns height and width of views like those of training, scaled to a longer side."""
+    sides, patch_size = model.config.data.global_size, model.config.model.patch_size
+    return tuple(max(round(x * longer / max(sides) / patch_size), 1) * patch_size for x in sides)
 
 
 def fit(pixels: np.ndarray, size: int, patch_size: int) -> np.ndarray:

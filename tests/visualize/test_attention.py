@@ -9,7 +9,6 @@ from planted import looking_model, patchwork, save_images, save_model
 
 from ibot_jax.visualize import attention
 from ibot_jax.visualize.__main__ import main
-from ibot_jax.visualize.pictures import Picture
 
 LIGHT = (1, 2)  # row and column of the one light patch
 IMAGE = patchwork({LIGHT: "red"})
@@ -139,7 +138,7 @@ def test_the_animation_of_a_long_video_thins_it(monkeypatch, tmp_path):
 
 def test_labels_name_every_head():
     model, params = looking_model(model__heads=2)
-    pictures = [Picture("a", IMAGE)]
+    pictures = [IMAGE]
     two = attention.draw(pictures, attention.attention_fn(model, params), 0.6, cell=32)
     one = attention.draw(pictures, attention.attention_fn(*looking_model()), 0.6, cell=32)
     assert two.width - one.width == 32 + 3  # a column more

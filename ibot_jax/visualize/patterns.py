@@ -1,0 +1,191 @@
+"""What prototypes mean: the patches, or the images, that they are surest of.
+
+A prototype's confidence in a token is its share in the softmax over all prototypes, without the
+center. The images pass once, and each prototype keeps the --top tokens of highest confidence, one
+an image. Shown are the --prototypes with the highest mean of these, that mean above; patches are
+framed, amid their surroundings. --tokens=class shows whole images, by the prototypes of the class
+token. This is the paper's pattern layout. The model needs its head: exports are made with --head.
+"""
+
+import argparse
+import math
+
+import jax
+import numpy as np
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from ibot_jax import sharding
+from ibot_jax.data.examples import MakeCentralView
+from ibot_jax.data.sources import Source
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate.opening import Views
+from ibot_jax.evaluate.options import above_zero, add_weights_options, positive
+from ibot_jax.optimizer import Params
+from ibot_jax.pretrained import Model
+from ibot_jax.visualize import canvas, prototypes
+from ibot_jax.visualize.options import add_image_options, add_output_options, open_model
+from ibot_jax.visualize.pictures import Subset, open_images, spread, view_size
+
+_COLUMNS = 4
+_FRAME = (255, 214, 0)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of this figure."""
+    add_weights_options(parser)
+    add_image_options(parser)
+    add_output_options(parser, cell=240)
+    parser.add_argument(
+        "--number",
+        type=positive,
+        metavar="N",
+        help="look at so many images, spread evenly over all (default: at all)",
+    )
+    parser.add_argument(
+        "--tokens",
+        default="patch",
+        choices=("patch", "class"),
+        help="which tokens, and so which prototypes (default: patch)",
+    )
+    parser.add_argument(
+        "--prototypes",
+        default=12,
+        type=positive,
+        metavar="M",
+        help="how many to show (default: 12)",
+    )
+    parser.add_argument(
+        "--top", default=16, type=positive, metavar="K", help="tokens of each (default: 16)"
+    )
+    parser.add_argument(
+        "--context",
+        default=5,
+        type=positive,
+        metavar="C",
+        help="side of a patch's surroundings, in patches (default: 5)",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=above_zero,
+        metavar="T",
+        help="of the softmax (default: the teacher's at the end of the run)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draws the figure and writes it."""
+    out = canvas.check_out(args.out)
+    mesh = sharding.make_mesh()
+    model, params = open_model(args, mesh, head=True)
+    source = open_images(args, model.config.data.channels)
+    if args.number is not None:
+        source = Subset(source, spread(args.number, len(source)))
+    canvas.save(draw(model, params, source, mesh, args), out)
+    print(f"written to {out}")
+
+
+def draw(
+    model: Model,
+    params: Params,
+    source: Source,
+    mesh: jax.sharding.Mesh,
+    args: argparse.Namespace,
+) -> Image.Image:
+    """Draws the figure: a panel for each prototype, with its tokens in rows.
+
+    Args:
+      model: with a head.
+      params: backbone's and head's, on the mesh.
+      source: of the images.
+      mesh: the devices.
+      args: `size`, and of this figure `tokens`, `prototypes`, `top`, `context`, `temperature` and
+        `cell`.
+    """
+    kind = args.tokens
+    size = view_size(model, args.size or max(model.config.data.global_size))
+    patch_size = model.config.model.patch_size
+    grid = size[0] // patch_size, size[1] // patch_size
+    batch = prototypes.batch_size(model, kind, grid[0] * grid[1], mesh.size)
+    views = Views(size, max(size), model.config.data.channels, batch)
+    best = prototypes.find_best(
+        model,
+        params,
+        tqdm(views.batches(source), total=views.number(source), disable=None, leave=False),
+        mesh,
+        kind=kind,
+        k=args.top,
+        temperature=args.temperature or teacher_temperature(model, kind),
+    )
+    if best.confidence.max() < 0:
+        raise UserError(f"not one of the images of {source.name} can be read")
+    make_view = MakeCentralView(source.fetch, views.resize, size, views.channels)
+
+    def thumbnail(image: int, patch: int, side: int) -> Image.Image:
+        (pixels,) = view = make_view.blank()
+        make_view(view, source.locate(image)[0])
+        if kind == "class":
+            return canvas.photo(pixels, side)
+        return frame_patch(pixels, divmod(patch, grid[1]), patch_size, args.context, side)
+
+    columns = math.ceil(math.sqrt(args.top))
+    side = (args.cell - 2 * (columns - 1)) // columns
+    panels = []
+    for number in best.surest(args.prototypes):
+        entries = zip(*(array[number] for array in best), strict=True)
+        tokens = [
+            thumbnail(int(image), int(patch), side)
+            for confidence, image, patch in entries
+            if confidence >= 0
+        ]
+        caption = f"prototype {number}: {best.confidence[number].mean():.2f}"
+        panels.append(canvas.captioned(montage(tokens, columns, side), caption, args.cell))
+    rows = [panels[i : i + _COLUMNS] for i in range(0, len(panels), _COLUMNS)]
+    return canvas.sheet(rows, cell=args.cell)
+
+
+def teacher_temperature(model: Model, kind: str) -> float:
+    """Returns the teacher's temperature at the end of the run; of an export, the published one."""
+    loss = model.config.loss
+    return loss.teacher_temp if kind == "class" else loss.teacher_patch_temp
+
+
+def frame_patch(
+    pixels: np.ndarray, patch: tuple[int, int], patch_size: int, context: int, side: int
+) -> Image.Image:
+    """Returns a patch amid its surroundings, framed.
+
+    Args:
+      pixels: [H, W, C] uint8.
+      patch: its row and column.
+      patch_size: pixels.
+      context: side of the surroundings, in patches; at the border they lie off centre, and they are
+        never larger than the image.
+      side: of the result, pixels.
+    """
+    window = min(context * patch_size, *pixels.shape[:2])
+    top, left = (
+        int(np.clip(place * patch_size + (patch_size - window) // 2, 0, length - window))
+        for place, length in zip(patch, pixels.shape[:2], strict=True)
+    )
+    picture = canvas.photo(pixels[top : top + window, left : left + window], side)
+    scale = side / window
+    corners = [
+        round((place * patch_size + offset - start) * scale)
+        for offset in (0, patch_size)
+        for place, start in ((patch[1], left), (patch[0], top))
+    ]
+    corners[2:] = [corner - 1 for corner in corners[2:]]  # Pillow's rectangles include the end
+    ImageDraw.Draw(picture).rectangle(corners, outline=_FRAME, width=max(side // 40, 1))
+    return picture
+
+
+def montage(pictures: list[Image.Image], columns: int, side: int) -> Image.Image:
+    """Arranges pictures of up to `side` pixels in rows, two pixels apart."""
+    step = side + 2
+    size = columns * step - 2, max(math.ceil(len(pictures) / columns), 1) * step - 2
+    whole = Image.new("RGB", size, canvas.PAPER)
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, columns)
+        whole.paste(picture, (column * step, row * step))
+    return whole

@@ -2,10 +2,10 @@
 
 What it measures: whether patch tokens tell the parts of a scene apart. The objects of a video's
 first frame are followed without any training: each patch takes the labels of the most similar
-patches near its place, in the first frame and in the last few. As in the original (paper, section
-4.3) and in DINO: patch tokens of the last block, shorter side 480 pixels, longer side a multiple of
-64. J, F, their recall and decay are those of DAVIS's evaluation: means over objects, without the
-first and the last frame.
+patches near its place, in the first frame and in the last few. As in the original (paper, appendix)
+and in DINO: patch tokens of the last block, shorter side 480 pixels, longer side a multiple of 64.
+J, F, their recall and decay are those of DAVIS's evaluation: means over objects, without the first
+and the last frame.
 
 Data: DAVIS-2017 at 480p: DATA/ImageSets/2017/SPLIT.txt (names of videos),
 DATA/JPEGImages/480p/VIDEO/*.jpg, DATA/Annotations/480p/VIDEO/*.png for each frame.

@@ -22,12 +22,14 @@ class Report:
       settings: what it was run with: weights, data, hyperparameters; JSON types only.
       metrics: the figures that count, by name; percentages between 0 and 100.
       rows: the table, a dict for each row with the same keys in the same order.
+      curves: (x, y) pairs by name, x a whole number, which TensorBoard draws along its steps.
     """
 
     task: str
     settings: Mapping[str, Any]
     metrics: Mapping[str, float]
     rows: Sequence[Mapping[str, Any]]
+    curves: Mapping[str, Sequence[tuple[int, float]]] = dataclasses.field(default_factory=dict)
 
     def publish(self, folder: str) -> None:
         """Prints the table; writes FOLDER/TASK.json and FOLDER/tensorboard.
@@ -50,6 +52,9 @@ class Report:
             temporary.replace(target / f"{self.task}.json")
             board = TensorBoard(target / "tensorboard")
             board.write(self.settings.get("step") or 0, _named(self.task, self.metrics))
+            for name, curve in self.curves.items():
+                for x, y in curve:
+                    board.write(x, _named(self.task, {f"curves/{name}": y}))
             board.close()
         except OSError as error:
             raise UserError(f"--out={folder} cannot be written ({error.strerror})") from error

@@ -2,9 +2,10 @@
 
 What it measures: whether images of one building lie close together, whatever else they show. All
 images are ranked by the cosine similarity of their class token to that of what a query's box shows;
-nothing is trained. As in the original (paper, section 4.3) and in DINO: the longer side is reduced
-to 512 pixels, never enlarged, and the features of three scales (1, 0.71, 0.5) are averaged. Images
-that count in another setup (easy, medium, hard) are taken out of the ranking (arXiv 1803.11285).
+nothing is trained. As in the original (paper, appendix) and in DINO: the longer side is reduced to
+512 pixels, never enlarged, and the features of three scales (1, 0.71, 0.5) are averaged; but these
+rank by whole query images. Setups are easy, medium and hard; what counts in another one only is
+taken out of the ranking (arXiv 1803.11285).
 
 Data: DATA/NAME/gnd_NAME.pkl, the published ground truth, in which no program is run, and the images
 DATA/NAME/jpg/*.jpg, where NAME is roxford5k or rparis6k.

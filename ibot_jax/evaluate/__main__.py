@@ -24,7 +24,16 @@ from ibot_jax.errors import TrainingError, UserError
 
 # Each is a module beside this one: its docstring is the help, `add_arguments(parser)` adds its
 # flags, and `run(args)` returns a `Report`.
-TASKS = ("knn", "logistic", "cluster", "retrieval", "davis", "segmentation", "robustness")
+TASKS = (
+    "knn",
+    "logistic",
+    "cluster",
+    "retrieval",
+    "davis",
+    "segmentation",
+    "robustness",
+    "copydetection",
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,6 +26,7 @@ from ibot_jax.errors import TrainingError, UserError
 # flags, and `run(args)` returns a `Report`.
 TASKS = (
     "knn",
+    "linear",
     "logistic",
     "cluster",
     "retrieval",

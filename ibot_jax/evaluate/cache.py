@@ -93,15 +93,7 @@ class FeatureCache:
         self._feature_fn = make_feature_fn(model, kind, blocks)
         self._params = {} if kind == "pixels" else {"backbone": params["backbone"]}
         self._mesh = mesh
-        config = model.config.to_dict()
-        self._about = {
-            "features": kind,
-            "blocks": blocks,
-            "weights": _hash_of_tree(self._params),
-            "model": config["model"],
-            "data": {key: config["data"][key] for key in DESCRIBED_DATA},
-            "dtype": config["dtype"],
-        }
+        self._about = identity(model, params, kind, blocks)
 
     def __call__(self, source: Source | TfdsStream, views: Views, name: str) -> Features:
         """Returns the features of a split, from disk if they are there.
@@ -116,7 +108,7 @@ class FeatureCache:
         """
         about = self._about | {"size": views.size, "resize": views.resize}
         with same_end():
-            about |= {"source": source.name, "images": _fingerprint(source)}
+            about |= {"source": source.name, "images": fingerprint(source)}
             if isinstance(source, TfdsStream):  # its order depends on it
                 about["order"] = [views.batch_size, jax.process_count()]
             key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
@@ -171,6 +163,19 @@ class FeatureCache:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def identity(model: Model, params: Params, kind: str, blocks: int) -> dict[str, Any]:
+    """Returns all that determines the features of an image, but for how it is cut; JSON types."""
+    config = model.config.to_dict()
+    return {
+        "features": kind,
+        "blocks": blocks,
+        "weights": _hash_of_tree({} if kind == "pixels" else params["backbone"]),
+        "model": config["model"],
+        "channels": {key: config["data"][key] for key in DESCRIBED_DATA},
+        "dtype": config["dtype"],
+    }
+
+
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Yields the items, and shows on the first process's terminal how many there were."""
     hidden = jax.process_index() > 0 or not sys.stderr.isatty()
@@ -217,7 +222,7 @@ def _hash_of_tree(tree: Params) -> str:
     return digest.hexdigest()
 
 
-def _fingerprint(source: Source | TfdsStream) -> str:
+def fingerprint(source: Source | TfdsStream) -> str:
     """Returns a hash of which images a source holds.
 
     Of local files it takes paths, sizes and times of change; in buckets the paths; for the rest

@@ -22,7 +22,8 @@ def make_feature_fn(model: Model, kind: str, blocks: int) -> FeatureFn:
       model: whose features.
       kind: "cls", the class tokens of the last blocks, the last one last; "mean", the means over
         their patch tokens; "cls+mean", the class tokens and after them the mean of the last block's
-        patch tokens, as the original combines them; "pixels", the normalised images.
+        patch tokens, as the original combines them; "all", the class tokens and after them the
+        means of all these blocks; "pixels", the normalised images.
       blocks: how many of the last blocks.
 
     Raises:
@@ -39,8 +40,13 @@ def make_feature_fn(model: Model, kind: str, blocks: int) -> FeatureFn:
         layers = model.last_layers(params, images, blocks)  # [n, B, 1 + N, D]
         classes = list(layers[:, :, 0])
         means = list(layers[:, :, 1:].mean(axis=2))
-        parts = {"cls": classes, "mean": means, "cls+mean": [*classes, means[-1]]}[kind]
-        return jnp.concatenate(parts, axis=-1)
+        parts = {
+            "cls": classes,
+            "mean": means,
+            "cls+mean": [*classes, means[-1]],
+            "all": [*classes, *means],
+        }
+        return jnp.concatenate(parts[kind], axis=-1)
 
     return features
 

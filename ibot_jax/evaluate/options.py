@@ -51,7 +51,9 @@ def add_weights_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_options(
-    parser: argparse.ArgumentParser, splits: Sequence[str] = ("train", "test")
+    parser: argparse.ArgumentParser,
+    splits: Sequence[str] = ("train", "test"),
+    batch_size: int = 256,
 ) -> None:
     """Adds what names labelled data and its splits, and how images are cut."""
     group = parser.add_argument_group("data")
@@ -93,10 +95,10 @@ def add_data_options(
     )
     group.add_argument(
         "--batch-size",
-        default=256,
+        default=batch_size,
         type=positive,
         metavar="N",
-        help="images at a time, over all devices (default: 256)",
+        help="images at a time, over all devices (default: %(default)s)",
     )
 
 
@@ -151,6 +153,17 @@ def above_zero(text: str) -> float:
         number = 0.0
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number
+
+
+def share(text: str) -> float:
+    """Returns a number from 0 to 1; for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
     return number
 
 

@@ -37,6 +37,13 @@ def get_config() -> ConfigDict:
     config.dtype = "bfloat16"  # of the forward and backward pass; "float32", "float64" for parity
     config.init_from = ""  # a workdir or checkpoint whose weights, heads included, start this run
 
+    config.mesh = ConfigDict(  # over how many devices what is spread; see sharding.py
+        dict(
+            data=0,  # examples; 0 takes all devices that the others leave
+            fsdp=1,  # examples, and the state in parts: for models that fill a device's memory
+            tensor=1,  # heads, hidden units, prototypes
+        )
+    )
     config.model = ConfigDict(
         dict(
             **VIT_SIZES["small"],

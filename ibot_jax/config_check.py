@@ -29,6 +29,7 @@ _VIEW_KINDS = {"data": ("blur", "solarize")}  # global view 1, other global view
 # Ranges; of a key with several entries, each entry lies in it. "" are the keys of no section.
 _POSITIVE = {
     "": ("batch_size", "grad_accum_steps"),
+    "mesh": ("fsdp", "tensor"),
     "model": ("width", "depth", "heads", "mlp_ratio", "patch_size"),
     "head": ("hidden_dim", "bottleneck_dim"),
     "loss": (
@@ -46,6 +47,7 @@ _POSITIVE = {
 }
 _NOT_NEGATIVE = {
     "": ("seed",),
+    "mesh": ("data",),
     "model": ("layer_scale",),
     "loss": ("class_weight", "patch_weight"),
     "masks": ("variances",),
@@ -132,18 +134,40 @@ def check_plan(config: ConfigDict, plan: Plan) -> None:
         require(flat, key, long_enough, "is less than one step; make it longer")
 
 
-def check_devices(config: ConfigDict, num_devices: int) -> None:
-    """Checks that batches divide by the devices, and their parts too.
+def check_devices(config: ConfigDict, num_devices: int, num_processes: int = 1) -> None:
+    """Checks that the mesh fits the devices, and batches and model the mesh.
+
+    Args:
+      config: of the run.
+      num_devices: of all processes, as many of each.
+      num_processes: of the run.
 
     Raises:
       UserError: if one does not.
     """
     flat = flatten(config)
+    data, fsdp, tensor = (flat[f"mesh.{axis}"] for axis in ("data", "fsdp", "tensor"))
+    problem = f"and mesh.tensor={tensor} do not divide the {num_devices} devices; lower one of them"
+    require(flat, "mesh.fsdp", num_devices % (fsdp * tensor) == 0, problem)
+    left = num_devices // (fsdp * tensor)
+    problem = f"x mesh.fsdp={fsdp} x mesh.tensor={tensor} is not {num_devices}, the devices; use 0"
+    require(flat, "mesh.data", data in (0, left), problem)
+    of_process = num_devices // num_processes
+    problem = f"does not divide the {of_process} devices of a process, which shares its images"
+    require(flat, "mesh.tensor", num_processes == 1 or of_process % tensor == 0, problem)
+    hidden = int(flat["model.width"] * flat["model.mlp_ratio"])
+    prototypes = flat["head.prototypes"], flat["head.patch_prototypes"]
+    parts = [("model.heads", flat["model.heads"]), ("hidden units of the MLPs", hidden)]
+    parts += [("head.prototypes", prototypes[0]), ("head.patch_prototypes", prototypes[1])]
+    for name, number in parts:
+        problem = f"does not divide {name}, {number}; use a number that does"
+        require(flat, "mesh.tensor", number % tensor == 0, problem)
+    spread = num_devices // tensor
     for key in ("batch_size", "knn.batch_size") if config.knn.every else ("batch_size",):
-        nearest = max(round(flat[key] / num_devices), 1) * num_devices
-        problem = f"is not divisible by the {num_devices} devices; {nearest} is"
-        require(flat, key, flat[key] % num_devices == 0, problem)
-    rows = config.batch_size // num_devices
+        nearest = max(round(flat[key] / spread), 1) * spread
+        problem = f"is not divisible by the {spread} devices; {nearest} is"
+        require(flat, key, flat[key] % spread == 0, problem)
+    rows = config.batch_size // spread
     problem = f"does not divide the {rows} images of a batch on each device; use a number that does"
     require(flat, "grad_accum_steps", rows % config.grad_accum_steps == 0, problem)
 

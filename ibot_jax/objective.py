@@ -20,11 +20,12 @@ Array = jax.Array
 Objective = Callable[..., tuple[Array, tuple[dict[str, Array], dict[str, Array]]]]
 
 
-def masked_capacity(config: ConfigDict, views: int) -> int:
+def masked_capacity(config: ConfigDict, views: int, tensor: int = 1) -> int:
     """Returns the slots of a chunk for the masked tokens of `views` global views.
 
     Two standard deviations above the expected number under `masks.ratios` and `masks.variances`;
-    fewer where `loss.max_logits` bounds the logits.
+    fewer where `loss.max_logits` bounds the logits of a device that has one of `tensor` parts of
+    the prototypes.
     """
     rows, columns = models.patch_grid(config)
     pairs = list(zip(config.masks.ratios, config.masks.variances, strict=True))
@@ -33,23 +34,24 @@ def masked_capacity(config: ConfigDict, views: int) -> int:
     square = sum(ratio**2 + v**2 / 3 for ratio, v in pairs) / len(pairs)
     expected = views * mean + 2 * math.sqrt(views * (square - mean**2))
     slots = math.ceil(expected * rows * columns / 64) * 64  # whole tiles of a matrix unit
-    bound = config.loss.max_logits // config.head.patch_prototypes
+    bound = config.loss.max_logits * tensor // config.head.patch_prototypes
     return max(min(slots, views * rows * columns, bound), 1)
 
 
 def make_losses(config: ConfigDict, mesh: jax.sharding.Mesh) -> Objective:
-    """Returns the function that forms both losses of a batch.
+    """Returns the function that forms both losses of one device's rows.
 
-    It maps (student params, teacher params, centers, temperatures {"class", "patch"}, batch,
-    gains [B, V, depth, 2] of stochastic depth or None) to (loss, (averages, outputs)), to be
-    differentiated by the student's parameters. The averages over the batch are scalars, and
+    It maps (student params, teacher params, centers, temperatures {"class", "patch"}, rows of a
+    batch, gains [B, V, depth, 2] of stochastic depth or None) to (loss, (averages, outputs)), to be
+    differentiated by the student's parameters. The averages over the rows are scalars, and
     `class_targets` [K]; `outputs` are the teacher's mean outputs {"class": [K], "patch": [K]},
-    which move the centers.
+    which move the centers. Means over devices of these are the whole batch's.
     """
     backbone = models.build_backbone(config)
     teacher_head = models.build_head(config, teacher=True)
     dtype = models.compute_dtype(config)
-    head_losses = sharding.per_device(_make_head_losses(config), mesh)
+    tensor = mesh.shape[sharding.TENSOR_AXIS]
+    head_losses = sharding.over_prototypes(_make_head_losses(config, tensor), mesh)
 
     def normalized_views(batch: dict[str, Array], kind: str) -> Array:
         views, colors = batch[f"{kind}_views"], batch.get(f"{kind}_colors")
@@ -69,16 +71,24 @@ def make_losses(config: ConfigDict, mesh: jax.sharding.Mesh) -> Objective:
             "temps": temps,
         }
         rows = {"tokens": tokens, "units": units, "masks": masks.reshape(*masks.shape[:2], -1)}
-        averages = head_losses(shared, rows)
-        return averages["class_loss"] + averages["patch_loss"], (averages, outputs)
+        averages, class_targets = head_losses(shared, rows)
+        loss = averages["class_loss"] + averages["patch_loss"]
+        return loss, (averages | {"class_targets": class_targets}, outputs)
 
     return loss_fn
 
 
-def _make_head_losses(config: ConfigDict) -> Callable[[dict, dict], dict[str, Array]]:
-    """Returns the heads and losses of one device's rows, averaged over the devices."""
-    student_head = models.build_head(config, teacher=False)
-    teacher_head = models.build_head(config, teacher=True)
+def _make_head_losses(
+    config: ConfigDict, tensor: int
+) -> Callable[[dict, dict], tuple[dict[str, Array], Array]]:
+    """Returns the function that runs heads and losses on rows, for one of `tensor` prototype parts.
+
+    It maps (parameters, centers, temperatures; tokens, units, masks) to averages and the mean
+    target of this part of the prototypes.
+    """
+    over = sharding.TENSOR_AXIS if tensor > 1 else None
+    student_head = models.build_head(config, teacher=False, parts=tensor)
+    teacher_head = models.build_head(config, teacher=True, parts=tensor)
     student_temp = config.loss.student_temp
 
     def logits_and_targets(kind, student_params, rows, units, constants):
@@ -89,7 +99,7 @@ def _make_head_losses(config: ConfigDict) -> Callable[[dict, dict], dict[str, Ar
         teacher = {"params": constants["teacher"]}
         teacher_logits = teacher_head.apply(teacher, units, method=f"{kind}_logits")
         targets = losses.teacher_probs(
-            teacher_logits, constants["centers"][kind], constants["temps"][kind]
+            teacher_logits, constants["centers"][kind], constants["temps"][kind], over
         )
         return logits, targets
 
@@ -99,19 +109,19 @@ def _make_head_losses(config: ConfigDict) -> Callable[[dict, dict], dict[str, Ar
         def total(by_image):
             return jnp.tensordot(valid.astype(by_image.dtype), by_image, 1)
 
-        student_entropy = losses.entropy_of_logits(jax.lax.stop_gradient(logits) / student_temp)
-        return total(losses.class_loss(logits, targets, student_temp)), {
-            "student_entropy": total(student_entropy.mean(axis=1)),
-            "teacher_entropy": total(losses.entropy(targets).mean(axis=1)),
+        soft = jax.lax.stop_gradient(logits) / student_temp
+        return total(losses.class_loss(logits, targets, student_temp, over)), {
+            "student_entropy": total(losses.entropy_of_logits(soft, over).mean(axis=1)),
+            "teacher_entropy": total(losses.entropy(targets, over).mean(axis=1)),
             "class_targets": total(targets.mean(axis=1)),
-            "teacher_views_kl": total(losses.views_kl(targets)),
-            "teacher_student_agreement": total(losses.agreement(logits, targets)),
+            "teacher_views_kl": total(losses.views_kl(targets, over)),
+            "teacher_student_agreement": total(losses.agreement(soft, targets, over)),
         }
 
     def patch_chunk(params, rows, fixed, constants, valid):
         logits, targets = logits_and_targets("patch", params, rows, fixed["units"], constants)
-        loss = losses.patch_loss(logits, targets, fixed["weights"] * valid, student_temp)
-        return loss, {"teacher_patch_entropy": (losses.entropy(targets) * valid).sum()}
+        loss = losses.patch_loss(logits, targets, fixed["weights"] * valid, student_temp, over)
+        return loss, {"teacher_patch_entropy": (losses.entropy(targets, over) * valid).sum()}
 
     def head_losses(shared, rows):
         tokens, units, masks = rows["tokens"], rows["units"], rows["masks"]
@@ -124,7 +134,7 @@ def _make_head_losses(config: ConfigDict) -> Callable[[dict, dict], dict[str, Ar
 
         every_image = jnp.ones_like(masks[:, 0, 0])
         arguments = params, tokens["class"], {"units": units["class"]}, constants, every_image
-        images = max(config.loss.max_logits // (config.head.prototypes * views), 1)
+        images = max(config.loss.max_logits * tensor // (config.head.prototypes * views), 1)
         if images < batch:
             class_loss, averages = sum_of_chunks(class_chunk, images, *arguments)
         else:
@@ -132,7 +142,7 @@ def _make_head_losses(config: ConfigDict) -> Callable[[dict, dict], dict[str, Ar
         averages = {name: value / batch for name, value in averages.items()}
 
         num_views = masks.shape[0] * masks.shape[1]
-        capacity = masked_capacity(config, num_views)
+        capacity = masked_capacity(config, num_views, tensor)
         weights = losses.patch_weights(masks, class_loss.dtype)
         patch_loss, sums = sum_of_chunks(
             patch_chunk,
@@ -149,9 +159,8 @@ def _make_head_losses(config: ConfigDict) -> Callable[[dict, dict], dict[str, Ar
             "patch_loss": config.loss.patch_weight * patch_loss,
             "teacher_patch_entropy": sums["teacher_patch_entropy"] / num_views,
             "masked_tokens": masked / num_views,
+            "masked_capacity_used": masked / capacity,
         }
-        averages = jax.lax.pmean(averages, sharding.BATCH_AXES)
-        fullest = jax.lax.pmax(masked, sharding.BATCH_AXES)
-        return averages | {"masked_capacity_used": fullest / capacity}
+        return averages, averages.pop("class_targets")
 
     return head_losses

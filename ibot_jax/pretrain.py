@@ -22,7 +22,14 @@ from ibot_jax.errors import SaveError, TrainingError
 from ibot_jax.evaluate import knn
 from ibot_jax.metrics import Reporter, header
 from ibot_jax.signals import caught_signals
-from ibot_jax.step import TrainState, make_feature_fn, make_init, make_train_step, teacher_params
+from ibot_jax.step import (
+    TrainState,
+    jit_init,
+    jit_train_step,
+    make_feature_fn,
+    state_layout,
+    teacher_params,
+)
 from ibot_jax.watchdog import Watchdog
 from ibot_jax.workdir import open_workdir, require_shared
 
@@ -49,8 +56,8 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
       TrainingError: if the run cannot go on; its state is saved, unless saving is what failed.
     """
     require_same(json.dumps(flatten(config)), "config")
-    mesh = sharding.make_mesh()
-    check_devices(config, mesh.size)
+    check_devices(config, jax.device_count(), jax.process_count())
+    mesh = sharding.make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
     watchdog = _make_watchdog(config.data.stall_seconds)
     with same_end():
         source = open_source(
@@ -130,18 +137,12 @@ def _first_state(
     config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh, checkpoints: Checkpoints
 ) -> tuple[TrainState, str]:
     """Returns the state that the loop starts from, and in words where it comes from."""
-    layout = sharding.replicated(mesh)
-    init = make_init(config, plan)
-    key = jax.random.key(config.seed)
     latest = checkpoints.latest_step()
     if latest is not None:
-        like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
-            jax.eval_shape(init, key),
-        )
         complete = "; the run is complete" if latest == plan.total_steps else ""
-        return checkpoints.restore(like), f"resumed at step {latest:,}{complete}"
-    state = jax.jit(init, out_shardings=layout)(key)
+        state = checkpoints.restore(state_layout(config, plan, mesh))
+        return state, f"resumed at step {latest:,}{complete}"
+    state = jit_init(config, plan, mesh)(jax.random.key(config.seed))
     if config.init_from:
         return start_from(config.init_from, state), f"weights of {config.init_from}"
     return state, f"random weights, seed {config.seed}"
@@ -179,11 +180,7 @@ class _Loop:
     def run(self, state: TrainState, batches: Iterator[dict[str, np.ndarray]]) -> int:
         """Runs to the end of the batches, or to a signal, whose number it returns, else 0."""
         layout = sharding.replicated(self._mesh)
-        train_step = jax.jit(
-            make_train_step(self._config, self._plan, self._mesh),
-            donate_argnums=0,
-            out_shardings=layout,
-        )
+        train_step = jit_train_step(self._config, self._plan, self._mesh)
         # Computed, not put there: nothing can be put on the devices of other processes.
         key = jax.jit(lambda: jax.random.key(self._config.seed), out_shardings=layout)()
         step = int(state.step)

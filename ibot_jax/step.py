@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from ibot_jax import forward, losses, models
+from ibot_jax import forward, losses, models, sharding
 from ibot_jax import optimizer as optimizers
 from ibot_jax.config import Plan
 from ibot_jax.models.block import drop_path_gains
@@ -144,12 +144,38 @@ def make_init(config: ConfigDict, plan: Plan) -> Callable[[Array], TrainState]:
     return init
 
 
+def state_layout(config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh) -> TrainState:
+    """Returns a state of shapes that say where its arrays lie (jax.ShapeDtypeStruct)."""
+    state = jax.eval_shape(make_init(config, plan), jax.random.key(0))
+    return jax.tree.map(
+        lambda x, layout: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
+        state,
+        sharding.state_sharding(state, mesh),
+    )
+
+
+def jit_init(config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
+    """Returns the jitted `make_init`: each device makes its part of the first state."""
+    layouts = jax.tree.map(lambda x: x.sharding, state_layout(config, plan, mesh))
+    return jax.jit(make_init(config, plan), out_shardings=layouts)
+
+
+def jit_train_step(config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
+    """Returns the jitted `make_train_step`, whose state is donated and stays where it lies."""
+    layouts = jax.tree.map(lambda x: x.sharding, state_layout(config, plan, mesh))
+    return jax.jit(
+        make_train_step(config, plan, mesh),
+        donate_argnums=0,
+        out_shardings=(layouts, sharding.replicated(mesh)),
+    )
+
+
 def make_train_step(
     config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]:
     """Returns the training step, a pure function to be jitted with its state donated.
 
-    Its arguments: the state; a batch, spread over the mesh; and the run's key, from which it
+    Its arguments: the state; a batch; and the run's key, from which it
     derives this step's by the state's step. A batch has `global_views` [B, G, H, W, C] and
     `local_views` [B, L, H', W', C], uint8 pixels or normalised floats; `masks` [B, G, h, w] bool;
     and, where colours are still to be changed, `global_colors` [B, G, 12] and `local_colors`
@@ -158,9 +184,16 @@ def make_train_step(
     """
     tx = make_optimizer(config, plan)
     schedules = make_schedules(config, plan)
-    gradient_fn = _accumulated(
+    gradients_of_rows = _accumulated(
         jax.value_and_grad(make_losses(config, mesh), has_aux=True), config.grad_accum_steps
     )
+
+    def gradients_of_device(params, constants, rows):
+        (loss, (averages, outputs)), gradients = gradients_of_rows(params, constants, rows)
+        used = sharding.largest_of_devices(averages["masked_capacity_used"])
+        return (loss, (averages | {"masked_capacity_used": used}, outputs)), gradients
+
+    gradient_fn = sharding.average_gradients(gradients_of_device, mesh)
     center_momentum = config.loss.center_momentum
     dtype = models.param_dtype(config)
     # Accelerators multiply float32 in bfloat16 or TF32 unless told otherwise.
@@ -169,12 +202,14 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch, rng: Array):
         clock = state.step.astype(dtype)
         now = {name: schedule(clock) for name, schedule in schedules.items()}
-        temps = {"class": now["teacher_temp"], "patch": now["teacher_patch_temp"]}
+        constants = {
+            "teacher": teacher_params(state),
+            "centers": state.centers,
+            "temps": {"class": now["teacher_temp"], "patch": now["teacher_patch_temp"]},
+        }
         rows = batch | _draw_gains(config, batch, jax.random.fold_in(rng, state.step))
         with jax.default_matmul_precision(precision):
-            (loss, (averages, outputs)), gradients = gradient_fn(
-                rows, state.params, teacher_params(state), state.centers, temps
-            )
+            (loss, (averages, outputs)), gradients = gradient_fn(state.params, constants, rows)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params, step=clock)
         moved = state.replace(
             step=state.step + 1,
@@ -210,29 +245,29 @@ def _draw_gains(config: ConfigDict, batch: Batch, rng: Array) -> Batch:
 
 
 def _accumulated(gradient_fn: Callable, parts: int) -> Callable:
-    """Returns a function of (rows, *constants) that averages `gradient_fn` over parts of the rows.
+    """Returns a function of (params, constants, rows) that averages over parts of the rows.
 
     `gradient_fn` takes (params, teacher, centers, temps, batch, gains). Its results are means over
     the batch, so their mean over the parts is what the whole batch gives.
     """
 
-    def whole(rows, *constants):
+    def whole(params, constants, rows):
         rows = dict(rows)
         gains = rows.pop("gains", None)
-        return gradient_fn(*constants, rows, gains)
+        return gradient_fn(
+            params, constants["teacher"], constants["centers"], constants["temps"], rows, gains
+        )
 
-    def part_by_part(rows, *constants):
-        def split(x):
-            # Every n-th example: each device then splits its own rows.
-            return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
-
+    def part_by_part(params, constants, rows):
         def add(total, part):
-            return jax.tree.map(jnp.add, total, whole(part, *constants)), None
+            return jax.tree.map(jnp.add, total, whole(params, constants, part)), None
 
-        split_rows = jax.tree.map(split, rows)
+        split_rows = jax.tree.map(
+            lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), rows
+        )
         first = jax.tree.map(lambda x: x[0], split_rows)
         zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(whole, first, *constants)
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(whole, params, constants, first)
         )
         total, _ = jax.lax.scan(add, zeros, split_rows)
         return jax.tree.map(lambda x: x / parts, total)

@@ -25,6 +25,7 @@ from ibot_jax.errors import UserError
 # dot stands for a whole section.
 FREE_KEYS = (
     "log_every",
+    "mesh.",
     "checkpoint.",
     "knn.",
     "data.data_dir",

@@ -5,6 +5,7 @@ import errno
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -16,7 +17,7 @@ from ibot_jax import sharding
 from ibot_jax.checkpoint import Checkpoints, start_from
 from ibot_jax.errors import SaveError, UserError
 from ibot_jax.saved import complete_steps
-from ibot_jax.step import make_init, make_train_step, teacher_params
+from ibot_jax.step import jit_init, make_init, make_train_step, state_layout, teacher_params
 
 
 @pytest.fixture
@@ -71,6 +72,35 @@ def test_a_restored_state_is_the_saved_one_though_the_next_step_took_its_buffers
     assert_equal(restored, saved)
     layouts = jax.tree.map(lambda x: x.sharding, restored)
     assert layouts == jax.tree.map(lambda x: x.sharding, state)
+
+
+def test_a_state_is_restored_onto_another_mesh_and_to_another_dtype(workdir):
+    config = tiny_config(head__prototypes=32, head__patch_prototypes=32)
+    plan = tiny_plan(config)
+    spread = sharding.make_mesh(fsdp=8)
+    state = jit_init(config, plan, spread)(jax.random.key(0))
+    checkpoints = Checkpoints(workdir, keep=1)
+    checkpoints.save(state)
+    checkpoints.close()
+
+    other = state_layout(config, plan, sharding.make_mesh(fsdp=2, tensor=2))
+    restored = Checkpoints(workdir, keep=1).restore(other)
+    assert_equal(restored, state)
+    assert all(
+        x.sharding.is_equivalent_to(like.sharding, x.ndim)
+        for x, like in zip(jax.tree.leaves(restored), jax.tree.leaves(other), strict=True)
+    )
+    kernel = restored.params["head"]["last_layer"]["v"]
+    assert kernel.sharding.shard_shape(kernel.shape) == (8 // 2, 32 // 2)
+
+    def half(x):
+        is_float = jnp.issubdtype(x.dtype, jnp.floating)
+        dtype = jnp.bfloat16 if is_float else x.dtype
+        return jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)
+
+    halved = Checkpoints(workdir, keep=1).restore(jax.tree.map(half, other))
+    assert halved.params["head"]["last_layer"]["v"].dtype == jnp.bfloat16
+    assert_equal(halved, jax.tree.map(lambda x, like: x.astype(like.dtype), state, halved))
 
 
 def test_the_latest_and_the_best_are_kept(workdir):

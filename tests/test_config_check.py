@@ -182,3 +182,20 @@ def test_batches_divide_by_the_devices():
     config.batch_size, config.grad_accum_steps, config.knn.batch_size = 32, 1, 20
     with pytest.raises(UserError, match=r"knn\.batch_size=20 is not divisible by the 8 devices"):
         config_check.check_devices(config, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "pattern"),
+    [
+        (dict(mesh__fsdp=3), "mesh.fsdp=3 and mesh.tensor=1 do not divide the 8 devices"),
+        (dict(mesh__data=4), "mesh.data=4 x mesh.fsdp=1 x mesh.tensor=1 is not 8, the devices"),
+        (dict(mesh__tensor=8), "mesh.tensor=8 does not divide the 4 devices of a process"),
+        (dict(mesh__tensor=4), "mesh.tensor=4 does not divide model.heads, 6"),
+        (dict(mesh__tensor=2, head__prototypes=9, head__patch_prototypes=9), "head.prototypes, 9"),
+    ],
+    ids=str,
+)
+def test_the_mesh_fits_devices_processes_and_model(changes, pattern):
+    config_check.check_devices(config_with(mesh__data=2, mesh__fsdp=2, mesh__tensor=2), 8, 2)
+    with pytest.raises(UserError, match=re.escape(pattern)):
+        config_check.check_devices(config_with(**changes), 8, 2)

@@ -107,7 +107,10 @@ def saved_steps(workdir):
 
 
 def test_a_run_goes_on_whatever_the_number_of_processes(left_alone, tmp_path, cache):
-    """2 x 4 devices, told to stop; 2 x 4, killed; 1 x 8, told to stop; 4 x 2 to the end."""
+    """2 x 4 devices, told to stop; 2 x 4, killed; 1 x 8, told to stop; 4 x 2 to the end.
+
+    With the state on each device first, then in parts, then in parts of tensors, too.
+    """
     arguments = (*ARGUMENTS, f"--workdir={tmp_path}")
 
     run = Run(2, cache, *arguments)
@@ -128,14 +131,15 @@ def test_a_run_goes_on_whatever_the_number_of_processes(left_alone, tmp_path, ca
     killed = saved_steps(tmp_path)[-1]
     assert stopped + 8 <= killed < LAST - 12
 
-    run = Run(1, cache, *arguments)
+    run = Run(1, cache, *arguments, "--config.mesh.fsdp=4")
     cli.wait_for_step(tmp_path, killed + 4, run.processes[0])
     run.processes[0].send_signal(signal.SIGTERM)
     statuses, outs, errors = run.finish()
     assert statuses == [143], errors
     assert f"resumed at step {killed}" in outs[0]
 
-    statuses, outs, errors = Run(4, cache, *arguments).finish()
+    parts = ("--config.mesh.fsdp=2", "--config.mesh.tensor=2")
+    statuses, outs, errors = Run(4, cache, *arguments, *parts).finish()
     assert statuses == [0] * 4, errors
     assert "8 x cpu, 4 processes" in outs[0]
     assert "ibot_jax" not in "".join(outs[1:])  # the first process speaks for all

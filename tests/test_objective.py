@@ -45,19 +45,25 @@ def test_any_number_of_masked_tokens_is_exact(devices):
     state = steps.make_init(few, tiny_plan(few))(KEY)
     temps = {"class": 0.04, "patch": 0.04}
     batch = tiny_batch(few)
-    loss_fns = [
-        jax.jit(jax.value_and_grad(objective.make_losses(config, mesh), has_aux=True))
-        for config in (few, many)
-    ]
+
+    def gradient_fn(config):
+        losses = jax.value_and_grad(objective.make_losses(config, mesh), has_aux=True)
+
+        def of_device(params, teacher, rows):
+            (_, (averages, _)), gradient = losses(params, teacher, state.centers, temps, rows, None)
+            used = sharding.largest_of_devices(averages.pop("masked_capacity_used"))
+            return (averages, used), gradient
+
+        return jax.jit(sharding.average_gradients(of_device, mesh))
+
+    gradient_fns = [gradient_fn(config) for config in (few, many)]
     for masked in (0, 1, 16):
         batch["masks"] = np.zeros_like(batch["masks"])
         batch["masks"].reshape(8, 2, 16)[::2, :, :masked] = True
         gradients, used = [], []
-        for loss_fn in loss_fns:
-            (_, (averages, _)), gradient = loss_fn(
-                state.params, state.params, state.centers, temps, batch, None
-            )
-            used.append(averages.pop("masked_capacity_used"))
+        for gradient_of in gradient_fns:
+            (averages, fill), gradient = gradient_of(state.params, state.params, batch)
+            used.append(fill)
             gradients.append((averages, gradient))
         fullest = (8 // devices + 1) // 2 * 2 * masked
         assert used[0] == fullest / objective.masked_capacity(few, 16 // devices)

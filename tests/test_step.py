@@ -57,8 +57,10 @@ def test_no_gradient_flows_into_the_teacher():
     state, _ = start(config)
     temps = {"class": jnp.float32(0.04), "patch": jnp.float32(0.04)}
 
+    loss_fn = objective.make_losses(config, ONE)
+
+    @jax.jit
     def loss(teacher):
-        loss_fn = objective.make_losses(config, ONE)
         return loss_fn(state.params, teacher, state.centers, temps, tiny_batch(config), None)[0]
 
     gradient = jax.grad(loss)(steps.teacher_params(state))

@@ -44,13 +44,16 @@ def build_backbone(config: ConfigDict) -> ViT:
     )
 
 
-def build_head(config: ConfigDict, *, teacher: bool) -> Head:
-    """Builds the student's or the teacher's head; they may differ in sharing the last layer."""
+def build_head(config: ConfigDict, *, teacher: bool, parts: int = 1) -> Head:
+    """Builds the student's or the teacher's head; they may differ in sharing the last layer.
+
+    Of `parts` parts of the prototypes it has one.
+    """
     return Head(
         hidden_dim=config.head.hidden_dim,
         bottleneck_dim=config.head.bottleneck_dim,
-        prototypes=config.head.prototypes,
-        patch_prototypes=config.head.patch_prototypes,
+        prototypes=config.head.prototypes // parts,
+        patch_prototypes=config.head.patch_prototypes // parts,
         shared=config.head.shared_teacher if teacher else config.head.shared,
         act=config.head.act,
         dtype=compute_dtype(config),

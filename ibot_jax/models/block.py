@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ibot_jax.sharding import is_split_over_tensor, split_over_tensor
+
 Array = jax.Array
 
 # What timm and the original call trunc_normal_(std=0.02) cuts at 100 standard deviations.
@@ -16,6 +18,33 @@ def layer_norm(name: str | None, dtype: jnp.dtype, param_dtype: jnp.dtype) -> nn
     return nn.LayerNorm(
         epsilon=1e-6, use_fast_variance=False, dtype=dtype, param_dtype=param_dtype, name=name
     )
+
+
+class QueryKeyValue(nn.Module):
+    """One linear layer for queries, keys and values: [B, T, D] to three times [B, T, D].
+
+    Attributes:
+      dtype: of the computation.
+      param_dtype: of the parameters `kernel` [D, 3 D] and `bias` [3 D].
+    """
+
+    dtype: jnp.dtype
+    param_dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> list[Array]:
+        width = x.shape[-1]
+        zeros = nn.initializers.zeros
+        kernel = self.param("kernel", normal_init, (width, 3 * width), self.param_dtype)
+        bias = self.param("bias", zeros, (3 * width,), self.param_dtype)
+        kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
+        if is_split_over_tensor():  # by heads, which lie apart in each of the three
+            kernel = split_over_tensor(kernel, None)
+            kernels = (split_over_tensor(part, 1) for part in jnp.split(kernel, 3, axis=1))
+            biases = jnp.split(split_over_tensor(bias, None), 3)
+            return [x @ part + shift for part, shift in zip(kernels, biases, strict=True)]
+        # Split before the heads get an axis of their own: TPUs then need no copy to another layout.
+        return jnp.split(x @ kernel + bias, 3, axis=-1)
 
 
 class Attention(nn.Module):
@@ -49,11 +78,8 @@ class Attention(nn.Module):
                 param_dtype=self.param_dtype,
             )
 
-        # Split before the heads get an axis of their own: TPUs then need no copy to another layout.
-        query, key, value = (
-            part.reshape(batch, tokens, self.heads, head_dim)
-            for part in jnp.split(dense(3 * width, "qkv")(x), 3, axis=-1)
-        )
+        qkv = QueryKeyValue(name="qkv", dtype=self.dtype, param_dtype=self.param_dtype)(x)
+        query, key, value = (part.reshape(batch, tokens, self.heads, head_dim) for part in qkv)
         if self.fused and not only_weights:
             x = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
         else:
@@ -77,7 +103,8 @@ class Mlp(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Maps [B, T, D] tokens to [B, T, D]."""
         kwargs = dict(kernel_init=normal_init, dtype=self.dtype, param_dtype=self.param_dtype)
-        hidden = nn.gelu(nn.Dense(self.hidden_dim, name="fc1", **kwargs)(x), approximate=False)
+        hidden = split_over_tensor(nn.Dense(self.hidden_dim, name="fc1", **kwargs)(x), 2)
+        hidden = nn.gelu(hidden, approximate=False)
         return nn.Dense(x.shape[-1], name="fc2", **kwargs)(hidden)
 
 
@@ -116,8 +143,9 @@ class Block(nn.Module):
                 branch = branch * gamma.astype(self.dtype)
             if gains is not None:
                 branch = branch * gains[number - 1].astype(self.dtype)[:, None, None]
-            return x + branch
+            return split_over_tensor(x + branch, None)
 
+        x = split_over_tensor(x, None)  # whole on each device, or the width would be spread
         attention = Attention(self.heads, self.fused_attention, name="attn", **kwargs)
         normed = layer_norm("norm1", **kwargs)(x)
         if only_attention:

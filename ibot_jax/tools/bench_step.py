@@ -23,7 +23,7 @@ from ibot_jax.config import make_plan
 from ibot_jax.config_check import check_config, check_devices
 from ibot_jax.data.masks import draw_mask
 from ibot_jax.errors import UserError
-from ibot_jax.step import TrainState, make_init, make_train_step
+from ibot_jax.step import TrainState, jit_init, jit_train_step
 from ibot_jax.tools import flops
 from ibot_jax.tools.peak import device_peak
 from ibot_jax.tools.step_table import table
@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--steps={args.steps} is less than one step")
     if config.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    mesh = sharding.make_mesh()
-    check_devices(config, mesh.size)
+    check_devices(config, jax.device_count())
+    mesh = sharding.make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
     _open_outputs(args)
 
     report = {"config": args.config, "overrides": args.overrides}
@@ -155,14 +155,11 @@ def measure(
     masks = [draw_masks(config, rng) for _ in range(_BATCHES)]
     batches = [views | sharding.to_global({"masks": drawn}, mesh) for drawn in masks]
     plan = make_plan(config, _STEPS_PER_EPOCH * config.batch_size)
-    layout = sharding.replicated(mesh)
-    key = jax.device_put(jax.random.key(config.seed), layout)
-    state = jax.jit(make_init(config, plan), out_shardings=layout)(key)
+    key = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
+    state = jit_init(config, plan, mesh)(key)
     parameters = {name: _size(tree) for name, tree in state.params.items()}
 
-    train_step = jax.jit(
-        make_train_step(config, plan, mesh), donate_argnums=0, out_shardings=layout
-    )
+    train_step = jit_train_step(config, plan, mesh)
     start = time.perf_counter()
     lowered = train_step.lower(state, batches[0], key)
     traced = time.perf_counter()

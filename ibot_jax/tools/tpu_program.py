@@ -8,6 +8,9 @@ import dataclasses
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \([^\n]*\{\n(.*?)^\}", re.DOTALL | re.MULTILINE)
 _OPERATION = re.compile(r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>.*?) (?P<kind>[\w\-]+)\(")
@@ -34,21 +37,50 @@ class Chip:
       clock: cycles a second.
       peak: dense bfloat16 FLOPs a second.
       memory: bytes of HBM.
+      bandwidth: of HBM, bytes a second.
       link: bytes a second between chips, all links together.
     """
 
     clock: float
     peak: float
     memory: float
+    bandwidth: float
     link: float
 
 
 CHIPS = {  # by the name that JAX gives the device
-    "TPU v4": Chip(1.05e9, 275e12, 32 * 2**30, 300e9),
-    "TPU v5 lite": Chip(1.5e9, 197e12, 16 * 2**30, 200e9),
-    "TPU v5": Chip(1.75e9, 459e12, 95 * 2**30, 600e9),
-    "TPU v6 lite": Chip(1.75e9, 918e12, 32 * 2**30, 448e9),
+    "TPU v4": Chip(1.05e9, 275e12, 32 * 2**30, 1228e9, 300e9),
+    "TPU v5 lite": Chip(1.5e9, 197e12, 16 * 2**30, 819e9, 200e9),
+    "TPU v5": Chip(1.75e9, 459e12, 95 * 2**30, 2765e9, 600e9),
+    "TPU v6 lite": Chip(1.75e9, 918e12, 32 * 2**30, 1640e9, 448e9),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Collectives of one kind over the same axes.
+
+    Attributes:
+      kind: such as "all-reduce".
+      axes: of the mesh, by name and joined by "+".
+      group: devices that take part together.
+      count: how often it runs in a step.
+      size: bytes that they put out on a chip, in all.
+    """
+
+    kind: str
+    axes: str
+    group: int
+    count: int
+    size: int
+
+    @property
+    def sent(self) -> float:
+        """Bytes that pass a chip's links at least: those of a ring."""
+        share = (self.group - 1) / self.group
+        return self.size * {"all-reduce": 2 * share, "reduce-scatter": self.group - 1}.get(
+            self.kind, 1.0 if self.kind == "collective-permute" else share
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,20 +90,46 @@ class Program:
     Attributes:
       cycles: the compiler's estimate; the body of a loop counts as often as it runs where its
         condition tells, else once (the chunks of masked tokens: mostly there is one).
-      collectives: bytes that each kind of collective puts out, {"all-reduce": 12345, ...}.
-      not_estimated: operations of each kind without an estimate, collectives apart.
+      collectives: what moves between chips, by kind and axes.
+      not_estimated: operations of each kind without an estimate, collectives apart: how many, and
+        the bytes that they read and write.
     """
 
     cycles: int
-    collectives: dict[str, int]
-    not_estimated: dict[str, int]
+    collectives: list[Collective]
+    not_estimated: dict[str, tuple[int, int]]
 
 
-def read_program(text: str) -> Program:
-    """Reads the text of a scheduled program (`jax.stages.Compiled.as_text`)."""
+def read_program(text: str, mesh: Mapping[str, int]) -> Program:
+    """Reads the text of a scheduled program (`jax.stages.Compiled.as_text`).
+
+    Args:
+      text: of the program.
+      mesh: sizes of the axes by name, in order.
+    """
     computations = {name: (bool(entry), body) for entry, name, body in _COMPUTATION.findall(text)}
     entry = next(name for name, (is_entry, _) in computations.items() if is_entry)
-    collectives, not_estimated = Counter(), Counter()
+    counts, sizes = Counter(), Counter()
+    not_estimated = {}
+
+    def count(line: str, kind: str, size: int, times: int) -> None:
+        key = (kind, *_axes(line, mesh))
+        counts[key] += times
+        sizes[key] += times * size
+
+    def count_fused(line: str, times: int) -> bool:
+        """Counts a collective that a fusion holds; returns whether it holds one."""
+        called = re.search(r"calls=%?([\w.\-]+)", line)[1]
+        for inner in computations[called][1].splitlines():
+            operation = _OPERATION.match(inner)
+            kind = operation["kind"] if operation else ""
+            if kind in _COLLECTIVES:
+                size = _size(operation["type"])
+                if called.startswith("all-reduce-scatter"):  # each device keeps its part of the sum
+                    kind, size = "reduce-scatter", size // _axes(inner, mesh)[1]
+                count(inner, kind, size, times)
+                return True
+        return False
 
     def cycles_of(computation: str, times: int) -> int:
         total = 0
@@ -82,7 +140,7 @@ def read_program(text: str) -> Program:
             kind = operation["kind"].removesuffix("-start")
             estimate = re.search(r'"estimated_cycles":"(\d+)"', line)
             if kind in _COLLECTIVES:
-                collectives[kind] += times * _size(operation["type"])
+                count(line, kind, _output_size(operation["kind"], operation["type"]), times)
             elif kind == "while":
                 condition, body = (
                     re.search(rf"{role}=%?([\w.\-]+)", line)[1] for role in ("condition", "body")
@@ -90,12 +148,55 @@ def read_program(text: str) -> Program:
                 total += cycles_of(body, times * _trip_count(computations[condition][1]))
             elif estimate:
                 total += times * int(estimate[1])
+            elif operation["name"].startswith("async-collective-done"):
+                continue  # counted at its start
+            elif kind == "fusion" and count_fused(line, times):
+                continue
             elif kind not in _FREE and not kind.endswith("-done"):
-                not_estimated[kind] += 1
+                number, size = not_estimated.get(kind, (0, 0))
+                # What is put out was read before, or as much.
+                not_estimated[kind] = number + 1, size + times * 2 * _size(operation["type"])
         return total
 
     cycles = cycles_of(entry, 1)
-    return Program(cycles, dict(collectives), dict(not_estimated))
+    collectives = [
+        Collective(kind, axes, group, counts[kind, axes, group], size)
+        for (kind, axes, group), size in sizes.most_common()
+    ]
+    return Program(cycles, collectives, not_estimated)
+
+
+def _axes(line: str, mesh: Mapping[str, int]) -> tuple[str, int]:
+    """Returns the axes of the mesh over which a collective runs, and how many devices share it."""
+    if named := re.search(r"replica_groups=mesh\[[^\]]*\] ?\{([^}]*)\}", line):
+        axes = [axis for axis in mesh if f"'{axis}'" in named[1]]
+    else:
+        group = _first_group(line, math.prod(mesh.values()))
+        places = np.array(np.unravel_index(group, tuple(mesh.values())))
+        axes = [axis for axis, row in zip(mesh, places, strict=True) if len(set(row)) > 1]
+    return "+".join(axes), math.prod(mesh[axis] for axis in axes)
+
+
+def _first_group(line: str, devices: int) -> list[int]:
+    """Returns devices that take part in one and the same collective, or two that exchange."""
+    if listed := re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", line):
+        return [int(number) for number in listed[1].split(",")]
+    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
+    if iota is None:  # without groups: all take part
+        return list(range(devices))
+    order = np.arange(devices).reshape([int(n) for n in iota[3].split(",")])
+    if iota[4]:
+        order = order.transpose([int(n) for n in iota[4].split(",")])
+    return list(order.reshape(int(iota[1]), int(iota[2]))[0])
+
+
+def _output_size(kind: str, type_text: str) -> int:
+    """Returns the bytes that a collective puts out; of a started one the type tells inputs, too."""
+    if kind in ("all-reduce", "all-reduce-start") or not kind.endswith("-start"):
+        return _size(type_text)
+    arrays = _ARRAY.findall(type_text)  # inputs, outputs, and perhaps counters
+    arrays = [array for array in arrays if array[1] or array[0] not in ("u32", "s32")]
+    return sum(map(_array_size, arrays[len(arrays) // 2 :]))
 
 
 def _trip_count(condition: str) -> int:
@@ -115,10 +216,12 @@ def _trip_count(condition: str) -> int:
 
 def _size(type_text: str) -> int:
     """Returns the bytes of an array or tuple type: "(f32[8,128]{1,0}, bf16[4])"."""
-    return sum(
-        math.prod(map(int, filter(None, shape.split(",")))) * _width(dtype)
-        for dtype, shape in _ARRAY.findall(type_text)
-    )
+    return sum(map(_array_size, _ARRAY.findall(type_text)))
+
+
+def _array_size(array: tuple[str, str]) -> int:
+    dtype, shape = array
+    return math.prod(map(int, filter(None, shape.split(",")))) * _width(dtype)
 
 
 def _width(dtype: str) -> int:

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from ibot_jax.errors import UserError
+from ibot_jax.tools.ahead import largest_batch
 from ibot_jax.tools.tpu_program import read_program
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -17,7 +19,8 @@ PROGRAM = """HloModule jit_step, is_scheduled=true
   %arg = (s32[], f32[8,128]{1,0:T(8,128)}) parameter(0)
   %fusion.1 = f32[8,128]{1,0:T(8,128)} fusion(%arg), kind=kLoop, calls=%inner, \
 backend_config={"estimated_cycles":"100"}
-  ROOT %all-reduce.1 = bf16[8,128]{1,0:T(8,128)(2,1)} all-reduce(%fusion.1), to_apply=%add
+  ROOT %all-reduce.1 = bf16[8,128]{1,0:T(8,128)(2,1)} all-reduce(%fusion.1), \
+replica_groups=mesh['data'=2,'fsdp'=2,'tensor'=2] {'data','fsdp'}, to_apply=%add
 }
 
 %condition.1 (arg.1: (s32[], f32[8,128])) -> pred[] {
@@ -42,11 +45,27 @@ backend_config={"estimated_cycles":"100"}
   ROOT %add.1 = f32[8,128]{1,0} add(%p, %p), backend_config={"estimated_cycles":"99999"}
 }
 
+%fused_gather (p.1: bf16[64]) -> (bf16[64], bf16[128], s32[2]) {
+  %all-gather.1 = bf16[128]{0} all-gather(%p.1), replica_groups=[4,2]<=[2,2,2]T(0,2,1)
+  ROOT %custom-call.2 = (bf16[64]{0}, bf16[128]{0}, s32[2]{0}) custom-call(%all-gather.1)
+}
+
+%all-reduce-scatter.3 (p.2: f32[64]) -> f32[32] {
+  %all-reduce.9 = f32[64]{0} all-reduce(%p.2), replica_groups={{0,1},{2,3},{4,5},{6,7}}
+  ROOT %dynamic-slice.1 = f32[32]{0} dynamic-slice(%all-reduce.9)
+}
+
 ENTRY %main (x: f32[8,128]) -> f32[8,128] {
   %x = f32[8,128]{1,0:T(8,128)} parameter(0)
   %while.1 = (s32[], f32[8,128]{1,0}) while(%x), condition=%condition.1, body=%body.1
   %while.2 = (s32[], f32[4]{0}) while(%x), condition=%condition.2, body=%body.2
   %all-reduce-start.1 = (f32[256]{0:T(256)}, pred[10]{0}) all-reduce-start(%x), to_apply=%add
+  %collective-permute-start.1 = (bf16[6]{0}, bf16[6]{0}, u32[]{:S(2)}, u32[]{:S(2)}) \
+collective-permute-start(%x), source_target_pairs={{0,4},{4,0}}
+  %async-collective-start = (bf16[64]{0}, bf16[128]{0}, s32[2]{0:S(4)}) fusion(%x), \
+kind=kCustom, calls=%fused_gather
+  %async-collective-done = bf16[128]{0} fusion(%x), kind=kCustom, calls=%fused_gather
+  %fusion.4 = f32[32]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.3
   %custom-call.1 = f32[8,128]{1,0} custom-call(%x), custom_call_target="AllocateBuffer"
   ROOT %dot.1 = f32[8,128]{1,0} fusion(%x), calls=%inner, backend_config={"estimated_cycles":"30"}
 }
@@ -54,11 +73,49 @@ ENTRY %main (x: f32[8,128]) -> f32[8,128] {
 
 
 def test_a_program_is_added_up_with_its_loops_and_without_the_inside_of_fusions():
-    program = read_program(PROGRAM)
+    program = read_program(PROGRAM, {"data": 2, "fsdp": 2, "tensor": 2})
     # Twelve turns of the counted loop, one of the loop whose end is known at run time only.
     assert program.cycles == 12 * 100 + 7 + 30
-    assert program.collectives == {"all-reduce": 12 * 8 * 128 * 2 + 256 * 4 + 10}
-    assert program.not_estimated == {"custom-call": 1}
+    assert program.not_estimated == {"custom-call": (1, 2 * 4 * 8 * 128)}
+
+
+def test_what_moves_between_chips_is_told_by_kind_and_axes():
+    program = read_program(PROGRAM, {"data": 2, "fsdp": 2, "tensor": 2})
+    found = {(c.kind, c.axes): (c.group, c.count, c.size, c.sent) for c in program.collectives}
+    assert found == {
+        ("all-reduce", "data+fsdp"): (4, 12, 12 * 2048, 2 * 3 / 4 * 12 * 2048),
+        ("all-reduce", "data+fsdp+tensor"): (8, 1, 1034, 2 * 7 / 8 * 1034),
+        ("collective-permute", "data"): (2, 1, 12, 12),
+        ("all-gather", "fsdp"): (2, 1, 256, 128),
+        ("reduce-scatter", "tensor"): (2, 1, 128, 128),
+    }
+
+
+def linear_memory(rows, limit=1000.0):
+    """Returns a report as of a step that takes 100 bytes and 7 an image."""
+    needed = 100.0 + 7 * rows
+    report = {"fits": needed <= limit, "memory_of_chip": limit, "batch_size": 4 * rows}
+    return report | {"memory": {"all": needed}}
+
+
+@pytest.mark.parametrize("start", [4, 64, 512, 4096])
+def test_the_largest_batch_that_fits_is_found_in_a_few_compilations(start):
+    tried = []
+
+    def compile_batch(batch_size):
+        tried.append(batch_size)
+        return linear_memory(batch_size // 4)
+
+    best, too_large = largest_batch(compile_batch, start, chips=4)
+    assert best["fits"] and not too_large["fits"]
+    assert 4 * (128 - 8) <= best["batch_size"] <= 4 * 128  # 128 images a chip take 996 bytes
+    assert too_large["batch_size"] <= best["batch_size"] * (1 + 1 / 16)
+    assert len(set(tried)) == len(tried) <= 6
+
+
+def test_a_step_that_never_fits_is_told():
+    with pytest.raises(UserError, match="not even one image a chip fits"):
+        largest_batch(lambda batch: linear_memory(batch, limit=50.0), 64, chips=1)
 
 
 def run(*arguments):
@@ -96,25 +153,27 @@ SMALL = [
 @pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="the TPU compiler is not installed")
 class TestWithTheCompiler:
-    @pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1"])
-    def test_a_small_step_for_a_small_pod(self, topology, tmp_path):
+    def test_a_small_step_for_a_small_pod(self, tmp_path):
         path = tmp_path / "report.json"
-        done = run(*SMALL, f"--topology={topology}", "--batch=16", f"--json={path}")
+        done = run(*SMALL, "--topology=v5p:2x2x1", "--batch=16", "--fit", f"--json={path}")
         assert done.returncode == 0, done.stderr
         assert "not a measurement" in done.stdout
+        assert "the largest that fits" in done.stdout
         report = json.loads(path.read_text())
         assert report["chips"] == 4 and report["fits"]
-        assert 0 < report["step_seconds"] < 1
-        # One sum of gradients, float32, and besides it no more than the metrics.
-        parameters = 2 * (12 * 64 * 64) + 64 * 64 + 64 * 256 + 256 * 128
-        assert set(report["collectives"]) == {"all-reduce"}
-        assert 4 * parameters < report["collectives"]["all-reduce"] < 1.5 * 4 * parameters + 2**18
+        assert report["batch_size"] < report["smallest_batch_that_fails"]
+        assert sum(report["memory"].values()) < report["memory_of_chip"]
+        # The state: two trees of parameters, moments of one.
+        assert report["memory"]["student"] == report["memory"]["teacher"]
+        assert 2 * report["memory"]["student"] <= report["memory"]["moments"]
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             (["--topology=v9:2x2"], "--topology=v9:2x2: "),
             (["--topology=v5e:2x2", "--batch=18"], "batch_size=18 is not divisible by the 4 dev"),
+            (["--topology=v5e:2x2", "--mesh=4x4"], "--mesh=4x4 is no mesh; write DATAxFSDPxTENSOR"),
+            (["--topology=v5e:2x2", "--mesh=8x1x1"], "mesh.data=8 x mesh.fsdp=1 x mesh.tensor=1"),
         ],
     )
     def test_mistakes_are_one_line(self, arguments, message):

@@ -1,0 +1,233 @@
+"""Compiles the training step for a TPU pod that is not there; `aot` is its command line."""
+
+import importlib.util
+import math
+import os
+import re
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from ml_collections import ConfigDict
+
+from ibot_jax import models, sharding
+from ibot_jax.config import Plan, make_plan
+from ibot_jax.config_check import check_devices, check_plan
+from ibot_jax.errors import UserError
+from ibot_jax.step import jit_train_step, state_layout, teacher_params
+from ibot_jax.tools import flops
+from ibot_jax.tools.bench_step import make_views
+from ibot_jax.tools.tpu_program import CHIPS, Chip, Program, read_program
+
+
+def pod_devices(topology: str) -> list[jax.Device]:
+    """Returns the chips of a pod that is not there.
+
+    Raises:
+      UserError: if the compiler is not installed, or does not know the topology.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("the TPU compiler is missing; pip install 'ibot-jax[aot]'")
+    # No TPU VM to ask about itself, nor to complain about.
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # it only compiles
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        # Chips of a three-dimensional torus have two cores, which act as one device.
+        cores = "megacore" if topology.count("x") == 2 else "default"
+        pod = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology, chip_config_name=cores
+        )
+    except Exception as error:  # the compiler raises several kinds
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--topology={topology}: {reason}; write it as v5e:16x16 or v5p:4x4x4"
+        ) from error
+    return list(pod.devices)
+
+
+def compile_ahead(config: ConfigDict, devices: list[jax.Device], images: int) -> dict:
+    """Compiles the step of a config for a pod.
+
+    Args:
+      config: checked.
+      devices: of `pod_devices`.
+      images: in the data, for the length of the schedule.
+
+    Returns:
+      What was found, as JSON has it: sizes in bytes, times in seconds. `memory` of a chip is by
+      kind where the step fits, else what is `needed`, None if the compiler does not tell.
+
+    Raises:
+      UserError: if config and pod do not go together.
+    """
+    check_devices(config, len(devices))
+    mesh = sharding.make_mesh(devices, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
+    plan = make_plan(config, images)
+    check_plan(config, plan)
+    kind = devices[0].device_kind
+    report = {
+        "chip": kind,
+        "chips": mesh.size,
+        "mesh": dict(mesh.shape),
+        "batch_size": config.batch_size,
+        "steps": plan.total_steps,
+        "memory_of_chip": CHIPS[kind].memory,
+    }
+    start = time.perf_counter()
+    state, batch, key = _arguments(config, plan, mesh)
+    lowered = jit_train_step(config, plan, mesh).lower(state, batch, key)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        used = re.search(r"Used ([\d.]+)([GM]) of", str(error))
+        unit = {"G": 2**30, "M": 2**20}
+        needed = float(used[1]) * unit[used[2]] if used else None
+        return report | {"fits": False, "memory": {"needed": needed}}
+    return report | {
+        "fits": True,
+        "memory": _memory(state, batch, compiled),
+        "compile_seconds": time.perf_counter() - start,
+        **_time(config, compiled, CHIPS[kind], mesh, plan.total_steps),
+    }
+
+
+def largest_batch(
+    compile_batch: Callable[[int], dict], start: int, chips: int
+) -> tuple[dict, dict | None]:
+    """Finds the largest batch that fits, to the sixteenth or to one image a chip.
+
+    Memory grows almost linearly with the batch, so that a straight line through two compilations
+    leads close; compilations take minutes.
+
+    Args:
+      compile_batch: from a batch size to the report of `compile_ahead`.
+      start: a batch size to begin with.
+      chips: over which the batch is spread; batches are multiples of it.
+
+    Returns:
+      The reports of the largest batch that fits, and of the smallest one tried that does not.
+
+    Raises:
+      UserError: if not even one image a chip fits.
+    """
+    fits, fails = {}, {}  # images of a chip -> report
+
+    def attempt(rows: int) -> None:
+        report = compile_batch(rows * chips)
+        (fits if report["fits"] else fails)[rows] = report
+
+    attempt(max(start // chips, 1))
+    while True:
+        low, high = max(fits, default=0), min(fails, default=None)
+        if high is not None and high - low <= max(low // 16, 1):
+            if not low:
+                raise UserError("not even one image a chip fits; use model.remat=blocks, mesh.fsdp")
+            return fits[low], fails[high]
+        guess = _predict(fits, fails) or (2 * low if high is None else (low + high) // 2)
+        if high is None:
+            guess = max(guess, low + max(low // 16, 1))
+        else:
+            guess = min(max(guess, low + 1), high - 1)
+        attempt(guess)
+
+
+def _predict(fits: dict[int, dict], fails: dict[int, dict]) -> int | None:
+    """Returns the images of a chip at which a line through two memory figures meets the chip's."""
+    points = {
+        rows: sum(report["memory"].values())
+        for rows, report in (fits | fails).items()
+        if None not in report["memory"].values()
+    }
+    if len(points) < 2:
+        return None
+    (x0, y0), (x1, y1) = sorted(points.items())[-2:] if not fails else sorted(points.items())[:2]
+    limit = next(iter((fits | fails).values()))["memory_of_chip"]
+    return int(x0 + (limit - y0) * (x1 - x0) / (y1 - y0)) if y1 > y0 else None
+
+
+def _arguments(config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh) -> tuple:
+    """Returns shapes and layouts of the step's state, batch and key."""
+    one = config.copy_and_resolve_references()
+    one.batch_size = 1
+    images = make_views(one, np.random.default_rng(0))
+    images["masks"] = np.zeros((1, config.data.global_views, *models.patch_grid(config)), bool)
+    rows = sharding.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype, sharding=rows)
+        for name, x in images.items()
+    }
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(mesh))
+    return state_layout(config, plan, mesh), batch, key
+
+
+def _memory(state, batch, compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Returns the bytes on a chip by kind."""
+
+    def own(tree) -> int:
+        leaves = jax.tree.leaves(tree)
+        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+
+    planned = compiled.memory_analysis()
+    kinds = {
+        "student": own(state.params),
+        "teacher": own(teacher_params(state)),
+        "moments": own(state.opt_state) - own(teacher_params(state)),
+        "batch": own(batch),
+    }
+    return kinds | {
+        "padding": planned.argument_size_in_bytes - sum(kinds.values()),
+        "temporaries": planned.temp_size_in_bytes,
+        "program": planned.generated_code_size_in_bytes,
+    }
+
+
+def _time(
+    config: ConfigDict,
+    compiled: jax.stages.Compiled,
+    chip: Chip,
+    mesh: jax.sharding.Mesh,
+    steps: int,
+) -> dict:
+    """Relates the compiler's estimate of a step's time to the work in it."""
+    program = read_program(compiled.as_text(), mesh.shape)
+    seconds = program.cycles / chip.clock + _rooflines(program, chip)
+    model_flops = flops.total(flops.step_flops(config)) * config.batch_size / mesh.size
+    costs = compiled.cost_analysis()
+    return {
+        "cycles": program.cycles,
+        "link_seconds": sum(moved.sent for moved in program.collectives) / chip.link,
+        "step_seconds": seconds,
+        "images_per_second": config.batch_size / seconds,
+        "model_flops": model_flops,
+        "compiler_flops": costs["flops"],
+        "compiler_bytes": costs["bytes accessed"],
+        "intensity": costs["flops"] / costs["bytes accessed"],
+        "intensity_of_chip": chip.peak / chip.bandwidth,
+        "mfu_bound": model_flops / seconds / chip.peak,
+        "collectives": [
+            {"kind": c.kind, "axes": c.axes, "count": c.count, "bytes": c.size}
+            for c in program.collectives
+        ],
+        "not_estimated": {
+            kind: {"count": number, "bytes": size}
+            for kind, (number, size) in program.not_estimated.items()
+        },
+        "hours": steps * seconds / 3600,
+        "chip_hours": steps * seconds / 3600 * mesh.size,
+    }
+
+
+def _rooflines(program: Program, chip: Chip) -> float:
+    """Returns the least seconds of what the compiler gives no estimate for.
+
+    As if nothing of it ran beside the rest.
+    """
+    links = sum(moved.sent for moved in program.collectives) / chip.link
+    return links + sum(size for _, size in program.not_estimated.values()) / chip.bandwidth

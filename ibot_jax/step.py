@@ -6,7 +6,6 @@ class tokens and masked patches. Gradients pass the Optax chain, whose last link
 teacher; the centers move last.
 """
 
-import math
 from collections.abc import Callable
 
 import flax
@@ -20,6 +19,7 @@ from ibot_jax import optimizer as optimizers
 from ibot_jax.config import Plan
 from ibot_jax.models.block import drop_path_gains
 from ibot_jax.objective import make_losses
+from ibot_jax.schedules import make_schedules
 
 Array = jax.Array
 Batch = dict[str, Array]
@@ -62,38 +62,6 @@ def teacher_from_student(params: optimizers.Params, shared_head: bool) -> optimi
     else:
         head.setdefault("patch_last_layer", head["last_layer"])
     return {**params, "head": head}
-
-
-def make_schedules(config: ConfigDict, plan: Plan) -> dict[str, optimizers.Schedule]:
-    """Returns what changes over a run, by name, as functions of the step."""
-    optim, loss = config.optim, config.loss
-    total = plan.total_steps
-    cosine = optimizers.cosine_schedule
-
-    def temperature(start: float, final: float, wait: str) -> optimizers.Schedule:
-        def epochs(key, duration):
-            return math.ceil(plan.steps(key, duration) / plan.steps_per_epoch)
-
-        warmup = epochs("loss.teacher_temp_warmup", loss.teacher_temp_warmup)
-        wait = epochs("masks.start", wait)
-        return lambda step: losses.teacher_temperature(
-            step // plan.steps_per_epoch, start, final, warmup, wait
-        )
-
-    return {
-        "lr": cosine(
-            optim.lr * config.batch_size / 256,
-            optim.min_lr,
-            total,
-            plan.steps("optim.warmup", optim.warmup),
-        ),
-        "weight_decay": cosine(optim.weight_decay, optim.weight_decay_end, total),
-        "teacher_momentum": cosine(config.teacher_momentum, 1.0, total),
-        "teacher_temp": temperature(loss.teacher_temp_start, loss.teacher_temp, "0 epochs"),
-        "teacher_patch_temp": temperature(
-            loss.teacher_patch_temp_start, loss.teacher_patch_temp, config.masks.start
-        ),
-    }
 
 
 def make_optimizer(config: ConfigDict, plan: Plan) -> optax.GradientTransformationExtraArgs:

@@ -12,6 +12,7 @@ LAYERS = [
     {"errors"},
     {"config", "colors"},
     {"losses", "optimizer", "models", "sharding", "forward", "augment", "chunked", "objective"},
+    {"schedules"},
     {"step", "data"},
     {"watchdog", "signals", "json_lines", "tensorboard"},
     {"agreement", "distributed"},
@@ -41,6 +42,7 @@ PURE = {
     "augment",
     "chunked",
     "objective",
+    "schedules",
     "step",
 }
 IMPURE_LIBRARIES = {"tensorflow", "tensorflow_datasets", "absl", "clu", "os", "pathlib", "etils"}

@@ -1,0 +1,40 @@
+"""What changes over a run: learning rate, weight decay, teacher's momentum and temperatures."""
+
+import math
+
+from ml_collections import ConfigDict
+
+from ibot_jax import losses
+from ibot_jax.config import Plan
+from ibot_jax.optimizer import Schedule, cosine_schedule
+
+
+def make_schedules(config: ConfigDict, plan: Plan) -> dict[str, Schedule]:
+    """Returns what changes over a run, by name, as functions of the step."""
+    optim, loss = config.optim, config.loss
+    total = plan.total_steps
+
+    def temperature(start: float, final: float, wait: str) -> Schedule:
+        def epochs(key, duration):
+            return math.ceil(plan.steps(key, duration) / plan.steps_per_epoch)
+
+        warmup = epochs("loss.teacher_temp_warmup", loss.teacher_temp_warmup)
+        wait = epochs("masks.start", wait)
+        return lambda step: losses.teacher_temperature(
+            step // plan.steps_per_epoch, start, final, warmup, wait
+        )
+
+    return {
+        "lr": cosine_schedule(
+            optim.lr * config.batch_size / 256,
+            optim.min_lr,
+            total,
+            plan.steps("optim.warmup", optim.warmup),
+        ),
+        "weight_decay": cosine_schedule(optim.weight_decay, optim.weight_decay_end, total),
+        "teacher_momentum": cosine_schedule(config.teacher_momentum, 1.0, total),
+        "teacher_temp": temperature(loss.teacher_temp_start, loss.teacher_temp, "0 epochs"),
+        "teacher_patch_temp": temperature(
+            loss.teacher_patch_temp_start, loss.teacher_patch_temp, config.masks.start
+        ),
+    }

@@ -44,7 +44,7 @@ def config():
 def states(config):
     """Returns states by step, spread over eight devices, with teachers unlike their students."""
     mesh = sharding.make_mesh()
-    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*mesh.axis_names))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
 
     def lay_out(x):
         splits = x.ndim and x.shape[0] % mesh.size == 0

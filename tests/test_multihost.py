@@ -1,10 +1,6 @@
 """Several processes on this machine, each with its share of eight virtual devices."""
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 
 import cli
 import jax
@@ -12,10 +8,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
+from processes import Run
 
 pytestmark = pytest.mark.slow
 
-DEVICES = 8
 # 60 steps; saved every 4, so that epochs, evaluations and checkpoints do not coincide.
 ARGUMENTS = (
     f"--config={cli.ROOT / 'configs/digits.py'}",
@@ -26,53 +22,6 @@ ARGUMENTS = (
     "--config.log_every=2 steps",
 )
 LAST = 60
-
-
-class Run:
-    """The processes of one run, started together."""
-
-    def __init__(self, count, cache, *arguments, folders=None):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        environment = {
-            key: value for key, value in os.environ.items() if "proxy" not in key.lower()
-        }
-        environment |= {
-            "PYTHONPATH": str(cli.ROOT),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // count}"
-            " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        self.processes = []
-        for index in range(count):
-            joining = [
-                f"--coordinator_address=localhost:{port}",
-                f"--num_processes={count}",
-                f"--process_id={index}",
-            ]
-            process = subprocess.Popen(
-                [sys.executable, "-m", "ibot_jax.main", *arguments, *joining],
-                cwd=folders[index] if folders else cli.ROOT,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            self.processes.append(process)
-
-    def finish(self):
-        """Waits for all; returns exit statuses, and what each wrote to stdout and stderr."""
-        done = [cli.finish(process) for process in self.processes]
-        outs = [out for _, out, _ in done]
-        # The CPU's collectives announce themselves.
-        errors = [
-            "".join(line for line in err.splitlines(True) if "[Gloo]" not in line)
-            for _, _, err in done
-        ]
-        return [status for status, _, _ in done], outs, errors
 
 
 @pytest.fixture(scope="module")

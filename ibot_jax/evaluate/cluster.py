@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> Report:
         if method == "head":
             cache = FeatureCache(args.cache, model, params, mesh)
             found = cache(source, views, "test")
-            assigned = assign_by_head(model, params["head"], found.values)
+            assigned = assign_by_head(model, jax.device_get(params["head"]), found.values)
             clusters_of_method = model.config.head.prototypes
         else:
             cache = FeatureCache(

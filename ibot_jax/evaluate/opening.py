@@ -78,7 +78,7 @@ def open_model(
                 f"--weights={args.weights} is not what {args.source} holds, which is the "
                 f"{model.facts['weights']}; give --weights={model.facts['weights']}"
             )
-    return model, jax.device_put(params, sharding.replicated(mesh))
+    return model, jax.device_put(jax.device_get(params), sharding.replicated(mesh))
 
 
 def open_views(args: argparse.Namespace, model: Model) -> Views:

@@ -33,15 +33,15 @@ class Fit:
 
     Attributes:
       l2: the penalty.
-      kernel: [D, C] float32.
-      bias: [C] float32.
+      kernel: [D, C] float32, NumPy's.
+      bias: [C] float32, NumPy's.
       steps: of the solver.
       gradient: largest entry of the gradient where it stopped.
     """
 
     l2: float
-    kernel: Array
-    bias: Array
+    kernel: np.ndarray
+    bias: np.ndarray
     steps: int
     gradient: float
 
@@ -75,7 +75,9 @@ def fit(
         "features": sharding.spread(features, mesh, rows),
         "labels": sharding.spread(np.asarray(labels, np.int32), mesh, rows, fill=-1),
     }
-    data, center = _centred(data)
+    layout = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    data, center = jax.jit(_centred, donate_argnums=0, out_shardings=layout)(data)
+    center = jax.device_get(center)
     width = features.shape[1]
     params = {
         "kernel": np.zeros((width, num_classes), np.float32),
@@ -85,8 +87,8 @@ def fit(
     solve = _solver(mesh, chunk, max_steps)
     for l2 in sorted(l2s, reverse=True):
         params, steps, gradient = solve(params, data, l2)
-        bias = params["bias"] - jnp.matmul(center, params["kernel"], precision="highest")
-        yield Fit(l2, params["kernel"], bias, int(steps), float(gradient))
+        kernel, bias = (jax.device_get(params[name]) for name in ("kernel", "bias"))
+        yield Fit(l2, kernel, bias - center @ kernel, int(steps), float(gradient))
 
 
 def predict(fitted: Fit, features: np.ndarray, ranked: int = 5) -> np.ndarray:
@@ -117,7 +119,6 @@ def _rank(kernel: Array, bias: Array, features: Array, number: int) -> Array:
     return jax.lax.top_k(jnp.matmul(unit(features), kernel, precision="highest") + bias, number)[1]
 
 
-@functools.partial(jax.jit, donate_argnums=0)
 def _centred(data: dict[str, Array]) -> tuple[dict[str, Array], Array]:
     """Scales the features to length 1 and subtracts their mean [D], which is returned, too."""
     valid = (data["labels"] >= 0)[:, None]
@@ -172,4 +173,4 @@ def _solver(mesh: Mesh, chunk: int, max_steps: int):
         )
         return params, steps, largest(state)
 
-    return jax.jit(solve)
+    return jax.jit(solve, out_shardings=sharding.replicated(mesh))

@@ -1,0 +1,56 @@
+"""Several processes on this machine, each with its share of eight virtual devices."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import cli
+
+DEVICES = 8
+
+
+class Run:
+    """The processes of one run, started together."""
+
+    def __init__(self, count, cache, *arguments, folders=None, module="ibot_jax.main"):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        environment = {
+            key: value for key, value in os.environ.items() if "proxy" not in key.lower()
+        }
+        environment |= {
+            "PYTHONPATH": str(cli.ROOT),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // count}"
+            " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        self.processes = []
+        for index in range(count):
+            joining = [
+                f"--coordinator_address=localhost:{port}",
+                f"--num_processes={count}",
+                f"--process_id={index}",
+            ]
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments, *joining],
+                cwd=folders[index] if folders else cli.ROOT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            self.processes.append(process)
+
+    def finish(self):
+        """Waits for all; returns exit statuses, and what each wrote to stdout and stderr."""
+        done = [cli.finish(process) for process in self.processes]
+        outs, errors = (
+            # The CPU's collectives announce themselves.
+            ["".join(t for t in text.splitlines(True) if "[Gloo]" not in t) for text in texts]
+            for texts in ([out for _, out, _ in done], [err for _, _, err in done])
+        )
+        return [status for status, _, _ in done], outs, errors

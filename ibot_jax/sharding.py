@@ -245,48 +245,6 @@ def over_prototypes(
     return spread
 
 
-def gathered(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:
-    """Lets a function run on each device with that device's rows, and joins the columns it returns.
-
-    Args:
-      function: of (shared, rows): a tree whose arrays are the same everywhere, and one of arrays
-        that lead with the examples; returns a tree of arrays [q, n].
-      mesh: the devices.
-
-    Returns:
-      The function of global arrays, which returns arrays [q, n * devices], device by device.
-    """
-    return jax.shard_map(
-        function,
-        mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(BATCH_AXES)),
-        out_specs=PartitionSpec(None, BATCH_AXES),
-    )
-
-
-def spread(array: np.ndarray, mesh: Mesh, rows: int, fill: int = 0) -> jax.Array:
-    """Lays an array that all processes have out over the devices, one after the other.
-
-    Args:
-      array: [M, ...]; may be mapped from disk, of which each process reads its devices' rows.
-      mesh: the devices.
-      rows: of each device; together at least M.
-      fill: of the rows that no row of `array` is left for.
-
-    Returns:
-      [rows * devices, ...].
-    """
-
-    def part(index):
-        start, stop, _ = index[0].indices(rows * mesh.size)
-        own = np.asarray(array[start:stop])
-        missing = stop - start - len(own)
-        return np.pad(own, ((0, missing), *((0, 0),) * (own.ndim - 1)), constant_values=fill)
-
-    shape = (rows * mesh.size, *array.shape[1:])
-    return jax.make_array_from_callback(shape, batch_sharding(mesh), part)
-
-
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Joins each process's share of a batch, [B / processes, ...], to global arrays [B, ...]."""
     layout = batch_sharding(mesh)

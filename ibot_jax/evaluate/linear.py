@@ -32,6 +32,7 @@ from ibot_jax.evaluate.features import make_feature_fn
 from ibot_jax.evaluate.linear_sweep import Sweep, Variant
 from ibot_jax.evaluate.linear_training import Task
 from ibot_jax.evaluate.report import Report
+from ibot_jax.evaluate.rows import num_parts
 from ibot_jax.pretrained import Model
 
 _RATES = tuple(float(f"{n}e{k}") for k in range(-4, 1) for n in range(1, 10))
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> Report:
         variants=variants,
         blocks=blocks,
         rates=args.lr,
-        slots=-(-len(args.lr) // mesh.size) * mesh.size,
+        slots=-(-len(args.lr) // num_parts(mesh)) * num_parts(mesh),
         num_classes=train.num_classes,
         batch_size=args.batch_size,
         steps_per_epoch=len(train) // args.batch_size,

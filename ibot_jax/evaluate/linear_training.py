@@ -28,6 +28,7 @@ from ibot_jax.evaluate import linear_sweep
 from ibot_jax.evaluate.cache import Features, progress
 from ibot_jax.evaluate.features import FeatureFn
 from ibot_jax.evaluate.linear_sweep import Sweep, SweepState
+from ibot_jax.evaluate.rows import num_parts
 from ibot_jax.workdir import absolute_path
 
 # Entries of the largest array that counting hits needs on a device: 2**26 of float32 are 256 MiB.
@@ -119,7 +120,7 @@ def _measure(task: Task, state: SweepState) -> Top:
     """Returns what `train` does, of the classifiers of now."""
     sweep, number = task.sweep, len(task.test.labels)
     count = _count_program(sweep, task.mesh)
-    of_device = sweep.slots // task.mesh.size
+    of_device = sweep.slots // num_parts(task.mesh)
     chunk = min(max(_MAX_ENTRIES // (of_device * sweep.num_classes), 1), number)
     totals = []
     for start in range(0, number, chunk):

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ibot_jax import sharding
+from ibot_jax.evaluate.rows import joined, num_parts, spread
 
 # Largest float32 array that a chunk of queries may need on a device: 2**27 entries are 512 MiB.
 _MAX_ENTRIES = 2**27
@@ -56,12 +57,13 @@ def weighted_knn(
     num_train, most = len(train_features), max(ks, default=0)
     if not ks or min(ks) < 1 or most > num_train:
         raise ValueError(f"ks={ks} are not between 1 and the {num_train} training features")
-    rows = max(-(-num_train // mesh.size), most)  # of a device
-    bank = _to_unit(sharding.spread(train_features, mesh, rows))
-    labels = sharding.spread(np.asarray(train_labels, np.int32), mesh, rows)
-    chunk = _MAX_ENTRIES // max(rows, most * mesh.size, most * num_classes)
+    parts = num_parts(mesh)
+    rows = max(-(-num_train // parts), most)  # of a device
+    bank = _to_unit(spread(train_features, mesh, rows))
+    labels = spread(np.asarray(train_labels, np.int32), mesh, rows, fill=-1)
+    chunk = _MAX_ENTRIES // max(rows, most * parts, most * num_classes)
     chunk = min(max(chunk, 1), len(test_features))
-    rank = _program(mesh, tuple(ks), tuple(temperatures), num_train, num_classes)
+    rank = _program(mesh, tuple(ks), tuple(temperatures), num_classes)
     replicated = sharding.replicated(mesh)
 
     ranked = {(k, t): [] for k in ks for t in temperatures}
@@ -101,23 +103,20 @@ def _program(
     mesh: Mesh,
     ks: tuple[int, ...],
     temperatures: tuple[float, ...],
-    num_train: int,
     num_classes: int,
 ):
     """Returns the function of (bank, labels, queries [q, D]) to {(k, T): [q, min(5, C)] int32}."""
 
     def nearest_of_own(queries, own):
         bank, labels = own
-        rows = len(bank)
         # "highest": the default would run in bfloat16 on a TPU and in TF32 on a GPU.
         similarity = jnp.matmul(queries, bank.T, precision="highest")  # [q, rows]
-        place = jax.lax.axis_index("data") * rows + jnp.arange(rows)
-        similarity = jnp.where(place < num_train, similarity, -jnp.inf)
+        similarity = jnp.where(labels >= 0, similarity, -jnp.inf)
         nearest, index = jax.lax.top_k(similarity, max(ks))  # [q, k]
         return nearest, labels[index]
 
     def rank(bank, labels, queries):
-        nearest, classes = sharding.gathered(nearest_of_own, mesh)(unit(queries), (bank, labels))
+        nearest, classes = joined(nearest_of_own, mesh)(unit(queries), (bank, labels))
         # Device by device, so of equally near ones the first of all comes first.
         nearest, index = jax.lax.top_k(nearest, max(ks))
         classes = jnp.take_along_axis(classes, index, axis=1)

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from ibot_jax import sharding
 from ibot_jax.evaluate.neighbours import unit
+from ibot_jax.evaluate.rows import num_parts, spread, summed
 
 Array = jax.Array
 
@@ -68,12 +69,12 @@ def fit(
     Yields:
       The classifiers.
     """
-    own = -(-len(features) // mesh.size)
+    own = -(-len(features) // num_parts(mesh))
     chunk = min(max(_MAX_ENTRIES // num_classes, 1), own)
     rows = -(-own // chunk) * chunk
     data = {
-        "features": sharding.spread(features, mesh, rows),
-        "labels": sharding.spread(np.asarray(labels, np.int32), mesh, rows, fill=-1),
+        "features": spread(features, mesh, rows),
+        "labels": spread(np.asarray(labels, np.int32), mesh, rows, fill=-1),
     }
     layout = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     data, center = jax.jit(_centred, donate_argnums=0, out_shardings=layout)(data)
@@ -143,11 +144,11 @@ def _solver(mesh: Mesh, chunk: int, max_steps: int):
 
         parts = jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), data)
         total, _ = jax.lax.scan(add, jnp.float32(0), (parts["features"], parts["labels"]))
-        return jax.lax.psum((total, jnp.sum(data["labels"] >= 0)), sharding.BATCH_AXES)
+        return total, jnp.sum(data["labels"] >= 0)
 
     def solve(start, data, l2):
         def objective(params):
-            total, number = sharding.per_device(sums, mesh)(params, data)
+            total, number = summed(sums, mesh)(params, data)
             return total / number + l2 / 2 * jnp.sum(params["kernel"] ** 2)
 
         solver = optax.lbfgs(memory_size=_MEMORY)

@@ -8,9 +8,10 @@ from ibot_jax import sharding
 from ibot_jax.evaluate import neighbours
 
 
-@pytest.fixture(params=[1, 8])
+@pytest.fixture(params=[(1, {}), (8, {}), (8, {"fsdp": 2, "tensor": 2})], ids=str)
 def mesh(request):
-    return sharding.make_mesh(jax.devices()[: request.param])
+    devices, axes = request.param
+    return sharding.make_mesh(jax.devices()[:devices], **axes)
 
 
 def knn(train, labels, queries, k, temperature, mesh, num_classes=3):

@@ -24,6 +24,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=find_packages(include=["ibot_jax*"]),
+    package_data={"ibot_jax.visualize": ["report.css", "report.js"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",

@@ -25,7 +25,7 @@ from ibot_jax.errors import TrainingError, UserError
 
 # Each is a module beside this one: its docstring is the help, `add_arguments(parser)` adds its
 # flags, and `run(args)` draws, writes and says what it wrote.
-FIGURES = ("attention", "patterns", "correspondence", "pca")
+FIGURES = ("attention", "patterns", "correspondence", "pca", "report")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the attention that the patches shown below hold (default: 0.6)",
     )
     group = parser.add_argument_group("video")
-    group.add_argument("--frames", action="store_true", help="the images are those of a video")
+    group.add_argument(
+        "--frames", action="store_true", help="the images are those of a video, all shown"
+    )
     group.add_argument(
         "--animation",
         default="webp",

@@ -137,7 +137,7 @@ def sheet(
       groups: how many rows belong together; wider gaps part one group from the next.
       swatches: a colour for each label, to be shown before it, or None.
     """
-    gap, type_ = max(cell // 32, 3), font(cell)
+    gap, type_ = min(max(cell // 32, 3), 8), font(cell)
     line = sum(type_.getmetrics()) + gap if labels else 0
     heights = [max((image.height for image in row if image), default=0) for row in rows]
     columns = max(len(row) for row in rows)

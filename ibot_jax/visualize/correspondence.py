@@ -133,7 +133,7 @@ def draw_pair(pair: Pair, matches: Matches, patch_size: int, cell: int) -> Image
         points.append(middles * panel.width / pixels.shape[1] + (left, top))
     fine = picture.resize((size[0] * _FINE, size[1] * _FINE), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(fine)
-    width = max(cell // 120, 1) * _FINE
+    width = round(max(cell / 120, 1.5) * _FINE)
     for start, end in zip(*(part[::-1] * _FINE for part in points), strict=True):  # best on top
         color = _color(start / _FINE - (cell / 2, size[1] / 2))
         draw.line([*start, *end], fill=canvas.INK, width=width + 2 * _FINE)

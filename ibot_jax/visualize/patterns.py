@@ -8,6 +8,7 @@ token. This is the paper's pattern layout. The model needs its head: exports are
 """
 
 import argparse
+import dataclasses
 import math
 
 import jax
@@ -81,8 +82,31 @@ def run(args: argparse.Namespace) -> None:
     source = open_images(args, model.config.data.channels)
     if args.number is not None:
         source = Subset(source, spread(args.number, len(source)))
-    canvas.save(draw(model, params, source, mesh, args), out)
+    layout = Layout(args.tokens, args.prototypes, args.top, args.context, args.cell)
+    picture = draw(
+        model, params, source, mesh, layout, size=args.size, temperature=args.temperature
+    )
+    canvas.save(picture, out)
     print(f"written to {out}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What is shown, and how.
+
+    Attributes:
+      kind: "patch" or "class": which tokens, and so which prototypes.
+      prototypes: how many.
+      top: tokens of each.
+      context: side of a patch's surroundings, in patches.
+      cell: side of the panel of a prototype, pixels.
+    """
+
+    kind: str
+    prototypes: int
+    top: int
+    context: int
+    cell: int
 
 
 def draw(
@@ -90,7 +114,10 @@ def draw(
     params: Params,
     source: Source,
     mesh: jax.sharding.Mesh,
-    args: argparse.Namespace,
+    layout: Layout,
+    *,
+    size: int | None = None,
+    temperature: float | None = None,
 ) -> Image.Image:
     """Draws the figure: a panel for each prototype, with its tokens in rows.
 
@@ -99,11 +126,15 @@ def draw(
       params: backbone's and head's, on the mesh.
       source: of the images.
       mesh: the devices.
-      args: `size`, and of this figure `tokens`, `prototypes`, `top`, `context`, `temperature` and
-        `cell`.
+      layout: what is shown.
+      size: longer side of the images for the model; None for that of training.
+      temperature: of the softmax; None for the teacher's at the end of the run.
+
+    Raises:
+      UserError: if no image can be read.
     """
-    kind = args.tokens
-    size = view_size(model, args.size or max(model.config.data.global_size))
+    kind = layout.kind
+    size = view_size(model, size or max(model.config.data.global_size))
     patch_size = model.config.model.patch_size
     grid = size[0] // patch_size, size[1] // patch_size
     batch = prototypes.batch_size(model, kind, grid[0] * grid[1], mesh.size)
@@ -114,8 +145,8 @@ def draw(
         tqdm(views.batches(source), total=views.number(source), disable=None, leave=False),
         mesh,
         kind=kind,
-        k=args.top,
-        temperature=args.temperature or teacher_temperature(model, kind),
+        k=layout.top,
+        temperature=temperature or teacher_temperature(model, kind),
     )
     if best.confidence.max() < 0:
         raise UserError(f"not one of the images of {source.name} can be read")
@@ -126,12 +157,12 @@ def draw(
         make_view(view, source.locate(image)[0])
         if kind == "class":
             return canvas.photo(pixels, side)
-        return frame_patch(pixels, divmod(patch, grid[1]), patch_size, args.context, side)
+        return frame_patch(pixels, divmod(patch, grid[1]), patch_size, layout.context, side)
 
-    columns = math.ceil(math.sqrt(args.top))
-    side = (args.cell - 2 * (columns - 1)) // columns
+    columns = math.ceil(math.sqrt(layout.top))
+    side = (layout.cell - 2 * (columns - 1)) // columns
     panels = []
-    for number in best.surest(args.prototypes):
+    for number in best.surest(layout.prototypes):
         entries = zip(*(array[number] for array in best), strict=True)
         tokens = [
             thumbnail(int(image), int(patch), side)
@@ -139,9 +170,9 @@ def draw(
             if confidence >= 0
         ]
         caption = f"prototype {number}: {best.confidence[number].mean():.2f}"
-        panels.append(canvas.captioned(montage(tokens, columns, side), caption, args.cell))
+        panels.append(canvas.captioned(montage(tokens, columns, side), caption, layout.cell))
     rows = [panels[i : i + _COLUMNS] for i in range(0, len(panels), _COLUMNS)]
-    return canvas.sheet(rows, cell=args.cell)
+    return canvas.sheet(rows, cell=layout.cell)
 
 
 def teacher_temperature(model: Model, kind: str) -> float:

@@ -1,6 +1,7 @@
 """The images that a figure shows: found, decoded, and made whole numbers of patches in size."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from ibot_jax.workdir import absolute_path
 T = TypeVar("T")
 
 MAX_NUMBER = 64  # pictures in a figure
-_SOURCES = ("digits", "synthetic", "folder:", "tfds:")
+_SOURCES = re.compile("digits$|synthetic(:|$)|folder:|tfds:")
 
 
 class Files:
@@ -74,7 +75,7 @@ def open_images(args: argparse.Namespace, channels: int) -> Source:
     """
     first, *others = args.images
     path = absolute_path(first)
-    is_source = first.startswith(_SOURCES)
+    is_source = _SOURCES.match(first) is not None
     if not others and (is_source or path.is_dir()):
         spec = first if is_source else f"folder:{path}"
         source = open_source(spec, args.split, data_dir=args.data_dir, channels=channels)
@@ -119,7 +120,7 @@ def choose(args: argparse.Namespace, source: Source) -> np.ndarray:
     if min(number, len(source)) > MAX_NUMBER:
         raise UserError(
             f"{number} images are more than the {MAX_NUMBER} that a figure has room for; give a "
-            f"smaller --number"
+            "smaller --number"
         )
     return spread(number, len(source))
 

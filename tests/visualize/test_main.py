@@ -76,3 +76,10 @@ def test_images_that_cannot_be_shown_are_named(export, images, tmp_path, capsys)
     bad = [f"--images={images}/{name}.png" for name in ("002", "001")]
     line = error_of(capsys, "attention", *bad, *options)
     assert "no image can be shown: " in line and "002.png: its 9 x 3" in line and "1 more" in line
+
+
+def test_a_folder_may_be_called_as_a_source_begins(export, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_images(tmp_path / "digits_of_mine", patchwork({}))
+    flags = ["--size=16", "--cell=16", "--out=figure.png"]
+    assert main(["attention", f"--from={export}", "--images=digits_of_mine", *flags]) == 0

@@ -19,7 +19,7 @@ for (const svg of document.querySelectorAll("svg[data-chart]")) {
     nearest.forEach(([cx, cy], i) => draw("circle", { class: `s${i}`, cx, cy, r: 4 }));
     tip.textContent = [`${x} ${nearest[0][2]}`,
       ...nearest.map((point, i) => `${series[i].label} ${point[3]}`)].join("\n");
-    tip.style.left = at > width / 2 ? "0.8rem" : "auto";
+    tip.style.left = at > width / 2 ? "4rem" : "auto";
     tip.style.right = at > width / 2 ? "auto" : "0.8rem";
     tip.hidden = false;
   });

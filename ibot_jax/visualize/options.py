@@ -13,7 +13,11 @@ from ibot_jax.pretrained import Model
 
 
 def add_image_options(
-    parser: argparse.ArgumentParser, *, number: int | None = None, required: bool = True
+    parser: argparse.ArgumentParser,
+    *,
+    number: int | None = None,
+    required: bool = True,
+    size: str = "twice the size of training",
 ) -> None:
     """Adds what names the images, and how large the model sees them.
 
@@ -22,6 +26,7 @@ def add_image_options(
       number: of images that a figure shows unless told otherwise; None for a figure that shows no
         such number, and has no --number.
       required: whether the figure has no images of its own to fall back on.
+      size: the size of images unless told otherwise, in words.
     """
     group = parser.add_argument_group("images")
     group.add_argument(
@@ -55,7 +60,7 @@ def add_image_options(
         type=positive,
         metavar="PIXELS",
         help="of an image's longer side, to which it is resized for the model; the more, the more "
-        "patches (default: twice the size of training)",
+        f"patches (default: {size})",
     )
 
 

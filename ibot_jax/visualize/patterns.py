@@ -35,7 +35,7 @@ _FRAME = (255, 214, 0)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this figure."""
     add_weights_options(parser)
-    add_image_options(parser)
+    add_image_options(parser, size="the size of training")
     add_output_options(parser, cell=240)
     parser.add_argument(
         "--number",

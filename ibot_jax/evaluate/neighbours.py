@@ -54,16 +54,14 @@ def weighted_knn(
     Raises:
       ValueError: if a k is not between 1 and M.
     """
-    num_train, most = len(train_features), max(ks, default=0)
-    if not ks or min(ks) < 1 or most > num_train:
+    num_train = len(train_features)
+    if not ks or min(ks) < 1 or max(ks) > num_train:
         raise ValueError(f"ks={ks} are not between 1 and the {num_train} training features")
-    parts = num_parts(mesh)
-    rows = max(-(-num_train // parts), most)  # of a device
+    rows, chunk = sizes(num_train, max(ks), num_classes, mesh)
     bank = _to_unit(spread(train_features, mesh, rows))
     labels = spread(np.asarray(train_labels, np.int32), mesh, rows, fill=-1)
-    chunk = _MAX_ENTRIES // max(rows, most * parts, most * num_classes)
-    chunk = min(max(chunk, 1), len(test_features))
-    rank = _program(mesh, tuple(ks), tuple(temperatures), num_classes)
+    chunk = min(chunk, len(test_features))
+    rank = make_rank(mesh, tuple(ks), tuple(temperatures), num_classes)
     replicated = sharding.replicated(mesh)
 
     ranked = {(k, t): [] for k in ks for t in temperatures}
@@ -76,6 +74,20 @@ def weighted_knn(
         for setting, classes in best.items():
             ranked[setting].append(np.asarray(classes)[: chunk - missing])
     return {setting: np.concatenate(parts) for setting, parts in ranked.items()}
+
+
+def sizes(num_train: int, most: int, num_classes: int, mesh: Mesh) -> tuple[int, int]:
+    """Returns how many training features a device holds, and how many queries it sees at a time.
+
+    Args:
+      num_train: training features, M.
+      most: the largest k.
+      num_classes: C.
+      mesh: the devices.
+    """
+    parts = num_parts(mesh)
+    rows = max(-(-num_train // parts), most)
+    return rows, max(_MAX_ENTRIES // max(rows, most * parts, most * num_classes), 1)
 
 
 def accuracy(ranked: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -99,7 +111,7 @@ _to_unit = jax.jit(unit, donate_argnums=0)  # in place: features may fill half o
 
 
 @functools.lru_cache(maxsize=8)
-def _program(
+def make_rank(
     mesh: Mesh,
     ks: tuple[int, ...],
     temperatures: tuple[float, ...],

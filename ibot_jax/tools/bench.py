@@ -1,9 +1,12 @@
-"""Measures how fast this machine trains.
+"""Measures how fast this machine trains and evaluates.
 
     python -m ibot_jax.tools.bench step --config=configs/vitb16.py --batch=64
     python -m ibot_jax.tools.bench input --config=configs/vitb16.py --data=folder:PATH
 
-`step` is the training step on its own, on the devices; `input` the making of batches, on the host.
+    python -m ibot_jax.tools.bench knn --train=1281167 --test=50000 --width=384
+
+`step` is the training step on its own, on the devices; `input` the making of batches, on the host;
+`knn` the search for nearest neighbours, among made features.
 `--help` after them tells their options; what they find is printed, and written with `--json=FILE`.
 Exit code 0; 1 when a loss is not finite or too many images cannot be read; 2 for a mistake in the
 command line or config.
@@ -18,7 +21,7 @@ from ibot_jax.errors import UserError
 
 # Each one is the module bench_COMMAND, with add_arguments(parser) and run(arguments), and is
 # imported alone: not every machine has what the others need.
-_COMMANDS = ("input", "step")
+_COMMANDS = ("input", "knn", "step")
 
 
 def main(argv: list[str] | None = None) -> int:

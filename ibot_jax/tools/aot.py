@@ -79,7 +79,8 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
         sizes = re.fullmatch(r"(\d+)x(\d+)x(\d+)", arguments.mesh)
         if sizes is None:
             raise UserError(f"--mesh={arguments.mesh} is no mesh; write DATAxFSDPxTENSOR, 32x8x1")
-        config.mesh.update(zip(("data", "fsdp", "tensor"), map(int, sizes.groups()), strict=True))
+        data, fsdp, tensor = map(int, sizes.groups())
+        config.mesh.update(data=data, fsdp=fsdp, tensor=tensor)
     config.knn.every = ""  # nothing is evaluated, nor checked for it
     check_config(config)
     return arguments, config

@@ -72,11 +72,13 @@ def _run(argv: list[str]) -> int:
     )
     module.add_arguments(parser)
     args = parser.parse_args(flags)
-    from ibot_jax import distributed  # which imports jax: no mistake waits for that
+    from ibot_jax import agreement, distributed  # which import jax: no mistake waits for that
     from ibot_jax.evaluate.options import output_folder
 
     distributed.join(args.coordinator_address, args.num_processes, args.process_id)
-    module.run(args).publish(output_folder(args))
+    report = module.run(args)
+    with agreement.same_end():  # who leaves before the first process has written ends it
+        report.publish(output_folder(args))
     return 0
 
 

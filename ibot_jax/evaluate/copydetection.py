@@ -14,8 +14,7 @@ in the published protocol 10,000 and 20,000 of YFCC100M.
 """
 
 import argparse
-import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +29,7 @@ from ibot_jax.evaluate.average_precision import average_precision, positive_rank
 from ibot_jax.evaluate.cache import progress
 from ibot_jax.evaluate.cosine import unit
 from ibot_jax.evaluate.features import FeatureFn, extract
-from ibot_jax.evaluate.image_files import list_images, read_square, share_batches
+from ibot_jax.evaluate.image_files import list_images, read_image, share_batches, to_square
 from ibot_jax.evaluate.opening import open_model, settings
 from ibot_jax.evaluate.report import Report
 from ibot_jax.evaluate.whitening import fit_whitening
@@ -136,11 +135,16 @@ def make_copy_fn(model: Model) -> FeatureFn:
     return features
 
 
-def square_batches(files: Sequence[epath.Path], size: int, channels: int, batch_size: int):
+def square_batches(
+    files: Sequence[epath.Path], size: int, channels: int, batch_size: int
+) -> Iterator[dict[str, np.ndarray]]:
     """Yields batches of the images of files as `extract` takes them, all with the label 0."""
-    read = functools.partial(read_square, size=size, channels=channels)
+
+    def read(path):
+        return [to_square(read_image(path, channels), size)]
+
     blank = [np.zeros((size, size, channels), np.uint8)]
-    batches = share_batches(lambda path: [read(path)], files, blank, batch_size)
+    batches = share_batches(read, files, blank, batch_size)
     batches = progress(in_step(batches), -(-len(files) // batch_size), "features")
     for ((images,), valid), _ in batches:
         yield {"images": images, "labels": np.zeros(len(images), np.int32), "valid": valid}

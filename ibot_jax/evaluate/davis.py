@@ -106,10 +106,11 @@ def run(args: argparse.Namespace) -> Report:
     )
     folder = absolute_path(args.predictions) if args.predictions else None
     rows, scores = [], []
-    for video in progress(videos, len(videos), "videos"):
-        of_video = measure(follow, video, model.config.data.channels, folder)
-        rows.append({"video": video.name, "frames": len(video.frames), **_summary(of_video)})
-        scores += of_video
+    with same_end():
+        for video in progress(videos, len(videos), "videos"):
+            of_video = measure(follow, video, model.config.data.channels, folder)
+            rows.append({"video": video.name, "frames": len(video.frames), **_summary(of_video)})
+            scores += of_video
     rows.append({"video": "all", "frames": sum(row["frames"] for row in rows), **_summary(scores)})
     metrics = {name: value for name, value in rows[-1].items() if isinstance(value, float)}
     return Report("davis", settings(args, model), metrics, rows)

@@ -22,7 +22,7 @@ _THREADS = 8  # decoders release the interpreter's lock
 _AHEAD = 16
 
 
-def read_image(path: epath.Path, channels: int = 3) -> np.ndarray:
+def read_image(path: epath.Path, channels: int) -> np.ndarray:
     """Returns the pixels of an image, [H, W, C] uint8.
 
     Raises:
@@ -72,8 +72,8 @@ def list_images(folder: epath.Path) -> list[epath.Path]:
       UserError: if it is absent or holds none.
     """
     require_folder(folder)
-    names = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    images = [path for path in names if path.suffix[1:].lower() in EXTENSIONS]
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    images = [path for path in visible if path.suffix[1:].lower() in EXTENSIONS]
     if not images:
         raise UserError(f"{folder} holds no images; they end in {', '.join(EXTENSIONS)}")
     return sorted(images)
@@ -136,12 +136,7 @@ def share_batches(
         yield arrays, np.arange(rows) < len(share)
 
 
-def read_square(path: epath.Path, size: int, channels: int) -> np.ndarray:
-    """Returns an image stretched to a square, [size, size, C] uint8; raises as `read_image`."""
-    return to_square(read_image(path, channels), size)
-
-
 def to_square(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Resizes pixels [H, W, C] uint8 to [size, size, C]: bicubic, antialiased."""
+    """Stretches pixels [H, W, C] uint8 to [size, size, C]: bicubic, antialiased."""
     square = to_picture(pixels).resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(square).reshape(size, size, pixels.shape[2])

@@ -28,36 +28,46 @@ class Variant:
     translation: np.ndarray
 
 
-def open_imagenet_a(folder: str, train_names: Sequence[str]) -> Variant:
-    """Opens FOLDER/CLASS/*, whose classes are some of the training split's.
+def open_by_name(folder: str, flag: str, train_names: Sequence[str]) -> Variant:
+    """Opens FOLDER/CLASS/*, whose classes are some of the training split's, or all.
+
+    Args:
+      folder: with the class folders.
+      flag: that named it, for errors.
+      train_names: the training split's classes.
 
     Raises:
-      UserError: if it is not so.
+      UserError: if it has other classes.
     """
-    return _by_name(folder, "--imagenet-a", train_names)
+    source = _open(folder, flag)
+    unknown = sorted(set(source.class_names) - set(train_names))
+    if unknown:
+        raise UserError(
+            f"{flag}: {folder} has the class {unknown[0]}, which the training split lacks; folders "
+            "must be named alike (WNIDs)"
+        )
+    labels = {name: label for label, name in enumerate(source.class_names)}
+    return Variant(source, np.array([labels.get(name, -1) for name in train_names]))
 
 
-def open_imagenet_c(folder: str, train_names: Sequence[str]) -> dict[str, list[Variant]]:
-    """Opens FOLDER/CORRUPTION/SEVERITY/CLASS/* for all corruptions, each by severity.
+def find_imagenet_c(folder: str) -> dict[str, list[str]]:
+    """Finds FOLDER/CORRUPTION/SEVERITY for all corruptions, each by severity.
+
+    They are not opened: all together they hold millions of images.
 
     Raises:
       UserError: if a corruption or severity is absent, for mCE needs all of them.
     """
     root = require_folder(absolute_path(folder))
-    for name in ALEXNET_ERRORS:
-        for severity in SEVERITIES:
-            if not (root / name / str(severity)).is_dir():
+    found = {name: [root / name / str(level) for level in SEVERITIES] for name in ALEXNET_ERRORS}
+    for folders in found.values():
+        for path in folders:
+            if not path.is_dir():
                 raise UserError(
-                    f"--imagenet-c={folder} lacks {name}/{severity}; mCE needs all of "
+                    f"--imagenet-c={folder} lacks {path.parent.name}/{path.name}; mCE needs all of "
                     f"{', '.join(ALEXNET_ERRORS)}, each with severities 1 to 5"
                 )
-    return {
-        name: [
-            _by_name(str(root / name / str(severity)), "--imagenet-c", train_names)
-            for severity in SEVERITIES
-        ]
-        for name in ALEXNET_ERRORS
-    }
+    return {name: [str(path) for path in folders] for name, folders in found.items()}
 
 
 def open_imagenet_9(
@@ -94,18 +104,6 @@ def background_gap(top1: dict[str, float]) -> float:
     """Returns how much accuracy is lost to backgrounds of other classes, in points."""
     same, rand = (top1[name] for name in _GAP)
     return same - rand
-
-
-def _by_name(folder: str, flag: str, train_names: Sequence[str]) -> Variant:
-    source = _open(folder, flag)
-    unknown = sorted(set(source.class_names) - set(train_names))
-    if unknown:
-        raise UserError(
-            f"{flag}: {folder} has the class {unknown[0]}, which the training split lacks; folders "
-            "must be named alike (WNIDs)"
-        )
-    labels = {name: label for label, name in enumerate(source.class_names)}
-    return Variant(source, np.array([labels.get(name, -1) for name in train_names]))
 
 
 def _open(folder: str, flag: str) -> FolderSource:

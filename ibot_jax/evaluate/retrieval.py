@@ -77,8 +77,9 @@ def run(args: argparse.Namespace) -> Report:
     describe = make_describe(model, SCALES[:1] if args.single_scale else SCALES)
     describe = functools.partial(describe, params)
     size, channels = args.size, model.config.data.channels
-    database = features(describe, [(path, None) for path in benchmark.database], size, channels)
-    queries = features(describe, [(q.image, q.box) for q in benchmark.queries], size, channels)
+    with same_end():
+        database = features(describe, [(path, None) for path in benchmark.database], size, channels)
+        queries = features(describe, [(q.image, q.box) for q in benchmark.queries], size, channels)
     similarity = jnp.matmul(queries, database.T, precision="highest")
     rankings = np.argsort(-np.asarray(similarity), axis=1, kind="stable")
     rows = measure(rankings, benchmark.queries)

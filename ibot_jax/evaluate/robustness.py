@@ -114,6 +114,10 @@ def run(args: argparse.Namespace) -> Report:
     def measure_variant(variant, what, **kwargs):
         return measure(variant.source, what, translation=variant.translation, **kwargs)[0]
 
+    def open_c(folder):
+        with same_end():
+            return imagenet_variants.open_by_name(folder, "--imagenet-c", train.class_names)
+
     rows, metrics, curves = [], {}, {}
 
     def add(name, setting, top1):
@@ -130,8 +134,8 @@ def run(args: argparse.Namespace) -> Report:
         add("imagenet_a", f"{a.source.num_classes} classes", metrics["imagenet_a"])
     if c:
         top1 = {
-            name: [measure_variant(variant, f"ImageNet-C {name}") for variant in variants]
-            for name, variants in c.items()
+            name: [measure_variant(open_c(folder), f"ImageNet-C {name}") for folder in folders]
+            for name, folders in c.items()
         }
         for name, values in top1.items():
             add("imagenet_c", name, float(np.mean(values)))
@@ -224,7 +228,7 @@ def _gathered(
 
 
 def _open_benchmarks(args: argparse.Namespace, train: Source | TfdsStream):
-    """Opens the folders of ImageNet-A, -C and -9, each None where it is not asked for."""
+    """Returns ImageNet-A, the folders of -C, and the variants of -9; None if not asked for."""
     if not (args.imagenet_a or args.imagenet_c or args.imagenet_9):
         if args.no_curves:
             raise UserError("--no-curves leaves nothing to measure; give --imagenet-a, -c or -9")
@@ -236,8 +240,8 @@ def _open_benchmarks(args: argparse.Namespace, train: Source | TfdsStream):
             "could be found; give class folders"
         )
     return (
-        args.imagenet_a and imagenet_variants.open_imagenet_a(args.imagenet_a, names),
-        args.imagenet_c and imagenet_variants.open_imagenet_c(args.imagenet_c, names),
+        args.imagenet_a and imagenet_variants.open_by_name(args.imagenet_a, "--imagenet-a", names),
+        args.imagenet_c and imagenet_variants.find_imagenet_c(args.imagenet_c),
         args.imagenet_9 and imagenet_variants.open_imagenet_9(args.imagenet_9, names, args.in9_map),
     )
 

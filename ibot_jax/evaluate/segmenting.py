@@ -70,9 +70,10 @@ def fit_linear(
         jnp.zeros((frozen.num_features(), train.num_classes)), jnp.zeros(train.num_classes)
     )
     state = optimizer.init(head)
-    head, state = jax.device_put((head, state), sharding.replicated(frozen.mesh))
+    everywhere = sharding.replicated(frozen.mesh)
+    head, state = jax.device_put((head, state), everywhere)
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=everywhere)
     def step(params, head, state, batch):
         tokens = frozen.patch_fn(params, batch["images"])
         counts = count_pixels(batch["labels"], frozen.patch_size, train.num_classes)

@@ -20,25 +20,23 @@ def make(root, *folders):
 
 def test_imagenet_a_lists_some_of_the_classes(tmp_path):
     make(tmp_path, "n02", "n04")
-    variant = imagenet_variants.open_imagenet_a(str(tmp_path), TRAIN)
+    variant = imagenet_variants.open_by_name(str(tmp_path), "--imagenet-a", TRAIN)
     np.testing.assert_array_equal(variant.translation, [-1, 0, -1, 1])
     assert len(variant.source) == 2
     make(tmp_path, "n05")
     with pytest.raises(UserError, match="has the class n05, which the training split lacks"):
-        imagenet_variants.open_imagenet_a(str(tmp_path), TRAIN)
+        imagenet_variants.open_by_name(str(tmp_path), "--imagenet-a", TRAIN)
 
 
 def test_imagenet_c_has_all_corruptions_and_severities(tmp_path):
     make(tmp_path, *(f"{name}/{level}/n03" for name in ALEXNET_ERRORS for level in range(1, 6)))
-    found = imagenet_variants.open_imagenet_c(str(tmp_path), TRAIN)
-    assert list(found) == list(ALEXNET_ERRORS)
-    for name, variants in found.items():
-        for level, variant in enumerate(variants, 1):
-            assert variant.source.name == f"folder:{tmp_path}/{name}/{level}"
-            np.testing.assert_array_equal(variant.translation, [-1, -1, 0, -1])
+    found = imagenet_variants.find_imagenet_c(str(tmp_path))
+    assert found == {
+        name: [f"{tmp_path}/{name}/{level}" for level in range(1, 6)] for name in ALEXNET_ERRORS
+    }
     (tmp_path / "fog/4").rename(tmp_path / "fog/6")
     with pytest.raises(UserError, match="lacks fog/4; mCE needs all of gaussian_noise"):
-        imagenet_variants.open_imagenet_c(str(tmp_path), TRAIN)
+        imagenet_variants.find_imagenet_c(str(tmp_path))
 
 
 def test_imagenet_9_goes_by_the_benchmarks_map(tmp_path):
@@ -77,6 +75,6 @@ def test_the_gap_is_between_the_two_kinds_of_mixed_backgrounds(tmp_path):
 def test_images_without_class_folders_are_refused(tmp_path):
     (tmp_path / "a.jpg").touch()
     with pytest.raises(UserError, match=r"--imagenet-a: .* holds images without a folder for each"):
-        imagenet_variants.open_imagenet_a(str(tmp_path), TRAIN)
+        imagenet_variants.open_by_name(str(tmp_path), "--imagenet-a", TRAIN)
     with pytest.raises(UserError, match=r"--imagenet-a: .*nowhere.* is no folder"):
-        imagenet_variants.open_imagenet_a(str(tmp_path / "nowhere"), TRAIN)
+        imagenet_variants.open_by_name(str(tmp_path / "nowhere"), "--imagenet-a", TRAIN)

@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from etils import epath
+from ml_collections import ConfigDict
 
 import ibot_jax
 from ibot_jax import sharding
@@ -21,6 +22,7 @@ from ibot_jax.config_check import flatten
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.options import add_weights_options, positive
 from ibot_jax.metrics import read_rows
+from ibot_jax.pretrained import recorded_config
 from ibot_jax.saved import complete_steps
 from ibot_jax.visualize import attention, canvas, page, patterns, pca
 from ibot_jax.visualize.charts import Series, line_chart, show
@@ -86,9 +88,10 @@ def run(args: argparse.Namespace) -> None:
     """Makes the page and writes it."""
     out = canvas.check_out(args.out, (".html", ".htm"))
     workdir = absolute_path(args.source)
-    config = read_config(workdir) if workdir.is_dir() else None
-    if config is None:
+    recorded = read_config(workdir) if workdir.is_dir() else None
+    if recorded is None:
         raise UserError(f"--from={args.source} is no run's workdir, which a report needs")
+    config = _as_json(recorded_config(recorded, str(workdir)))
     rows = read_rows(workdir)
     sections = chart_sections(rows, config)
     sections["What it sees"] = figures(args, workdir, config)
@@ -120,7 +123,7 @@ def facts(rows: Rows, config: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Returns the numbers to begin with: (name, value, remark) each."""
     found = []
     if rows:
-        epoch, step = rows[-1].get("epoch", 0.0), rows[-1]["step"]
+        epoch, step = rows[-1]["epoch"], rows[-1]["step"]
         found.append(("Progress", f"epoch {epoch:.1f}", f"step {step:,}; {config['duration']}"))
     for key, name in (("knn_top1", "k-NN"), ("probe_top1", "Linear probe")):
         if values := _values(rows, key):
@@ -219,16 +222,21 @@ def figures(args: argparse.Namespace, workdir: epath.Path, config: dict[str, Any
 
 def config_section(config: dict[str, Any]) -> str:
     """Returns the keys that the run has set, and all of them to open, as HTML."""
-    defaults = json.loads(json.dumps(flatten(get_config())))
+    defaults = _as_json(get_config())
     changed = [
-        (key, json.dumps(value), json.dumps(defaults[key]) if key in defaults else "absent")
+        (key, json.dumps(value), json.dumps(defaults[key]))
         for key, value in sorted(config.items())
-        if key not in defaults or value != defaults[key]
+        if value != defaults[key]
     ]
     every = [(key, json.dumps(value)) for key, value in sorted(config.items())]
     return page.table(("key", "value", "default"), changed) + page.folded(
         f"All {len(every)} keys", page.table(("key", "value"), every)
     )
+
+
+def _as_json(config: ConfigDict) -> dict[str, Any]:
+    """Returns a config as config.json holds it, with lists for tuples."""
+    return json.loads(json.dumps(flatten(config)))
 
 
 def _data_of_run(config: dict[str, Any]) -> dict[str, Any]:
@@ -240,12 +248,16 @@ def _data_of_run(config: dict[str, Any]) -> dict[str, Any]:
 
 def _values(rows: Rows, key: str) -> dict[int, float]:
     """Returns a metric by step, where it was finite."""
-    return {row["step"]: row[key] for row in rows if row.get(key) is not None}
+    return {row["step"]: row[key] for row in rows if _is_number(row.get(key))}
 
 
 def _series(rows: Rows, key: str, label: str) -> Series:
-    points = [(row.get("epoch", row["step"]), row[key]) for row in rows if row.get(key) is not None]
-    return Series(label, [x for x, _ in points], [y for _, y in points])
+    known = [row for row in rows if _is_number(row.get(key))]
+    return Series(label, [row["epoch"] for row in known], [row[key] for row in known])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)  # null stands for what was not finite
 
 
 def _words(key: str) -> str:

@@ -37,7 +37,14 @@ ROWS = [
         }
         for i in range(1, 8)
     ),
-    {"step": 35, "epoch": 3.5, "knn_top1": 44.8, "knn_top5": 90.0, "feature_rank": 12.5},
+    {
+        "step": 35,
+        "epoch": 3.5,
+        "knn_top1": 44.8,
+        "knn_top5": 90.0,
+        "feature_rank": 12.5,
+        "mood": "good",
+    },
 ]
 
 
@@ -83,6 +90,7 @@ def test_the_page_tells_the_run(run):
         "<td>16</td><td>384</td>",  # model.width and its default
     ):
         assert words in text, words
+    assert "Mood" not in text  # no number
 
 
 def test_the_pictures_are_in_the_page_with_words_for_those_who_do_not_see_them(run):

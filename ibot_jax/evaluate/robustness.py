@@ -39,7 +39,7 @@ from ibot_jax.evaluate.corruptions import mean_corruption_error
 from ibot_jax.evaluate.features import extract_batches
 from ibot_jax.evaluate.neighbours import weighted_knn
 from ibot_jax.evaluate.report import Report
-from ibot_jax.evaluate.robustness_curves import make_curve_fn, make_points
+from ibot_jax.evaluate.robustness_curves import fitting_grids, make_curve_fn, make_points
 
 _QUERIES = 2**17  # features that are classified together
 
@@ -68,10 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--grids",
-        default=(1, 2, 4, 7, 14),
         type=options.sequence(options.positive),
         metavar="N,...",
-        help="tiles along a side (default: 1,2,4,7,14)",
+        help="tiles along a side (default: those of 1,2,4,7,8,14,16 that divide the image, with "
+        "tiles no smaller than a patch)",
     )
     group.add_argument("--no-curves", action="store_true", help="leave out occlusion and shuffling")
     group.add_argument("--seed", default=0, type=options.natural, help="of both (default: 0)")
@@ -100,7 +100,8 @@ def run(args: argparse.Namespace) -> Report:
         a, c, nine = _open_benchmarks(args, train)
         curve_fn = None
         if not args.no_curves:
-            curve_fn = make_curve_fn(model, views.size, args.drop_ratios, args.grids, args.seed)
+            grids = args.grids or fitting_grids(model, views.size)
+            curve_fn = make_curve_fn(model, views.size, args.drop_ratios, grids, args.seed)
     bank = FeatureCache(args.cache, model, params, mesh)(train, views, "train")
     classifier = Classifier(bank, train.num_classes, args.k, args.temperature, mesh)
 
@@ -124,7 +125,7 @@ def run(args: argparse.Namespace) -> Report:
         rows.append({"test": name, "setting": setting, "top1": top1})
 
     if curve_fn is not None:
-        points = make_points(args.drop_ratios, args.grids)
+        points = make_points(args.drop_ratios, grids)
         for point, top1 in zip(points, measure(test, "curves", curve_fn), strict=True):
             add(point.curve, point.x, top1)
             curves.setdefault(point.curve, []).append((point.x, top1))

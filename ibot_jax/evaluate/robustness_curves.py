@@ -28,6 +28,17 @@ class Point:
     x: int
 
 
+def fitting_grids(model: Model, size: tuple[int, int]) -> list[int]:
+    """Returns usual grids that divide images of a size, with tiles no smaller than a patch."""
+    height, width = _whole_patches(model, size)
+    rows = min(height, width) // model.backbone.patch_size
+    return [
+        grid
+        for grid in (1, 2, 4, 7, 8, 14, 16)
+        if grid <= rows and not height % grid and not width % grid
+    ]
+
+
 def make_points(ratios: Sequence[float], grids: Sequence[int]) -> list[Point]:
     """Returns the points in the order of `make_curve_fn`'s features."""
     occlusions = [
@@ -55,7 +66,7 @@ def make_curve_fn(
       UserError: if a grid does not divide the image.
     """
     patch_size, data = model.backbone.patch_size, model.config.data
-    height, width = (side // patch_size * patch_size for side in size)
+    height, width = _whole_patches(model, size)
     for grid in grids:
         if height % grid or width % grid:
             raise UserError(
@@ -89,3 +100,8 @@ def make_curve_fn(
         return jnp.moveaxis(jax.lax.map(one_point, points), 0, 1)
 
     return features
+
+
+def _whole_patches(model: Model, size: tuple[int, int]) -> tuple[int, int]:
+    patch_size = model.backbone.patch_size
+    return size[0] // patch_size * patch_size, size[1] // patch_size * patch_size

@@ -69,6 +69,7 @@ def test_every_image_is_in_the_batches_once(data):
         np.testing.assert_array_equal(row, square)
 
 
+@pytest.mark.slow
 def test_the_command_finds_copies(data, workdir, tmp_path):
     out = tmp_path / "out"
     flags = [f"--from={workdir}", f"--data={data}", f"--out={out}", "--size=16", "--batch-size=8"]

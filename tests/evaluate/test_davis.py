@@ -86,6 +86,7 @@ def test_objects_further_away_than_the_radius_are_lost(data):
     assert (found[2][right] == 1).mean() < (found[4][right] == 1).mean() - 0.3
 
 
+@pytest.mark.slow
 def test_the_command_measures_all_videos(data, workdir, tmp_path):
     out = tmp_path / "out"
     flags = [f"--from={workdir}", f"--data={data}", f"--out={out}", "--size=32"]

@@ -96,6 +96,7 @@ def test_a_feature_is_the_mean_class_token_of_three_scales():
     np.testing.assert_allclose(found, expected / np.linalg.norm(expected), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_finds_what_looks_alike(data, workdir, tmp_path):
     out = tmp_path / "out"
     flags = [f"--from={workdir}", f"--data={data}", f"--out={out}", "--size=18"]

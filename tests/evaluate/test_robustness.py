@@ -17,7 +17,7 @@ from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate import corruptions, imagenet_variants
 from ibot_jax.evaluate.cache import Features
 from ibot_jax.evaluate.robustness import Classifier
-from ibot_jax.evaluate.robustness_curves import Point, make_curve_fn, make_points
+from ibot_jax.evaluate.robustness_curves import Point, fitting_grids, make_curve_fn, make_points
 
 
 def made_model():
@@ -71,6 +71,19 @@ def test_points_of_the_curves():
     assert not np.allclose(shuffled, whole, atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("size", "patch_size", "expected"),
+    [
+        ((224, 224), 16, [1, 2, 4, 7, 8, 14]),
+        ((32, 32), 4, [1, 2, 4, 8]),
+        ((30, 56), 4, [1, 2, 4, 7]),  # 28 x 56 of whole patches
+    ],
+)
+def test_grids_are_chosen_that_fit(size, patch_size, expected):
+    model = SimpleNamespace(backbone=SimpleNamespace(patch_size=patch_size))
+    assert fitting_grids(model, size) == expected
+
+
 def test_grids_that_do_not_divide_the_image_are_refused():
     with pytest.raises(UserError, match="--grids: 5x5 tiles do not divide 12x12 pixels"):
         make_curve_fn(made_model(), (13, 12), (0.0,), (2, 5), seed=0)
@@ -116,6 +129,7 @@ def flags(workdir, images, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_the_command_draws_curves_and_measures_folders(flags, images, tmp_path):
     a, nine = tmp_path / "a", tmp_path / "nine"
     for name in ("red", "green"):

@@ -129,6 +129,7 @@ def test_values_that_are_no_class_are_named(tmp_path, first, value):
         Split([path], [path], 21, first).read_truth(0)
 
 
+@pytest.mark.slow
 def test_the_command_measures_both_heads(voc, workdir, tmp_path):
     flags = [f"--from={workdir}", f"--data={voc}", "--layout=voc", f"--out={tmp_path}"]
     flags += ["--size=24", "--batch-size=8", "--epochs=2", "--bank=100", "--k=3", "--blocks=2"]

@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--scale",
-        type=options.above_zero,
+        type=options.share,
         default=0.08,
         metavar="X",
         help="smallest share of an image's area that a crop takes (default: 0.08)",

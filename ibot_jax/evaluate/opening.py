@@ -154,6 +154,8 @@ def require_labels(args: argparse.Namespace, name: str, source: Source | TfdsStr
 
 def settings(args: argparse.Namespace, model: Model) -> dict[str, Any]:
     """Returns what a task was run with, for its report: all flags, and what the model knows."""
-    unimportant = ("cache", "out", "coordinator_address", "num_processes", "process_id")
-    flags = {key: value for key, value in vars(args).items() if key not in unimportant}
-    return {**flags, **model.facts}
+    # The step that was asked for may be "latest", the model knows which that is, if any.
+    left_out = {"source", "step", "cache", "out"}
+    left_out |= {"coordinator_address", "num_processes", "process_id"}
+    flags = {key: value for key, value in vars(args).items() if key not in left_out}
+    return {"from": args.source, **flags, **model.facts}

@@ -8,8 +8,10 @@ import pytest
 
 from ibot_jax import export
 from ibot_jax.evaluate import __main__ as command
+from ibot_jax.evaluate.opening import settings
 from ibot_jax.evaluate.options import output_folder
 from ibot_jax.evaluate.report import Report
+from ibot_jax.pretrained import Model
 
 
 def test_help_lists_the_tasks_and_what_each_does(capsys):
@@ -118,6 +120,15 @@ def test_a_report_is_a_table_and_json(tmp_path, capsys):
     content = json.loads((tmp_path / "new/out/knn.json").read_text())
     assert content["metrics"] == {"top1": 100.0} and content["settings"]["step"] == 4
     assert content["rows"] == rows
+
+
+def test_weights_of_no_known_step_are_reported_without(tmp_path):
+    """As those that were converted; TensorBoard then gets step 0."""
+    args = command.argparse.Namespace(source="vit.npz", step="latest", k=(1,), out=None, cache="")
+    model = Model(None, "vit.npz", {"weights": "teacher"})
+    found = settings(args, model)
+    assert found == {"from": "vit.npz", "k": (1,), "weights": "teacher"}
+    Report("knn", found, {"top1": 50.0}, [{"top1": 50.0}]).publish(str(tmp_path))
 
 
 def test_a_folder_that_cannot_be_written_is_told(evaluate, tmp_path):

@@ -33,6 +33,7 @@ def draw(export, tmp_path, *flags):
     return np.asarray(Image.open(out)).astype(int)
 
 
+@pytest.mark.slow
 def test_each_prototype_shows_the_patches_of_its_color(export, tmp_path):
     """In the order of prototypes: blue is in two images, so the mean of its best two is highest."""
     figure = draw(export, tmp_path, "--top=2", "--number=3")
@@ -68,6 +69,7 @@ def test_surroundings_are_never_larger_than_the_image():
     assert (framed[8, 8] == patterns._FRAME).all()
 
 
+@pytest.mark.slow
 def test_class_tokens_show_whole_images(tmp_path):
     config = tiny_config(model__depth=1)
     model, params = pretrained.untrained(Model(config, "random"), head=True)
@@ -78,6 +80,7 @@ def test_class_tokens_show_whole_images(tmp_path):
         assert any((panel == image).all() for image in IMAGES)
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_line(export, tmp_path, capsys):
     model, params = color_model()
     headless = save_model(tmp_path / "headless.npz", model, {"backbone": params["backbone"]})

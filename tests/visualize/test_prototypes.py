@@ -26,6 +26,7 @@ def random_model(mesh):
     return model, jax.device_put(params, sharding.replicated(mesh))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "number"), [("patch", 7), ("class", 12)])
 def test_one_pass_in_batches_finds_what_a_search_over_all_finds(random_model, mesh, kind, number):
     model, params = random_model

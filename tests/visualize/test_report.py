@@ -19,6 +19,8 @@ from ibot_jax.step import make_init
 from ibot_jax.visualize.__main__ import main
 from ibot_jax.workdir import open_workdir
 
+pytestmark = pytest.mark.slow
+
 # A resumed, evaluated run, with a metric that no version of this project has yet.
 ROWS = [
     {"step": 0, "epoch": 0.0, "knn_top1": 26.9, "knn_top5": 74.65, "probe_top1": 20.0},
@@ -110,7 +112,6 @@ def test_nothing_in_the_page_is_elsewhere(run):
     assert not re.findall(r"@import|url\(", text)
 
 
-@pytest.mark.slow
 def test_a_browser_shows_it_at_any_width_in_light_and_dark(run):
     """No errors, no requests, nothing wider than the window, legible contrast, values on hover."""
     _, out, _ = run

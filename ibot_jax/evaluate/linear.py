@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> Report:
         {
             "features": v.kind,
             "blocks": v.blocks,
-            "lr": f"{rate:g}",
+            "lr": rate,
             "top1": float(first),
             "top5": float(five),
         }

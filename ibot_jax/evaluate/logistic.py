@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> Report:
                 {
                     "labels": which,
                     "images": len(chosen),
-                    "l2": f"{fitted.l2:.0e}",
+                    "l2": fitted.l2,
                     "top1": top1,
                     "top5": top5,
                     "steps": fitted.steps,

@@ -38,6 +38,7 @@ class Report:
 
         Raises:
           UserError: if the folder cannot be written.
+          SaveError: if TensorBoard's file cannot.
         """
         if jax.process_index():
             return
@@ -56,16 +57,19 @@ class Report:
                 for x, y in curve:
                     board.write(x, _named(self.task, {f"curves/{name}": y}))
             board.close()
+            board.check()
         except OSError as error:
             raise UserError(f"--out={folder} cannot be written ({error.strerror})") from error
         print(f"written to {target / f'{self.task}.json'}")
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns rows as aligned text, numbers with two decimals."""
+    """Returns rows as aligned text, numbers with two decimals, small ones with three digits."""
 
     def show(value: Any) -> str:
-        return f"{value:.2f}" if isinstance(value, float) else str(value)
+        if not isinstance(value, float):
+            return str(value)
+        return f"{value:.3g}" if 0 < abs(value) < 0.1 else f"{value:.2f}"
 
     lines = [list(rows[0])] + [[show(value) for value in row.values()] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -18,7 +18,7 @@ def test_colours_are_told_apart_and_the_sweep_is_reported(evaluate, tmp_path):
     status, out, err = evaluate("linear", "--features=pixels", "--epochs=3", "--lr=0.01,0.1")
     assert (status, err) == (0, "")
     assert report(tmp_path)["metrics"]["top1"] == 100.0
-    assert [row["lr"] for row in report(tmp_path)["rows"]] == ["0.01", "0.1"]
+    assert [row["lr"] for row in report(tmp_path)["rows"]] == [0.01, 0.1]
     assert "epoch 3/3: best top-1 100.00 % (pixels-1, lr " in out
 
 

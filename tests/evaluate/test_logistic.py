@@ -16,7 +16,7 @@ def test_colours_are_told_apart_by_few_labels(evaluate, tmp_path):
     assert [(row["labels"], row["images"], row["l2"]) for row in report["rows"]] == [
         (part, count, l2)
         for part, count in zip(labels.split(","), (3, 3), strict=True)
-        for l2 in ("1e-03", "1e-05")
+        for l2 in (1e-3, 1e-5)
     ]
     assert "1e-05" in out
 

@@ -112,11 +112,11 @@ def test_every_set_of_weights_has_its_own_folder(flags, folder):
 
 
 def test_a_report_is_a_table_and_json(tmp_path, capsys):
-    rows = [{"k": 10, "top1": 12.345}, {"k": 200, "top1": 100.0}]
+    rows = [{"k": 10, "T": 0.005, "top1": 12.345}, {"k": 200, "T": 0.25, "top1": 100.0}]
     report = Report("knn", {"step": 4, "k": (10, 200)}, {"top1": 100.0}, rows)
     report.publish(str(tmp_path / "new/out"))
     out = capsys.readouterr().out
-    assert out.startswith("  k    top1\n 10   12.35\n200  100.00\n")
+    assert out.startswith("  k      T    top1\n 10  0.005   12.35\n200   0.25  100.00\n")
     content = json.loads((tmp_path / "new/out/knn.json").read_text())
     assert content["metrics"] == {"top1": 100.0} and content["settings"]["step"] == 4
     assert content["rows"] == rows

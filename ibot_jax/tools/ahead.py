@@ -227,7 +227,10 @@ def _time(
 def _rooflines(program: Program, chip: Chip) -> float:
     """Returns the least seconds of what the compiler gives no estimate for.
 
-    As if nothing of it ran beside the rest.
+    As if no collective ran beside the rest; of copies it is known which do (copy-start).
     """
     links = sum(moved.sent for moved in program.collectives) / chip.link
-    return links + sum(size for _, size in program.not_estimated.values()) / chip.bandwidth
+    waited = [
+        size for kind, (_, size) in program.not_estimated.items() if not kind.endswith("-start")
+    ]
+    return links + sum(waited) / chip.bandwidth

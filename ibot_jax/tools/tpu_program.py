@@ -15,6 +15,7 @@ import numpy as np
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \([^\n]*\{\n(.*?)^\}", re.DOTALL | re.MULTILINE)
 _OPERATION = re.compile(r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>.*?) (?P<kind>[\w\-]+)\(")
 _ARRAY = re.compile(r"\b(pred|[sufb]f?\d+)\[([\d,]*)\]")
+_BUFFER = re.compile(r'custom_call_target="\w*Buffer"')  # memory that is set aside, no work
 _COLLECTIVES = (
     "all-reduce",
     "all-gather",
@@ -92,7 +93,7 @@ class Program:
         condition tells, else once (the chunks of masked tokens: mostly there is one).
       collectives: what moves between chips, by kind and axes.
       not_estimated: operations of each kind without an estimate, collectives apart: how many, and
-        the bytes that they read and write.
+        the bytes that they read and write. Those that end in "-start" go on beside others.
     """
 
     cycles: int
@@ -152,10 +153,11 @@ def read_program(text: str, mesh: Mapping[str, int]) -> Program:
                 continue  # counted at its start
             elif kind == "fusion" and count_fused(line, times):
                 continue
-            elif kind not in _FREE and not kind.endswith("-done"):
-                number, size = not_estimated.get(kind, (0, 0))
+            elif not (kind in _FREE or kind.endswith("-done") or _BUFFER.search(line)):
+                number, size = not_estimated.get(operation["kind"], (0, 0))
                 # What is put out was read before, or as much.
-                not_estimated[kind] = number + 1, size + times * 2 * _size(operation["type"])
+                size += times * 2 * _size(operation["type"])
+                not_estimated[operation["kind"]] = number + 1, size
         return total
 
     cycles = cycles_of(entry, 1)

@@ -67,6 +67,9 @@ kind=kCustom, calls=%fused_gather
   %async-collective-done = bf16[128]{0} fusion(%x), kind=kCustom, calls=%fused_gather
   %fusion.4 = f32[32]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.3
   %custom-call.1 = f32[8,128]{1,0} custom-call(%x), custom_call_target="AllocateBuffer"
+  %custom-call.7 = f32[8,128]{1,0} custom-call(%x), custom_call_target="Kernel"
+  %copy-start.1 = (f32[8]{0}, f32[8]{0:S(1)}, u32[]{:S(2)}) copy-start(%x)
+  %copy-done.1 = f32[8]{0} copy-done(%copy-start.1)
   ROOT %dot.1 = f32[8,128]{1,0} fusion(%x), calls=%inner, backend_config={"estimated_cycles":"30"}
 }
 """
@@ -76,7 +79,10 @@ def test_a_program_is_added_up_with_its_loops_and_without_the_inside_of_fusions(
     program = read_program(PROGRAM, {"data": 2, "fsdp": 2, "tensor": 2})
     # Twelve turns of the counted loop, one of the loop whose end is known at run time only.
     assert program.cycles == 12 * 100 + 7 + 30
-    assert program.not_estimated == {"custom-call": (1, 2 * 4 * 8 * 128)}
+    assert program.not_estimated == {
+        "custom-call": (1, 2 * 4 * 8 * 128),
+        "copy-start": (1, 2 * 4 * (8 + 8 + 1)),
+    }
 
 
 def test_what_moves_between_chips_is_told_by_kind_and_axes():

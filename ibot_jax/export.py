@@ -8,35 +8,30 @@
     npz          arrays by "backbone/blocks_0/attn/qkv/kernel", and the config as text, "config"
     safetensors  tensors by "backbone.blocks_0.attn.qkv.kernel", the config in the metadata
 
-The config is what the model needs besides its parameters, as JSON: see `describe`. All is written
-under a temporary name first; what has its own name is whole. Exit status: 0, or 2 for a mistake.
+The config is what the model needs besides its parameters, as JSON: see `describe`. A model card is
+written with it, PATH/README.md or PATH.md. All is written under a temporary name first; what has
+its own name is whole. Formats of other projects: `python -m ibot_jax.convert`. Exit status: 0, or 2
+for a mistake.
 """
 
 import argparse
-import contextlib
-import io
-import json
-import secrets
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import flax.traverse_util
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
 from absl import logging as absl_logging
-from etils import epath
 
 import ibot_jax
+from ibot_jax.card import flat_tensors, make_card, read_report
 from ibot_jax.command_line import OneLineParser
 from ibot_jax.errors import UserError
 from ibot_jax.optimizer import Params
+from ibot_jax.pretrained import import_safetensors
 from ibot_jax.saved import find_checkpoint, read_params
 from ibot_jax.workdir import absolute_path, read_config
-
-_PARAMS, _CONFIG = "params", "config.json"  # what an Orbax export consists of
+from ibot_jax.writers import FOLDERS, OWN_FORMATS, check_target, told_by_path
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
                 weights=args.weights,
                 head=args.head,
                 overwrite=args.overwrite,
+                license_id=args.license,
+                reports=args.report,
             )
         )
     except (UserError, OSError) as error:  # an OSError names what cannot be read
@@ -67,15 +64,30 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m ibot_jax.export", description=__doc__.splitlines()[0], allow_abbrev=False
     )
     parser.add_argument("--workdir", required=True, metavar="DIR", help="of a run")
-    parser.add_argument("--to", required=True, choices=_WRITERS, help="format")
+    parser.add_argument("--to", required=True, choices=OWN_FORMATS, help="format")
     parser.add_argument("--out", required=True, metavar="PATH", help="a folder (orbax) or a file")
     parser.add_argument(
         "--step", default="latest", metavar="N", help="or latest (default), or best by k-NN"
     )
     parser.add_argument("--weights", default="teacher", choices=("teacher", "student"))
     parser.add_argument("--head", action="store_true", help="also export the projection head")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    add_output_options(parser)
     return parser.parse_args(argv)
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what commands that write models share: --overwrite, --license and --report."""
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    parser.add_argument(
+        "--license", default="", metavar="SPDX", help="of the weights, for the model card"
+    )
+    parser.add_argument(
+        "--report",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a TASK.json of python -m ibot_jax.evaluate, for the model card; may be repeated",
+    )
 
 
 def export(
@@ -87,6 +99,8 @@ def export(
     weights: str = "teacher",
     head: bool = False,
     overwrite: bool = False,
+    license_id: str = "",
+    reports: Sequence[str] = (),
 ) -> str:
     """Exports parameters of a run, finished or not.
 
@@ -98,6 +112,8 @@ def export(
       weights: "teacher" or "student".
       head: whether the projection head comes too.
       overwrite: replace an earlier export of the same kind.
+      license_id: SPDX identifier of the weights' licence, for the model card.
+      reports: paths of evaluations' TASK.json, for the model card.
 
     Returns:
       What was exported, in words.
@@ -107,28 +123,27 @@ def export(
     """
     source, target = absolute_path(workdir), absolute_path(out)
     if to == "safetensors":
-        _import_safetensors()  # its absence is told before anything is read
-    _check_target(target, is_folder=to == "orbax", overwrite=overwrite)
+        import_safetensors()  # its absence is told before anything is read
+    check_target(target, folder_of=FOLDERS.get(to), overwrite=overwrite)
+    evaluations = [read_report(absolute_path(path)) for path in reports]
     recorded = read_config(source)
     if recorded is None:
         what = "config.json in it" if source.is_dir() else "such folder"
         raise UserError(f"--workdir={workdir} holds no run: there is no {what}; give that of a run")
     number, top1 = find_checkpoint(source, step)
-    config = describe(recorded, head=head)
-    config |= {
+    description = describe(recorded, head=head)
+    description |= {
         "weights": weights,
         "step": number,
         "knn_top1": top1,
         "ibot_jax": ibot_jax.__version__,
+        "run": recorded,
     }
     parts = ("backbone", "head") if head else ("backbone",)
     params = read_params(source, number, weights, parts)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _WRITERS[to](target, params, json.dumps(config, indent=2) + "\n")
-    except Exception as error:  # Orbax passes on whatever its threads meet
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--out={out} cannot be written ({reason}); choose another path") from error
+    card = own_card(target.name, to, params, description, license_id, evaluations)
+    with told_by_path(out):
+        OWN_FORMATS[to](target, params, description, card)
 
     tensors = jax.tree.leaves(params)
     accuracy = "" if top1 is None else f", k-NN {top1:.1f} %"
@@ -137,6 +152,58 @@ def export(
         f"{sum(x.size for x in tensors):,} parameters, {sum(x.nbytes for x in tensors):,} bytes\n"
         f"{target} ({to})"
     )
+
+
+def own_card(
+    name: str,
+    to: str,
+    params: Params,
+    description: dict[str, Any],
+    license_id: str,
+    reports: Sequence[dict[str, Any]],
+) -> str:
+    """Returns the model card of an export that `pretrained.load` reads; see `card.make_card`."""
+    return make_card(
+        description,
+        flat_tensors(params),
+        title=name,
+        reading=_READING[to].format(name=name),
+        usage=f"""
+            import ibot_jax
+
+            model, params = ibot_jax.load("{name}")
+            tokens = model.tokens(params, images)  # uint8 [B, H, W, C] to [B, 1 + N, D]
+            """,
+        license_id=license_id,
+        reports=reports,
+    )
+
+
+# How the tensors of each format become NumPy arrays by name, without this package.
+_READING = {
+    "orbax": """
+        import pathlib
+
+        import jax
+        import orbax.checkpoint as ocp
+
+        with ocp.StandardCheckpointer() as checkpointer:
+            params = checkpointer.restore(pathlib.Path("{name}/params").absolute())
+        tensors = {{
+            jax.tree_util.keystr(path, simple=True, separator="."): array
+            for path, array in jax.tree_util.tree_leaves_with_path(params)
+        }}
+        """,
+    "npz": """
+        tensors = {{name.replace("/", "."): array for name, array in np.load("{name}").items()}}
+        del tensors["config"]
+        """,
+    "safetensors": """
+        import safetensors.numpy
+
+        tensors = safetensors.numpy.load_file("{name}")
+        """,
+}
 
 
 def describe(recorded: dict[str, Any], *, head: bool) -> dict[str, Any]:
@@ -167,90 +234,6 @@ def describe(recorded: dict[str, Any], *, head: bool) -> dict[str, Any]:
         }
     except KeyError as error:
         raise UserError(f"the run's config.json lacks {error}; restore the file") from None
-
-
-def _check_target(target: epath.Path, *, is_folder: bool, overwrite: bool) -> None:
-    """Makes sure that nothing but an earlier export of the same kind is replaced, and if asked."""
-    if not target.exists():
-        return
-    if not overwrite:
-        raise UserError(f"--out={target} exists; choose another path, or replace it by --overwrite")
-    if target.is_dir() != is_folder:
-        needed = "a folder" if is_folder else "a file"
-        raise UserError(f"--out={target} exists and is not {needed}; choose another path")
-    if is_folder and not {path.name for path in target.iterdir()} <= {_PARAMS, _CONFIG}:
-        raise UserError(f"--out={target} holds more than an earlier export; choose another path")
-
-
-def _write_orbax(target: epath.Path, params: Params, config: str) -> None:
-    with _renamed(target) as temporary, ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(temporary / _PARAMS, params)
-        checkpointer.wait_until_finished()
-    # Last, and on its own: a bucket renames a folder file by file.
-    _write_bytes(target / _CONFIG, config.encode())
-
-
-def _write_npz(target: epath.Path, params: Params, config: str) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, config=config, **flax.traverse_util.flatten_dict(params, sep="/"))
-    _write_bytes(target, buffer.getvalue())
-
-
-def _write_safetensors(target: epath.Path, params: Params, config: str) -> None:
-    tensors = flax.traverse_util.flatten_dict(params, sep=".")
-    _write_bytes(target, _import_safetensors()(tensors, metadata={"config": config}))
-
-
-_WRITERS: dict[str, Callable[[epath.Path, Params, str], None]] = {
-    "orbax": _write_orbax,
-    "npz": _write_npz,
-    "safetensors": _write_safetensors,
-}
-
-
-def _import_safetensors() -> Callable[..., bytes]:
-    try:
-        from safetensors.numpy import save
-    except ImportError:
-        raise UserError(
-            "--to=safetensors needs a package that is not here: pip install ibot-jax[export]"
-        ) from None
-    return save
-
-
-def _write_bytes(target: epath.Path, content: bytes) -> None:
-    with _renamed(target) as temporary:
-        temporary.write_bytes(content)
-
-
-@contextlib.contextmanager
-def _renamed(target: epath.Path) -> Iterator[epath.Path]:
-    """Yields a temporary path beside `target`, which takes its place if all goes well."""
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        yield temporary
-        if target.is_dir():
-            target.rmtree()
-        temporary.replace(target)
-    except BaseException:
-        _remove(temporary)
-        raise
-
-
-def _remove(path: epath.Path, *, quiet_s: float = 1.0, limit_s: float = 10.0) -> None:
-    """Removes what a failed export left, and raises nothing: the failure is what is to be told.
-
-    Orbax reports the first failure while other threads still write and make their folders anew, so
-    the path has to stay away for a moment.
-    """
-    end = time.monotonic() + limit_s
-    gone_since = time.monotonic()
-    while (now := time.monotonic()) < end and now - gone_since < quiet_s:
-        if path.exists():
-            with contextlib.suppress(OSError):
-                path.rmtree() if path.is_dir() else path.unlink()
-            gone_since = time.monotonic()
-        time.sleep(0.05)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ tokens = model.tokens(params, images)  # uint8 [B, H, W, 3] to float32 [B, 1 + N
 import dataclasses
 import functools
 import json
+import types
 from typing import Any
 
 import flax.traverse_util
@@ -121,10 +122,13 @@ def load(
     parts = ("backbone", "head") if head else ("backbone",)
     if not source.exists():
         raise UserError(f"{path} does not exist; give a run's workdir, a checkpoint or an export")
-    if source.is_dir() and not (source / PARAMS).is_dir():
+    exported = not is_checkpoint(source) and any(
+        (source / name).is_dir() for name in (PARAMS, weights)
+    )
+    if source.is_dir() and not exported:
         config, params, facts = _load_run(source, path, weights, step, parts)
     else:
-        description, tensors = _read_export(source, path)
+        description, tensors = _read_export(source, path, weights)
         config = described_config(description, path)
         facts = {
             key: value
@@ -221,12 +225,17 @@ def recorded_config(flat: dict[str, Any], path: str) -> ConfigDict:
     return config
 
 
+def is_checkpoint(path: epath.Path) -> bool:
+    """Returns whether a path is that of a run's checkpoint, WORKDIR/checkpoints/STEP."""
+    return path.name.isdecimal() and path.parent.name == "checkpoints"
+
+
 def _load_run(
     source: epath.Path, path: str, weights: str, step: str, parts: tuple[str, ...]
 ) -> tuple[ConfigDict, Params, dict[str, Any]]:
     """Loads from a workdir or from one of its checkpoints, WORKDIR/checkpoints/STEP."""
     workdir = source
-    if source.name.isdecimal() and source.parent.name == "checkpoints":
+    if is_checkpoint(source):
         workdir, step = source.parent.parent, source.name
     recorded = read_config(workdir)
     if recorded is None:
@@ -237,15 +246,16 @@ def _load_run(
     return recorded_config(recorded, str(workdir / CONFIG)), params, facts
 
 
-def _read_export(source: epath.Path, path: str) -> tuple[dict[str, Any], Params]:
+def _read_export(source: epath.Path, path: str, weights: str) -> tuple[dict[str, Any], Params]:
     """Reads an export of any kind: its description, and its parameters as NumPy arrays."""
     try:
         if source.is_dir():
+            folder = next(source / name for name in (PARAMS, weights) if (source / name).is_dir())
             with ocp.PyTreeCheckpointer() as checkpointer:
-                tree = checkpointer.metadata(source / PARAMS).item_metadata.tree
+                tree = checkpointer.metadata(folder).item_metadata.tree
                 as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
                 args = ocp.args.PyTreeRestore(restore_args=as_numpy)
-                params = checkpointer.restore(source / PARAMS, args=args)
+                params = checkpointer.restore(folder, args=args)
             return json.loads((source / CONFIG).read_text()), params
         if source.suffix == ".npz":
             with np.load(source.open("rb"), allow_pickle=False) as file:
@@ -265,20 +275,43 @@ def _read_export(source: epath.Path, path: str) -> tuple[dict[str, Any], Params]
     )
 
 
-def _read_safetensors(source: epath.Path) -> tuple[dict[str, Any], Params]:
+def import_safetensors() -> types.ModuleType:
+    """Returns the package `safetensors`, with its part for NumPy.
+
+    Raises:
+      UserError: if it is not installed.
+    """
     try:
-        from safetensors.numpy import load as load_tensors
+        import safetensors.numpy
     except ImportError:
         raise UserError(
-            f"{source} needs a package that is not here: pip install ibot-jax[export]"
+            "safetensors files need a package that is not here: pip install ibot-jax[export]"
         ) from None
-    content = source.read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    return safetensors
+
+
+def is_own_safetensors(path: epath.Path) -> bool:
+    """Returns whether a file is a safetensors file that this project wrote for itself."""
+    return path.suffix == ".safetensors" and "config" in _safetensors_metadata(path)
+
+
+def _safetensors_metadata(path: epath.Path) -> dict[str, str]:
+    """Returns the texts at the beginning of a safetensors file; none if it is something else."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            return json.loads(file.read(min(length, 2**27))).get("__metadata__", {})
+        except (ValueError, AttributeError):
+            return {}
+
+
+def _read_safetensors(source: epath.Path) -> tuple[dict[str, Any], Params]:
+    safetensors = import_safetensors()
+    metadata = _safetensors_metadata(source)
     if "config" not in metadata:
         raise UserError(
             f"{source} has no config in it: it is no export of ibot_jax; convert it first: "
             "python -m ibot_jax.convert"
         )
-    flat = load_tensors(content)
+    flat = safetensors.numpy.load(source.read_bytes())
     return json.loads(metadata["config"]), flax.traverse_util.unflatten_dict(flat, sep=".")

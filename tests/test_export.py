@@ -25,7 +25,7 @@ from tiny import tiny_batch, tiny_config, tiny_plan
 
 import ibot_jax
 from ibot_jax import export as exports
-from ibot_jax import sharding
+from ibot_jax import sharding, writers
 from ibot_jax.checkpoint import Checkpoints
 from ibot_jax.step import make_feature_fn, make_init, teacher_params
 from ibot_jax.workdir import open_workdir
@@ -121,7 +121,8 @@ def test_an_export_is_what_the_run_saved_bit_for_bit(workdir, states, tmp_path, 
     assert_equal(tree, {part: expected[part] for part in parts})
     assert config["weights"] == who
     assert ("head" in config) == head
-    assert [path.name for path in out.parent.iterdir()] == ["export"]  # nothing is left over
+    card = [] if to == "orbax" else ["export.md"]
+    assert sorted(os.listdir(out.parent)) == ["export", *card]  # nothing is left over
 
 
 @pytest.mark.parametrize("to", FORMATS)
@@ -153,6 +154,7 @@ def test_the_config_has_what_the_model_needs(workdir, tmp_path):
         "step": 6,
         "knn_top1": None,
         "ibot_jax": ibot_jax.__version__,
+        "run": json.loads((workdir / "config.json").read_text()),
     }
 
 
@@ -240,7 +242,7 @@ def test_nothing_is_replaced_unless_asked(workdir, states, tmp_path, capsys, to)
     tree, config = read(tmp_path / "x", to)
     assert config["step"] == 6
     assert_equal(tree["backbone"], teacher_params(states[6])["backbone"])
-    assert os.listdir(tmp_path) == ["x"]
+    assert {"x"} <= set(os.listdir(tmp_path)) <= {"x", "x.md"}
 
 
 def test_only_an_export_is_ever_replaced(workdir, tmp_path, capsys):
@@ -269,7 +271,7 @@ def test_a_failed_export_leaves_nothing_but_the_earlier_one(workdir, tmp_path, c
         with full_disk():
             message = failure(capsys, *arguments, *options)
         assert re.search(rf"--out=\S+ cannot be written \({reason}\); choose", message)
-    assert os.listdir(tmp_path) == ["old"]
+    assert {"old"} <= set(os.listdir(tmp_path)) <= {"old", "old.md"}
     assert read(tmp_path / "old", to)[1]["step"] == 2
 
 
@@ -283,17 +285,17 @@ def test_writers_that_outlive_a_failure_leave_nothing(tmp_path):
                 (folder / str(i)).touch()
             time.sleep(0.02)
 
-    writers = []
+    threads = []
 
     def failing_export():
-        with exports._renamed(epath.Path(tmp_path / "x")) as temporary:
-            writers.append(threading.Thread(target=write_on, args=(temporary / "params",)))
-            writers[0].start()
+        with writers.renamed(epath.Path(tmp_path / "x")) as temporary:
+            threads.append(threading.Thread(target=write_on, args=(temporary / "params",)))
+            threads[0].start()
             raise ValueError("the first")
 
     with pytest.raises(ValueError, match="the first"):
         failing_export()
-    writers[0].join()
+    threads[0].join()
     assert not list(tmp_path.iterdir())
 
 
@@ -304,7 +306,7 @@ def test_a_killed_export_has_no_config_yet(workdir, tmp_path, monkeypatch):
         assert (tmp_path / "x/params").is_dir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exports, "_write_bytes", killed)
+    monkeypatch.setattr(writers, "write_bytes", killed)
     with pytest.raises(KeyboardInterrupt):
         exports.export(str(workdir), str(tmp_path / "x"), to="orbax")
     assert not (tmp_path / "x/config.json").exists()

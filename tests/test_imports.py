@@ -29,7 +29,7 @@ LAYERS = [
     {"pretrained"},
     {"evaluate", "visualize", "finetune"},
     {"pretrain"},
-    {"export"},
+    {"export", "writers", "card"},
     {"convert", "embed"},
     {"main", "tools"},
 ]

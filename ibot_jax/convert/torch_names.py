@@ -37,6 +37,19 @@ _TENSORS = {
 _LEAVES = {"weight": None, "bias": "bias", "weight_v": "v", "weight_g": "g"}
 
 
+def all_names(depth: int) -> list[str]:
+    """Returns the names of all tensors that a model of so many blocks may have."""
+    patterns = list(_TENSORS)
+    for layer in _LAYERS:
+        leaves = ("weight_g", "weight_v") if "last_layer" in layer else ("weight", "bias")
+        patterns += [f"{layer}.{leaf}" for leaf in leaves]
+    names = []
+    for pattern in patterns:
+        numbers = range(depth) if "{i}" in pattern else (0,)
+        names += [pattern.format(i=number) for number in numbers]
+    return names
+
+
 def _flax_path(name: str) -> tuple[str, ...]:
     pattern = re.sub(r"\.blocks\.\d+\.", ".blocks.{i}.", name)
     index = re.search(r"\.blocks\.(\d+)\.", name)

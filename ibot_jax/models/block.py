@@ -12,11 +12,17 @@ Array = jax.Array
 # What timm and the original call trunc_normal_(std=0.02) cuts at 100 standard deviations.
 normal_init = nn.initializers.normal(0.02)
 
+LAYER_NORM_EPSILON = 1e-6
+
 
 def layer_norm(name: str | None, dtype: jnp.dtype, param_dtype: jnp.dtype) -> nn.LayerNorm:
     """LayerNorm with the original's epsilon and two-pass variance, statistics in float32."""
     return nn.LayerNorm(
-        epsilon=1e-6, use_fast_variance=False, dtype=dtype, param_dtype=param_dtype, name=name
+        epsilon=LAYER_NORM_EPSILON,
+        use_fast_variance=False,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        name=name,
     )
 
 

@@ -1,0 +1,171 @@
+"""Moves weights between this project, the original's PyTorch checkpoints, timm and Hugging Face.
+
+    python -m ibot_jax.convert IN OUT --to=FORMAT [...]
+
+IN is found out: a run's workdir, one of its checkpoints or an export; a checkpoint of the original
+or of DINO (.pth); a file (.pth, .safetensors) or a folder of timm, DINOv2 or transformers' ViT.
+
+FORMAT
+    orbax, npz, safetensors   what ibot_jax.export writes and ibot_jax.load reads
+    checkpoint                student, teacher and centers, for --config.init_from
+    pth                       PyTorch's format and the original's names; no PyTorch is needed
+    timm, hf                  folders that timm and transformers read
+    stablehlo                 a program from images to features
+
+Nothing in IN is executed. Every tensor is accounted for: what is missing or left over is named, and
+is an error unless --allow says that it may be. Exit status: 0, or 2 for a mistake.
+"""
+
+import argparse
+import functools
+import os
+import sys
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import that reads it
+
+import jax
+from absl import logging as absl_logging
+from etils import epath
+
+from ibot_jax import writers
+from ibot_jax.card import make_card, read_report
+from ibot_jax.command_line import OneLineParser
+from ibot_jax.convert import outputs
+from ibot_jax.convert.architecture import Known
+from ibot_jax.convert.reading import Found, read_model
+from ibot_jax.convert.stablehlo import write_stablehlo
+from ibot_jax.errors import UserError
+from ibot_jax.export import add_output_options, own_card
+from ibot_jax.pretrained import import_safetensors
+from ibot_jax.workdir import absolute_path
+
+_FOREIGN = {
+    "checkpoint": outputs.write_checkpoint,
+    "pth": outputs.write_pth,
+    "timm": outputs.write_timm,
+    "hf": outputs.write_hf,
+    "stablehlo": write_stablehlo,
+}
+_WITHOUT_HEAD = ("timm", "hf", "stablehlo")
+_FOLDERS = writers.FOLDERS | outputs.FOLDERS
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax's errors are raised, too
+    jax.config.update("jax_platforms", "cpu")  # the accelerator may be a run's
+    try:
+        _convert(_parse(argv))
+    except (UserError, OSError) as error:  # an OSError names what cannot be read
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = OneLineParser(
+        prog="python -m ibot_jax.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", metavar="IN", help="what holds a model")
+    parser.add_argument(
+        "out", metavar="OUT", help="a file, or a folder (orbax, checkpoint, timm, hf)"
+    )
+    parser.add_argument("--to", required=True, choices=(*writers.OWN_FORMATS, *_FOREIGN))
+    parser.add_argument(
+        "--weights", default="teacher", choices=("teacher", "student"), help="of what holds both"
+    )
+    parser.add_argument("--step", default="latest", help="of a run: a number, latest or best")
+    parser.add_argument("--head", action="store_true", help="take the projection head, too")
+    parser.add_argument(
+        "--heads", type=int, metavar="N", help="of attention, where IN has none told"
+    )
+    for name, words in (("mean", "mean"), ("std", "standard deviation")):
+        parser.add_argument(
+            f"--{name}",
+            type=_numbers,
+            metavar="X,Y,Z",
+            help=f"{words} of each channel, of pixels in [0, 1] (if nothing tells: ImageNet's)",
+        )
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="of names of tensors that may be left over, or missing (biases and gains); may be "
+        "repeated",
+    )
+    add_output_options(parser)
+    return parser.parse_args(argv)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of numbers such as 0.5,0.5,0.5"
+        ) from None
+
+
+def _convert(args: argparse.Namespace) -> None:
+    to, target = args.to, absolute_path(args.out)
+    if args.head and to in _WITHOUT_HEAD:
+        raise UserError(f"--to={to} has no place for the projection head; leave --head out")
+    if to in ("safetensors", "timm", "hf"):
+        import_safetensors()  # its absence is told before anything is read
+    writers.check_target(target, folder_of=_FOLDERS.get(to), overwrite=args.overwrite)
+    reports = [read_report(absolute_path(path)) for path in args.report]
+    whole = to == "checkpoint"
+    found = read_model(
+        args.source,
+        weights=args.weights,
+        step=args.step,
+        head=args.head or whole,
+        known=Known(args.heads, args.mean, args.std, tuple(args.allow)),
+        whole=whole,
+    )
+    _say(args.source, found)
+    with writers.told_by_path(args.out):
+        _write(to, target, found, args.license, reports)
+    print(f"{target} ({to}), {target / 'README.md' if to in _FOLDERS else f'{target}.md'}")
+
+
+def _write(
+    to: str, target: epath.Path, found: Found, license_id: str, reports: list[dict[str, Any]]
+) -> None:
+    if to in writers.OWN_FORMATS:
+        (params,) = found.params.values()
+        text = own_card(target.name, to, params, found.description, license_id, reports)
+        writers.OWN_FORMATS[to](target, params, found.description, text)
+        return
+    card = functools.partial(
+        make_card, found.description, title=target.name, license_id=license_id, reports=reports
+    )
+    _FOREIGN[to](target, found, card)
+
+
+def _say(source: str, found: Found) -> None:
+    """Prints what was found and taken."""
+    model, (height, width) = found.description["model"], found.description["global_size"]
+    print(f"{source}: {found.kind}")
+    print(
+        f"{model['depth']} blocks of width {model['width']}, {model['heads']} heads, patches of "
+        f"{model['patch_size']}, {height}x{width} pixels, mean "
+        f"{', '.join(map(str, found.description['mean']))}"
+    )
+    for who, params in found.params.items():
+        leaves = jax.tree.leaves(params)
+        print(
+            f"{who}'s {' and '.join(params)}: {len(leaves)} tensors, "
+            f"{sum(x.size for x in leaves):,} parameters"
+        )
+    for note in found.notes:
+        print(note)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

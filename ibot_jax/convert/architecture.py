@@ -1,0 +1,153 @@
+"""Which Vision Transformer this is: from the shapes of its tensors, and what is said of it."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ibot_jax.config import VIT_SIZES, get_config
+from ibot_jax.errors import UserError
+
+# Attention heads of the published models by width, which no tensor tells.
+_HEADS = {size["width"]: size["heads"] for size in VIT_SIZES.values()} | {1280: 16, 1536: 24}
+# What the architecture is read off.
+_CLASS, _POSITIONS, _PATCHES = REQUIRED = (
+    "backbone.cls_token",
+    "backbone.pos_embed",
+    "backbone.patch_embed.proj.weight",
+)
+Shapes = Mapping[str, Sequence[int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What the user says of a model where its file does not, or where the file is wrong.
+
+    Attributes:
+      heads: of attention.
+      mean: of each channel, for pixels in [0, 1].
+      std: the same.
+      allow: patterns, as of shells, of names of tensors that may be missing or left over.
+    """
+
+    heads: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    allow: tuple[str, ...] = ()
+
+
+def infer_config(
+    shapes: Shapes, facts: Mapping[str, Any], known: Known, path: str, *, depth: int
+) -> ConfigDict:
+    """Returns the default config with the sections `model`, `head` and `data` as found.
+
+    Args:
+      shapes: by the original's names, as many as there are, `REQUIRED` ones included.
+      facts: what the file says, see `contents.Contents`.
+      known: what the user says.
+      path: of the file, for messages.
+      depth: number of blocks by their names.
+
+    Raises:
+      UserError: if the shapes are not those of a Vision Transformer, or do not tell enough.
+    """
+    described = facts.get("description", {})
+    facts = _described_facts(described) | dict(facts)
+    width = _shape(shapes, _CLASS, 3, path)[-1]
+    _, channels, patch, across = _shape(shapes, _PATCHES, 4, path)
+    if patch != across:
+        raise UserError(f"{path} has patches of {patch}x{across} pixels; here they are square")
+    positions = _shape(shapes, _POSITIONS, 3, path)[1]
+    grid = _grid(positions - 1, facts.get("size"), patch, path)
+    hidden = shapes.get("backbone.blocks.0.mlp.fc1.weight", (4 * width,))[0]
+
+    config = get_config()
+    config.dtype = "float32"
+    config.model.update(
+        width=width,
+        depth=facts.get("depth") or _depth_by_name(facts) or depth,
+        heads=_heads(width, facts, known, path),
+        patch_size=patch,
+        mlp_ratio=hidden / width,
+        layer_scale=float(any(".gamma_" in name for name in shapes)),
+    )
+    config.data.global_size = tuple(patch * side for side in grid)
+    config.data.channels = channels
+    for name in ("mean", "std"):
+        value = getattr(known, name) or facts.get(name) or config.data[name]
+        if len(value) != channels:
+            raise UserError(f"{path} takes images of {channels} channels; say --{name}=... of each")
+        config.data[name] = tuple(float(x) for x in value)
+    config.knn.resize = described.get("resize", round(min(config.data.global_size) * 8 / 7))
+    _infer_head(config.head, shapes, facts.get("act", "gelu"))
+    return config
+
+
+def _described_facts(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the facts in this project's own description of a model."""
+    if not description:
+        return {}
+    return {
+        "heads": description["model"]["heads"],
+        "size": description["global_size"],
+        "mean": description["mean"],
+        "std": description["std"],
+        "act": description.get("head", {}).get("act", "gelu"),
+    }
+
+
+def _shape(shapes: Shapes, name: str, rank: int, path: str) -> Sequence[int]:
+    if len(shapes[name]) != rank:
+        short = name.removeprefix("backbone.")
+        raise UserError(f"{path} has {short} of shape {tuple(shapes[name])}, not of {rank} axes")
+    return shapes[name]
+
+
+def _grid(patches: int, size: Sequence[int] | None, patch: int, path: str) -> tuple[int, int]:
+    """Returns the rows and columns of patches that positions are trained for."""
+    if size is not None:
+        rows, columns = (side // patch for side in size)
+        if rows * columns == patches:
+            return rows, columns
+    side = math.isqrt(max(patches, 0))
+    if side * side != patches or not side:
+        raise UserError(
+            f"{path} has {patches + 1} positions: no class token and a square grid of patches, and "
+            "nothing tells another grid"
+        )
+    return side, side
+
+
+def _depth_by_name(facts: Mapping[str, Any]) -> int | None:
+    """Returns the depth of the original's `--arch=vit_small`."""
+    arch = str(facts.get("args", {}).get("arch", ""))
+    return VIT_SIZES.get(arch.removeprefix("vit_"), {}).get("depth")
+
+
+def _heads(width: int, facts: Mapping[str, Any], known: Known, path: str) -> int:
+    heads = known.heads or facts.get("heads") or _HEADS.get(width)
+    if heads is None:
+        raise UserError(
+            f"{path} does not tell how many attention heads its blocks of width {width} have; say "
+            "so by --heads=N"
+        )
+    if heads < 1 or width % heads:
+        raise UserError(f"--heads={heads} does not divide the width of {path}, {width}")
+    return heads
+
+
+def _infer_head(config: ConfigDict, shapes: Shapes, act: str) -> None:
+    """Fills in the section `head`, as far as there are shapes for it."""
+    for key, name in (
+        ("hidden_dim", "head.mlp.0.weight"),
+        ("bottleneck_dim", "head.mlp.4.weight"),
+        ("prototypes", "head.last_layer.weight_v"),
+        ("patch_prototypes", "head.last_layer2.weight_v"),
+    ):
+        if name in shapes:
+            config[key] = shapes[name][0]
+    if "head.last_layer2.weight_v" not in shapes:
+        config.patch_prototypes = config.prototypes
+    config.act = act

@@ -21,14 +21,13 @@ from typing import Any
 
 import flax.traverse_util
 import jax
-from absl import logging as absl_logging
 
 import ibot_jax
 from ibot_jax.card import flat_tensors, make_card, read_report
-from ibot_jax.command_line import OneLineParser
+from ibot_jax.command_line import OneLineParser, print_error, quieten_libraries
 from ibot_jax.errors import UserError
+from ibot_jax.exported import import_safetensors
 from ibot_jax.optimizer import Params
-from ibot_jax.pretrained import import_safetensors
 from ibot_jax.saved import find_checkpoint, read_params
 from ibot_jax.workdir import absolute_path, read_config
 from ibot_jax.writers import FOLDERS, OWN_FORMATS, check_target, told_by_path
@@ -36,7 +35,7 @@ from ibot_jax.writers import FOLDERS, OWN_FORMATS, check_target, told_by_path
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax's errors are raised, too
+    quieten_libraries()
     jax.config.update("jax_platforms", "cpu")  # the accelerator may be the run's
     try:
         args = _parse(argv)
@@ -54,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
             )
         )
     except (UserError, OSError) as error:  # an OSError names what cannot be read
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print_error(error)
         return 2
     return 0
 

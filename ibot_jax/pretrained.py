@@ -6,15 +6,11 @@ tokens = model.tokens(params, images)  # uint8 [B, H, W, 3] to float32 [B, 1 + N
 
 import dataclasses
 import functools
-import json
-import types
 from typing import Any
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -22,6 +18,7 @@ from ibot_jax import forward, models
 from ibot_jax.config import get_config
 from ibot_jax.config_check import flatten
 from ibot_jax.errors import UserError
+from ibot_jax.exported import CONFIG, is_checkpoint, is_exported_folder, read_exported
 from ibot_jax.models.head import Head
 from ibot_jax.models.vit import ViT
 from ibot_jax.optimizer import Params
@@ -30,7 +27,10 @@ from ibot_jax.workdir import absolute_path, read_config
 
 # What an export says of the data that its model was trained for; see `export.describe`.
 DESCRIBED_DATA = ("global_size", "channels", "mean", "std")
-PARAMS, CONFIG = "params", "config.json"  # what an Orbax export consists of
+# What it says of how the weights came about: the config of the run, or what the original's says,
+# and the file that they were converted from.
+_HISTORY = ("run", "args", "epoch", "converted_from")
+_MODEL = ("model", "head", "dtype", "patch_grid", "resize", *DESCRIBED_DATA)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,11 +44,13 @@ class Model:
       config: of a run, of which the sections `model`, `head` and `data` describe the model.
       name: where it is from, for people.
       facts: what else is known of it: `weights` ("teacher" or "student"), `step`, `knn_top1`.
+      history: how the weights came about, for model cards: `run`, the config of the run, ...
     """
 
     config: ConfigDict
     name: str
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    history: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def backbone(self) -> ViT:
@@ -105,9 +107,10 @@ def load(
 
     Args:
       path: a run's workdir; one folder of its checkpoints; or what `ibot_jax.export` or
-        `ibot_jax.convert` wrote: an Orbax folder, a .npz or a .safetensors file. Local, or one
-        that etils.epath reads (gs://...).
-      weights: "teacher" or "student", of a run; an export has only one of them.
+        `ibot_jax.convert` wrote: a folder (orbax, checkpoint), a .npz or a .safetensors file.
+        Local, or one that etils.epath reads (gs://...).
+      weights: "teacher" or "student", of a run or a converted checkpoint; other exports have only
+        one of them.
       step: "latest", "best" by k-NN, or a step in digits, of a run's workdir.
       head: whether the projection head is needed, too.
       dtype: of the computation, "float32" or "bfloat16".
@@ -122,25 +125,19 @@ def load(
     parts = ("backbone", "head") if head else ("backbone",)
     if not source.exists():
         raise UserError(f"{path} does not exist; give a run's workdir, a checkpoint or an export")
-    exported = not is_checkpoint(source) and any(
-        (source / name).is_dir() for name in (PARAMS, weights)
-    )
-    if source.is_dir() and not exported:
-        config, params, facts = _load_run(source, path, weights, step, parts)
+    if source.is_dir() and not is_exported_folder(source):
+        config, params, facts, history = _load_run(source, path, weights, step, parts)
     else:
-        description, tensors = _read_export(source, path, weights)
+        description, tensors = read_exported(source, path, weights)
         config = described_config(description, path)
-        facts = {
-            key: value
-            for key, value in description.items()
-            if key not in ("model", "head", "dtype", "patch_grid", "resize", *DESCRIBED_DATA)
-        }
+        history = {key: description[key] for key in _HISTORY if key in description}
+        facts = {k: v for k, v in description.items() if k not in (*_MODEL, *_HISTORY)}
         missing = [part for part in parts if part not in tensors]
         if missing:
             raise UserError(f"{path} holds no {missing[0]}; export it anew with --head")
         params = {part: tensors[part] for part in parts}
     config.dtype = dtype
-    model = Model(config, path, facts)
+    model = Model(config, path, facts, history)
     _check_shapes(model, params)
     return model, params
 
@@ -225,14 +222,9 @@ def recorded_config(flat: dict[str, Any], path: str) -> ConfigDict:
     return config
 
 
-def is_checkpoint(path: epath.Path) -> bool:
-    """Returns whether a path is that of a run's checkpoint, WORKDIR/checkpoints/STEP."""
-    return path.name.isdecimal() and path.parent.name == "checkpoints"
-
-
 def _load_run(
     source: epath.Path, path: str, weights: str, step: str, parts: tuple[str, ...]
-) -> tuple[ConfigDict, Params, dict[str, Any]]:
+) -> tuple[ConfigDict, Params, dict[str, Any], dict[str, Any]]:
     """Loads from a workdir or from one of its checkpoints, WORKDIR/checkpoints/STEP."""
     workdir = source
     if is_checkpoint(source):
@@ -243,75 +235,4 @@ def _load_run(
     number, top1 = find_checkpoint(workdir, step)
     params = read_params(workdir, number, weights, parts)
     facts = {"weights": weights, "step": number, "knn_top1": top1}
-    return recorded_config(recorded, str(workdir / CONFIG)), params, facts
-
-
-def _read_export(source: epath.Path, path: str, weights: str) -> tuple[dict[str, Any], Params]:
-    """Reads an export of any kind: its description, and its parameters as NumPy arrays."""
-    try:
-        if source.is_dir():
-            folder = next(source / name for name in (PARAMS, weights) if (source / name).is_dir())
-            with ocp.PyTreeCheckpointer() as checkpointer:
-                tree = checkpointer.metadata(folder).item_metadata.tree
-                as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-                args = ocp.args.PyTreeRestore(restore_args=as_numpy)
-                params = checkpointer.restore(folder, args=args)
-            return json.loads((source / CONFIG).read_text()), params
-        if source.suffix == ".npz":
-            with np.load(source.open("rb"), allow_pickle=False) as file:
-                flat = {name: file[name] for name in file.files}
-            config = json.loads(str(flat.pop("config")))
-            return config, flax.traverse_util.unflatten_dict(flat, sep="/")
-        if source.suffix == ".safetensors":
-            return _read_safetensors(source)
-    except UserError:
-        raise
-    except Exception as error:  # Orbax, NumPy and safetensors raise many kinds
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is no export of ibot_jax, or is damaged ({reason})") from error
-    raise UserError(
-        f"{path} is no .npz, .safetensors or Orbax export; weights of other projects are "
-        "converted first: python -m ibot_jax.convert"
-    )
-
-
-def import_safetensors() -> types.ModuleType:
-    """Returns the package `safetensors`, with its part for NumPy.
-
-    Raises:
-      UserError: if it is not installed.
-    """
-    try:
-        import safetensors.numpy
-    except ImportError:
-        raise UserError(
-            "safetensors files need a package that is not here: pip install ibot-jax[export]"
-        ) from None
-    return safetensors
-
-
-def is_own_safetensors(path: epath.Path) -> bool:
-    """Returns whether a file is a safetensors file that this project wrote for itself."""
-    return path.suffix == ".safetensors" and "config" in _safetensors_metadata(path)
-
-
-def _safetensors_metadata(path: epath.Path) -> dict[str, str]:
-    """Returns the texts at the beginning of a safetensors file; none if it is something else."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            return json.loads(file.read(min(length, 2**27))).get("__metadata__", {})
-        except (ValueError, AttributeError):
-            return {}
-
-
-def _read_safetensors(source: epath.Path) -> tuple[dict[str, Any], Params]:
-    safetensors = import_safetensors()
-    metadata = _safetensors_metadata(source)
-    if "config" not in metadata:
-        raise UserError(
-            f"{source} has no config in it: it is no export of ibot_jax; convert it first: "
-            "python -m ibot_jax.convert"
-        )
-    flat = safetensors.numpy.load(source.read_bytes())
-    return json.loads(metadata["config"]), flax.traverse_util.unflatten_dict(flat, sep=".")
+    return recorded_config(recorded, str(workdir / CONFIG)), params, facts, {"run": recorded}

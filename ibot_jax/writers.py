@@ -17,8 +17,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from ibot_jax.errors import UserError
+from ibot_jax.exported import CONFIG, PARAMS, import_safetensors
 from ibot_jax.optimizer import Params
-from ibot_jax.pretrained import CONFIG, PARAMS, import_safetensors
 
 CARD = "README.md"
 

@@ -26,7 +26,7 @@ LAYERS = [
         "collapse",
         "command_line",
     },
-    {"pretrained"},
+    {"pretrained", "exported"},
     {"evaluate", "visualize", "finetune"},
     {"pretrain"},
     {"export", "writers", "card"},

@@ -25,19 +25,18 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import that reads it
 
 import jax
-from absl import logging as absl_logging
 from etils import epath
 
 from ibot_jax import writers
 from ibot_jax.card import make_card, read_report
-from ibot_jax.command_line import OneLineParser
+from ibot_jax.command_line import OneLineParser, print_error, quieten_libraries
 from ibot_jax.convert import outputs
 from ibot_jax.convert.architecture import Known
 from ibot_jax.convert.reading import Found, read_model
 from ibot_jax.convert.stablehlo import write_stablehlo
 from ibot_jax.errors import UserError
 from ibot_jax.export import add_output_options, own_card
-from ibot_jax.pretrained import import_safetensors
+from ibot_jax.exported import import_safetensors
 from ibot_jax.workdir import absolute_path
 
 _FOREIGN = {
@@ -53,12 +52,12 @@ _FOLDERS = writers.FOLDERS | outputs.FOLDERS
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax's errors are raised, too
+    quieten_libraries()
     jax.config.update("jax_platforms", "cpu")  # the accelerator may be a run's
     try:
         _convert(_parse(argv))
     except (UserError, OSError) as error:  # an OSError names what cannot be read
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print_error(error)
         return 2
     return 0
 

@@ -16,7 +16,7 @@ from etils import epath
 
 from ibot_jax.convert.torch_reader import StoredTensor, is_torch_file, read_torch
 from ibot_jax.errors import UserError
-from ibot_jax.pretrained import import_safetensors
+from ibot_jax.exported import import_safetensors
 
 DESCRIPTION = "ibot_jax"  # where files that this project writes for others keep its description
 Tensors = Mapping[str, StoredTensor | np.ndarray]

@@ -76,7 +76,7 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool) -
         last = {name: _read(tensors, found[name], path) for name in shapes if "last_layer" in name}
         _infer_last_layers(config, last, contents.facts.get("args", {}), student=student)
     shared = config.head.shared
-    expected = _expected_shapes(config, head=head, student=student)
+    expected = expected_shapes(config, head=head, student=student)
     if shared:  # written twice by the original, once by DINO
         expected = {name: shape for name, shape in expected.items() if "last_layer2" not in name}
     notes = account(names, tensors, expected, path, known.allow) + _epsilon(contents.facts)
@@ -119,9 +119,7 @@ def _infer_last_layers(
     config.head.norm_last_layer = bool(np.all(values.get(pairs[0][0], 1) == 1))
 
 
-def _expected_shapes(
-    config: ConfigDict, *, head: bool, student: bool
-) -> dict[str, tuple[int, ...]]:
+def expected_shapes(config: ConfigDict, *, head: bool, student: bool) -> dict[str, tuple[int, ...]]:
     """Returns the original's names and shapes of all tensors of a model."""
 
     def init():

@@ -19,8 +19,8 @@ from ibot_jax.convert import dialects, torch_names
 from ibot_jax.convert.contents import DESCRIPTION
 from ibot_jax.convert.reading import Found
 from ibot_jax.convert.torch_writer import torch_bytes
+from ibot_jax.exported import CONFIG, import_safetensors
 from ibot_jax.models.block import LAYER_NORM_EPSILON
-from ibot_jax.pretrained import CONFIG, import_safetensors
 from ibot_jax.writers import CARD, as_json, renamed, write_file, write_items
 
 MakeCard = Callable[..., str]  # `card.make_card` with all but what depends on the format

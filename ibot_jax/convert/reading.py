@@ -16,11 +16,9 @@ from ibot_jax.convert.contents import Contents, read_contents
 from ibot_jax.convert.foreign import Taken, read_tensor, take
 from ibot_jax.errors import UserError
 from ibot_jax.export import describe
+from ibot_jax.exported import SETS, is_checkpoint, is_exported_folder, is_own_safetensors
 from ibot_jax.optimizer import Params
-from ibot_jax.pretrained import PARAMS
 from ibot_jax.workdir import absolute_path
-
-_SETS = ("teacher", "student")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +60,15 @@ def read_model(
     if not source.exists():
         raise UserError(f"{path} does not exist; give a file or folder that holds a model")
     if _is_own(source):
+        if whole and _has_both(source):
+            raise UserError(f"{path} needs no conversion: --config.init_from={path} takes it")
         return _read_own(path, weights=weights, step=step, head=head)
     contents = read_contents(source)
     unnamed = "" in contents.sets
-    wanted = _SETS if whole and not unnamed else (weights,)
+    if unnamed:
+        wanted = (contents.facts.get("description", {}).get("weights", weights),)
+    else:
+        wanted = SETS if whole else (weights,)
     if missing := [who for who in wanted if not unnamed and who not in contents.sets]:
         raise UserError(f"{path} holds no {missing[0]}, only the {' and '.join(contents.sets)}")
     taken = {who: take(contents, "" if unnamed else who, path, known, head=head) for who in wanted}
@@ -85,15 +88,18 @@ def read_model(
 def _is_own(source: epath.Path) -> bool:
     """Returns whether `pretrained.load` is to read it."""
     if source.is_dir():
-        return pretrained.is_checkpoint(source) or any(
-            (source / name).is_dir() for name in (PARAMS, "checkpoints", *_SETS)
-        )
-    return source.suffix == ".npz" or pretrained.is_own_safetensors(source)
+        return _has_both(source) or is_exported_folder(source)
+    return source.suffix == ".npz" or is_own_safetensors(source)
+
+
+def _has_both(source: epath.Path) -> bool:
+    """Returns whether it is a run, a checkpoint of it, or a checkpoint to start from."""
+    return is_checkpoint(source) or any((source / name).is_dir() for name in ("checkpoints", *SETS))
 
 
 def _read_own(path: str, *, weights: str, step: str, head: bool) -> Found:
     model, params = pretrained.load(path, weights=weights, step=step, head=head)
-    facts = {"ibot_jax": ibot_jax.__version__, **model.facts}
+    facts = {"ibot_jax": ibot_jax.__version__, **model.facts, **model.history}
     description = describe(flatten(model.config), head=head) | facts
     who = facts.get("weights", weights)
     return Found("ibot_jax", description, {who: params}, {}, ())

@@ -1,0 +1,1 @@
+"""Features of a folder of images, for those who want nothing else."""

@@ -1,0 +1,220 @@
+"""Writes the features of a folder of images to one file.
+
+    python -m ibot_jax.embed --from=PATH --images=FOLDER --out=features.parquet [...]
+
+PATH is a run's workdir, one of its checkpoints, or what ibot_jax.export or ibot_jax.convert wrote.
+FOLDER is searched with all below it, by name.
+
+    .parquet  columns `name`, `class` [D] and, with --patches, `patches` [N * D]
+    .npz      arrays `names` [M], `class` [M, D] and `patches` [M, N, D]
+
+`class` are the class tokens after the last norm, float32. Memory is bounded whatever the number of
+images. OUT.parts/ holds what is done; the same command goes on from there and removes it at the
+end. Images that cannot be read are named and left out. Exit status: 0; 1 if it cannot go on, 2 for
+a mistake, 130 for Ctrl-C.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import that reads it
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from ibot_jax import sharding
+from ibot_jax.card import flat_tensors, weights_hash
+from ibot_jax.command_line import OneLineParser, print_error, quieten_libraries
+from ibot_jax.data.sources import Source, open_source
+from ibot_jax.embed.parts import FORMATS, Parts
+from ibot_jax.errors import TrainingError, UserError
+from ibot_jax.evaluate.opening import Views, open_model, open_views
+from ibot_jax.evaluate.options import positive
+from ibot_jax.optimizer import Params
+from ibot_jax.pretrained import Model
+from ibot_jax.workdir import absolute_path
+
+_PART_BYTES = 2**26  # of the features that are written, and kept in memory, at a time
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+    quieten_libraries()
+    try:
+        _embed(_parse(argv))
+    except (UserError, OSError) as error:  # an OSError names what cannot be read
+        print_error(error)
+        return 2
+    except TrainingError as error:
+        print_error(error)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = OneLineParser(
+        prog="python -m ibot_jax.embed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--from", required=True, dest="source", metavar="PATH", help="a model")
+    parser.add_argument("--images", required=True, metavar="FOLDER", help="with images")
+    parser.add_argument("--out", required=True, metavar="FILE", help="features.parquet or .npz")
+    parser.add_argument("--patches", action="store_true", help="patch tokens, too")
+    parser.add_argument("--weights", default="teacher", choices=("teacher", "student"))
+    parser.add_argument("--step", default="latest", help="of a run: a number, latest or best")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument(
+        "--size", nargs="+", type=positive, help="of the images: one side, or height and width"
+    )
+    parser.add_argument(
+        "--resize", type=positive, metavar="PIXELS", help="shorter side before the central crop"
+    )
+    parser.add_argument(
+        "--batch-size", default=64, type=positive, metavar="N", help="64 by default"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
+    return parser.parse_args(argv)
+
+
+def _embed(args: argparse.Namespace) -> None:
+    target = absolute_path(args.out)
+    if target.suffix not in FORMATS:
+        raise UserError(f"--out={args.out} is neither .parquet nor .npz; end it with one of them")
+    if target.exists() and not args.overwrite:
+        raise UserError(f"--out={args.out} exists; choose another path, or --overwrite")
+    mesh = sharding.make_mesh()
+    model, params = open_model(args, mesh)
+    views = open_views(args, model)
+    source = open_source(f"folder:{args.images}", "", channels=views.channels)
+    names = _Names(source, args.images)
+    parts = Parts(target, _settings(args, params, views, names))
+    patches = tuple(side // model.config.model.patch_size for side in views.size)
+    for start, stop, features in _features(model, params, views, source, parts.end, args, mesh):
+        rows = features.pop("rows")
+        parts.add(start, stop, {"names": [names[start + row] for row in rows], **features})
+    number = parts.finish(patches if args.patches else None)
+    if not number:
+        raise UserError(f"none of the {len(source)} images in {args.images} can be read")
+    skipped = f", {len(source) - number} skipped" if number < len(source) else ""
+    print(f"{number:,} images{skipped}: {target}")
+
+
+class _Names:
+    """Names of the images, relative to the folder."""
+
+    def __init__(self, source: Source, folder: str):
+        self._source = source
+        self._prefix = os.path.expanduser(folder).rstrip("/") + "/"
+
+    def __getitem__(self, index: int) -> str:
+        name = self._source.describe(index).removeprefix(self._prefix)
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+    def digest(self) -> str:
+        """Returns a hash of all names in order."""
+        digest = hashlib.sha256()
+        for index in range(len(self._source)):
+            digest.update(self[index].encode() + b"\0")
+        return digest.hexdigest()
+
+
+class _Rest:
+    """The images of a source from one on."""
+
+    def __init__(self, source: Source, start: int):
+        self.fetch = source.fetch
+        self.name = source.name
+        self._source = source
+        self._start = start
+
+    def __len__(self) -> int:
+        return len(self._source) - self._start
+
+    def locate(self, index: int):
+        return self._source.locate(self._start + index)
+
+    def describe(self, index: int) -> str:
+        return self._source.describe(self._start + index)
+
+
+def _settings(
+    args: argparse.Namespace, params: Params, views: Views, names: _Names
+) -> dict[str, str | int | bool | list[int]]:
+    """Returns what must be the same for a command to go on where another one ended."""
+    return {
+        "weights": weights_hash(flat_tensors(jax.device_get(params))),
+        "images": names.digest(),
+        "size": list(views.size),
+        "resize": views.resize,
+        "dtype": args.dtype,
+        "patches": args.patches,
+    }
+
+
+def _features(
+    model: Model,
+    params: Params,
+    views: Views,
+    source: Source,
+    start: int,
+    args: argparse.Namespace,
+    mesh: jax.sharding.Mesh,
+) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
+    """Yields features in parts, from image `start` on.
+
+    Yields:
+      First image of the part, the one behind its last, and a dict of: rows [M], which of them could
+      be read, counted from the first; class [M, D] float32; and by option patches [M, N, D].
+    """
+    if start == len(source):
+        return
+
+    @jax.jit
+    def program(params, images):
+        tokens = model.tokens(params, images)
+        features = {"class": tokens[:, 0]}
+        return features | ({"patches": tokens[:, 1:]} if args.patches else {})
+
+    def fetch(outputs, valid):
+        rows = {name: np.asarray(array)[valid] for name, array in outputs.items()}
+        return rows | {"valid": valid}
+
+    rest = _Rest(source, start)
+    buffer, size, pending = [], 0, None
+    progress = tqdm(total=len(source), initial=start, unit="image", disable=None)
+    for batch in views.batches(rest):
+        outputs = program(params, sharding.to_global({"x": batch["images"]}, mesh)["x"])
+        if pending is not None:  # fetched while the device works on the next batch
+            buffer.append(fetch(*pending))
+        pending = outputs, batch["valid"]
+        size += sum(array.nbytes for array in outputs.values())
+        progress.update(min(views.batch_size, progress.total - progress.n))
+        if size >= _PART_BYTES:
+            buffer.append(fetch(*pending))
+            pending, size = None, 0
+            stop = min(start + len(buffer) * views.batch_size, len(source))
+            yield start, stop, _joined(buffer)
+            buffer, start = [], stop
+    if pending is not None:
+        buffer.append(fetch(*pending))
+    if buffer:
+        yield start, len(source), _joined(buffer)
+    progress.close()
+
+
+def _joined(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    joined = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+    return {"rows": np.flatnonzero(joined.pop("valid")), **joined}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

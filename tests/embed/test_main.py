@@ -1,0 +1,156 @@
+"""Features in a file are those of the model, image by image, however often it was interrupted."""
+
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from tiny import tiny_config, tiny_plan
+
+import ibot_jax
+from ibot_jax import sharding
+from ibot_jax.checkpoint import Checkpoints
+from ibot_jax.embed import __main__ as embed
+from ibot_jax.step import make_init
+from ibot_jax.workdir import open_workdir
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+NAMES = [f"{folder}/{i:02d}.png" for folder in ("birds", "ünder way/deep") for i in range(10)]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    config = tiny_config(knn__resize=18)
+    state = jax.jit(make_init(config, tiny_plan(config)))(jax.random.key(0))
+    folder = open_workdir(
+        str(tmp_path_factory.mktemp("runs") / "mine"), config, allow_config_change=False
+    )
+    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints.save(jax.device_put(state, sharding.replicated(sharding.make_mesh())))
+    checkpoints.close()
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    """Images whose shorter side is that of the resizing, so that only the crop changes them."""
+    return np.random.default_rng(0).integers(0, 256, (len(NAMES), 18, 22, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory, pixels):
+    folder = tmp_path_factory.mktemp("images")
+    for name, image in zip(NAMES, pixels, strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / name)
+    (folder / "birds/03.png").write_bytes(b"no image")
+    (folder / "notes.txt").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokens(workdir, pixels):
+    model, params = ibot_jax.load(workdir)
+    return np.asarray(jax.jit(model.tokens)(params, pixels[:, 1:17, 3:19]))
+
+
+READABLE = [name for name in NAMES if name != "birds/03.png"]
+
+
+def run(workdir, images, out, *options):
+    return embed.main([f"--from={workdir}", f"--images={images}", f"--out={out}", *options])
+
+
+def read(path):
+    """Returns names, class and patch tokens of a file, read by what others read it with."""
+    if path.suffix == ".npz":
+        with np.load(path) as file:
+            return [file[name] for name in ("names", "class", "patches") if name in file.files]
+    table = pq.read_table(path)
+    assert table.schema.field("class").type.list_size == 16
+    lists = [np.stack(table[name].to_numpy()) for name in table.column_names[1:]]
+    return [np.array(table["name"].to_pylist()), *lists]
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+@pytest.mark.parametrize("patches", [False, True], ids=["class", "patches"])
+def test_features_are_those_of_the_model(
+    workdir, images, tokens, tmp_path, capsys, suffix, patches
+):
+    out = tmp_path / f"new/features{suffix}"
+    options = ["--batch-size=8", *(["--patches"] if patches else [])]
+    assert run(workdir, images, out, *options) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"19 images, 1 skipped: {out}\n"
+    assert re.search(r"^warning: skipped \S+/birds/03\.png: ", captured.err, re.MULTILINE)
+    names, class_tokens, *rest = read(out)
+    assert names.tolist() == READABLE
+    expected = np.delete(tokens, 3, axis=0)
+    np.testing.assert_allclose(class_tokens, expected[:, 0], atol=1e-5)
+    assert class_tokens.dtype == np.float32
+    assert len(rest) == patches
+    for array in rest:
+        np.testing.assert_allclose(array.reshape(19, 16, 16), expected[:, 1:], atol=1e-5)
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_an_interrupted_command_goes_on(
+    workdir, images, tokens, tmp_path, capsys, monkeypatch, suffix
+):
+    out = tmp_path / f"features{suffix}"
+    monkeypatch.setattr(embed, "_PART_BYTES", 1)  # a part for each batch
+    add, added = embed.Parts.add, []
+
+    def interrupted(self, start, stop, part):
+        if len(added) == 2:
+            raise KeyboardInterrupt
+        added.append((start, stop))
+        add(self, start, stop, part)
+
+    monkeypatch.setattr(embed.Parts, "add", interrupted)
+    assert run(workdir, images, out, "--batch-size=8") == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert added == [(0, 8), (8, 16)] and not out.exists()
+
+    assert run(workdir, images, out, "--batch-size=8", "--resize=20") == 2
+    assert "features.npz.parts holds features of other resize; remove it" in (
+        capsys.readouterr().err.replace(".parquet", ".npz")
+    )
+    added.clear()
+    assert run(workdir, images, out, "--batch-size=8") == 0
+    assert added == [(16, 20)]
+    names, class_tokens = read(out)
+    assert names.tolist() == READABLE
+    np.testing.assert_allclose(class_tokens, np.delete(tokens, 3, axis=0)[:, 0], atol=1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_mistakes_are_one_line(workdir, images, tmp_path, capsys):
+    def failure(*arguments):
+        assert run(*arguments) == 2
+        out, err = capsys.readouterr()
+        assert not out and err.startswith("error: ") and err.count("\n") == 1
+        return err
+
+    out = tmp_path / "x.npz"
+    assert "is neither .parquet nor .npz" in failure(workdir, images, tmp_path / "x.csv")
+    assert "is no folder" in failure(workdir, tmp_path / "nowhere", out)
+    assert "does not exist" in failure(tmp_path / "nowhere", images, out)
+    assert "is no multiple of the 8 devices" in failure(workdir, images, out, "--batch-size=3")
+    assert "'0' is not above 0" in failure(workdir, images, out, "--size=0").replace(
+        "0 is", "'0' is"
+    )
+    out.touch()
+    assert "exists; choose another path, or --overwrite" in failure(workdir, images, out)
+
+
+def test_a_folder_without_a_readable_image(workdir, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.png").touch()
+    assert run(workdir, tmp_path / "images", tmp_path / "x.npz") == 2
+    assert "none of the 1 images in" in capsys.readouterr().err
+    assert not list(tmp_path.glob("x*"))

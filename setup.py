@@ -37,11 +37,13 @@ setup(
         "importlib_resources",  # tensorflow-datasets imports it without saying so
         "jax>=0.10",
         "ml_collections>=1.1",
+        "ml_dtypes>=0.5",
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pillow>=11.0",
         "psutil>=5.9",
+        "pyarrow>=20.0",
         "scikit-learn>=1.5",
         "scipy>=1.13",
         "simplejpeg>=1.8",
@@ -55,6 +57,7 @@ setup(
         "aot": ["libtpu>=0.0.52"],  # compiles for TPUs that are not there
         "cuda": ["jax[cuda13]>=0.10"],
         "export": ["safetensors>=0.4"],
+        "interop": ["safetensors>=0.4", "timm>=1.0", "torch>=2.6", "transformers>=4.50"],
         "tpu": ["jax[tpu]>=0.10"],
         "test": [
             "jsonschema>=4.20",

@@ -49,11 +49,13 @@ def write_stablehlo(target: epath.Path, found: Found, make_card: MakeCard) -> No
         ) from error
     text = make_card(
         tensors=card.flat_tensors(params),
-        reading=f"""
-            # The weights are constants of the program; this tells which parameters they were.
+        reading="""
+            # The weights are constants of the program; this hashes what they were made of.
+            import flax.traverse_util
             import ibot_jax
 
-            _, params = ibot_jax.load(...)  # what {target.name} was made of
+            _, params = ibot_jax.load("SOURCE")
+            tensors = flax.traverse_util.flatten_dict(params, sep=".")
             """,
         usage=USAGE.format(name=target.name),
         library="jax",

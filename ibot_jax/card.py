@@ -216,14 +216,13 @@ def _metrics(description: Mapping[str, Any], reports: Sequence[Mapping[str, Any]
     lines = []
     if description.get("knn_top1") is not None:
         run = description.get("run", {})
-        how = ", ".join(
-            f"`{key}={run[key]}`"
-            for key in ("data.source", "knn.train_split", "knn.test_split", "knn.k")
-            if key in run
-        )
         lines.append(
-            f"- k-NN top-1 {description['knn_top1']:.2f} %, found during training ({how or 'k-NN'})"
-            "; again by `python -m ibot_jax.evaluate knn --from=PATH --data=SOURCE`"
+            f"- k-NN top-1 {description['knn_top1']:.2f} %, found during training"
+            + (f" with k = {run['knn.k']}" if "knn.k" in run else "")
+            + "; again by `python -m ibot_jax.evaluate knn --from=PATH"
+            + f" --data={run.get('data.source', 'SOURCE')}"
+            + f" --train-split={run.get('knn.train_split', 'train')}"
+            + f" --test-split={run.get('knn.test_split', 'test')}`"
         )
     for report in reports:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in report["metrics"].items())

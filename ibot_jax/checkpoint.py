@@ -7,10 +7,14 @@ A checkpoint holds its parts side by side, so that whoever needs one reads no ot
     checkpoints/STEP/centers    {"class": [K], "patch": [K]}
     checkpoints/STEP/optimizer  the optimiser's state without the teacher, and the step
     checkpoints/STEP/metrics    {"knn_top1": percent}, where k-NN was evaluated at this step
+
+Another kind of state has other parts, and another figure that tells the best (`Parts`).
 """
 
 import concurrent.futures
+import dataclasses
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,30 +30,48 @@ from ibot_jax.step import TrainState, teacher_params
 from ibot_jax.workdir import absolute_path
 
 _WEIGHTS = ("student", "teacher", "centers")
-_PARTS = (*_WEIGHTS, "optimizer")
 
 _log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """How a state is saved.
+
+    Attributes:
+      names: of its parts.
+      split: from the state to {name: tree}.
+      join: the inverse.
+      metric: whose highest value makes a checkpoint the best.
+    """
+
+    names: tuple[str, ...]
+    split: Callable[[Any], dict[str, Any]]
+    join: Callable[[dict[str, Any]], Any]
+    metric: str
+
+
 class Checkpoints:
-    """The checkpoints of a run: the latest few, and the best by k-NN.
+    """The checkpoints of a run: the latest few, and the best.
 
     All processes call all methods, in the same order.
     """
 
-    def __init__(self, workdir: epath.Path, *, keep: int):
+    def __init__(self, workdir: epath.Path, *, keep: int, parts: Parts | None = None):
         """Opens the folder; what an interrupted save left there is removed.
 
         A checkpoint that lacks files, say by an interrupted copy, is renamed and named in the log.
 
         Args:
           workdir: of the run.
-          keep: how many of the latest to keep; the best by k-NN stays besides.
+          keep: how many of the latest to keep; the best stays besides.
+          parts: of the state; by default those of a `TrainState`, the best being that by k-NN.
         """
+        self._parts = parts or _PRETRAINING
         folder = workdir / "checkpoints"
         with same_end():
             if jax.process_index() == 0:
-                _set_incomplete_aside(folder)
+                _set_incomplete_aside(folder, self._parts.names)
         self._waiter = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._saved = concurrent.futures.Future()  # of the save in the background
         self._saved.set_result(None)
@@ -61,11 +83,13 @@ class Checkpoints:
                     [
                         policies.LatestN(keep),
                         policies.BestN(
-                            get_metric_fn=_quality, n=1, keep_checkpoints_without_metrics=False
+                            get_metric_fn=self._quality,
+                            n=1,
+                            keep_checkpoints_without_metrics=False,
                         ),
                     ]
                 ),
-                best_fn=_quality,  # has metrics written, and makes best_step() known
+                best_fn=self._quality,  # has metrics written, and makes best_step() known
                 cleanup_tmp_directories=True,
             ),
         )
@@ -74,19 +98,19 @@ class Checkpoints:
         """Returns the step of the latest complete checkpoint."""
         return self._manager.latest_step()
 
-    def knn_top1(self, step: int) -> float | None:
-        """Returns the k-NN accuracy, in percent, that was saved with a step."""
+    def quality(self, step: int) -> float | None:
+        """Returns the figure that tells the best, as saved with a step."""
         metrics = self._manager.metrics(step)
-        return None if metrics is None else _quality(metrics)
+        return None if metrics is None else self._quality(metrics)
 
-    def save(self, state: TrainState, *, knn_top1: float | None = None) -> None:
+    def save(self, state: Any, **metrics: float | None) -> None:
         """Saves a state under its step, in the background, unless that step is saved.
 
         Its `finite` is saved as True, so that a resumed run tries again.
 
         Args:
           state: may be donated as soon as this returns.
-          knn_top1: percent, if evaluated at this step.
+          **metrics: what was evaluated at this step, percent; None for what was not.
 
         Raises:
           SaveError: if this or an earlier save failed.
@@ -95,11 +119,12 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         state = state.replace(finite=jnp.logical_or(state.finite, True))
-        metrics = None if knn_top1 is None else {"knn_top1": knn_top1}
-        args = {name: ocp.args.StandardSave(part) for name, part in _split(state).items()}
+        known = {name: value for name, value in metrics.items() if value is not None}
+        parts = self._parts.split(state)
+        args = {name: ocp.args.StandardSave(part) for name, part in parts.items()}
         self._guard(
             lambda: self._manager.save(
-                step, args=ocp.args.Composite(**args), metrics=metrics, force=True
+                step, args=ocp.args.Composite(**args), metrics=known or None, force=True
             )
         )
         self._saved = self._waiter.submit(self._manager.wait_until_finished)
@@ -113,7 +138,7 @@ class Checkpoints:
         if self._saved.done():
             self._guard(self._saved.result)
 
-    def restore(self, like: TrainState) -> TrainState:
+    def restore(self, like: Any) -> Any:
         """Restores the latest checkpoint.
 
         Args:
@@ -123,12 +148,12 @@ class Checkpoints:
           UserError: if a tensor has another shape.
         """
         step = self._manager.latest_step()
-        parts = _split(like)
+        parts = self._parts.split(like)
         path = self._manager.directory / str(step)
         for name, part in parts.items():
             _check_shapes(path, name, part)
         args = {name: ocp.args.StandardRestore(part) for name, part in parts.items()}
-        return _join(self._manager.restore(step, args=ocp.args.Composite(**args)))
+        return self._parts.join(self._manager.restore(step, args=ocp.args.Composite(**args)))
 
     def wait(self) -> None:
         """Waits until all processes have written all.
@@ -148,6 +173,9 @@ class Checkpoints:
         self.wait()
         self._waiter.shutdown()
         self._guard(self._manager.close)
+
+    def _quality(self, metrics: dict[str, float]) -> float:
+        return metrics[self._parts.metric]
 
     def _guard(self, action) -> None:
         try:
@@ -186,20 +214,16 @@ def start_from(path: str, state: TrainState) -> TrainState:
     )
 
 
-def _set_incomplete_aside(folder: epath.Path) -> None:
+def _set_incomplete_aside(folder: epath.Path, names: tuple[str, ...]) -> None:
     """Renames checkpoints that lack what is written last, which Orbax would take for complete."""
     for entry in folder.iterdir() if folder.exists() else ():
-        written = [entry / "_CHECKPOINT_METADATA", *(entry / part / "_METADATA" for part in _PARTS)]
+        written = [entry / "_CHECKPOINT_METADATA", *(entry / part / "_METADATA" for part in names)]
         if entry.name.isdecimal() and not all(path.exists() for path in written):
             aside = entry.with_name(f"{entry.name}.incomplete")
             if aside.exists():
                 aside.rmtree()
             entry.rename(aside)
             _log.warning("%s is no complete checkpoint; it is now %s", entry, aside.name)
-
-
-def _quality(metrics: dict[str, float]) -> float:
-    return metrics["knn_top1"]
 
 
 def _split(state: TrainState) -> dict[str, Any]:
@@ -226,6 +250,9 @@ def _join(parts: dict[str, Any]) -> TrainState:
         centers=parts["centers"],
         finite=optimizer["finite"],
     )
+
+
+_PRETRAINING = Parts((*_WEIGHTS, "optimizer"), _split, _join, "knn_top1")
 
 
 def _find_checkpoint(path: str) -> epath.Path:

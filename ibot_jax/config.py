@@ -215,8 +215,8 @@ def make_plan(config: ConfigDict, num_examples: int) -> Plan:
     steps_per_epoch = num_examples // config.batch_size
     if steps_per_epoch == 0:
         raise UserError(
-            f"batch_size={config.batch_size} is larger than the data set "
-            f"({num_examples} images in {config.data.source!r}); use a smaller batch"
+            f"batch_size={config.batch_size} is larger than the data set ({num_examples} images); "
+            "use a smaller batch"
         )
     total = _to_steps("duration", config.duration, config.batch_size, steps_per_epoch)
     if total < 1:

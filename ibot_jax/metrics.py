@@ -2,7 +2,8 @@
 
 metrics.jsonl holds one JSON object a line. `step` counts the optimiser steps done. A training line
 has the metrics of that very step, no averages, so that an interrupted and resumed run writes the
-same lines as one that was not; an evaluation's line has `knn_top1` and `knn_top5`, in percent.
+same lines as one that was not; an evaluation's line has `knn_top1` and `knn_top5`, in percent
+(`test_top1` and `test_top5` in fine-tuning).
 Numbers that are not finite are null.
 
 A resumed run first removes the lines of steps that it is going to repeat. TensorBoard's files
@@ -121,6 +122,15 @@ class Reporter:
                 f"top-5 {top5:.1f} % (teacher, k = {k})"
             )
 
+    def test(self, step: int, top1: float, top5: float) -> None:
+        """Reports the accuracy of a classifier on the test images."""
+        if self._primary:
+            self._write(step, {"test_top1": top1, "test_top5": top5})
+            self.say(
+                f"test at step {step} (epoch {self._epoch(step):.1f}): top-1 {top1:.2f} %, "
+                f"top-5 {top5:.2f} %"
+            )
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Leaves the time within out of the speed."""
@@ -223,10 +233,12 @@ def header(
 
 
 def _state_of(metrics: Mapping[str, float], speed: float | None) -> str:
-    text = (
-        f"loss {metrics['loss']:.3f} (class {metrics['class_loss']:.3f}, "
-        f"patch {metrics['patch_loss']:.3f})  teacher entropy {metrics['teacher_entropy']:.2f}"
-    )
+    text = f"loss {metrics['loss']:.3f}"
+    if "class_loss" in metrics:  # of pre-training
+        text += (
+            f" (class {metrics['class_loss']:.3f}, patch {metrics['patch_loss']:.3f})  "
+            f"teacher entropy {metrics['teacher_entropy']:.2f}"
+        )
     return f"{text}  {speed:.4g} images/s" if speed else text
 
 

@@ -194,7 +194,7 @@ class _Loop:
             return self._watchdog.waiting(f"{what}; steps done: {step:,}")
 
         with caught_signals() as caught:
-            if self._knn_due(step) and (step == 0 or self._checkpoints.knn_top1(step) is None):
+            if self._knn_due(step) and (step == 0 or self._checkpoints.quality(step) is None):
                 self._knn(step, state)
             try:
                 for batch, stop in in_step(batches, check, watch):

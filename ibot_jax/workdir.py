@@ -28,6 +28,7 @@ FREE_KEYS = (
     "mesh.",
     "checkpoint.",
     "knn.",
+    "test_every",
     "data.data_dir",
     "data.max_bad_share",
     "data.stall_seconds",
@@ -43,13 +44,20 @@ def absolute_path(path: str) -> epath.Path:
     return epath.Path(path if "://" in path else os.path.abspath(os.path.expanduser(path)))
 
 
-def open_workdir(path: str, config: ConfigDict, *, allow_config_change: bool) -> epath.Path:
+def open_workdir(
+    path: str,
+    config: ConfigDict,
+    *,
+    allow_config_change: bool,
+    flag: str = "--workdir",
+) -> epath.Path:
     """Makes sure that a run with this config may write to `path`, and records the config there.
 
     Args:
       path: a local folder or any that etils.epath writes (gs://...); made if missing.
       config: of the run.
       allow_config_change: accept a folder that belongs to another config.
+      flag: that names the folder on the command line, for errors.
 
     Returns:
       The absolute path.
@@ -66,7 +74,7 @@ def open_workdir(path: str, config: ConfigDict, *, allow_config_change: bool) ->
             listed = "; ".join(f"{key} was {was}, now {now}" for key, was, now in changes)
             raise UserError(
                 f"{workdir} belongs to a run with another config: {listed}; choose another "
-                "--workdir, or continue with the new config by --allow_config_change"
+                f"{flag}, or continue with the new config by --allow_config_change"
             )
         if jax.process_index() == 0:
             # Renamed into place: other processes may be reading it.
@@ -80,7 +88,7 @@ def open_workdir(path: str, config: ConfigDict, *, allow_config_change: bool) ->
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(
-            f"--workdir={path} cannot be written ({reason}); choose another folder"
+            f"{flag}={path} cannot be written ({reason}); choose another folder"
         ) from error
     return workdir
 

@@ -117,7 +117,7 @@ def test_the_latest_and_the_best_are_kept(workdir):
 
     assert steps() == [3, 5, 6]
     reopened = Checkpoints(workdir, keep=2)
-    assert [reopened.knn_top1(step) for step in (3, 5, 6)] == [90.0, 50.0, None]
+    assert [reopened.quality(step) for step in (3, 5, 6)] == [90.0, 50.0, None]
     reopened.save(at_step(state, 7), knn_top1=60.0)
     reopened.save(at_step(state, 8), knn_top1=95.0)
     reopened.save(at_step(state, 9))

@@ -175,7 +175,7 @@ MISTAKES = {
     ),
     "batch and data": (
         ["--config=configs/digits.py", "--config.batch_size=4096"],
-        "batch_size=4096 is larger than the data set (1442 images in 'digits')",
+        "batch_size=4096 is larger than the data set (1442 images)",
     ),
     "unknown data": (
         ["--config=configs/digits.py", "--config.data.source=mnist"],

@@ -5,7 +5,7 @@
 
 PATH is a run's workdir, one of its checkpoints, or an export. Each task prints a table and writes
 the same as JSON and for TensorBoard. On several hosts, start it on each, as ibot_jax.main. Exit
-status: 0; 1 if it cannot go on, 2 for a mistake, 130 for Ctrl-C.
+status: 0; 1 if it cannot go on, 2 for a mistake, 130 for Ctrl-C, 143 for SIGTERM.
 
 Tasks:
 """
@@ -29,6 +29,7 @@ TASKS = (
     "linear",
     "logistic",
     "cluster",
+    "finetune",
     "retrieval",
     "davis",
     "segmentation",
@@ -71,7 +72,11 @@ def _run(argv: list[str]) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
-    args = parser.parse_args(flags)
+    args, unknown = parser.parse_known_args(flags)
+    if "config" in args:
+        args.overrides = unknown  # --config.KEY=VALUE, which argparse cannot know
+    elif unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     from ibot_jax import agreement, distributed  # which import jax: no mistake waits for that
     from ibot_jax.evaluate.options import output_folder
 

@@ -38,8 +38,8 @@ _SHARES = (
     "data.max_bad_share",
 )
 _INTERVALS = ("data.scale", "data.aspect")
-_PERIODS = ("test_every", "checkpoint.every", "log_every")  # what happens again and again
-_DURATIONS = ("duration", "optim.warmup", *_PERIODS)
+PERIODS = ("test_every", "checkpoint.every", "log_every")  # what happens again and again
+_DURATIONS = ("duration", "optim.warmup", *PERIODS)
 
 
 def check_config(config: ConfigDict) -> None:
@@ -93,7 +93,7 @@ def check_run(config: ConfigDict, plan: Plan, *, channels: int, num_devices: int
         f"duration={config.duration!r}); shorten the one or lengthen the other"
     )
     require(flat, key, steps < plan.total_steps, problem)
-    for key in _PERIODS:
+    for key in PERIODS:
         long_enough = plan.steps(key, flat[key]) >= 1
         require(flat, key, long_enough, "is less than one step; make it longer")
     key = "batch_size"

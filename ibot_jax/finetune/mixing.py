@@ -52,7 +52,7 @@ def random_erase(rng: Array, images: Array, probability: float) -> Array:
 def draw_weights(
     rng: Array, shape: tuple[int, int, int], *, mixup: float, cutmix: float, cutmix_share: float
 ) -> Array:
-    """Draws how much of each pixel stays when images are mixed.
+    """Draws how much of each pixel stays when images are mixed; one of the two must be on.
 
     Mixup (Zhang et al., 2018) keeps the same share of all pixels, CutMix (Yun et al., 2019) all of
     those outside a box and none inside.
@@ -68,21 +68,15 @@ def draw_weights(
       [B, H, W] float32 in [0, 1].
     """
     batch, height, width = shape
-    which, mixup_rng, cutmix_rng, place = jax.random.split(rng, 4)
-    weights = jnp.ones(shape)
-    if mixup:
-        kept = jax.random.beta(mixup_rng, mixup, mixup, (batch,))
-        weights = jnp.broadcast_to(kept[:, None, None], shape)
-    if cutmix:
-        kept = jax.random.beta(cutmix_rng, cutmix, cutmix, (batch,))
-        limits = jnp.array([height, width])
-        halves = jnp.floor(limits * jnp.sqrt(1 - kept)[:, None]) // 2
-        centres = jnp.floor(jax.random.uniform(place, (batch, 2)) * limits)
-        outside = ~_box(centres - halves, centres + halves, height, width)
-        share = cutmix_share if mixup else 1.0
-        use_cutmix = jax.random.uniform(which, (batch, 1, 1)) < share
-        weights = jnp.where(use_cutmix, outside.astype(weights.dtype), weights)
-    return weights
+    which, share_rng, place = jax.random.split(rng, 3)
+    boxes = jax.random.uniform(which, (batch,)) < (cutmix_share if mixup and cutmix else cutmix > 0)
+    concentration = jnp.where(boxes, cutmix, mixup)
+    kept = jax.random.beta(share_rng, concentration, concentration)  # [B]
+    limits = jnp.array([height, width])
+    halves = jnp.floor(limits * jnp.sqrt(1 - kept)[:, None]) // 2
+    centres = jnp.floor(jax.random.uniform(place, (batch, 2)) * limits)
+    outside = ~_box(centres - halves, centres + halves, height, width)
+    return jnp.where(boxes[:, None, None], outside, kept[:, None, None])
 
 
 def mix(images: Array, targets: Array, weights: Array) -> tuple[Array, Array]:

@@ -18,6 +18,7 @@ from ibot_jax.models.vit import resample_positions
 from ibot_jax.optimizer import Params, Schedule, cosine_schedule
 
 Array = jax.Array
+Metrics = dict[str, Array]
 RANKED = 5  # classes kept of a ranking, for top-5
 
 
@@ -36,6 +37,10 @@ class FinetuneState:
     params: Params
     opt_state: optax.OptState
     finite: Array
+
+
+# (state, batch, key) -> (next state, metrics)
+TrainStep = Callable[[FinetuneState, dict[str, Array], Array], tuple[FinetuneState, Metrics]]
 
 
 def build_classifier(config: ConfigDict, model: ConfigDict, num_classes: int) -> Classifier:
@@ -120,7 +125,7 @@ def make_init(
 
 def make_train_step(
     config: ConfigDict, plan: Plan, classifier: Classifier, mean: tuple, std: tuple
-) -> Callable[[FinetuneState, dict[str, Array], Array], tuple[FinetuneState, dict[str, Array]]]:
+) -> TrainStep:
     """Returns the training step, a pure function to be jitted with its state donated.
 
     Its arguments: the state; a batch of `images` [B, H, W, C] uint8 and `labels` [B] int32; and the

@@ -20,7 +20,6 @@ def config():
     config.batch_size = 8
     config.duration = "2 epochs"
     config.data.update(workers=1, max_bad_share=0.0)
-    config.data.source = "folder"
     return config
 
 

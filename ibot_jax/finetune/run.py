@@ -1,0 +1,217 @@
+"""A run: what it starts from or resumes, and what it writes.
+
+    WORKDIR/config.json        the recipe, and what it is applied to
+    WORKDIR/metrics.jsonl      one JSON object a line (see `metrics`)
+    WORKDIR/tensorboard/       the same for TensorBoard
+    WORKDIR/checkpoints/STEP/  params {"backbone": ..., "classifier": ...}, optimizer, metrics
+
+The latest checkpoints are kept, and the best by top-1.
+"""
+
+import contextlib
+import dataclasses
+import json
+import signal
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from ibot_jax import models, sharding
+from ibot_jax.agreement import require_same, same_end
+from ibot_jax.checkpoint import Checkpoints, Parts
+from ibot_jax.config import Plan, make_plan
+from ibot_jax.config_check import flatten
+from ibot_jax.data.labelled import labelled_batches
+from ibot_jax.data.sources import Source
+from ibot_jax.data.tfds import TfdsStream
+from ibot_jax.evaluate.features import extract
+from ibot_jax.evaluate.neighbours import accuracy
+from ibot_jax.evaluate.opening import Views
+from ibot_jax.finetune.check import check_run
+from ibot_jax.finetune.loop import Loop
+from ibot_jax.finetune.step import (
+    FinetuneState,
+    build_classifier,
+    make_init,
+    make_rank_fn,
+    make_train_step,
+)
+from ibot_jax.metrics import Reporter
+from ibot_jax.models.classifier import Classifier
+from ibot_jax.optimizer import Params
+from ibot_jax.pretrained import Model
+from ibot_jax.workdir import open_workdir, require_shared
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is fine-tuned, and on what.
+
+    Attributes:
+      model: the pretrained one.
+      params: its parameters, on all devices, where they are freed once a run has started.
+      train: the labelled images to train on.
+      test: those to test on, of the same classes.
+      views: size of the images, and how test images are cut.
+    """
+
+    model: Model
+    params: Params
+    train: Source | TfdsStream
+    test: Source | TfdsStream
+    views: Views
+
+
+def finetune(
+    config: ConfigDict,
+    task: Task,
+    workdir: str,
+    mesh: jax.sharding.Mesh,
+    *,
+    allow_config_change: bool = False,
+) -> tuple[epath.Path, int]:
+    """Fine-tunes a model, or finishes the fine-tuning that `workdir` holds.
+
+    All processes of the run call it alike, and it ends alike on all.
+
+    Args:
+      config: the recipe, checked (`check.check_config`), and beside it whatever else a continued
+        run must have in common.
+      task: what is fine-tuned, and on what.
+      workdir: where the run writes, and what it resumes.
+      mesh: the devices.
+      allow_config_change: resume under a config that differs from the workdir's.
+
+    Returns:
+      The absolute path of the workdir, and 0 or the number of the signal that ended the run early,
+      its state saved.
+
+    Raises:
+      UserError: for what the user can mend, before anything compiles.
+      TrainingError: if the run cannot go on; its state is saved, unless saving is what failed.
+    """
+    require_same(json.dumps(flatten(config)), "config")
+    with same_end():
+        plan = make_plan(config, len(task.train))
+        check_run(config, plan, channels=task.views.channels, num_devices=mesh.size)
+        folder = open_workdir(
+            workdir, config, allow_config_change=allow_config_change, flag="--out"
+        )
+    with same_end():
+        require_shared(folder)
+
+    model_config = _for_images_of(task.views.size, task.model.config, config)
+    classifier = build_classifier(config, model_config, task.train.num_classes)
+    checkpoints = Checkpoints(folder, keep=config.checkpoint.keep, parts=_PARTS)
+    state, start = _first_state(config, plan, task, classifier, mesh, checkpoints)
+    for array in jax.tree.leaves(task.params):
+        array.delete()  # a second copy, which would stay there all along
+    start_step = int(state.step)
+    with contextlib.ExitStack() as stack:
+        with same_end():
+            reporter = Reporter(folder, plan, start_step=start_step)
+            stack.enter_context(contextlib.closing(reporter))
+            batches = labelled_batches(
+                task.train,
+                task.views.size,
+                model_config.data.mean,
+                config,
+                plan,
+                start_step=start_step,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            )
+        reporter.say(*_header(config, plan, task, start, folder))
+        data = model_config.data
+        train_step = make_train_step(config, plan, classifier, data.mean, data.std)
+        rank_fn = make_rank_fn(classifier, data.mean, data.std)
+
+        def test(params: Params) -> tuple[float, float]:
+            return accuracy(*extract(rank_fn, params, task.views.batches(task.test), mesh))
+
+        loop = Loop(config, plan, mesh, checkpoints, reporter, train_step, test)
+        signum = loop.run(state, batches)
+        checkpoints.close()
+        if signum:
+            reporter.say(
+                f"{signal.Signals(signum).name}: stopped and saved at step "
+                f"{checkpoints.latest_step()} of {plan.total_steps}; the same command resumes"
+            )
+    return folder, signum
+
+
+def _for_images_of(
+    size: tuple[int, int], model_config: ConfigDict, config: ConfigDict
+) -> ConfigDict:
+    """Returns the model's config for images of another size, with what the recipe says of it."""
+    resized = model_config.copy_and_resolve_references()
+    resized.data.global_size = size
+    resized.model.remat = config.remat
+    return resized
+
+
+def _first_state(
+    config: ConfigDict,
+    plan: Plan,
+    task: Task,
+    classifier: Classifier,
+    mesh: jax.sharding.Mesh,
+    checkpoints: Checkpoints,
+) -> tuple[FinetuneState, str]:
+    """Returns the state that the loop starts from, and in words where it comes from."""
+    layout = sharding.replicated(mesh)
+    grid = models.patch_grid(task.model.config)
+    init = make_init(config, plan, classifier, grid, task.views.channels)
+    key = jax.random.key(config.seed)
+    latest = checkpoints.latest_step()
+    if latest is None:
+        start = f"{task.model.facts.get('weights', 'the')} weights of {task.model.name}"
+        return jax.jit(init, out_shardings=layout)(key, task.params), start
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
+        jax.eval_shape(init, key, task.params),
+    )
+    complete = "; the run is complete" if latest == plan.total_steps else ""
+    return checkpoints.restore(like), f"resumed at step {latest:,}{complete}"
+
+
+def _split(state: FinetuneState) -> dict:
+    """Takes a state apart into what is saved side by side."""
+    optimizer = {"state": state.opt_state, "step": state.step, "finite": state.finite}
+    return {"params": state.params, "optimizer": optimizer}
+
+
+def _join(parts: dict) -> FinetuneState:
+    """Is the inverse of `_split`."""
+    optimizer = parts["optimizer"]
+    return FinetuneState(
+        step=optimizer["step"],
+        params=parts["params"],
+        opt_state=optimizer["state"],
+        finite=optimizer["finite"],
+    )
+
+
+_PARTS = Parts(("params", "optimizer"), _split, _join, "test_top1")
+
+
+def _header(
+    config: ConfigDict, plan: Plan, task: Task, start: str, workdir: epath.Path
+) -> list[str]:
+    """Returns the lines that say what is about to run."""
+    height, width = task.views.size
+    epochs = plan.total_steps / plan.steps_per_epoch
+    under = ", on the projection head's first layer" if config.start == "projection" else ""
+    rows = {
+        "start": start,
+        "train": f"{task.train.name}: {len(task.train):,} images of {height} x {width} pixels",
+        "test": f"{task.test.name}: {len(task.test):,} images, every {config.test_every}",
+        "classifier": f"{task.train.num_classes} classes{under}",
+        "length": (
+            f"{plan.total_steps:,} steps of {plan.batch_size} images; {epochs:g} epochs of "
+            f"{plan.steps_per_epoch:,} steps"
+        ),
+        "writes": str(workdir),
+    }
+    return [f"  {name:<11}{text}" for name, text in rows.items()]

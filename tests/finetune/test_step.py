@@ -1,0 +1,203 @@
+"""The fine-tuning step: what it starts from, what it learns, and properties of one step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import normalized, tiny_config
+
+from ibot_jax import models, sharding
+from ibot_jax.config import make_plan
+from ibot_jax.finetune import config as configs
+from ibot_jax.finetune.step import (
+    build_classifier,
+    make_init,
+    make_rank_fn,
+    make_schedule,
+    make_train_step,
+)
+
+CLASSES = 3
+GRID = (4, 4)
+
+
+def recipe(**overrides):
+    config = configs.get_config()
+    config.batch_size = 8
+    config.duration = "10 epochs"
+    config.drop_path = 0.0
+    config.classifier_std = 0.02
+    config.optim.update(lr=0.64, warmup="0 epochs", layer_decay=0.5, weight_decay=0.0)
+    config.loss.update(mixup=0.0, cutmix=0.0, label_smoothing=0.0)
+    config.data.erase = 0.0
+    config.update_from_flattened_dict(
+        {key.replace("__", "."): value for key, value in overrides.items()}
+    )
+    return config
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_config(data__mean=(0.5, 0.25, 0.125), model__depth=1)
+
+
+@pytest.fixture(scope="module")
+def pretrained(model):
+    @jax.jit
+    def init():
+        image, token = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 16))
+        backbone, head = models.build_backbone(model), models.build_head(model, teacher=True)
+        return {
+            "backbone": backbone.init(jax.random.key(0), image)["params"],
+            "head": head.init(jax.random.key(1), token)["params"],
+        }
+
+    return init()
+
+
+@pytest.fixture(scope="module")
+def plain(model, pretrained):
+    return prepare(recipe(duration="20 epochs"), model, pretrained)
+
+
+@pytest.fixture(scope="module")
+def full(model, pretrained):
+    config = recipe(
+        drop_path=0.3,
+        loss__mixup=0.8,
+        loss__cutmix=1.0,
+        loss__label_smoothing=0.1,
+        data__erase=0.25,
+        optim__weight_decay=0.05,
+    )
+    return prepare(config, model, pretrained)
+
+
+def prepare(config, model, pretrained, size=(16, 16)):
+    """Returns the classifier, its first state and the step."""
+    resized = model.copy_and_resolve_references()
+    resized.data.global_size = size
+    classifier = build_classifier(config, resized, CLASSES)
+    plan = make_plan(config, 16)
+    state = jax.jit(make_init(config, plan, classifier, GRID, 3))(jax.random.key(2), pretrained)
+    step = make_train_step(config, plan, classifier, model.data.mean, model.data.std)
+    return classifier, state, jax.jit(step)
+
+
+def batch(seed=0, size=(16, 16)):
+    rng = np.random.default_rng(seed)
+    return {
+        "images": rng.integers(0, 256, (8, *size, 3), dtype=np.uint8),
+        "labels": np.arange(8, dtype=np.int32) % CLASSES,
+    }
+
+
+@pytest.mark.parametrize("size", [(16, 16), (24, 32)])
+def test_it_starts_from_the_class_token_of_the_pretrained_model(model, pretrained, size):
+    """At another size, positions that the backbone would have resampled are its own now."""
+    classifier, state, _ = prepare(recipe(), model, pretrained, size)
+    patches = size[0] // 4 * (size[1] // 4)
+    assert state.params["backbone"]["pos_embed"].shape == (1, 1 + patches, 16)
+    images = normalized(model, batch(size=size)["images"])
+    tokens = models.build_backbone(model).apply({"params": pretrained["backbone"]}, images)
+    layer = state.params["classifier"]
+    expected = tokens[:, 0] @ layer["kernel"] + layer["bias"]
+    found = classifier.apply({"params": state.params}, images)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.std(layer["kernel"]) == pytest.approx(0.02, rel=0.3)
+    assert not layer["bias"].any()
+
+
+@pytest.mark.parametrize("act", ["gelu", "relu"])
+def test_the_projections_first_layer_can_stay_under_the_classifier(model, pretrained, act):
+    model = model.copy_and_resolve_references()
+    model.head.act = act
+    classifier, state, _ = prepare(recipe(start="projection"), model, pretrained)
+    images = normalized(model, batch()["images"])
+    token = models.build_backbone(model).apply({"params": pretrained["backbone"]}, images)[:, 0]
+    first, layer = pretrained["head"]["mlp_0"], state.params["classifier"]
+    hidden = token @ first["kernel"] + first["bias"]
+    hidden = jax.nn.relu(hidden) if act == "relu" else jax.nn.gelu(hidden, approximate=False)
+    expected = hidden @ layer["kernel"] + layer["bias"]
+    found = classifier.apply({"params": state.params}, images)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_one_step_is_adamw_on_the_mean_cross_entropy(model, plain):
+    """Adam's first update is the sign of the gradient, of optax's loss with whole labels."""
+    classifier, state, step = plain
+    images, labels = batch()["images"], batch()["labels"]
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(params):
+        logits = classifier.apply({"params": params}, normalized(model, images))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    value, gradients = loss(state.params)
+    after, metrics = step(state, batch(), jax.random.key(0))
+    assert metrics["loss"] == pytest.approx(float(value), rel=1e-5)
+    assert metrics["lr"] == pytest.approx(0.64 * 8 / 256)
+    assert metrics["grad_norm"] == pytest.approx(float(optax.tree.norm(gradients)), rel=1e-4)
+    for name, power in (("cls_token", 2), ("pos_embed", 2)):
+        gradient = gradients["backbone"][name]
+        moved = after.params["backbone"][name] - state.params["backbone"][name]
+        clear = jnp.abs(gradient) > 1e-5
+        np.testing.assert_allclose(
+            moved[clear], (-0.02 * 0.5**power * jnp.sign(gradient))[clear], rtol=1e-2
+        )
+
+
+def test_the_learning_rate_scales_with_the_batch_and_ends_low():
+    config = recipe(batch_size=512, optim__warmup="1 epochs", optim__min_lr=1e-6)
+    schedule = make_schedule(config, make_plan(config, 1024))
+    assert float(schedule(jnp.float32(0))) == 0
+    assert float(schedule(jnp.float32(2))) == pytest.approx(0.64 * 2)
+    assert float(schedule(jnp.float32(20))) == pytest.approx(1e-6, abs=1e-7)
+
+
+def test_it_learns_to_tell_noise_apart(model, plain):
+    classifier, state, step = plain
+    losses = []
+    for _ in range(40):
+        state, metrics = step(state, batch(), jax.random.key(0))
+        losses.append(float(metrics["loss"]))
+    assert losses[0] == pytest.approx(np.log(CLASSES), abs=0.1) and losses[-1] < 0.05
+    rank = jax.jit(make_rank_fn(classifier, model.data.mean, model.data.std))
+    ranked = rank(state.params, batch()["images"])
+    np.testing.assert_array_equal(ranked[:, 0], batch()["labels"])
+    np.testing.assert_array_equal(np.sort(ranked, axis=1), np.tile([0, 1, 2], (8, 1)))
+
+
+def test_randomness_comes_from_the_key_and_the_step(full):
+    _, state, step = full
+    losses = [
+        float(step(state.replace(step=jnp.int32(n)), batch(), jax.random.key(k))[1]["loss"])
+        for n, k in ((0, 0), (0, 0), (1, 0), (0, 1))
+    ]
+    assert losses[0] == losses[1] and len(set(losses)) == 3
+
+
+def test_one_device_and_eight_make_the_same_step(full):
+    _, state, step = full
+    one, metrics = step(state, batch(), jax.random.key(0))
+    mesh = sharding.make_mesh()
+    assert mesh.size == 8
+    spread = jax.device_put(state, sharding.replicated(mesh))
+    eight, others = step(spread, sharding.to_global(batch(), mesh), jax.random.key(0))
+    np.testing.assert_allclose(others["loss"], metrics["loss"], rtol=1e-5)
+    # Adam divides by the gradient's size, so tiny gradients turn rounding into whole updates.
+    moments = [optax.tree.get(s.opt_state, "mu") for s in (one, eight)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *moments)
+
+
+def test_a_state_that_is_not_finite_stays_as_it_was(plain):
+    _, state, step = plain
+    broken = jax.tree.map(jnp.copy, state)
+    broken.params["classifier"]["bias"] = jnp.full(CLASSES, jnp.inf)
+    after, metrics = step(broken, batch(), jax.random.key(0))
+    assert not metrics["finite"] and not after.finite and after.step == 0
+    jax.tree.map(np.testing.assert_array_equal, after.params, broken.params)
+    healed = after.replace(params=state.params)
+    assert not step(healed, batch(), jax.random.key(0))[0].finite  # it remains so

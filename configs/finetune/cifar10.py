@@ -11,10 +11,10 @@ from ibot_jax.finetune.config import get_config as default_config
 def get_config():
     """Returns the config."""
     config = default_config()
-    config.duration = "30 epochs"
+    config.duration = "15 epochs"
     config.batch_size = 100
     config.classifier_std = 0.02
-    config.optim.update(dict(lr=2.5e-3, warmup="3 epochs", layer_decay=0.75))
+    config.optim.update(dict(lr=2.5e-3, warmup="2 epochs", layer_decay=0.75))
     config.data.update(dict(scale=(0.35, 1.0), resize="pillow"))
     config.data.rand_augment.update(dict(ops=1, magnitude=5.0))
     config.test_every = "5 epochs"

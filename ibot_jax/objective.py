@@ -47,7 +47,7 @@ def make_losses(config: ConfigDict, mesh: jax.sharding.Mesh) -> Objective:
     `class_targets` [K]; `outputs` are the teacher's mean outputs {"class": [K], "patch": [K]},
     which move the centers. Means over devices of these are the whole batch's.
     """
-    backbone = models.build_backbone(config)
+    backbone = models.build_backbone(config, pack=sharding.on_tpu(mesh))
     teacher_head = models.build_head(config, teacher=True)
     dtype = models.compute_dtype(config)
     tensor = mesh.shape[sharding.TENSOR_AXIS]

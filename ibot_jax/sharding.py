@@ -86,6 +86,11 @@ def has_cudnn_attention() -> bool:
     return jax.default_backend() == "gpu" and float(capability) >= 8
 
 
+def on_tpu(mesh: Mesh) -> bool:
+    """Returns whether the mesh is of TPUs."""
+    return mesh.devices.flat[0].platform == "tpu"
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Returns the layout of what each device has a copy of."""
     return NamedSharding(mesh, PartitionSpec())

@@ -31,14 +31,15 @@ def uses_fused_attention(config: ConfigDict) -> bool:
     return config.model.attention == "cudnn"
 
 
-def build_backbone(config: ConfigDict) -> ViT:
-    """Builds the backbone, which student and teacher share as a module."""
+def build_backbone(config: ConfigDict, pack: bool = False) -> ViT:
+    """Builds the backbone, which student and teacher share as a module; `pack`: see `ViT`."""
     sizes = config.model.to_dict()
     del sizes["drop_path"], sizes["attention"]  # the step draws it; the line below reads it
     return ViT(
         **sizes,
         grid=patch_grid(config),
         fused_attention=uses_fused_attention(config),
+        pack=pack,
         dtype=compute_dtype(config),
         param_dtype=param_dtype(config),
     )

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ibot_jax.sharding import is_split_over_tensor, split_over_tensor
+from ibot_jax.models.gelu import gelu
+from ibot_jax.sharding import split_over_tensor
 
 Array = jax.Array
 
@@ -29,6 +30,9 @@ def layer_norm(name: str | None, dtype: jnp.dtype, param_dtype: jnp.dtype) -> nn
 class QueryKeyValue(nn.Module):
     """One linear layer for queries, keys and values: [B, T, D] to three times [B, T, D].
 
+    Its three parts are multiplied apart. The parameters are small; a TPU would copy what one
+    product of them all gives, and its gradient, to take it apart and to put it together.
+
     Attributes:
       dtype: of the computation.
       param_dtype: of the parameters `kernel` [D, 3 D] and `bias` [3 D].
@@ -44,13 +48,13 @@ class QueryKeyValue(nn.Module):
         kernel = self.param("kernel", normal_init, (width, 3 * width), self.param_dtype)
         bias = self.param("bias", zeros, (3 * width,), self.param_dtype)
         kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
-        if is_split_over_tensor():  # by heads, which lie apart in each of the three
-            kernel = split_over_tensor(kernel, None)
-            kernels = (split_over_tensor(part, 1) for part in jnp.split(kernel, 3, axis=1))
-            biases = jnp.split(split_over_tensor(bias, None), 3)
-            return [x @ part + shift for part, shift in zip(kernels, biases, strict=True)]
-        # Split before the heads get an axis of their own: TPUs then need no copy to another layout.
-        return jnp.split(x @ kernel + bias, 3, axis=-1)
+        # Whole first, for each of the three is split into heads.
+        kernels = jnp.split(split_over_tensor(kernel, None), 3, axis=1)
+        biases = jnp.split(split_over_tensor(bias, None), 3)
+        return [
+            x @ split_over_tensor(part, 1) + shift
+            for part, shift in zip(kernels, biases, strict=True)
+        ]
 
 
 class Attention(nn.Module):
@@ -70,36 +74,37 @@ class Attention(nn.Module):
     param_dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array, only_weights: bool = False) -> Array:
-        """Maps [B, T, D] tokens to [B, T, D], or to [B, heads, T, T] attention weights."""
+    def __call__(
+        self, x: Array, owners: np.ndarray | None = None, only_weights: bool = False
+    ) -> Array:
+        """Maps [B, T, D] tokens to [B, T, D], or to [B, heads, T, T] attention weights.
+
+        With `owners` [T], a token attends only to those of the same owner.
+        """
         batch, tokens, width = x.shape
         head_dim = width // self.heads
-
-        def dense(features: int, name: str) -> nn.Dense:
-            return nn.Dense(
-                features,
-                name=name,
-                kernel_init=normal_init,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-            )
-
-        qkv = QueryKeyValue(name="qkv", dtype=self.dtype, param_dtype=self.param_dtype)(x)
-        query, key, value = (part.reshape(batch, tokens, self.heads, head_dim) for part in qkv)
-        if self.fused and not only_weights:
+        kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        query, key, value = (
+            part.reshape(batch, tokens, self.heads, head_dim)
+            for part in QueryKeyValue(name="qkv", **kwargs)(x)
+        )
+        if self.fused and owners is None and not only_weights:
             x = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
         else:
             logits = jnp.einsum("bqhd,bkhd->bhqk", query * head_dim**-0.5, key)
             logits = logits.astype(jnp.promote_types(self.dtype, jnp.float32))
+            if owners is not None:
+                logits = jnp.where(owners[:, None] == owners, logits, -jnp.inf)
             weights = jax.nn.softmax(logits).astype(self.dtype)
             if only_weights:
                 return weights
             x = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
-        return dense(width, "proj")(x.reshape(batch, tokens, width))
+        x = x.reshape(batch, tokens, width)
+        return nn.Dense(width, name="proj", kernel_init=normal_init, **kwargs)(x)
 
 
 class Mlp(nn.Module):
-    """Linear, exact GELU, linear."""
+    """Linear, GELU, linear."""
 
     hidden_dim: int
     dtype: jnp.dtype
@@ -110,7 +115,7 @@ class Mlp(nn.Module):
         """Maps [B, T, D] tokens to [B, T, D]."""
         kwargs = dict(kernel_init=normal_init, dtype=self.dtype, param_dtype=self.param_dtype)
         hidden = split_over_tensor(nn.Dense(self.hidden_dim, name="fc1", **kwargs)(x), 2)
-        hidden = nn.gelu(hidden, approximate=False)
+        hidden = gelu(hidden)
         return nn.Dense(x.shape[-1], name="fc2", **kwargs)(hidden)
 
 
@@ -134,10 +139,17 @@ class Block(nn.Module):
     param_dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array, gains: Array | None = None, only_attention: bool = False) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        gains: Array | None = None,
+        owners: np.ndarray | None = None,
+        only_attention: bool = False,
+    ) -> Array:
         """Maps [B, T, D] tokens to [B, T, D], or to [B, heads, T, T] attention weights.
 
-        `gains` [2, B] multiply the outputs of the two branches, sample by sample; None is 1.
+        `gains` [2, B, T or 1, 1] multiply the outputs of the two branches; None is 1. `owners`
+        [T]: see `Attention`.
         """
         kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
 
@@ -148,7 +160,7 @@ class Block(nn.Module):
                 gamma = self.param(f"gamma_{number}", init, shape, self.param_dtype)
                 branch = branch * gamma.astype(self.dtype)
             if gains is not None:
-                branch = branch * gains[number - 1].astype(self.dtype)[:, None, None]
+                branch = branch * gains[number - 1].astype(self.dtype)
             return split_over_tensor(x + branch, None)
 
         x = split_over_tensor(x, None)  # whole on each device, or the width would be spread
@@ -156,7 +168,7 @@ class Block(nn.Module):
         normed = layer_norm("norm1", **kwargs)(x)
         if only_attention:
             return attention(normed, only_weights=True)
-        x = add(attention(normed), 1)
+        x = add(attention(normed, owners), 1)
         mlp = Mlp(self.hidden_dim, name="mlp", **kwargs)
         return add(mlp(layer_norm("norm2", **kwargs)(x)), 2)
 

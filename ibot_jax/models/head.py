@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ibot_jax.models.gelu import gelu
+
 Array = jax.Array
 
 
@@ -52,7 +54,7 @@ class Head(nn.Module):
       prototypes: outputs for class tokens, K.
       patch_prototypes: outputs for patch tokens; K where shared.
       shared: whether class and patch tokens use the same last layer.
-      act: "gelu" (exact) or "relu".
+      act: "gelu" or "relu".
       dtype: of the computation.
       param_dtype: of the parameters.
     """
@@ -86,7 +88,7 @@ class Head(nn.Module):
         x = tokens
         for dense in self.mlp[:-1]:
             x = dense(x)
-            x = nn.relu(x) if self.act == "relu" else nn.gelu(x, approximate=False)
+            x = nn.relu(x) if self.act == "relu" else gelu(x)
         x = self.mlp[-1](x).astype(_at_least_float32(self.dtype))
         # max() keeps the gradient at zero vectors finite, as torch.nn.functional.normalize does.
         norm = jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))

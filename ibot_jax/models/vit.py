@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ibot_jax.models import packing
 from ibot_jax.models.block import Block, layer_norm, normal_init
 
 Array = jax.Array
@@ -136,6 +137,8 @@ class ViT(nn.Module):
         its linear layers, or "blocks", its input only.
       scan_blocks: whether one loop runs all blocks, so that one block is compiled and not
         `depth`; the parameters are the same tree either way.
+      pack: whether short sequences share one that fills the tiles of a TPU, see `packing`; the
+        outputs are the same.
       dtype: of the computation.
       param_dtype: of the parameters.
     """
@@ -150,6 +153,7 @@ class ViT(nn.Module):
     fused_attention: bool = False
     remat: str = "none"
     scan_blocks: bool = False
+    pack: bool = False
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
@@ -214,16 +218,29 @@ class ViT(nn.Module):
                 x = block(x)
             return x
 
+        if gains is not None:
+            gains = gains.transpose(1, 2, 0)[..., None, None]  # [depth, 2, B, 1, 1]
+        if self.pack and packing.sequences_together(x.shape[1]) > 1:
+            return self._run_packed(x, gains)
+        return self._run_sequences(x, gains, None)
+
+    def _run_packed(self, x: Array, gains: Array | None) -> Array:
+        batch, tokens, _ = x.shape
+        if gains is not None:
+            shape = (*gains.shape[:3], tokens, 1)
+            gains = jax.vmap(jax.vmap(packing.pack))(jnp.broadcast_to(gains, shape))
+        x = self._run_sequences(packing.pack(x), gains, packing.owners(tokens))
+        return packing.unpack(x, batch, tokens)
+
+    def _run_sequences(self, x: Array, gains: Array | None, owners: np.ndarray | None) -> Array:
         def run_block(x, params_and_gains):
             params, gains = params_and_gains
             x = _start_of_block(x)
-            return self._block(parent=None).apply({"params": params}, x, gains), None
+            return self._block(parent=None).apply({"params": params}, x, gains, owners), None
 
         if self.remat != "none":
             run_block = jax.checkpoint(run_block, policy=_REMAT_POLICIES[self.remat])
         params = [block.variables["params"] for block in self.blocks]
-        if gains is not None:
-            gains = jnp.moveaxis(gains, 0, -1)  # [depth, 2, B]
         if self.scan_blocks:
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(self._cast, params))
             return jax.lax.scan(run_block, x, (stacked, gains))[0]

@@ -1,0 +1,44 @@
+"""Short token sequences that share one: what fills the tiles of a TPU.
+
+A TPU multiplies 128 x 128 tiles and stores rows of 16 (bfloat16): attention among the 37 tokens of
+a local view costs it as much as among 128.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+
+_SHARED = 128  # tokens: longest sequence that several share
+_ROWS = 16  # tokens: what the length of a sequence is a multiple of
+
+
+def sequences_together(tokens: int) -> int:
+    """Returns how many sequences of so many tokens share one."""
+    return max(_SHARED // tokens, 1)
+
+
+def pack(x: Array) -> Array:
+    """Joins sequences, [B, T, D] to [B', T', D]; zeros fill up the last sequence and all ends."""
+    batch, tokens, width = x.shape
+    together = sequences_together(tokens)
+    x = jnp.pad(x, ((0, -batch % together), (0, 0), (0, 0)))
+    x = x.reshape(-1, together * tokens, width)
+    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % _ROWS), (0, 0)))
+
+
+def unpack(x: Array, batch: int, tokens: int) -> Array:
+    """Takes sequences apart that `pack` joined, [B', T', D] to [B, T, D]."""
+    x = x[:, : sequences_together(tokens) * tokens]
+    return x.reshape(-1, tokens, x.shape[-1])[:batch]
+
+
+def owners(tokens: int) -> np.ndarray:
+    """Returns which sequence each token of a packed one belongs to, [T'] int; what fills up, none.
+
+    A token attends to those of the same owner.
+    """
+    together = sequences_together(tokens)
+    used = together * tokens
+    return np.append(np.repeat(np.arange(together), tokens), np.full(-used % _ROWS, -1))

@@ -56,6 +56,11 @@ def require_same(text: str, what: str) -> None:
             )
 
 
+def first_says(holds: bool) -> bool:
+    """Returns what the first process passes, on all."""
+    return _gather(b"1" if holds else b"")[0] == b"1"
+
+
 def wait_for_all(done: Callable[[], bool]) -> None:
     """Returns once `done` has been true on all processes; raises on all what it raises on one."""
     finished = False

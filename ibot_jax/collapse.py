@@ -1,9 +1,11 @@
-"""The signs of collapse, told from one step's metrics."""
+"""The signs of collapse, told from one step's metrics, or from an evaluation."""
 
 import math
 from collections.abc import Mapping
 
 _NEAR = 0.01  # of ln K
+_LOW_RANK = 2.0
+_FEW = 0.01  # of the prototypes that could be in use
 
 
 def collapse_signs(metrics: Mapping[str, float], prototypes: int) -> dict[str, str]:
@@ -45,4 +47,38 @@ def collapse_signs(metrics: Mapping[str, float], prototypes: int) -> dict[str, s
             "prototype); raise loss.teacher_temp, lower loss.center_momentum or optim.lr, and "
             "keep head.norm_last_layer"
         )
+    return signs
+
+
+def evaluation_signs(
+    values: Mapping[str, float], *, images: int, prototypes: Mapping[str, int]
+) -> dict[str, str]:
+    """Returns the signs of collapse in an evaluation.
+
+    They are a feature rank below 2, of features that all but point the same way; and prototypes in
+    use that are less than 1 % of all, and of what as many images could use.
+
+    Args:
+      values: with `feature_rank`, `prototypes_used` and `patch_prototypes_used`.
+      images: how many were evaluated.
+      prototypes: {"class": K, "patch": K}.
+
+    Returns:
+      {sign: one line that says what was seen and what helps}; empty for a healthy teacher.
+    """
+    signs = {}
+    rank = values["feature_rank"]
+    if rank < _LOW_RANK:
+        signs["rank"] = (
+            f"the rank of the teacher's features is {rank:.2f}: {images:,} images look all but "
+            "alike to it; lower optim.lr, lengthen optim.warmup, or raise teacher_momentum"
+        )
+    for kind, key in (("class", "prototypes_used"), ("patch", "patch_prototypes_used")):
+        number = prototypes[kind]
+        used = round(values[key] * number)
+        if used <= max(1, _FEW * min(number, images)):
+            signs[key] = (
+                f"the {kind} tokens of {images:,} images fall on {used:,} of {number:,} "
+                "prototypes; lower optim.lr or loss.center_momentum, and keep head.norm_last_layer"
+            )
     return signs

@@ -139,15 +139,22 @@ def get_config() -> ConfigDict:
     )
     config.knn = ConfigDict(
         dict(
-            every="10 epochs",  # "" turns it off
+            every="10 epochs",  # of all that is measured of the teacher; "" turns it off
             train_split="train",
             test_split="test",
             max_train_per_class=0,
             max_test_per_class=0,
+            max_unlabelled=10_000,  # training images, where they have no labels; 0 takes all
             resize=256,  # shorter side, pixels; then a central crop of data.global_size
             k=20,
             temperature=0.07,
             batch_size=256,
+        )
+    )
+    config.probe = ConfigDict(
+        dict(
+            l2=1e-5,  # penalty of the linear classifier, see `evaluate.softmax_regression`
+            max_steps=300,  # of the solver, from zero at each evaluation; 0 turns the probe off
         )
     )
     config.checkpoint = ConfigDict(

@@ -43,6 +43,7 @@ _POSITIVE = {
     "optim": ("lr",),
     "data": ("channels", "global_views", "global_size", "std"),
     "knn": ("k", "resize", "temperature", "batch_size"),
+    "probe": ("l2",),
     "checkpoint": ("keep",),
 }
 _NOT_NEGATIVE = {
@@ -61,7 +62,8 @@ _NOT_NEGATIVE = {
         "workers",
         "stall_seconds",
     ),
-    "knn": ("max_train_per_class", "max_test_per_class"),
+    "knn": ("max_train_per_class", "max_test_per_class", "max_unlabelled"),
+    "probe": ("max_steps",),
 }
 _SHARES = {
     "": ("teacher_momentum",),
@@ -254,7 +256,7 @@ def _check_views(flat: dict[str, Any]) -> None:
     require(flat, "data.hue", 0 <= flat["data.hue"] <= 0.5, "must lie between 0 and 0.5")
     problem = (
         f"is smaller than data.global_size={global_size}, which is cropped from it; enlarge it, "
-        'or turn k-NN off with knn.every=""'
+        'or turn evaluations off with knn.every=""'
     )
     large_enough = not flat["knn.every"] or flat["knn.resize"] >= max(global_size)
     require(flat, "knn.resize", large_enough, problem)

@@ -2,9 +2,8 @@
 
 metrics.jsonl holds one JSON object a line. `step` counts the optimiser steps done. A training line
 has the metrics of that very step, no averages, so that an interrupted and resumed run writes the
-same lines as one that was not; an evaluation's line has `knn_top1` and `knn_top5`, in percent
-(`test_top1` and `test_top5` in fine-tuning).
-Numbers that are not finite are null.
+same lines as one that was not; an evaluation's line has what `evaluate.online` measures, or in
+fine-tuning `test_top1` and `test_top5`. Numbers that are not finite are null.
 
 A resumed run first removes the lines of steps that it is going to repeat. TensorBoard's files
 cannot be cut: repeated steps are in them twice, of which TensorBoard shows the later.
@@ -38,11 +37,17 @@ def read_rows(workdir: epath.Path) -> list[dict[str, Any]]:
 
 
 class Reporter:
-    """Writes to screen and files; on processes other than the first, to nothing."""
+    """Writes to screen and files; on processes other than the first, to nothing.
+
+    Attributes:
+      evaluated: whether the step that it started from has been evaluated; known to the first
+        process.
+    """
 
     def __init__(self, workdir: epath.Path, plan: Plan, *, start_step: int):
         """Opens the files; lines of metrics.jsonl after `start_step` are removed."""
         self._primary = jax.process_index() == 0
+        self.evaluated = False
         self._plan = plan
         self._workdir = workdir
         self._warned = set()
@@ -52,6 +57,7 @@ class Reporter:
         if not self._primary:
             return
         rows = [row for row in read_rows(workdir) if row["step"] <= start_step]
+        self.evaluated = any(row["step"] == start_step and _is_evaluation(row) for row in rows)
         self._lines = JsonLines(workdir / _FILE, rows)
         self._tensorboard = TensorBoard(workdir / "tensorboard")
         if sys.stderr.isatty():
@@ -74,7 +80,7 @@ class Reporter:
                 sys.stdout.flush()
 
     def say_summary(self, prototypes: int) -> None:
-        """Prints what metrics.jsonl says of a complete run: entropies and k-NN."""
+        """Prints what metrics.jsonl says of a complete run: entropies and evaluations."""
         if self._primary:
             self.say(*_summary(self._workdir, prototypes))
 
@@ -113,14 +119,11 @@ class Reporter:
             )
         self._since = (step, time.monotonic())
 
-    def evaluation(self, step: int, k: int, top1: float, top5: float) -> None:
-        """Reports a k-NN evaluation."""
+    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Reports what `evaluate.online.Evaluation` has measured."""
         if self._primary:
-            self._write(step, {"knn_top1": top1, "knn_top5": top5})
-            self.say(
-                f"k-NN at step {step} (epoch {self._epoch(step):.1f}): top-1 {top1:.1f} %, "
-                f"top-5 {top5:.1f} % (teacher, k = {k})"
-            )
+            self._write(step, values)
+            self.say(f"teacher at step {step} (epoch {self._epoch(step):.1f}): {_found(values)}")
 
     def test(self, step: int, top1: float, top5: float) -> None:
         """Reports the accuracy of a classifier on the test images."""
@@ -184,7 +187,7 @@ def header(
     mesh: jax.sharding.Mesh,
     *,
     data: str,
-    neighbours: str,
+    evaluation: str,
     start: str,
     workdir: epath.Path,
 ) -> list[str]:
@@ -196,7 +199,7 @@ def header(
       params: the student's, {"backbone": ..., "head": ...}.
       mesh: the devices.
       data: name and size of the training data.
-      neighbours: what k-NN looks at, or why it does not.
+      evaluation: what is measured of the teacher, and how often.
       start: from what the run starts.
       workdir: where it writes.
     """
@@ -220,7 +223,7 @@ def header(
             f"{'es' if jax.process_count() > 1 else ''}"
         ),
         "data": data,
-        "k-NN": neighbours,
+        "evaluation": evaluation,
         "length": (
             f"{plan.total_steps:,} steps of {plan.batch_size} images; {epochs:g} epochs of "
             f"{plan.steps_per_epoch:,} steps"
@@ -242,6 +245,27 @@ def _state_of(metrics: Mapping[str, float], speed: float | None) -> str:
     return f"{text}  {speed:.4g} images/s" if speed else text
 
 
+def _is_evaluation(row: Mapping[str, float]) -> bool:
+    return "knn_top1" in row or "feature_rank" in row
+
+
+def _found(values: Mapping[str, float]) -> str:
+    """Returns the values of an evaluation in words, the accuracies first, where there are some."""
+    texts = [
+        f"{name} {values[f'{key}_top1']:.1f} % (top-5 {values[f'{key}_top5']:.1f} %)"
+        for key, name in (("knn", "k-NN"), ("probe", "linear probe"))
+        if f"{key}_top1" in values
+    ]
+    texts.append(
+        f"rank {values['feature_rank']:.1f}, prototypes in use "
+        f"{100 * values['prototypes_used']:.1f} % (patches "
+        f"{100 * values['patch_prototypes_used']:.1f} %)"
+    )
+    if "prototype_nmi" in values:
+        texts.append(f"NMI with labels {values['prototype_nmi']:.1f} %")
+    return ", ".join(texts)
+
+
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -249,7 +273,7 @@ def _clock(seconds: float) -> str:
 
 
 def _summary(workdir: epath.Path, prototypes: int) -> list[str]:
-    """Returns the lines that end a complete run, from its metrics.jsonl: entropies and k-NN."""
+    """Returns the lines that end a complete run, from its metrics.jsonl."""
     rows = read_rows(workdir)
     lines = []
     trained = [row for row in rows if row.get("teacher_entropy") is not None]
@@ -259,12 +283,18 @@ def _summary(workdir: epath.Path, prototypes: int) -> list[str]:
             "teacher's mean {teacher_mean_entropy:.2f}".format(**trained[-1])
             + f"; uniform would be ln {prototypes} = {math.log(prototypes):.2f}"
         )
-    accuracies = {row["step"]: row["knn_top1"] for row in rows if "knn_top1" in row}
-    if accuracies:
-        first, last = min(accuracies), max(accuracies)
-        best = max(accuracies, key=accuracies.get)
-        lines.append(
-            f"k-NN {accuracies[first]:.1f} % at {f'step {first}' if first else 'initialisation'}, "
-            f"{accuracies[last]:.1f} % now (best {accuracies[best]:.1f} % at step {best})"
-        )
+    for key, name, unit in (
+        ("knn_top1", "k-NN", " %"),
+        ("probe_top1", "linear probe", " %"),
+        ("feature_rank", "feature rank", ""),
+    ):
+        values = {row["step"]: row[key] for row in rows if row.get(key) is not None}
+        if values:
+            first, last = min(values), max(values)
+            best = max(values, key=values.get)
+            lines.append(
+                f"{name} {values[first]:.1f}{unit} at "
+                f"{f'step {first}' if first else 'initialisation'}, {values[last]:.1f}{unit} now"
+                + (f" (best {values[best]:.1f}{unit} at step {best})" if unit else "")
+            )
     return [*lines, f"written to {workdir}"]

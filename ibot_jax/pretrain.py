@@ -11,25 +11,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ibot_jax import sharding
-from ibot_jax.agreement import in_step, require_same, same_end
+from ibot_jax.agreement import first_says, in_step, require_same, same_end
 from ibot_jax.checkpoint import Checkpoints, start_from
-from ibot_jax.collapse import collapse_signs
+from ibot_jax.collapse import collapse_signs, evaluation_signs
 from ibot_jax.config import Plan, make_plan
 from ibot_jax.config_check import check_devices, check_plan, flatten
 from ibot_jax.data.pipeline import train_batches
 from ibot_jax.data.sources import open_source
 from ibot_jax.errors import SaveError, TrainingError
-from ibot_jax.evaluate import knn
+from ibot_jax.evaluate.online import Evaluation
 from ibot_jax.metrics import Reporter, header
 from ibot_jax.signals import caught_signals
-from ibot_jax.step import (
-    TrainState,
-    jit_init,
-    jit_train_step,
-    make_feature_fn,
-    state_layout,
-    teacher_params,
-)
+from ibot_jax.step import TrainState, jit_init, jit_train_step, state_layout, teacher_params
 from ibot_jax.watchdog import Watchdog
 from ibot_jax.workdir import open_workdir, require_shared
 
@@ -69,8 +62,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
         )
         plan = make_plan(config, len(source))
         check_plan(config, plan)
-        labelled = source.num_classes is not None
-        evaluation, neighbours = _open_evaluation(config, watchdog, labelled=labelled)
+        evaluation = Evaluation(config, source, watchdog.waiting) if config.knn.every else None
         folder = open_workdir(workdir, config, allow_config_change=allow_config_change)
     with same_end():
         require_shared(folder)
@@ -97,7 +89,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
                 state.params,
                 mesh,
                 data=f"{source.name}: {len(source):,} images",
-                neighbours=neighbours,
+                evaluation=evaluation.description if evaluation else 'off, knn.every=""',
                 start=start,
                 workdir=folder,
             )
@@ -119,18 +111,6 @@ def _make_watchdog(seconds: float) -> Watchdog:
     several = jax.process_count() > 1
     name = f"process {jax.process_index()} of {jax.process_count()}" if several else "this process"
     return Watchdog(seconds, name)
-
-
-def _open_evaluation(
-    config: ConfigDict, watchdog: Watchdog, *, labelled: bool
-) -> tuple[knn.Evaluation | None, str]:
-    """Returns the k-NN evaluation, if there can be one, and what it is in words."""
-    if not config.knn.every:
-        return None, 'off, knn.every=""'
-    if not labelled:
-        return None, "off, the images have no labels"
-    evaluation = knn.Evaluation(config.data, config.knn, watchdog.waiting)
-    return evaluation, f"k = {config.knn.k}, {evaluation.sizes}, every {config.knn.every}"
 
 
 def _first_state(
@@ -158,7 +138,7 @@ class _Loop:
         mesh: jax.sharding.Mesh,
         checkpoints: Checkpoints,
         reporter: Reporter,
-        evaluation: knn.Evaluation | None,
+        evaluation: Evaluation | None,
         watchdog: Watchdog,
     ):
         self._config = config
@@ -168,11 +148,10 @@ class _Loop:
         self._reporter = reporter
         self._evaluation = evaluation
         self._watchdog = watchdog
-        self._feature_fn = make_feature_fn(config)
         self._pending = collections.deque()  # (step, metrics on the device), not yet looked at
         self._save_every = plan.steps("checkpoint.every", config.checkpoint.every)
         self._log_every = plan.steps("log_every", config.log_every)
-        self._knn_every = plan.steps("knn.every", config.knn.every) if evaluation else 0
+        self._evaluate_every = plan.steps("knn.every", config.knn.every) if evaluation else 0
         # Up to here outputs are uniform, and the class loss is at ln K, in every run.
         warmup = plan.steps("optim.warmup", config.optim.warmup)
         self._warm_after = max(warmup, plan.steps_per_epoch)
@@ -194,15 +173,16 @@ class _Loop:
             return self._watchdog.waiting(f"{what}; steps done: {step:,}")
 
         with caught_signals() as caught:
-            if self._knn_due(step) and (step == 0 or self._checkpoints.quality(step) is None):
-                self._knn(step, state)
+            if self._evaluation_due(step) and not first_says(self._reporter.evaluated):
+                self._evaluate(step, state)
             try:
                 for batch, stop in in_step(batches, check, watch):
                     step += 1
                     state, metrics = train_step(state, sharding.to_global(batch, self._mesh), key)
                     self._look(step, metrics)
                     # A run that is told to stop has no time for it; the resumed one makes up.
-                    top1 = self._knn(step, state) if self._knn_due(step) and not stop else None
+                    due = self._evaluation_due(step) and not stop
+                    top1 = self._evaluate(step, state) if due else None
                     if self._save_due(step) or top1 is not None or stop:
                         self._save(state, top1)
                     if stop:
@@ -218,22 +198,27 @@ class _Loop:
                 raise
         return 0
 
-    def _knn_due(self, step: int) -> bool:
+    def _evaluation_due(self, step: int) -> bool:
         last = self._plan.total_steps
-        return self._evaluation is not None and (step % self._knn_every == 0 or step == last)
+        return self._evaluation is not None and (step % self._evaluate_every == 0 or step == last)
 
     def _save_due(self, step: int) -> bool:
         return step % self._save_every == 0 or step == self._plan.total_steps
 
-    def _knn(self, step: int, state: TrainState) -> float:
-        """Evaluates, reports, and returns the top-1 accuracy in percent."""
+    def _evaluate(self, step: int, state: TrainState) -> float | None:
+        """Evaluates, reports, and returns k-NN's top-1 accuracy in percent, if there are labels."""
         self._catch_up()
         with self._reporter.paused():
-            top1, top5 = self._evaluation(
-                self._feature_fn, teacher_params(state)["backbone"], self._mesh
+            values = self._evaluation(
+                {**teacher_params(state), "centers": state.centers}, self._mesh
             )
-        self._reporter.evaluation(step, self._config.knn.k, top1, top5)
-        return top1
+        self._reporter.evaluation(step, values)
+        if step > self._warm_after:
+            head = self._config.head
+            prototypes = {"class": head.prototypes, "patch": head.patch_prototypes}
+            images = self._evaluation.num_images
+            self._warn(step, evaluation_signs(values, images=images, prototypes=prototypes))
+        return values.get("knn_top1")
 
     def _save(self, state: TrainState, top1: float | None) -> None:
         self._catch_up()
@@ -266,8 +251,11 @@ class _Loop:
         weight = self._config.loss.class_weight
         if step > self._warm_after and weight:
             unweighted = values | {"class_loss": values["class_loss"] / weight}
-            for sign, text in collapse_signs(unweighted, self._config.head.prototypes).items():
-                self._reporter.warn_once(sign, f"at step {step}, {text}")
+            self._warn(step, collapse_signs(unweighted, self._config.head.prototypes))
+
+    def _warn(self, step: int, signs: dict[str, str]) -> None:
+        for sign, text in signs.items():
+            self._reporter.warn_once(sign, f"at step {step}, {text}")
 
 
 def _not_finite(step: int, metrics: dict[str, jax.Array]) -> TrainingError:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from ibot_jax import forward, losses, models, sharding
+from ibot_jax import losses, models, sharding
 from ibot_jax import optimizer as optimizers
 from ibot_jax.config import Plan
 from ibot_jax.models.block import drop_path_gains
@@ -253,18 +253,3 @@ def _scalars(averages: dict[str, Array], masks: Array) -> dict[str, Array]:
         / jnp.where(masked > 0, masked, 1),
         "mask_ratio": masks.mean(),
     }
-
-
-def make_feature_fn(config: ConfigDict) -> Callable[[optimizers.Params, Array], Array]:
-    """Returns the function from (backbone params, uint8 images [B, H, W, C]) to features.
-
-    Features are the class tokens after the last norm, [B, D] float32.
-    """
-    backbone = models.build_backbone(config)
-
-    def features(params: optimizers.Params, images: Array) -> Array:
-        dtype = models.compute_dtype(config)
-        images = forward.normalize(images, config.data.mean, config.data.std, dtype)
-        return backbone.apply({"params": params}, images)[:, 0].astype(jnp.float32)
-
-    return features

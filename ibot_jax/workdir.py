@@ -29,6 +29,7 @@ FREE_KEYS = (
     "checkpoint.",
     "knn.",
     "test_every",
+    "probe.",
     "data.data_dir",
     "data.max_bad_share",
     "data.stall_seconds",

@@ -73,3 +73,9 @@ def test_votes_are_counted_on_all_devices():
     sharding, largest = agreement._ballot()
     votes = jax.device_put(jnp.arange(8, dtype=jnp.int32), sharding)
     assert int(largest(votes)) == 7
+
+
+def test_the_first_process_says_what_all_take_for_true(two_processes):
+    _, messages = two_processes
+    messages += [b"1", b""]
+    assert [agreement.first_says(own) for own in (False, True)] == [False, True]

@@ -16,7 +16,7 @@ from tiny import tiny_batch, tiny_config, tiny_plan
 from ibot_jax import sharding
 from ibot_jax.checkpoint import Checkpoints, start_from
 from ibot_jax.errors import SaveError, UserError
-from ibot_jax.saved import complete_steps
+from ibot_jax.saved import complete_steps, find_checkpoint
 from ibot_jax.step import jit_init, make_init, make_train_step, state_layout, teacher_params
 
 
@@ -117,7 +117,8 @@ def test_the_latest_and_the_best_are_kept(workdir):
 
     assert steps() == [3, 5, 6]
     reopened = Checkpoints(workdir, keep=2)
-    assert [reopened.quality(step) for step in (3, 5, 6)] == [90.0, 50.0, None]
+    saved = [find_checkpoint(workdir, which) for which in ("best", "5", "latest")]
+    assert saved == [(3, 90.0), (5, 50.0), (6, None)]
     reopened.save(at_step(state, 7), knn_top1=60.0)
     reopened.save(at_step(state, 8), knn_top1=95.0)
     reopened.save(at_step(state, 9))

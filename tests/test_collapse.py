@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ibot_jax.collapse import collapse_signs
+from ibot_jax.collapse import collapse_signs, evaluation_signs
 
 K = 64
 UNIFORM = math.log(K)
@@ -55,3 +55,40 @@ def test_near_is_one_percent_of_ln_k_for_the_entropy(share, sign):
     assert set(signs(UNIFORM / 2, share * UNIFORM)) == {sign}
     inside = share + 0.01 if share < 0.5 else share - 0.01
     assert signs(UNIFORM / 2, inside * UNIFORM) == {}
+
+
+def evaluated(rank=20.0, used=0.3, patches_used=0.3, images=1000, patch=K):
+    values = {
+        "feature_rank": rank,
+        "prototypes_used": used,
+        "patch_prototypes_used": patches_used,
+    }
+    return evaluation_signs(values, images=images, prototypes={"class": K, "patch": patch})
+
+
+def test_a_teacher_that_uses_its_features_and_prototypes_has_no_sign():
+    assert evaluated() == {}
+    assert evaluated(rank=2.0, used=2 / K, patches_used=2 / K) == {}
+
+
+def test_features_that_point_the_same_way():
+    found = evaluated(rank=1.02)
+    assert set(found) == {"rank"}
+    assert "is 1.02: 1,000 images look all but alike" in found["rank"]
+    assert "lower optim.lr" in found["rank"]
+
+
+def test_one_prototype_for_all_tokens():
+    found = evaluated(used=1 / K)
+    assert set(found) == {"prototypes_used"}
+    assert "class tokens of 1,000 images fall on 1 of 64 prototypes" in found["prototypes_used"]
+    assert "lower optim.lr or loss.center_momentum" in found["prototypes_used"]
+    assert set(evaluated(patches_used=1 / K)) == {"patch_prototypes_used"}
+
+
+@pytest.mark.parametrize(
+    ("images", "used", "seen"), [(10_000, 80, True), (10_000, 90, False), (300, 4, False)]
+)
+def test_few_prototypes_are_one_percent_of_those_that_could_be_in_use(images, used, seen):
+    found = evaluated(patches_used=used / 8192, patch=8192, images=images)
+    assert ("patch_prototypes_used" in found) == seen

@@ -27,7 +27,8 @@ import ibot_jax
 from ibot_jax import export as exports
 from ibot_jax import sharding, writers
 from ibot_jax.checkpoint import Checkpoints
-from ibot_jax.step import make_feature_fn, make_init, teacher_params
+from ibot_jax.pretrained import Model
+from ibot_jax.step import make_init, teacher_params
 from ibot_jax.workdir import open_workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -130,9 +131,9 @@ def test_features_are_those_of_the_run(workdir, config, states, tmp_path, to):
     exports.export(str(workdir), str(tmp_path / "x"), to=to)
     tree, _ = read(tmp_path / "x", to)
     images = jnp.asarray(tiny_batch(config)["global_views"][:, 0])
-    features = jax.jit(make_feature_fn(config))
-    expected = features(jax.device_get(teacher_params(states[6])["backbone"]), images)
-    np.testing.assert_array_equal(features(tree["backbone"], images), expected)
+    tokens = jax.jit(Model(config, "run").tokens)
+    expected = tokens(jax.device_get(teacher_params(states[6])), images)
+    np.testing.assert_array_equal(tokens(tree, images), expected)
 
 
 def test_the_config_has_what_the_model_needs(workdir, tmp_path):

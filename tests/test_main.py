@@ -25,11 +25,12 @@ def test_two_epochs_of_digits_from_the_command_line(tmp_path, cache):
     assert status == 0, err
     assert all(line.startswith("warning: at step") for line in err.splitlines())
 
-    header = out.split("k-NN at step 0")[0]
+    header = out.split("teacher at step 0")[0]
     for text in (
         "width 16, depth 1, 2 heads, patch 8",
         "1 x cpu",
         "digits, train: 160 images",
+        "k-NN (k = 20) and linear probe, 160 train and 50 test images, every 1 epochs",
         "10 steps of 32 images; 2 epochs of 5 steps",
         str(tmp_path),
     ):
@@ -44,8 +45,20 @@ def test_two_epochs_of_digits_from_the_command_line(tmp_path, cache):
         if "loss" in row:
             assert math.isclose(row["loss"], row["class_loss"] + row["patch_loss"], rel_tol=1e-6)
             assert row["epoch"] == row["step"] / 5
-    first, *_, last = [row["knn_top1"] for row in rows if "knn_top1" in row]
-    assert f"k-NN {first:.1f} % at initialisation, {last:.1f} % now" in out
+            assert row["teacher_views_kl"] >= 0
+            assert 0 <= row["teacher_student_agreement"] <= 1
+        else:
+            assert 100 >= row["knn_top5"] >= row["knn_top1"] >= 10  # better than by chance
+            assert 100 >= row["probe_top5"] >= row["probe_top1"] >= 10
+            assert 1 <= row["feature_rank"] <= 16
+            assert 1 / 16 <= row["prototypes_used"] <= 1
+            assert 1 / 16 <= row["patch_prototypes_used"] <= 1
+            assert 0 <= row["prototype_nmi"] <= 100
+    for key, text in (("knn_top1", "k-NN"), ("probe_top1", "linear probe")):
+        first, *_, last = [row[key] for row in rows if key in row]
+        assert f"{text} {first:.1f} % at initialisation, {last:.1f} % now" in out
+    first, *_, last = [row["feature_rank"] for row in rows if "feature_rank" in row]
+    assert f"feature rank {first:.1f} at initialisation, {last:.1f} now" in out
 
     kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert kept == {"5", "10"}
@@ -69,14 +82,17 @@ UNLABELLED = ("--config.batch_size=16", "--config.data.max_per_class=0")
 
 
 @pytest.mark.slow
-def test_without_labels_the_header_says_that_knn_is_off(images, tmp_path, capsys):
+def test_without_labels_rank_and_prototypes_are_measured(images, tmp_path, capsys):
     source = f"--config.data.source=folder:{images}"
     arguments = ["main", *cli.TINY, *UNLABELLED, source, f"--workdir={tmp_path}"]
     assert main.main(arguments) == 0
     out, err = capsys.readouterr()
-    assert err == ""
-    assert "k-NN       off, the images have no labels" in out
-    assert "16 images" in out
+    assert all(line.startswith("warning: at step") for line in err.splitlines())
+    assert "rank and prototypes, 16 images without labels, every 1 epochs" in out
+    rows = [row for row in cli.rows(tmp_path) if "feature_rank" in row]
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert all("knn_top1" not in row for row in rows)
+    assert "feature rank" in out.splitlines()[-2]
 
 
 @pytest.mark.slow
@@ -105,6 +121,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(
         *UNLABELLED,
         f"--config.data.source=folder:{images}",
         "--config.duration=6 steps",
+        "--config.knn.every=",
         "--config.checkpoint.every=6 steps",
         "--config.loss.teacher_temp_warmup=5 steps",
         "--config.loss.teacher_patch_temp=0.07",

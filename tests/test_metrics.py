@@ -22,6 +22,18 @@ METRICS = {
     "teacher_mean_entropy": 2.0,
 }
 
+EVALUATION = {
+    "knn_top1": 25.04,
+    "knn_top5": 50.0,
+    "probe_top1": 30.0,
+    "probe_top5": 60.0,
+    "feature_rank": 12.34,
+    "prototypes_used": 0.125,
+    "patch_prototypes_used": 0.25,
+    "prototype_nmi": 30.0,
+}
+UNLABELLED = {name: EVALUATION[name] for name in list(EVALUATION)[4:7]}
+
 
 @pytest.fixture
 def workdir(tmp_path):
@@ -34,12 +46,12 @@ def reporter(workdir, start_step=0):
 
 def test_lines_of_metrics_have_step_epoch_and_values(workdir):
     report = reporter(workdir)
-    report.evaluation(0, k=20, top1=10.0, top5=50.0)
+    report.evaluation(0, EVALUATION)
     report.train(5, METRICS)
     report.close()
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert lines == [
-        {"step": 0, "epoch": 0.0, "knn_top1": 10.0, "knn_top5": 50.0},
+        {"step": 0, "epoch": 0.0, **EVALUATION},
         {"step": 5, "epoch": 0.5, **METRICS},
     ]
 
@@ -74,7 +86,7 @@ def test_tensorboard_gets_the_same_values(workdir):
     report = reporter(workdir)
     report.train(5, METRICS)
     report.train(10, METRICS | {"loss": 4.0})
-    report.evaluation(10, k=20, top1=25.0, top5=50.0)
+    report.evaluation(10, EVALUATION)
     report.close()
     events = EventAccumulator(str(workdir / "tensorboard"), size_guidance={"tensors": 0})
     events.Reload()
@@ -85,7 +97,7 @@ def test_tensorboard_gets_the_same_values(workdir):
         ]
 
     assert series("loss") == [(5, 5.5), (10, 4.0)]
-    assert series("knn_top1") == [(10, 25.0)]
+    assert series("feature_rank") == [(10, pytest.approx(12.34))]
 
 
 @pytest.mark.parametrize("lost", ["metrics.jsonl", "tensorboard"])
@@ -107,14 +119,18 @@ def test_a_full_disk_is_reported_when_asked_for(workdir, monkeypatch, lost):
 def test_lines_on_a_screen_that_is_no_terminal(workdir, capsys):
     report = reporter(workdir)
     report.train(5, METRICS)
-    report.evaluation(10, k=20, top1=25.04, top5=50.0)
+    report.evaluation(10, EVALUATION)
+    report.evaluation(20, UNLABELLED)
     report.warn_once("sign", "beware")
     report.warn_once("sign", "beware again")
     report.close()
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         "step 5/40  epoch 0.5  loss 5.500 (class 3.000, patch 2.500)  teacher entropy 1.25",
-        "k-NN at step 10 (epoch 1.0): top-1 25.0 %, top-5 50.0 % (teacher, k = 20)",
+        "teacher at step 10 (epoch 1.0): k-NN 25.0 % (top-5 50.0 %), linear probe 30.0 % "
+        "(top-5 60.0 %), rank 12.3, prototypes in use 12.5 % (patches 25.0 %), NMI with labels "
+        "30.0 %",
+        "teacher at step 20 (epoch 2.0): rank 12.3, prototypes in use 12.5 % (patches 25.0 %)",
     ]
     assert err == "warning: beware\n"
 
@@ -128,13 +144,13 @@ def test_a_bar_on_a_terminal(workdir, capsys, monkeypatch):
     monkeypatch.setattr("ibot_jax.metrics._REFRESH_SECONDS", 0.0)
     report = reporter(workdir, start_step=10)
     report.step_done(11, METRICS)
-    report.evaluation(11, k=20, top1=25.0, top5=50.0)
+    report.evaluation(11, EVALUATION)
     report.train(11, METRICS)
     report.close()
     assert "11/40" in terminal.getvalue()
     assert "loss 5.500 (class 3.000, patch 2.500)  teacher entropy 1.25" in terminal.getvalue()
     out = capsys.readouterr().out
-    assert out.startswith("k-NN at step 11")
+    assert out.startswith("teacher at step 11")
     assert "loss" not in out
 
 
@@ -157,16 +173,33 @@ def test_speed_and_time_left_leave_out_the_first_step_and_pauses(workdir, capsys
 def test_the_summary_has_first_last_and_best_accuracy_and_the_entropies(workdir, capsys):
     report = reporter(workdir)
     for step, top1 in ((0, 10.0), (20, 30.0), (40, 25.0)):
-        report.evaluation(step, k=20, top1=top1, top5=50.0)
+        found = {"knn_top1": top1, "probe_top1": top1 + 1, "feature_rank": top1 / 2}
+        report.evaluation(step, EVALUATION | found)
     report.train(40, METRICS)
     report.say_summary(prototypes=64)
     report.close()
-    assert capsys.readouterr().out.splitlines()[-3:] == [
+    assert capsys.readouterr().out.splitlines()[-5:] == [
         "entropy of teacher 1.25, of student 1.50, of the teacher's mean 2.00; uniform would be "
         "ln 64 = 4.16",
         "k-NN 10.0 % at initialisation, 25.0 % now (best 30.0 % at step 20)",
+        "linear probe 11.0 % at initialisation, 26.0 % now (best 31.0 % at step 20)",
+        "feature rank 5.0 at initialisation, 12.5 now",
         f"written to {workdir}",
     ]
+
+
+def test_whether_the_first_step_was_evaluated_is_told_by_its_line(workdir):
+    report = reporter(workdir)
+    assert not report.evaluated
+    report.evaluation(0, UNLABELLED)
+    report.train(10, METRICS)
+    report.close()
+    assert reporter(workdir, start_step=0).evaluated
+    report = reporter(workdir, start_step=10)
+    assert not report.evaluated
+    report.evaluation(10, EVALUATION)
+    report.close()
+    assert reporter(workdir, start_step=10).evaluated
 
 
 def test_other_processes_write_nothing(workdir, capsys, monkeypatch):
@@ -175,7 +208,7 @@ def test_other_processes_write_nothing(workdir, capsys, monkeypatch):
     report.say("x")
     report.step_done(1, METRICS)
     report.train(5, METRICS)
-    report.evaluation(5, k=20, top1=1.0, top5=2.0)
+    report.evaluation(5, EVALUATION)
     report.warn_once("sign", "beware")
     report.say_summary(prototypes=64)
     with report.paused():

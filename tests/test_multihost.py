@@ -105,6 +105,10 @@ def test_a_run_goes_on_whatever_the_number_of_processes(left_alone, tmp_path, ca
     for row, other in zip(rows, expected, strict=True):
         np.testing.assert_allclose(row.get("loss", 0), other.get("loss", 0), rtol=1e-5)
         assert row.get("knn_top1") == other.get("knn_top1")
+        assert abs(row.get("probe_top1", 0) - other.get("probe_top1", 0)) <= 2  # one image
+        np.testing.assert_allclose(
+            row.get("feature_rank", 0), other.get("feature_rank", 0), rtol=1e-3
+        )
 
 
 @pytest.fixture
@@ -123,6 +127,7 @@ UNLABELLED = (
     "--config.batch_size=16",
     "--config.data.max_per_class=0",
     "--config.data.source=folder:images",
+    "--config.knn.every=",
 )
 
 

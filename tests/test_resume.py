@@ -80,6 +80,20 @@ def test_a_run_killed_stopped_and_resumed_is_the_same_run(left_alone, tmp_path, 
 
 
 @pytest.mark.slow
+def test_evaluations_leave_a_run_as_it_is(left_alone, tmp_path, cache):
+    arguments = (*ARGUMENTS, "--config.knn.every=", f"--workdir={tmp_path}")
+    status, _, err = cli.finish(cli.start(*arguments, cache=cache))
+    assert status == 0, err
+    jax.tree.map(
+        np.testing.assert_array_equal, restored(tmp_path, LAST), restored(left_alone, LAST)
+    )
+    rows = cli.rows(left_alone)
+    evaluations = [row for row in rows if "feature_rank" in row]
+    assert [row["step"] for row in evaluations] == [0, 35, 70, 80]
+    assert cli.rows(tmp_path) == [row for row in rows if row not in evaluations]
+
+
+@pytest.mark.slow
 def test_a_finished_run_says_so_and_changes_nothing(left_alone, capsys):
     before = (left_alone / "metrics.jsonl").read_bytes()
     assert main.main(["main", *ARGUMENTS, f"--workdir={left_alone}"]) == 0

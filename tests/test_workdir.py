@@ -44,6 +44,7 @@ def test_every_differing_key_is_named_with_both_values(tmp_path):
         dict(log_every="7 steps"),
         dict(checkpoint__keep=9),
         dict(knn__every=""),
+        dict(probe__max_steps=0),
         dict(data__workers=5),
         dict(data__data_dir="/elsewhere"),
         dict(data__max_bad_share=0.5),

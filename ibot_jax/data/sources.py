@@ -140,6 +140,33 @@ class SyntheticSource:
         return f"synthetic image {index}"
 
 
+class EvenlySpaced:
+    """So many images of a source, evenly spaced: enough for an estimate.
+
+    Args:
+      source: with random access.
+      number: of images, at most as many as it has.
+    """
+
+    def __init__(self, source: Source, number: int):
+        self._source = source
+        self._indices = np.arange(number) * len(source) // number
+        self.name = source.name
+        self.fetch = source.fetch
+        self.labels = None if source.labels is None else source.labels[self._indices]
+        self.class_names = source.class_names
+        self.num_classes = source.num_classes
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def locate(self, index: int) -> tuple[Any, int]:
+        return self._source.locate(int(self._indices[index]))
+
+    def describe(self, index: int) -> str:
+        return self._source.describe(int(self._indices[index]))
+
+
 def make_noise(index: int, channels: int) -> np.ndarray:
     """Returns image number `index` of the synthetic source, [H, W] or [H, W, channels] uint8."""
     shape = SYNTHETIC_SIZE if channels == 1 else (*SYNTHETIC_SIZE, channels)

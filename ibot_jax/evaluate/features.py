@@ -1,6 +1,7 @@
 """Features of images: what they are, and those of a whole data set, on every process."""
 
 import functools
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from ibot_jax import forward, sharding
 from ibot_jax.errors import UserError
 from ibot_jax.pretrained import Model
 
-FeatureFn = Callable[[Any, jax.Array], jax.Array]
+FeatureFn = Callable[[Any, jax.Array], Any]
 
 
 def make_feature_fn(model: Model, kind: str, blocks: int) -> FeatureFn:
@@ -63,31 +64,30 @@ def extract(
     params: Any,
     batches: Iterable[dict[str, np.ndarray]],
     mesh: jax.sharding.Mesh,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Any, np.ndarray]:
     """Computes the features of every valid image.
 
     Every process calls it with its own share of the batches, as many as the others have, and
     gets the features of all.
 
     Args:
-      feature_fn: (params, images [B, H, W, C] uint8) -> features [B, D]; pass the same function
-        every time, for it is compiled once.
+      feature_fn: (params, images [B, H, W, C] uint8) -> features [B, D], or a tree of arrays
+        [B, ...]; pass the same function every time, for it is compiled once.
       params: its parameters.
       batches: dicts of `images` uint8 [b, H, W, C], `labels` int32 [b] and `valid` bool [b],
         False for padding, where b is this process's share of B.
       mesh: the devices.
 
     Returns:
-      Features [M, D] float32 and labels [M] int32, in the order of the batches.
+      Features [M, D], or their tree, and labels [M] int32, in the order of the batches.
     """
     parts = [
-        (features[valid], labels[valid])
+        jax.tree.map(operator.itemgetter(valid), (features, labels))
         for features, labels, valid in extract_batches(feature_fn, params, batches, mesh)
     ]
     if not parts:
         raise ValueError("there is no batch to compute features of")
-    features, labels = zip(*parts, strict=True)
-    return np.concatenate(features), np.concatenate(labels)
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def extract_batches(
@@ -95,8 +95,8 @@ def extract_batches(
     params: Any,
     batches: Iterable[dict[str, np.ndarray]],
     mesh: jax.sharding.Mesh,
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields features [B, D] float32, labels [B] int32 and valid [B] bool, batch by batch.
+) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
+    """Yields features [B, D] or their tree, labels [B] int32 and valid [B] bool, batch by batch.
 
     Args as of `extract`.
     """
@@ -122,5 +122,5 @@ def _program(feature_fn: FeatureFn, mesh: jax.sharding.Mesh):
     return program
 
 
-def _fetch(features, labels, valid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return np.asarray(features, np.float32), np.asarray(labels), np.asarray(valid)
+def _fetch(features, labels, valid) -> tuple[Any, np.ndarray, np.ndarray]:
+    return jax.tree.map(np.asarray, features), np.asarray(labels), np.asarray(valid)

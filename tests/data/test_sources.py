@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ibot_jax.data.images import EncodedImage
-from ibot_jax.data.sources import open_source
+from ibot_jax.data.sources import EvenlySpaced, open_source
 from ibot_jax.errors import UserError
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
@@ -122,6 +122,17 @@ def test_max_per_class_keeps_the_first_by_name(make_folder):
     source = open_source(f"folder:{make_folder('b', 'a')}", "train", max_per_class=3)
     assert names(source) == ["000", "001", "002"] * 2
     assert source.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_an_evenly_spaced_part_of_a_source():
+    whole = open_source("digits", "train")
+    part = EvenlySpaced(whole, 360)
+    assert len(part) == 360
+    places = [index * len(whole) // 360 for index in range(360)]
+    np.testing.assert_array_equal(part.labels, whole.labels[places])
+    pixels, label = part.locate(359)
+    np.testing.assert_array_equal(pixels, whole.locate(places[359])[0])
+    assert (label, part.describe(359)) == (whole.labels[places[359]], whole.describe(places[359]))
 
 
 def test_names_that_are_no_text_can_be_read(tmp_path):

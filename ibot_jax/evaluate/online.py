@@ -1,0 +1,211 @@
+"""What is measured of the teacher while it trains (`knn.every`).
+
+Nothing here draws a random number or changes a state: a run is the same with and without.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ibot_jax.agreement import in_step
+from ibot_jax.data.pipeline import eval_batches
+from ibot_jax.data.sources import EvenlySpaced, Source, open_source
+from ibot_jax.data.tfds import TfdsStream
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate.features import FeatureFn, extract
+from ibot_jax.evaluate.monitors import (
+    feature_rank,
+    normalized_mutual_information,
+    share_in_use,
+)
+from ibot_jax.evaluate.neighbours import accuracy, weighted_knn
+from ibot_jax.evaluate.softmax_regression import fit, predict
+from ibot_jax.pretrained import Model
+from ibot_jax.watchdog import Watch
+
+
+class Evaluation:
+    """What a teacher is worth: its features by neighbours and probe, and how collapsed it is.
+
+    Attributes:
+      description: what is measured, on how many images, in words.
+      num_images: whose features, prototypes and accuracies are told.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        source: Source | TfdsStream,
+        watch: Watch = contextlib.nullcontext,
+    ):
+        """Opens the data, so that what is wrong with it is known at once.
+
+        Args:
+          config: of the run.
+          source: the training images; where they have labels, `knn.train_split` and
+            `knn.test_split` are evaluated, else they are, evenly spaced.
+          watch: is told of every wait for images.
+
+        Raises:
+          UserError: if a split cannot be opened, has no labels or does not fit the other.
+        """
+        self._config = config
+        self._watch = watch
+        self._outputs = _make_outputs(config)
+        if source.num_classes is None:
+            most = config.knn.max_unlabelled or len(source)
+            self._train, self._test = None, source
+            if not isinstance(source, TfdsStream) and most < len(source):
+                self._test = EvenlySpaced(source, most)
+            self._num_batches = -(-most // config.knn.batch_size)  # a stream's first ones
+            self.num_images = min(len(source), most)
+            self.description = f"rank and prototypes, {self.num_images:,} images without labels"
+        else:
+            self._train, self._test = self._open("train"), self._open("test")
+            self._num_batches = None
+            self.num_images = len(self._test)
+            self._check_splits()
+            probe = " and linear probe" if config.probe.max_steps else ""
+            self.description = (
+                f"k-NN (k = {config.knn.k}){probe}, {len(self._train):,} train and "
+                f"{len(self._test):,} test images"
+            )
+        self.description += f", every {config.knn.every}"
+
+    def __call__(self, weights: dict[str, Any], mesh: jax.sharding.Mesh) -> dict[str, float]:
+        """Returns what was measured, by name, on every process.
+
+        Args:
+          weights: the teacher's {"backbone": ..., "head": ..., "centers": {"class": [K], ...}}.
+          mesh: the devices.
+
+        Returns:
+          Of the test images, or of those without labels: `feature_rank` (RankMe of the class
+          tokens); `prototypes_used` and `patch_prototypes_used`, the shares of prototypes that are
+          the teacher's first choice for some class token, and for some patch token (one an image,
+          at another place in each). With labels also, in percent, `prototype_nmi`, the normalised
+          mutual information of labels and the class tokens' first choices; `knn_top1` and
+          `knn_top5`; `probe_top1` and `probe_top5` unless `probe.max_steps` is 0. A first choice is
+          what the losses' targets favour: the centers are subtracted.
+        """
+        outputs, labels = extract(self._outputs, weights, self._batches(self._test), mesh)
+        values = {
+            "feature_rank": feature_rank(outputs["features"]),
+            "prototypes_used": share_in_use(outputs["class"], len(weights["centers"]["class"])),
+            "patch_prototypes_used": share_in_use(
+                outputs["patch"], len(weights["centers"]["patch"])
+            ),
+        }
+        if self._train is None:
+            return values
+        train, train_labels = extract(self._outputs, weights, self._batches(self._train), mesh)
+        features = train["features"], train_labels, outputs["features"]
+        values["prototype_nmi"] = normalized_mutual_information(outputs["class"], labels)
+        return values | self._accuracies(features, labels, mesh)
+
+    def _accuracies(
+        self,
+        features: tuple[np.ndarray, np.ndarray, np.ndarray],
+        labels: np.ndarray,
+        mesh: jax.sharding.Mesh,
+    ) -> dict[str, float]:
+        knn, probe = self._config.knn, self._config.probe
+        num_classes = self._train.num_classes
+        (ranked,) = weighted_knn(
+            *features,
+            ks=(knn.k,),
+            temperatures=(knn.temperature,),
+            num_classes=num_classes,
+            mesh=mesh,
+        ).values()
+        by_name = {"knn": ranked}
+        if probe.max_steps:
+            train, train_labels, test = features
+            (fitted,) = fit(
+                train,
+                train_labels,
+                l2s=(probe.l2,),
+                num_classes=num_classes,
+                max_steps=probe.max_steps,
+                mesh=mesh,
+            )
+            by_name["probe"] = predict(fitted, test)
+        values = {}
+        for name, classes in by_name.items():
+            values[f"{name}_top1"], values[f"{name}_top5"] = accuracy(classes, labels)
+        return values
+
+    def _open(self, name: str) -> Source | TfdsStream:
+        data, settings = self._config.data, self._config.knn
+        split = settings[f"{name}_split"]
+        source = open_source(
+            data.source,
+            split,
+            data_dir=data.data_dir,
+            max_per_class=settings[f"max_{name}_per_class"],
+            channels=data.channels,
+        )
+        if source.num_classes is None:
+            raise UserError(
+                f"knn.{name}_split={split!r} of {data.source!r} has no labels; turn "
+                'evaluations off with knn.every=""'
+            )
+        return source
+
+    def _check_splits(self) -> None:
+        settings = self._config.knn
+        if self._train.class_names != self._test.class_names:
+            raise UserError(
+                f"knn.test_split={settings.test_split!r} has other classes than "
+                f'knn.train_split={settings.train_split!r}; mend one, or set knn.every=""'
+            )
+        if settings.k > len(self._train):
+            raise UserError(
+                f"knn.k={settings.k} is larger than the {len(self._train)} images of "
+                f"{self._train.name}; lower it"
+            )
+
+    def _batches(self, source: Source | TfdsStream) -> Iterator[dict[str, np.ndarray]]:
+        data, settings = self._config.data, self._config.knn
+        batches = eval_batches(
+            source,
+            data.global_size,
+            settings.resize,
+            settings.batch_size // jax.process_count(),
+            data.channels,
+            jax.process_index(),
+            jax.process_count(),
+        )
+        batches = itertools.islice(batches, self._num_batches)
+        return (batch for batch, _ in in_step(batches, watch=self._watch))
+
+
+def _make_outputs(config: ConfigDict) -> FeatureFn:
+    """Returns the function from (weights, images [B, H, W, C] uint8) to what is measured.
+
+    That is {"features": class tokens [B, D] float32, "class": [B] int32, "patch": [B] int32}, the
+    last two the prototypes that the teacher's targets favour for the class token and a patch token.
+    """
+    model = Model(config, "teacher")
+
+    def outputs(weights, images):
+        tokens = model.tokens(weights, images)  # [B, 1 + N, D]
+        # A patch token of each image, whose place goes round: as cheap as class tokens.
+        place = 1 + jnp.arange(len(tokens)) % (tokens.shape[1] - 1)
+        patch_tokens = jnp.take_along_axis(tokens, place[:, None, None], axis=1)[:, 0]
+        class_logits, _ = model.logits(weights, tokens[:, 0])
+        _, patch_logits = model.logits(weights, patch_tokens)
+        centers = weights["centers"]
+        return {
+            "features": tokens[:, 0].astype(jnp.float32),
+            "class": (class_logits - centers["class"]).argmax(axis=-1).astype(jnp.int32),
+            "patch": (patch_logits - centers["patch"]).argmax(axis=-1).astype(jnp.int32),
+        }
+
+    return outputs

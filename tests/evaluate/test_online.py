@@ -1,0 +1,164 @@
+"""What is measured of a teacher during training, from features and logits found another way."""
+
+import io
+
+import jax
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.metrics
+from PIL import Image
+from tiny import normalized, tiny_config, tiny_plan
+
+from ibot_jax import models, sharding
+from ibot_jax.data.pipeline import eval_batches
+from ibot_jax.data.sources import open_source
+from ibot_jax.data.tf import import_tensorflow
+from ibot_jax.data.tfds import TfdsStream
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate.online import Evaluation
+from ibot_jax.step import make_init, teacher_params
+
+ONE = sharding.make_mesh(jax.devices()[:1])
+LABEL_FREE = {"feature_rank", "prototypes_used", "patch_prototypes_used"}
+
+
+@pytest.fixture(scope="module")
+def config(images):
+    return tiny_config(
+        data__source=f"folder:{images}",
+        head__shared=False,
+        head__shared_teacher=False,
+        head__patch_prototypes=10,
+        knn__resize=16,
+        knn__batch_size=8,
+        knn__k=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def weights(config):
+    """Returns a teacher whose centers change which prototype is the first choice."""
+    state = jax.jit(make_init(config, tiny_plan(config)))(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    centers = {
+        kind: rng.normal(size=center.shape).astype(np.float32) / 50
+        for kind, center in state.centers.items()
+    }
+    return jax.device_get({**teacher_params(state), "centers": centers})
+
+
+def tokens_and_logits(config, weights, pixels):
+    """Returns tokens [M, 1 + N, D], class and patch logits [M, 1 + N, K], without the centers."""
+    views = normalized(config, pixels)
+    backbone, head = models.build_backbone(config), models.build_head(config, teacher=True)
+    tokens = jax.jit(backbone.apply)({"params": weights["backbone"]}, views)
+    logits = jax.jit(head.apply)({"params": weights["head"]}, tokens)
+    return np.asarray(tokens), *(
+        np.asarray(x) - weights["centers"][kind]
+        for x, kind in zip(logits, ("class", "patch"), strict=True)
+    )
+
+
+def pixels_of(source):
+    """Returns the central squares of all images, [M, 16, 16, 3]."""
+    batches = eval_batches(source, (16, 16), 16, len(source))
+    return np.concatenate([batch["images"] for batch in batches])
+
+
+def test_with_labels(config, images, weights):
+    source = open_source(f"folder:{images}", "train")
+    values = Evaluation(config, source)(weights, sharding.make_mesh())
+    assert set(values) == LABEL_FREE | {
+        "knn_top1",
+        "knn_top5",
+        "probe_top1",
+        "probe_top5",
+        "prototype_nmi",
+    }
+    assert values["knn_top1"] == values["probe_top1"] == 100  # colours that differ
+    test = open_source(f"folder:{images}", "test")
+    tokens, class_logits, patch_logits = tokens_and_logits(config, weights, pixels_of(test))
+    singular = np.linalg.svd(tokens[:, 0], compute_uv=False)
+    rank = np.exp(scipy.stats.entropy(singular))
+    assert values["feature_rank"] == pytest.approx(rank, rel=1e-3)
+    chosen = class_logits[:, 0].argmax(axis=-1)
+    assert values["prototypes_used"] == len(set(chosen)) / 12
+    nmi = sklearn.metrics.normalized_mutual_info_score(test.labels, chosen)
+    assert values["prototype_nmi"] == pytest.approx(100 * nmi)
+    places = [1 + row % 8 % 16 for row in range(len(test))]  # batches of eight, 16 patches
+    chosen = patch_logits[range(len(test)), places].argmax(axis=-1)
+    assert values["patch_prototypes_used"] == len(set(chosen)) / 10
+
+
+def test_without_labels_images_are_evenly_spaced(config, images, weights):
+    """Three colours in order of their names; of nine images three are of each."""
+    whole = open_source(f"folder:{images}", "train")
+    whole.class_names = whole.labels = None
+    limited = config.copy_and_resolve_references()
+    limited.knn.max_unlabelled = 9
+    evaluation = Evaluation(limited, whole)
+    assert evaluation.num_images == 9
+    assert "9 images without labels" in evaluation.description
+    found = evaluation(weights, ONE)
+    assert set(found) == LABEL_FREE
+    tokens, *_ = tokens_and_logits(config, weights, pixels_of(whole)[::4])
+    singular = np.linalg.svd(tokens[:, 0], compute_uv=False)
+    assert found["feature_rank"] == pytest.approx(np.exp(scipy.stats.entropy(singular)), rel=1e-3)
+
+
+class Stream(TfdsStream):
+    """40 images that can only be read one after the other; notes how many were."""
+
+    name, labels, class_names, num_classes = "stream", None, None, None
+
+    def __init__(self):
+        self.read = 0
+
+    def __len__(self):
+        return 400
+
+    def records(self, process_index, process_count, *, shuffle_seed=None):
+        def images():
+            for self.read in range(1, 401):
+                file = io.BytesIO()
+                Image.fromarray(np.full((16, 16, 3), self.read % 256, np.uint8)).save(file, "PNG")
+                yield file.getvalue(), -1, str(self.read).encode()
+
+        tf = import_tensorflow()
+        kinds = ((), tf.string), ((), tf.int32), ((), tf.string)
+        signature = tuple(tf.TensorSpec(*kind) for kind in kinds)
+        return tf.data.Dataset.from_generator(images, output_signature=signature)
+
+
+def test_of_a_stream_the_first_batches_are_read(config, weights):
+    limited = config.copy_and_resolve_references()
+    limited.knn.max_unlabelled = 16
+    source = Stream()
+    assert set(Evaluation(limited, source)(weights, ONE)) == LABEL_FREE
+    assert 16 <= source.read < 200  # some are read ahead
+
+
+def test_the_probe_can_be_left_out(config, images, weights):
+    without = config.copy_and_resolve_references()
+    without.probe.max_steps = 0
+    source = open_source(f"folder:{images}", "train")
+    evaluation = Evaluation(without, source)
+    assert evaluation.description == "k-NN (k = 3), 36 train and 15 test images, every 10 epochs"
+    values = evaluation(weights, ONE)
+    assert "knn_top1" in values and "probe_top1" not in values
+
+
+def test_splits_with_other_classes_or_without_labels_are_mistakes(config, images, tmp_path):
+    for name in ("train/a", "test/b"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / name / "0.png")
+    other = config.copy_and_resolve_references()
+    other.data.source = f"folder:{tmp_path}"
+    source = open_source(other.data.source, "train")
+    with pytest.raises(UserError, match=r"^knn\.test_split='test' has other classes than"):
+        Evaluation(other, source)
+    (tmp_path / "test/b/0.png").rename(tmp_path / "test/0.png")
+    (tmp_path / "test/b").rmdir()
+    with pytest.raises(UserError, match=r"^knn\.test_split='test' of .* has no labels; turn"):
+        Evaluation(other, source)

@@ -18,7 +18,7 @@ COLORS = {"blue": (30, 60, 220), "green": (40, 200, 50), "red": (220, 40, 40)}
 def workdir(tmp_path_factory):
     """Returns a workdir with one checkpoint, step 3, whose teacher is twice its student."""
     config = tiny_config(data__source="folder:none", knn__resize=18, seed=7)
-    state = jax.jit(make_init(config, tiny_plan(config)))(jax.random.key(config.seed))
+    state = make_init(config, tiny_plan(config))(jax.random.key(config.seed))
     moved = jax.tree.map(lambda x: x * 2, state.opt_state)  # the teacher is in there
     folder = open_workdir(
         str(tmp_path_factory.mktemp("runs") / "mine"), config, allow_config_change=False

@@ -16,15 +16,19 @@ COLORS = {"blue": (30, 60, 220), "green": (40, 200, 50), "red": (220, 40, 40)}
 
 @pytest.fixture(scope="session")
 def workdir(tmp_path_factory):
-    """Returns a workdir with one checkpoint, step 3, whose teacher is twice its student."""
+    """Returns a workdir with one checkpoint, step 3; student and teacher have left the start."""
     config = tiny_config(data__source="folder:none", knn__resize=18, seed=7)
     state = make_init(config, tiny_plan(config))(jax.random.key(config.seed))
-    moved = jax.tree.map(lambda x: x * 2, state.opt_state)  # the teacher is in there
+    trained = state.replace(
+        step=state.step + 3,
+        params=jax.tree.map(lambda x: x * 1.5, state.params),
+        opt_state=jax.tree.map(lambda x: x * 2, state.opt_state),  # the teacher is in there
+    )
     folder = open_workdir(
         str(tmp_path_factory.mktemp("runs") / "mine"), config, allow_config_change=False
     )
     checkpoints = Checkpoints(folder, keep=2)
-    checkpoints.save(state.replace(step=state.step + 3, opt_state=moved), knn_top1=40.0)
+    checkpoints.save(trained, knn_top1=40.0)
     checkpoints.close()
     return str(folder)
 

@@ -161,13 +161,13 @@ SMALL = [
 class TestWithTheCompiler:
     def test_a_small_step_for_a_small_pod(self, tmp_path):
         path = tmp_path / "report.json"
-        done = run(*SMALL, "--topology=v5p:2x2x1", "--batch=16", "--fit", f"--json={path}")
+        done = run(*SMALL, "--topology=v5p:2x2x1", "--mesh=2x2x1", "--batch=16", f"--json={path}")
         assert done.returncode == 0, done.stderr
         assert "not a measurement" in done.stdout
-        assert "the largest that fits" in done.stdout
         report = json.loads(path.read_text())
         assert report["chips"] == 4 and report["fits"]
-        assert report["batch_size"] < report["smallest_batch_that_fails"]
+        assert report["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
+        assert {moved["axes"] for moved in report["collectives"]} <= {"data", "fsdp", "data+fsdp"}
         assert sum(report["memory"].values()) < report["memory_of_chip"]
         # The state: two trees of parameters, moments of one.
         assert report["memory"]["student"] == report["memory"]["teacher"]

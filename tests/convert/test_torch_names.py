@@ -1,9 +1,14 @@
 """Names and layouts of the original's tensors."""
 
+import json
+
+import jax
 import numpy as np
 import pytest
 
+from ibot_jax.config import VIT_SIZES, get_config, make_plan
 from ibot_jax.convert import torch_names
+from ibot_jax.step import make_init
 
 
 def test_a_recorded_student_survives_the_round_trip(step_small):
@@ -16,6 +21,18 @@ def test_a_recorded_student_survives_the_round_trip(step_small):
     assert back.keys() == tensors.keys()
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(back[name], tensor)
+
+
+@pytest.mark.parametrize("size", VIT_SIZES)
+def test_published_models_have_the_names_and_shapes_of_ours(size, reference):
+    """The whole student, with its head of 8,192 prototypes; arrays of zeros take no memory."""
+    config = get_config()
+    config.model.update(VIT_SIZES[size])
+    plan = make_plan(config, 100 * config.batch_size)
+    state = jax.eval_shape(make_init(config, plan), jax.random.key(0))
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.params)
+    ours = {name: list(x.shape) for name, x in torch_names.to_torch(zeros, 16).items()}
+    assert ours == json.loads(reference("state_dict_shapes.json").read_text())[f"vit_{size}"]
 
 
 def test_the_patch_projection_becomes_a_map_of_flattened_channels_last_patches():

@@ -1,6 +1,7 @@
 """Several processes on this machine, each with its share of eight virtual devices."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -8,6 +9,19 @@ import sys
 import cli
 
 DEVICES = 8
+
+# The CPU's collectives announce themselves on stdout, piece by piece from every device's thread,
+# so that one announcement may stand in the middle of another.
+ANNOUNCEMENT = re.compile(
+    r"\[Gloo\] Rank | is connected to "
+    r"| peer ranks\. Expected number of connected peer ranks is : "
+)
+
+
+def without_announcements(text):
+    """`text` without the lines, whole or torn, of `ANNOUNCEMENT` and its numbers."""
+    lines = (ANNOUNCEMENT.sub("", line) for line in text.splitlines(True))
+    return "".join(line for line in lines if not re.fullmatch(r"\d*\n?", line))
 
 
 class Run:
@@ -48,9 +62,5 @@ class Run:
     def finish(self):
         """Waits for all; returns exit statuses, and what each wrote to stdout and stderr."""
         done = [cli.finish(process) for process in self.processes]
-        outs, errors = (
-            # The CPU's collectives announce themselves.
-            ["".join(t for t in text.splitlines(True) if "[Gloo]" not in t) for text in texts]
-            for texts in ([out for _, out, _ in done], [err for _, _, err in done])
-        )
-        return [status for status, _, _ in done], outs, errors
+        outs = [without_announcements(out) for _, out, _ in done]
+        return [status for status, _, _ in done], outs, [err for _, _, err in done]

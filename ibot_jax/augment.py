@@ -35,10 +35,14 @@ def apply_colors(views: Array, colors: Array, max_blur_radius: float) -> Array:
     Returns:
       [..., H, W, C] uint8.
     """
-    # Solves r * (r + 1) = variance, that of three boxes of radius r in turn.
-    reach = math.ceil((math.sqrt(4 * max_blur_radius**2 + 1) - 1) / 2)
-    one_view = functools.partial(_apply_color, reach=reach)
+    one_view = functools.partial(_apply_color, reach=blur_reach(max_blur_radius))
     return jnp.vectorize(one_view, signature="(h,w,c),(n)->(h,w,c)")(views, colors)
+
+
+def blur_reach(max_blur_radius: float) -> int:
+    """Returns the distance of the farthest pixel that a box of the blur reads."""
+    # Solves r * (r + 1) = variance, that of three boxes of radius r in turn.
+    return math.ceil((math.sqrt(4 * max_blur_radius**2 + 1) - 1) / 2)
 
 
 def _apply_color(view: Array, color: Array, reach: int) -> Array:
@@ -49,8 +53,8 @@ def _apply_color(view: Array, color: Array, reach: int) -> Array:
     # Planes, since rows of pixels fill vector registers and triples of colours do not.
     planes = [view[..., band] for band in range(bands)]
     planes = jax.lax.fori_loop(0, len(JITTER), functools.partial(_jitter, drawn), planes)
-    gray = _gray(planes)
-    stack = jnp.stack([jnp.where(drawn["gray"] > 0, gray, plane) for plane in planes])
+    grays = gray(planes)
+    stack = jnp.stack([jnp.where(drawn["gray"] > 0, grays, plane) for plane in planes])
     stack = _gaussian_blur(stack, drawn["blur_radius"], reach)
     inverted = (drawn["solarize"] > 0) & (stack >= SOLARIZE_THRESHOLD)
     stack = jnp.where(inverted, 255 - stack, stack)
@@ -69,49 +73,64 @@ def _jitter(drawn: dict[str, Array], place: Array, planes: list[Array]) -> list[
       planes: one (grey) or three (RGB), [H, W] uint8 each.
     """
     here = {name: drawn[f"{name}_place"] == place for name in JITTER}
-    factor = jnp.float32(1)
-    for name in ("brightness", "contrast", "saturation"):
-        factor = jnp.where(here[name], drawn[name], factor)
-    gray = _gray(planes)
-    base = jnp.where(here["contrast"], _mean(gray), jnp.where(here["saturation"], gray, 0))
-    planes = [_blend(base, plane, factor) for plane in planes]
+    factor = blend_factor(drawn, here)
+    grays = gray(planes)
+    mean = rounded_mean(grays.sum(dtype=jnp.uint32), grays.size).astype(grays.dtype)
+    base = jnp.where(here["contrast"], mean, jnp.where(here["saturation"], grays, 0))
+    planes = [blend(base, plane, factor) for plane in planes]
     if len(planes) == 1:
         return planes
-    shifted = _shift_hue(planes, drawn["hue"])
+    shifted = shift_hue(planes, drawn["hue"])
     return [jnp.where(here["hue"], *pair) for pair in zip(shifted, planes, strict=True)]
 
 
-def _blend(base: Array, plane: Array, factor: Array) -> Array:
-    """Pillow's `Image.blend`: clips to levels, and cuts fractions off."""
+def blend_factor(drawn: dict[str, Array], here: dict[str, Array]) -> Array:
+    """Returns the factor of the operation whose turn it is; 1 where that blends nothing.
+
+    Args:
+      drawn: the value of each column.
+      here: whether it is an operation's turn.
+    """
+    factor = jnp.float32(1)
+    for name in ("brightness", "contrast", "saturation"):
+        factor = jnp.where(here[name], drawn[name], factor)
+    return factor
+
+
+def blend(base: Array, plane: Array, factor: Array) -> Array:
+    """Pillow's `Image.blend`: clips to levels, and cuts fractions off; of the plane's dtype."""
+    dtype = plane.dtype
     base, plane = base.astype(jnp.float32), plane.astype(jnp.float32)
     # Clipping between product and sum keeps a compiler from rounding them once instead of twice.
     change = jnp.clip(factor * (plane - base), -base, 255 - base)
-    return (base + change).astype(jnp.uint8)
+    return (base + change).astype(dtype)
 
 
-def _mean(plane: Array) -> Array:
-    """The mean level, rounded; uint8. In whole numbers, so that no order of summation matters."""
-    total = plane.sum(dtype=jnp.uint32)
-    return ((2 * total + plane.size) // (2 * plane.size)).astype(jnp.uint8)
+def rounded_mean(total: Array, number: int) -> Array:
+    """Returns a sum's mean, rounded. In whole numbers, so that no order of summation matters."""
+    return jax.lax.div(2 * total + number, jnp.asarray(2 * number, total.dtype))
 
 
-def _gray(planes: list[Array]) -> Array:
-    """Pillow's conversion to "L" (ITU-R 601-2), [H, W] uint8."""
+def gray(planes: list[Array]) -> Array:
+    """Pillow's conversion to "L" (ITU-R 601-2), of the planes' dtype."""
     if len(planes) == 1:
         return planes[0]
-    red, green, blue = (plane.astype(jnp.uint32) for plane in planes)
-    return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(jnp.uint8)
+    red, green, blue = (plane.astype(jnp.int32) for plane in planes)
+    return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(planes[0].dtype)
 
 
-def _shift_hue(planes: list[Array], turns: Array) -> list[Array]:
+def shift_hue(planes: list[Array], turns: Array) -> list[Array]:
     """Turns the colour wheel of RGB planes as torchvision does on Pillow images.
 
     Args:
-      planes: three, [H, W] uint8 each.
+      planes: three, of any whole numbers.
       turns: by how much.
+
+    Returns:
+      Three of the same dtype.
     """
     hue, saturation, value = _rgb_to_hsv(planes)
-    hue += (255 * turns).astype(jnp.int32).astype(jnp.uint8)  # wraps around, as hues do
+    hue = (hue + (255 * turns).astype(jnp.int32)) & 255  # wraps around, as hues do
     hue, saturation, value = (plane.astype(jnp.float32) for plane in (hue, saturation, value))
 
     def channel(start: int) -> Array:
@@ -121,13 +140,13 @@ def _shift_hue(planes: list[Array], turns: Array) -> list[Array]:
         position = jnp.where(position < 510, position, position - 510)
         depth = jnp.clip(jnp.minimum(position, 340 - position), 0, 85)
         level = value * (85 * 255 - saturation * depth) / (85 * 255)
-        return (level + 0.5).astype(jnp.uint8)
+        return (level + 0.5).astype(planes[0].dtype)
 
     return [channel(start) for start in (5, 3, 1)]  # red, green, blue
 
 
 def _rgb_to_hsv(planes: list[Array]) -> tuple[Array, Array, Array]:
-    """Pillow's conversion of RGB planes to hue, saturation and value, [H, W] uint8 each.
+    """Pillow's conversion of RGB planes to hue, saturation and value, int32 from 0 to 255.
 
     Pillow cuts fractions off in the end, so where the exact hue is whole its roundings on the way
     decide; they are repeated here.
@@ -154,12 +173,12 @@ def _rgb_to_hsv(planes: list[Array]) -> tuple[Array, Array, Array]:
     hue = jnp.where(chroma > 0, 255 * turns, 0)
     # Whole numbers plus a quarter: no rounding error of the division reaches a whole quotient.
     saturation = (255 * chroma + 0.25) / jnp.maximum(value, 1)
-    return tuple(plane.astype(jnp.uint8) for plane in (hue, saturation, value))
+    return tuple(plane.astype(jnp.int32) for plane in (hue, saturation, value))
 
 
 def _gaussian_blur(planes: Array, radius: Array, reach: int) -> Array:
     """Pillow's `GaussianBlur`: box blurs, three along the rows, then three along the columns."""
-    weights = _box_weights(radius, reach)
+    weights = box_weights(radius, reach)
 
     def blur(planes: Array, axis: int) -> Array:
         return jax.lax.fori_loop(0, 3, lambda _, x: _box_blur(x, weights, axis), planes)
@@ -167,7 +186,7 @@ def _gaussian_blur(planes: Array, radius: Array, reach: int) -> Array:
     return blur(blur(planes, axis=2), axis=1)
 
 
-def _box_weights(radius: Array, reach: int) -> Array:
+def box_weights(radius: Array, reach: int) -> Array:
     """Finds the box that, three times over, is as wide as a Gaussian of this standard deviation.
 
     Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering"

@@ -4,8 +4,6 @@ Shape letters: B batch, G global views, L local views, V = G + L, H and W pixels
 N = h * w, D width, K prototypes, U bottleneck.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
@@ -24,12 +22,9 @@ def normalize(views: Array, mean: tuple, std: tuple, dtype: jnp.dtype) -> Array:
     return views.astype(dtype)
 
 
-def _flat_views(function: Callable[..., Array], *arrays: Array | None) -> Array:
-    """Applies a function of arrays [B * V, ...] to arrays [B, V, ...]; None stays None."""
-    shape = arrays[0].shape[:2]
-    flat = [x if x is None else x.reshape(-1, *x.shape[2:]) for x in arrays]
-    outputs = function(*flat)
-    return outputs.reshape(*shape, *outputs.shape[1:])
+def _flat(x: Array | None) -> Array | None:
+    """Joins the axes of images and of their views, [B, V, ...] to [B * V, ...]; None stays None."""
+    return None if x is None else x.reshape(-1, *x.shape[2:])
 
 
 def teacher_forward(
@@ -47,19 +42,18 @@ def teacher_forward(
       views: [B, G, H, W, C] normalised.
 
     Returns:
-      Unit bottleneck vectors {"class": [B, G, U], "patch": [B, G, N, U]}, and the mean outputs
-      over all of them {"class": [K], "patch": [K]}.
+      Unit bottleneck vectors [B * G, 1 + N, U], the class token's first, and the mean outputs over
+      all class tokens and over all patch tokens {"class": [K], "patch": [K]}.
     """
-    tokens = _flat_views(
-        lambda x: backbone.apply({"params": params["backbone"]}, x), views
-    )  # [B, G, 1 + N, D]
+    tokens = backbone.apply({"params": params["backbone"]}, _flat(views))  # [B * G, 1 + N, D]
     variables = {"params": params["head"]}
-    units = head.apply(variables, tokens, method="bottleneck")
-    units = {"class": units[:, :, 0], "patch": units[:, :, 1:]}
+    # As rows: a TPU pads what has more dimensions.
+    units = head.apply(variables, tokens.reshape(-1, tokens.shape[-1]), method="bottleneck")
+    units = units.reshape(*tokens.shape[:2], -1)
     exact = head.clone(dtype=head.param_dtype)
     means = {
         kind: exact.apply(variables, unit.mean(axis=range(unit.ndim - 1)), method=f"{kind}_logits")
-        for kind, unit in units.items()
+        for kind, unit in (("class", units[:, 0]), ("patch", units[:, 1:]))
     }
     return units, means
 
@@ -71,7 +65,7 @@ def student_forward(
     local_views: Array,
     masks: Array,
     gains: Array | None,
-) -> dict[str, Array]:
+) -> tuple[Array, Array]:
     """Runs the student's backbone on masked global and on local views.
 
     Args:
@@ -83,21 +77,23 @@ def student_forward(
       gains: [B, V, depth, 2] of stochastic depth; None without.
 
     Returns:
-      Tokens {"class": [B, V, D], "patch": [B, G, N, D]}.
+      Class tokens of all views [B, V, D], and all tokens of the global ones [B * G, 1 + N, D].
     """
     num_global = global_views.shape[1]
     global_gains = local_gains = None
     if gains is not None:
         global_gains, local_gains = gains[:, :num_global], gains[:, num_global:]
 
-    def apply_backbone(x, masks, gains):
-        return backbone.apply({"params": params["backbone"]}, x, masks, gains)
+    def apply_backbone(views, masks, gains):
+        flat = map(_flat, (views, masks, gains))
+        return backbone.apply({"params": params["backbone"]}, *flat)
 
-    tokens = _flat_views(apply_backbone, global_views, masks, global_gains)  # [B, G, 1 + N, D]
-    class_tokens = tokens[:, :, 0]
+    def class_tokens_of(tokens):
+        return tokens[:, 0].reshape(len(global_views), -1, tokens.shape[-1])
+
+    tokens = apply_backbone(global_views, masks, global_gains)  # [B * G, 1 + N, D]
+    class_tokens = class_tokens_of(tokens)
     if local_views.shape[1]:
-        local = _flat_views(
-            lambda x, gains: apply_backbone(x, None, gains)[:, 0], local_views, local_gains
-        )
+        local = class_tokens_of(apply_backbone(local_views, None, local_gains))
         class_tokens = jnp.concatenate([class_tokens, local], axis=1)
-    return {"class": class_tokens, "patch": tokens[:, :, 1:]}
+    return class_tokens, tokens

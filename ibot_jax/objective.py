@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ibot_jax import forward, losses, models, sharding
-from ibot_jax.augment import apply_colors
+from ibot_jax import augment, forward, losses, models, sharding, tpu_colors
 from ibot_jax.chunked import sum_of_chunks
 
 Array = jax.Array
@@ -47,7 +46,11 @@ def make_losses(config: ConfigDict, mesh: jax.sharding.Mesh) -> Objective:
     `class_targets` [K]; `outputs` are the teacher's mean outputs {"class": [K], "patch": [K]},
     which move the centers. Means over devices of these are the whole batch's.
     """
-    backbone = models.build_backbone(config, pack=sharding.on_tpu(mesh))
+    on_tpu = sharding.on_tpu(mesh)
+    backbone = models.build_backbone(config, tpu=on_tpu)
+    # Kernels must not be left to XLA's partitioner, which has the tensor axis.
+    by_kernel = on_tpu and mesh.shape[sharding.TENSOR_AXIS] == 1
+    apply_colors = tpu_colors.apply_colors if by_kernel else augment.apply_colors
     teacher_head = models.build_head(config, teacher=True)
     dtype = models.compute_dtype(config)
     tensor = mesh.shape[sharding.TENSOR_AXIS]
@@ -63,14 +66,21 @@ def make_losses(config: ConfigDict, mesh: jax.sharding.Mesh) -> Objective:
         global_views, local_views = (normalized_views(batch, kind) for kind in ("global", "local"))
         masks = batch["masks"]
         units, outputs = forward.teacher_forward(backbone, teacher_head, teacher, global_views)
-        tokens = forward.student_forward(backbone, params, global_views, local_views, masks, gains)
+        class_tokens, tokens = forward.student_forward(
+            backbone, params, global_views, local_views, masks, gains
+        )
         shared = {
             "student": params["head"],
             "teacher": teacher["head"],
             "centers": centers,
             "temps": temps,
         }
-        rows = {"tokens": tokens, "units": units, "masks": masks.reshape(*masks.shape[:2], -1)}
+        rows = {
+            "class_tokens": class_tokens,
+            "tokens": tokens,
+            "units": units,
+            "masks": masks.reshape(*masks.shape[:2], -1),
+        }
         averages, class_targets = head_losses(shared, rows)
         loss = averages["class_loss"] + averages["patch_loss"]
         return loss, (averages | {"class_targets": class_targets}, outputs)
@@ -83,8 +93,9 @@ def _make_head_losses(
 ) -> Callable[[dict, dict], tuple[dict[str, Array], Array]]:
     """Returns the function that runs heads and losses on rows, for one of `tensor` prototype parts.
 
-    It maps (parameters, centers, temperatures; tokens, units, masks) to averages and the mean
-    target of this part of the prototypes.
+    It maps (parameters, centers, temperatures; class tokens [B, V, D], tokens [B * G, 1 + N, D],
+    the teacher's unit vectors of the latter, masks [B, G, N]) to averages and the mean target of
+    this part of the prototypes.
     """
     over = sharding.TENSOR_AXIS if tensor > 1 else None
     student_head = models.build_head(config, teacher=False, parts=tensor)
@@ -124,16 +135,17 @@ def _make_head_losses(
         return loss, {"teacher_patch_entropy": (losses.entropy(targets, over) * valid).sum()}
 
     def head_losses(shared, rows):
-        tokens, units, masks = rows["tokens"], rows["units"], rows["masks"]
-        batch, views = tokens["class"].shape[:2]
+        class_tokens, tokens, masks = rows["class_tokens"], rows["tokens"], rows["masks"]
+        batch, views = class_tokens.shape[:2]
         params = shared["student"]
         constants = jax.lax.stop_gradient(
             {name: shared[name] for name in ("teacher", "centers", "temps")}
         )
-        units = jax.lax.stop_gradient(units)
+        units = jax.lax.stop_gradient(rows["units"])
+        class_units = units[:, 0].reshape(*masks.shape[:2], -1)
 
         every_image = jnp.ones_like(masks[:, 0, 0])
-        arguments = params, tokens["class"], {"units": units["class"]}, constants, every_image
+        arguments = params, class_tokens, {"units": class_units}, constants, every_image
         images = max(config.loss.max_logits * tensor // (config.head.prototypes * views), 1)
         if images < batch:
             class_loss, averages = sum_of_chunks(class_chunk, images, *arguments)
@@ -143,15 +155,19 @@ def _make_head_losses(
 
         num_views = masks.shape[0] * masks.shape[1]
         capacity = masked_capacity(config, num_views, tensor)
-        weights = losses.patch_weights(masks, class_loss.dtype)
+        # Class tokens stay among the rows, never selected: leaving them out would copy the others.
+        masked_rows, weights = (
+            jnp.pad(x, ((0, 0), (0, 0), (1, 0))).reshape(-1)
+            for x in (masks, losses.patch_weights(masks, class_loss.dtype))
+        )
         patch_loss, sums = sum_of_chunks(
             patch_chunk,
             capacity,
             params,
-            tokens["patch"].reshape(masks.size, -1),
-            {"units": units["patch"].reshape(masks.size, -1), "weights": weights.reshape(-1)},
+            tokens.reshape(len(masked_rows), -1),
+            {"units": units.reshape(len(masked_rows), -1), "weights": weights},
             constants,
-            masks.reshape(-1),
+            masked_rows,
         )
         masked = masks.sum()
         averages |= {

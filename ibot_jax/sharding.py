@@ -169,7 +169,8 @@ def average_gradients(
             mesh=mesh,
             in_specs=(*specs, PartitionSpec(BATCH_AXES)),
             out_specs=(PartitionSpec(), specs[0]),
-            axis_names=set(BATCH_AXES),
+            # All axes where nothing is left to XLA: a TPU's kernels must be under manual control.
+            axis_names=set(BATCH_AXES if mesh.shape[TENSOR_AXIS] > 1 else AXES),
             check_vma=False,  # its checker stumbles over jax.lax.erfc in float64
         )(params, constants, rows)
 
@@ -221,6 +222,29 @@ def split_over_tensor(x: jax.Array, dimension: int | None) -> jax.Array:
 
 def _lay_out(x: jax.Array, spec: PartitionSpec) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec) if is_split_over_tensor() else x
+
+
+def over_columns(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Lets a function within `average_gradients` see one device's part of the columns.
+
+    Args:
+      function: of arrays [..., D] to [B, T, D], each column of which follows from the same columns
+        of the arguments, or from their neighbours that belong to the same head.
+    """
+
+    def spread(*arrays):
+        if not is_split_over_tensor():
+            return function(*arrays)
+        specs = jax.tree.map(lambda x: PartitionSpec(*[None] * (x.ndim - 1), TENSOR_AXIS), arrays)
+        return jax.shard_map(
+            function,
+            in_specs=specs,
+            out_specs=PartitionSpec(None, None, TENSOR_AXIS),
+            axis_names={TENSOR_AXIS},
+            check_vma=False,
+        )(*arrays)
+
+    return spread
 
 
 def over_prototypes(

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
 
-from ibot_jax import augment
+from ibot_jax import augment, tpu_colors
 from ibot_jax.colors import JITTER, Color
 from ibot_jax.data.host_colors import apply_color
 
@@ -27,11 +27,12 @@ OPERATIONS = [
 ]
 
 apply_colors = jax.jit(augment.apply_colors, static_argnames="max_blur_radius")
+by_kernel = jax.jit(tpu_colors.apply_colors, static_argnames="max_blur_radius")
 
 
-def on_device(views, colors, max_blur_radius=MAX_BLUR_RADIUS):
+def on_device(views, colors, max_blur_radius=MAX_BLUR_RADIUS, apply=apply_colors):
     rows = np.stack([color.row() for color in colors])
-    return np.asarray(apply_colors(np.stack(views), rows, max_blur_radius=max_blur_radius))
+    return np.asarray(apply(np.stack(views), rows, max_blur_radius=max_blur_radius))
 
 
 def on_host(view, color):
@@ -86,6 +87,33 @@ def test_whole_draws_equal_pillow(mode):
     assert not errors[~blurred].any()
     # The weights of the blur are rounded after other operations than Pillow's.
     assert errors[blurred].max() <= 1 and errors[blurred].mean() < 1e-4
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_kernel_for_tpus_gives_the_same_bytes(mode):
+    """It is interpreted here."""
+    rng = np.random.default_rng(MODES[mode])
+    views = draw_views(rng, 60, MODES[mode])
+    colors = [draw_color(rng) for _ in views]
+    expected = on_device(views, colors)
+    np.testing.assert_array_equal(on_device(views, colors, apply=by_kernel), expected)
+
+
+def test_the_kernel_takes_views_of_more_rows_and_columns_than_it_works_on_at_once():
+    views = np.random.default_rng(0).integers(0, 256, (2, 136, 140, 3)).astype(np.uint8)
+    jitter = (("contrast", 1.3), ("hue", 0.05), ("saturation", 1.1), ("brightness", 0.8))
+    color = Color(flip=True, jitter=jitter, gray=False, blur_radius=1.3, solarize=True)
+    plain = dataclasses.replace(PLAIN, blur_radius=0.4, gray=True)
+    found, expected = (on_device(views, [color, plain], apply=f) for f in (by_kernel, apply_colors))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (392, 8), (8, 400)])
+def test_views_that_the_kernel_does_not_take_are_changed_all_the_same(shape):
+    views = np.random.default_rng(0).integers(0, 256, (1, *shape, 3)).astype(np.uint8)
+    color = dataclasses.replace(PLAIN, jitter=(("saturation", 1.5),), flip=True)
+    found = on_device(views, [color], apply=by_kernel)
+    np.testing.assert_array_equal(found[0], on_host(views[0], color))
 
 
 def test_colors_of_all_kinds_turn_as_in_pillow():

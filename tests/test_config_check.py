@@ -66,7 +66,7 @@ MISTAKES = {
     "one bad entry of several": (dict(data__blur=(1.0, 0.1, -0.5)), r"data\.blur=.* between 0"),
     "attention": (
         dict(model__attention="flash"),
-        r"model\.attention='flash' .*auto or cudnn or xla",
+        r"model\.attention='flash' .*auto or cudnn or pallas or xla",
     ),
     "fused attention in float32": (
         dict(model__attention="cudnn", dtype="float32"),

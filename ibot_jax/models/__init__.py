@@ -24,22 +24,29 @@ def patch_grid(config: ConfigDict) -> tuple[int, int]:
     return height // config.model.patch_size, width // config.model.patch_size
 
 
-def uses_fused_attention(config: ConfigDict) -> bool:
-    """Returns whether cuDNN computes attention: by `model.attention`; "auto" where it can."""
-    if config.model.attention == "auto":
-        return sharding.has_cudnn_attention() and compute_dtype(config) == jnp.bfloat16
-    return config.model.attention == "cudnn"
+def attention_kernel(config: ConfigDict, tpu: bool = False) -> str:
+    """Returns what computes attention: `model.attention`, or for "auto" the fastest that can."""
+    if config.model.attention != "auto":
+        return config.model.attention
+    if compute_dtype(config) == jnp.bfloat16:
+        if tpu:
+            return "pallas"
+        if sharding.has_cudnn_attention():
+            return "cudnn"
+    return "xla"
 
 
-def build_backbone(config: ConfigDict, pack: bool = False) -> ViT:
-    """Builds the backbone, which student and teacher share as a module; `pack`: see `ViT`."""
+def build_backbone(config: ConfigDict, tpu: bool = False) -> ViT:
+    """Builds the backbone, which student and teacher share as a module.
+
+    With `tpu` as is best within `sharding.average_gradients` on a TPU; the outputs are the same.
+    """
     sizes = config.model.to_dict()
-    del sizes["drop_path"], sizes["attention"]  # the step draws it; the line below reads it
+    del sizes["drop_path"]  # the step draws it
     return ViT(
-        **sizes,
+        **sizes | {"attention": attention_kernel(config, tpu)},
         grid=patch_grid(config),
-        fused_attention=uses_fused_attention(config),
-        pack=pack,
+        pack=tpu,
         dtype=compute_dtype(config),
         param_dtype=param_dtype(config),
     )

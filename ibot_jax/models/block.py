@@ -1,26 +1,31 @@
 """The transformer block: attention, MLP, stochastic depth (paper, section 4.1)."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ibot_jax.models import tpu_attention
 from ibot_jax.models.gelu import gelu
-from ibot_jax.sharding import split_over_tensor
+from ibot_jax.models.linear import Linear, add_bias, normal_init
+from ibot_jax.sharding import over_columns, split_over_tensor
 
 Array = jax.Array
-
-# What timm and the original call trunc_normal_(std=0.02) cuts at 100 standard deviations.
-normal_init = nn.initializers.normal(0.02)
 
 LAYER_NORM_EPSILON = 1e-6
 
 
 def layer_norm(name: str | None, dtype: jnp.dtype, param_dtype: jnp.dtype) -> nn.LayerNorm:
-    """LayerNorm with the original's epsilon and two-pass variance, statistics in float32."""
+    """LayerNorm with the original's epsilon, statistics in float32 (float64 for float64).
+
+    The variance is formed in two passes, or for bfloat16 in one, from sums of x and x^2: of numbers
+    of 8 bits, which float32 adds up well, and which lie in memory for the next layer's product.
+    """
     return nn.LayerNorm(
         epsilon=LAYER_NORM_EPSILON,
-        use_fast_variance=False,
+        use_fast_variance=dtype == jnp.bfloat16,
         dtype=dtype,
         param_dtype=param_dtype,
         name=name,
@@ -42,19 +47,17 @@ class QueryKeyValue(nn.Module):
     param_dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array) -> list[Array]:
+    def __call__(self, x: Array) -> tuple[list[Array], list[Array]]:
+        """Returns the three products, and what is still to be added to them: three biases [D]."""
         width = x.shape[-1]
         zeros = nn.initializers.zeros
         kernel = self.param("kernel", normal_init, (width, 3 * width), self.param_dtype)
         bias = self.param("bias", zeros, (3 * width,), self.param_dtype)
-        kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
         # Whole first, for each of the three is split into heads.
-        kernels = jnp.split(split_over_tensor(kernel, None), 3, axis=1)
+        kernels = jnp.split(split_over_tensor(kernel.astype(self.dtype), None), 3, axis=1)
         biases = jnp.split(split_over_tensor(bias, None), 3)
-        return [
-            x @ split_over_tensor(part, 1) + shift
-            for part, shift in zip(kernels, biases, strict=True)
-        ]
+        products = [x.astype(self.dtype) @ split_over_tensor(part, 1) for part in kernels]
+        return products, [split_over_tensor(part, 0) for part in biases]
 
 
 class Attention(nn.Module):
@@ -62,14 +65,14 @@ class Attention(nn.Module):
 
     Attributes:
       heads: attention heads; divides the width.
-      fused: whether cuDNN's fused kernel computes it (bfloat16 on a GPU), which never writes the
-        attention weights to memory; XLA otherwise.
+      kernel: what computes it. "cudnn" (bfloat16 on a GPU) and "pallas" (a TPU) never write the
+        attention weights to memory, and leave to "xla" what they do not take.
       dtype: of the computation.
       param_dtype: of the parameters.
     """
 
     heads: int
-    fused: bool
+    kernel: str
     dtype: jnp.dtype
     param_dtype: jnp.dtype
 
@@ -79,28 +82,36 @@ class Attention(nn.Module):
     ) -> Array:
         """Maps [B, T, D] tokens to [B, T, D], or to [B, heads, T, T] attention weights.
 
-        With `owners` [T], a token attends only to those of the same owner.
+        With `owners` [T], a token attends only to those of the same owner, its neighbours.
         """
-        batch, tokens, width = x.shape
+        tokens, width = x.shape[1:]
         head_dim = width // self.heads
         kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        query, key, value = (
-            part.reshape(batch, tokens, self.heads, head_dim)
-            for part in QueryKeyValue(name="qkv", **kwargs)(x)
-        )
-        if self.fused and owners is None and not only_weights:
-            x = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+        products, biases = QueryKeyValue(name="qkv", **kwargs)(x)
+        takes = tpu_attention.can_attend(tokens, head_dim)
+        if self.kernel == "pallas" and takes and not only_weights:
+            attend = functools.partial(tpu_attention.attend, head_dim=head_dim, owners=owners)
+            x = over_columns(attend)(*products, biases)
         else:
-            logits = jnp.einsum("bqhd,bkhd->bhqk", query * head_dim**-0.5, key)
-            logits = logits.astype(jnp.promote_types(self.dtype, jnp.float32))
-            if owners is not None:
-                logits = jnp.where(owners[:, None] == owners, logits, -jnp.inf)
-            weights = jax.nn.softmax(logits).astype(self.dtype)
-            if only_weights:
-                return weights
-            x = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
-        x = x.reshape(batch, tokens, width)
-        return nn.Dense(width, name="proj", kernel_init=normal_init, **kwargs)(x)
+            parts = map(add_bias, products, biases)
+            heads = [part.reshape(*x.shape[:2], self.heads, head_dim) for part in parts]
+            if self.kernel == "cudnn" and owners is None and not only_weights:
+                x = jax.nn.dot_product_attention(*heads, implementation="cudnn")
+            else:
+                query, key, value = heads
+                weights = self._weights(query, key, owners)
+                if only_weights:
+                    return weights
+                x = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+            x = x.reshape(*x.shape[:2], width)
+        return Linear(width, name="proj", **kwargs)(x)
+
+    def _weights(self, query: Array, key: Array, owners: np.ndarray | None) -> Array:
+        logits = jnp.einsum("bqhd,bkhd->bhqk", query * query.shape[-1] ** -0.5, key)
+        logits = logits.astype(jnp.promote_types(self.dtype, jnp.float32))
+        if owners is not None:
+            logits = jnp.where(owners[:, None] == owners, logits, -jnp.inf)
+        return jax.nn.softmax(logits).astype(self.dtype)
 
 
 class Mlp(nn.Module):
@@ -113,10 +124,9 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps [B, T, D] tokens to [B, T, D]."""
-        kwargs = dict(kernel_init=normal_init, dtype=self.dtype, param_dtype=self.param_dtype)
-        hidden = split_over_tensor(nn.Dense(self.hidden_dim, name="fc1", **kwargs)(x), 2)
-        hidden = gelu(hidden)
-        return nn.Dense(x.shape[-1], name="fc2", **kwargs)(hidden)
+        kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        hidden = split_over_tensor(Linear(self.hidden_dim, name="fc1", **kwargs)(x), 2)
+        return Linear(x.shape[-1], name="fc2", **kwargs)(gelu(hidden))
 
 
 class Block(nn.Module):
@@ -126,7 +136,7 @@ class Block(nn.Module):
       heads: attention heads.
       hidden_dim: of the MLP.
       layer_scale: initial gain of each branch's output; 0 leaves LayerScale out.
-      fused_attention: see `Attention`.
+      attention: the kernel that computes it, see `Attention`.
       dtype: of the computation.
       param_dtype: of the parameters.
     """
@@ -134,7 +144,7 @@ class Block(nn.Module):
     heads: int
     hidden_dim: int
     layer_scale: float
-    fused_attention: bool
+    attention: str
     dtype: jnp.dtype
     param_dtype: jnp.dtype
 
@@ -164,7 +174,7 @@ class Block(nn.Module):
             return split_over_tensor(x + branch, None)
 
         x = split_over_tensor(x, None)  # whole on each device, or the width would be spread
-        attention = Attention(self.heads, self.fused_attention, name="attn", **kwargs)
+        attention = Attention(self.heads, self.attention, name="attn", **kwargs)
         normed = layer_norm("norm1", **kwargs)(x)
         if only_attention:
             return attention(normed, only_weights=True)

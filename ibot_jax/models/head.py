@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from ibot_jax.models.gelu import gelu
+from ibot_jax.models.linear import Linear
 
 Array = jax.Array
 
@@ -71,7 +72,7 @@ class Head(nn.Module):
     def setup(self):
         kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         self.mlp = [
-            nn.Dense(features, kernel_init=nn.initializers.normal(0.02), **kwargs)
+            Linear(features, **kwargs)
             for features in (self.hidden_dim, self.hidden_dim, self.bottleneck_dim)
         ]
         self.last_layer = Prototypes(self.prototypes, **kwargs)

@@ -1,12 +1,15 @@
 """The Vision Transformer that iBOT trains: student and teacher backbone (paper, section 4.1)."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ibot_jax.models import packing
-from ibot_jax.models.block import Block, layer_norm, normal_init
+from ibot_jax.models.block import Block, layer_norm
+from ibot_jax.models.linear import add_bias, normal_init
 
 Array = jax.Array
 
@@ -84,25 +87,57 @@ class PatchEmbed(nn.Module):
     def __call__(self, images: Array) -> Array:
         """Maps [B, H, W, C] images to [B, h, w, D] patch embeddings."""
         p = self.patch_size
-        batch, height, width, channels = images.shape
-        rows, columns = height // p, width // p
+        rows, columns = images.shape[1] // p, images.shape[2] // p
         x = images[:, : rows * p, : columns * p].astype(self.dtype)
-        x = x.reshape(batch, rows, p, columns, p, channels).transpose(0, 1, 3, 2, 4, 5)
-        x = x.reshape(batch, rows, columns, p * p * channels)
+        return PatchProjection(p, self.width, self.dtype, self.param_dtype, name="proj")(x)
+
+
+class PatchProjection(nn.Module):
+    """The linear layer of `PatchEmbed`, whose attributes it has, on images of whole patches."""
+
+    patch_size: int
+    width: int
+    dtype: jnp.dtype
+    param_dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        """Maps [B, H, W, C] images to [B, h, w, D]; the parameter `kernel` is [p * p * C, D]."""
+        inputs = self.patch_size**2 * images.shape[-1]
 
         def torch_conv_init(key, shape, dtype):
             # PyTorch's default for weight and bias: uniform within 1 / sqrt(fan_in).
-            bound = (p * p * channels) ** -0.5
-            return jax.random.uniform(key, shape, dtype, -bound, bound)
+            return jax.random.uniform(key, shape, dtype, -(inputs**-0.5), inputs**-0.5)
 
-        return nn.Dense(
-            self.width,
-            name="proj",
-            kernel_init=torch_conv_init,
-            bias_init=torch_conv_init,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-        )(x)
+        kernel = self.param("kernel", torch_conv_init, (inputs, self.width), self.param_dtype)
+        bias = self.param("bias", torch_conv_init, (self.width,), self.param_dtype)
+        products = jax.lax.platform_dependent(
+            images,
+            kernel.astype(self.dtype),
+            tpu=functools.partial(convolve_patches, self.patch_size),
+            default=functools.partial(multiply_patches, self.patch_size),
+        )
+        return add_bias(products, bias)
+
+
+def multiply_patches(patch_size: int, images: Array, kernel: Array) -> Array:
+    """Cuts images [B, H, W, C] into patches and multiplies each by [p * p * C, D]: [B, h, w, D]."""
+    p = patch_size
+    batch, height, width, channels = images.shape
+    rows, columns = height // p, width // p
+    x = images.reshape(batch, rows, p, columns, p, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, rows, columns, p * p * channels) @ kernel
+
+
+def convolve_patches(patch_size: int, images: Array, kernel: Array) -> Array:
+    """What `multiply_patches` gives, as a convolution: a TPU then has no patches to lay out."""
+    return jax.lax.conv_general_dilated(
+        images,
+        kernel.reshape(patch_size, patch_size, images.shape[-1], -1),
+        window_strides=(patch_size, patch_size),
+        padding="VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
 
 
 # What `remat` keeps from the forward pass; the backward pass computes the rest of a block again.
@@ -132,7 +167,7 @@ class ViT(nn.Module):
       mlp_ratio: hidden over token dimension of the MLPs.
       layer_scale: initial LayerScale gain; 0 leaves it out.
       grid: (rows, columns) of patches that the positions are trained for.
-      fused_attention: whether attention is cuDNN's, see `Attention`.
+      attention: the kernel that computes it, see `Attention`.
       remat: "none", or what of each block is kept for the backward pass: "dots", the outputs of
         its linear layers, or "blocks", its input only.
       scan_blocks: whether one loop runs all blocks, so that one block is compiled and not
@@ -150,7 +185,7 @@ class ViT(nn.Module):
     mlp_ratio: float
     layer_scale: float
     grid: tuple[int, int]
-    fused_attention: bool = False
+    attention: str = "xla"
     remat: str = "none"
     scan_blocks: bool = False
     pack: bool = False
@@ -173,7 +208,7 @@ class ViT(nn.Module):
             heads=self.heads,
             hidden_dim=int(self.width * self.mlp_ratio),
             layer_scale=self.layer_scale,
-            fused_attention=self.fused_attention,
+            attention=self.attention,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             **kwargs,

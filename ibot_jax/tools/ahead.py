@@ -1,9 +1,13 @@
 """Compiles the training step for a TPU pod that is not there; `aot` is its command line."""
 
+import atexit
+import functools
 import importlib.util
 import math
 import os
+import pathlib
 import re
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -19,7 +23,14 @@ from ibot_jax.errors import UserError
 from ibot_jax.step import jit_train_step, state_layout, teacher_params
 from ibot_jax.tools import flops
 from ibot_jax.tools.bench_step import make_views
-from ibot_jax.tools.tpu_program import CHIPS, Chip, Program, read_program
+from ibot_jax.tools.tpu_program import (
+    CHIPS,
+    Chip,
+    Program,
+    read_program,
+    read_schedules,
+    schedule_flags,
+)
 
 
 def pod_devices(topology: str) -> list[jax.Device]:
@@ -34,6 +45,7 @@ def pod_devices(topology: str) -> list[jax.Device]:
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # it only compiles
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ["LIBTPU_INIT_ARGS"] = schedule_flags(_schedules())
     jax.config.update("jax_platforms", "cpu")
     try:
         # Chips of a three-dimensional torus have two cores, which act as one device.
@@ -47,6 +59,14 @@ def pod_devices(topology: str) -> list[jax.Device]:
             f"--topology={topology}: {reason}; write it as v5e:16x16 or v5p:4x4x4"
         ) from error
     return list(pod.devices)
+
+
+@functools.cache
+def _schedules() -> pathlib.Path:
+    """Returns the folder for the schedules of kernels, which goes with the process."""
+    folder = tempfile.TemporaryDirectory(prefix="ibot_jax_schedules_")
+    atexit.register(folder.cleanup)
+    return pathlib.Path(folder.name)
 
 
 def compile_ahead(config: ConfigDict, devices: list[jax.Device], images: int) -> dict:
@@ -196,12 +216,14 @@ def _time(
     steps: int,
 ) -> dict:
     """Relates the compiler's estimate of a step's time to the work in it."""
-    program = read_program(compiled.as_text(), mesh.shape)
-    seconds = program.cycles / chip.clock + _rooflines(program, chip)
+    program = read_program(compiled.as_text(), mesh.shape, read_schedules(_schedules()))
+    in_kernels = sum(kernel.seconds(chip) for kernel in program.kernels)
+    seconds = program.cycles / chip.clock + in_kernels + _rooflines(program, chip)
     model_flops = flops.total(flops.step_flops(config)) * config.batch_size / mesh.size
     costs = compiled.cost_analysis()
     return {
         "cycles": program.cycles,
+        "kernel_seconds": in_kernels,
         "link_seconds": sum(moved.sent for moved in program.collectives) / chip.link,
         "step_seconds": seconds,
         "images_per_second": config.batch_size / seconds,
@@ -214,6 +236,10 @@ def _time(
         "collectives": [
             {"kind": c.kind, "axes": c.axes, "count": c.count, "bytes": c.size}
             for c in program.collectives
+        ],
+        "kernels": [
+            {"name": k.name, "count": k.count, "steps": k.steps, "bundles": k.bundles}
+            for k in program.kernels
         ],
         "not_estimated": {
             kind: {"count": number, "bytes": size}

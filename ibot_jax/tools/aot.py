@@ -136,7 +136,8 @@ def _rows_of_what_fits(report: dict) -> Iterator[tuple[str, str]]:
         yield f"  {kind}", _gib(size)
     yield (
         "step",
-        f"{1e3 * report['step_seconds']:.2f} ms: {report['cycles']:,} cycles, and "
+        f"{1e3 * report['step_seconds']:.2f} ms: {report['cycles']:,} cycles, "
+        f"{1e3 * report['kernel_seconds']:.2f} ms in kernels, and "
         f"{1e3 * report['link_seconds']:.2f} ms between chips",
     )
     yield "speed", f"{report['images_per_second']:,.0f} images/s, the whole pod"
@@ -151,6 +152,12 @@ def _rows_of_what_fits(report: dict) -> Iterator[tuple[str, str]]:
         f"could do {report['intensity_of_chip']:.0f}",
     )
     yield "utilisation", f"{100 * report['mfu_bound']:.1f} % MFU at most"
+    for kernel in report["kernels"]:
+        length = kernel["bundles"] or "no"  # then by its FLOPs and bytes
+        yield (
+            f"  {kernel['name']}",
+            f"{kernel['count']} times {kernel['steps']} steps of {length} bundles",
+        )
     for moved in report["collectives"]:
         name = f"  {moved['kind']} over {moved['axes'] or 'none'}"
         yield name, f"{moved['bytes'] / 2**20:.2f} MiB in {moved['count']}"

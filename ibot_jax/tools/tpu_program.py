@@ -1,16 +1,21 @@
 """What the TPU compiler says of a compiled program: time, collectives, and what it left open.
 
 The scheduled program carries the compiler's own estimate of cycles for nearly every operation.
-They are its figures, not a measurement.
+They are its figures, not a measurement. For a Pallas kernel it writes down its schedule instead,
+bundles of instructions of which one starts each cycle; what a kernel does in loops stands there
+once.
 """
 
 import dataclasses
 import math
+import pathlib
 import re
 from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
+
+from ibot_jax.tpu_kernel import PREFIX
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \([^\n]*\{\n(.*?)^\}", re.DOTALL | re.MULTILINE)
 _OPERATION = re.compile(r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>.*?) (?P<kind>[\w\-]+)\(")
@@ -40,6 +45,7 @@ class Chip:
       memory: bytes of HBM.
       bandwidth: of HBM, bytes a second.
       link: bytes a second between chips, all links together.
+      cores: that act as one device and share the grid of a kernel.
     """
 
     clock: float
@@ -47,13 +53,14 @@ class Chip:
     memory: float
     bandwidth: float
     link: float
+    cores: int
 
 
 CHIPS = {  # by the name that JAX gives the device
-    "TPU v4": Chip(1.05e9, 275e12, 32 * 2**30, 1228e9, 300e9),
-    "TPU v5 lite": Chip(1.5e9, 197e12, 16 * 2**30, 819e9, 200e9),
-    "TPU v5": Chip(1.75e9, 459e12, 95 * 2**30, 2765e9, 600e9),
-    "TPU v6 lite": Chip(1.75e9, 918e12, 32 * 2**30, 1640e9, 448e9),
+    "TPU v4": Chip(1.05e9, 275e12, 32 * 2**30, 1228e9, 300e9, 2),
+    "TPU v5 lite": Chip(1.5e9, 197e12, 16 * 2**30, 819e9, 200e9, 1),
+    "TPU v5": Chip(1.75e9, 459e12, 95 * 2**30, 2765e9, 600e9, 2),
+    "TPU v6 lite": Chip(1.75e9, 918e12, 32 * 2**30, 1640e9, 448e9, 1),
 }
 
 
@@ -85,33 +92,86 @@ class Collective:
 
 
 @dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A Pallas kernel.
+
+    Attributes:
+      name: of its operation.
+      count: how often it runs in a step.
+      steps: of its grid.
+      bundles: of its schedule, for one step of the grid; None where there is none.
+      flops: that its author says it does.
+      size: bytes that its author says it reads and writes.
+    """
+
+    name: str
+    count: int
+    steps: int
+    bundles: int | None
+    flops: int
+    size: int
+
+    def seconds(self, chip: Chip) -> float:
+        """Returns the least time of all its runs: by its schedule, its FLOPs and its bytes."""
+        scheduled = math.ceil(self.steps / chip.cores) * (self.bundles or 0) / chip.clock
+        return self.count * max(scheduled, self.flops / chip.peak, self.size / chip.bandwidth)
+
+
+@dataclasses.dataclass(frozen=True)
 class Program:
     """What a compiled program does on one chip.
 
     Attributes:
-      cycles: the compiler's estimate; the body of a loop counts as often as it runs where its
-        condition tells, else once (the chunks of masked tokens: mostly there is one).
+      cycles: the compiler's estimate, kernels apart; the body of a loop counts as often as it runs
+        where its condition tells, else once (the chunks of masked tokens: mostly there is one).
+      kernels: by name.
       collectives: what moves between chips, by kind and axes.
       not_estimated: operations of each kind without an estimate, collectives apart: how many, and
         the bytes that they read and write. Those that end in "-start" go on beside others.
     """
 
     cycles: int
+    kernels: list[Kernel]
     collectives: list[Collective]
     not_estimated: dict[str, tuple[int, int]]
 
 
-def read_program(text: str, mesh: Mapping[str, int]) -> Program:
+def schedule_flags(folder: pathlib.Path) -> str:
+    """Returns what tells the compiler to write kernels' schedules into a folder."""
+    return (
+        f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true "
+        f"--xla_jf_dump_llo_pass_label_regex=^final_bundles$ "
+        f"--xla_jf_dump_only_matching_hlo={PREFIX}.*"
+    )
+
+
+def read_schedules(folder: pathlib.Path) -> dict[str, int]:
+    """Returns the bundles of the kernels whose schedules were written into a folder, by name."""
+    bundles = {}
+    for path in folder.glob("*schedule-analysis_final_bundles.txt"):
+        name = re.search(rf"-({PREFIX}\w+)[.\d]*-\d+-", path.name)
+        total = re.search(r"total scheduled bundles: +(\d+)", path.read_text())
+        if name and total:
+            bundles[name[1]] = int(total[1])
+    return bundles
+
+
+def read_program(
+    text: str, mesh: Mapping[str, int], bundles: Mapping[str, int] | None = None
+) -> Program:
     """Reads the text of a scheduled program (`jax.stages.Compiled.as_text`).
 
     Args:
       text: of the program.
       mesh: sizes of the axes by name, in order.
+      bundles: of `read_schedules`.
     """
+    # Of a kernel's metadata, what spans lines.
+    text = re.sub(r"kernel_metadata=\{\n(.*?)\n\}", r"kernel_metadata={\1}", text, flags=re.DOTALL)
     computations = {name: (bool(entry), body) for entry, name, body in _COMPUTATION.findall(text)}
     entry = next(name for name, (is_entry, _) in computations.items() if is_entry)
     counts, sizes = Counter(), Counter()
-    not_estimated = {}
+    kernels, not_estimated = {}, {}
 
     def count(line: str, kind: str, size: int, times: int) -> None:
         key = (kind, *_axes(line, mesh))
@@ -147,6 +207,12 @@ def read_program(text: str, mesh: Mapping[str, int]) -> Program:
                     re.search(rf"{role}=%?([\w.\-]+)", line)[1] for role in ("condition", "body")
                 )
                 total += cycles_of(body, times * _trip_count(computations[condition][1]))
+            elif operation["name"].startswith(PREFIX) and kind == "custom-call":
+                kernel = _read_kernel(operation["name"], line, times, bundles or {})
+                known = kernels.get(kernel.name)
+                if known:
+                    kernel = dataclasses.replace(kernel, count=kernel.count + known.count)
+                kernels[kernel.name] = kernel
             elif estimate:
                 total += times * int(estimate[1])
             elif operation["name"].startswith("async-collective-done"):
@@ -165,7 +231,18 @@ def read_program(text: str, mesh: Mapping[str, int]) -> Program:
         Collective(kind, axes, group, counts[kind, axes, group], size)
         for (kind, axes, group), size in sizes.most_common()
     ]
-    return Program(cycles, collectives, not_estimated)
+    return Program(cycles, list(kernels.values()), collectives, not_estimated)
+
+
+def _read_kernel(name: str, line: str, times: int, bundles: Mapping[str, int]) -> Kernel:
+    name = name.partition(".")[0]
+    said = {
+        key: int(found[1]) if (found := re.search(rf'"{key}":"(\d+)"', line)) else 0
+        for key in ("steps", "flops", "bytes_accessed")
+    }
+    return Kernel(
+        name, times, said["steps"], bundles.get(name), said["flops"], said["bytes_accessed"]
+    )
 
 
 def _axes(line: str, mesh: Mapping[str, int]) -> tuple[str, int]:

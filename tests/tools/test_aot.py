@@ -1,5 +1,6 @@
 """The compiler's account of a program, and the command that asks for it."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -10,7 +11,7 @@ import pytest
 
 from ibot_jax.errors import UserError
 from ibot_jax.tools.ahead import largest_batch
-from ibot_jax.tools.tpu_program import read_program
+from ibot_jax.tools.tpu_program import Chip, read_program, read_schedules
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 PROGRAM = """HloModule jit_step, is_scheduled=true
@@ -31,6 +32,10 @@ replica_groups=mesh['data'=2,'fsdp'=2,'tensor'=2] {'data','fsdp'}, to_apply=%add
 
 %body.2 (arg.2: (s32[], f32[4])) -> (s32[], f32[4]) {
   %fusion.9 = f32[4]{0} fusion(%arg.2), calls=%inner, backend_config={"estimated_cycles":"7"}
+  %kernel_add_8x128.7 = f32[8,128]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", \
+frontend_attributes={kernel_metadata={
+"steps":"6"
+}}, backend_config={"cost_estimate":{"flops":"2000","bytes_accessed":"512"}}
 }
 
 %condition.2 (arg.3: (s32[], s32[])) -> pred[] {
@@ -68,6 +73,10 @@ kind=kCustom, calls=%fused_gather
   %fusion.4 = f32[32]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.3
   %custom-call.1 = f32[8,128]{1,0} custom-call(%x), custom_call_target="AllocateBuffer"
   %custom-call.7 = f32[8,128]{1,0} custom-call(%x), custom_call_target="Kernel"
+  %kernel_add_8x128.2 = f32[8,128]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", \
+frontend_attributes={kernel_metadata={
+"steps":"6"
+}}, backend_config={"cost_estimate":{"flops":"2000","bytes_accessed":"512"}}
   %copy-start.1 = (f32[8]{0}, f32[8]{0:S(1)}, u32[]{:S(2)}) copy-start(%x)
   %copy-done.1 = f32[8]{0} copy-done(%copy-start.1)
   ROOT %dot.1 = f32[8,128]{1,0} fusion(%x), calls=%inner, backend_config={"estimated_cycles":"30"}
@@ -95,6 +104,30 @@ def test_what_moves_between_chips_is_told_by_kind_and_axes():
         ("all-gather", "fsdp"): (2, 1, 256, 128),
         ("reduce-scatter", "tensor"): (2, 1, 128, 128),
     }
+
+
+def test_a_kernel_takes_the_time_of_its_schedule_or_of_its_work(tmp_path):
+    names = {"kernel_add_8x128.2": 300, "kernel_add_8x128.7": 300, "fusion.4": 9}
+    for number, (name, bundles) in enumerate(names.items()):
+        schedule = f"Schedule analysis:\n\ttotal scheduled bundles:    {bundles}\n"
+        path = tmp_path / f"17955{number}-{name}-00-schedule-analysis_final_bundles.txt"
+        path.write_text(schedule)
+    bundles = read_schedules(tmp_path)
+    assert bundles == {"kernel_add_8x128": 300}
+    mesh = {"data": 2, "fsdp": 2, "tensor": 2}
+    (kernel,) = read_program(PROGRAM, mesh, bundles).kernels
+    assert (kernel.name, kernel.count, kernel.steps) == ("kernel_add_8x128", 2, 6)
+    one_core = Chip(clock=1e6, peak=1e9, memory=0, bandwidth=1e9, link=1, cores=1)
+    two_cores, slow, far = (
+        dataclasses.replace(one_core, **change)
+        for change in (dict(cores=2), dict(peak=1e3), dict(bandwidth=256))
+    )
+    assert kernel.seconds(one_core) == pytest.approx(2 * 6 * 300 / 1e6)
+    assert kernel.seconds(two_cores) == pytest.approx(2 * 3 * 300 / 1e6)
+    assert kernel.seconds(slow) == 2 * 2.0  # bound by its 2000 FLOPs
+    assert kernel.seconds(far) == 2 * 2.0  # and by its 512 bytes
+    (unknown,) = read_program(PROGRAM, mesh).kernels  # compiled before, for instance
+    assert unknown.bundles is None and unknown.seconds(slow) == 4.0
 
 
 def linear_memory(rows, limit=1000.0):

@@ -84,17 +84,18 @@ class Attention(nn.Module):
 
         With `owners` [T], a token attends only to those of the same owner, its neighbours.
         """
-        tokens, width = x.shape[1:]
+        shape, width = x.shape, x.shape[-1]
         head_dim = width // self.heads
         kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        products, biases = QueryKeyValue(name="qkv", **kwargs)(x)
-        takes = tpu_attention.can_attend(tokens, head_dim)
+        products, biases = QueryKeyValue(name="qkv", **kwargs)(x.reshape(-1, width))
+        products = [product.reshape(shape) for product in products]
+        takes = tpu_attention.can_attend(shape[1], head_dim)
         if self.kernel == "pallas" and takes and not only_weights:
             attend = functools.partial(tpu_attention.attend, head_dim=head_dim, owners=owners)
             x = over_columns(attend)(*products, biases)
         else:
             parts = map(add_bias, products, biases)
-            heads = [part.reshape(*x.shape[:2], self.heads, head_dim) for part in parts]
+            heads = [part.reshape(*shape[:2], self.heads, head_dim) for part in parts]
             if self.kernel == "cudnn" and owners is None and not only_weights:
                 x = jax.nn.dot_product_attention(*heads, implementation="cudnn")
             else:
@@ -103,8 +104,7 @@ class Attention(nn.Module):
                 if only_weights:
                     return weights
                 x = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
-            x = x.reshape(*x.shape[:2], width)
-        return Linear(width, name="proj", **kwargs)(x)
+        return Linear(width, name="proj", **kwargs)(x.reshape(-1, width)).reshape(shape)
 
     def _weights(self, query: Array, key: Array, owners: np.ndarray | None) -> Array:
         logits = jnp.einsum("bqhd,bkhd->bhqk", query * query.shape[-1] ** -0.5, key)
@@ -125,7 +125,7 @@ class Mlp(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Maps [B, T, D] tokens to [B, T, D]."""
         kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        hidden = split_over_tensor(Linear(self.hidden_dim, name="fc1", **kwargs)(x), 2)
+        hidden = split_over_tensor(Linear(self.hidden_dim, name="fc1", **kwargs)(x), x.ndim - 1)
         return Linear(x.shape[-1], name="fc2", **kwargs)(gelu(hidden))
 
 
@@ -173,14 +173,19 @@ class Block(nn.Module):
                 branch = branch * gains[number - 1].astype(self.dtype)
             return split_over_tensor(x + branch, None)
 
+        shape = x.shape
+        if gains is not None:
+            gains = jnp.broadcast_to(gains, (2, *shape[:2], 1)).reshape(2, -1, 1)
+        # As one table of tokens: of three dimensions, a TPU's compiler might turn the first two.
+        x = x.reshape(-1, shape[-1])
         x = split_over_tensor(x, None)  # whole on each device, or the width would be spread
         attention = Attention(self.heads, self.attention, name="attn", **kwargs)
-        normed = layer_norm("norm1", **kwargs)(x)
+        normed = layer_norm("norm1", **kwargs)(x).reshape(shape)
         if only_attention:
             return attention(normed, only_weights=True)
-        x = add(attention(normed, owners), 1)
+        x = add(attention(normed, owners).reshape(x.shape), 1)
         mlp = Mlp(self.hidden_dim, name="mlp", **kwargs)
-        return add(mlp(layer_norm("norm2", **kwargs)(x)), 2)
+        return add(mlp(layer_norm("norm2", **kwargs)(x)), 2).reshape(shape)
 
 
 def drop_path_gains(rng: Array, rate: float, depth: int, shape: tuple[int, ...]) -> Array:

@@ -1,7 +1,8 @@
-"""Short token sequences that share one: what fills the tiles of a TPU.
+"""Token sequences of lengths that a TPU likes: short ones share one, and zeros fill up the rest.
 
-A TPU multiplies 128 x 128 tiles and stores rows of 16 (bfloat16): attention among the 37 tokens of
-a local view costs it as much as among 128.
+A TPU multiplies 128 x 128 tiles: attention among the 37 tokens of a local view costs it as much as
+among 128. It stores rows by the 8: sequences of other lengths cannot be taken for one table of all
+their tokens, as linear layers do, without being copied.
 """
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 Array = jax.Array
 
 _SHARED = 128  # tokens: longest sequence that several share
-_ROWS = 16  # tokens: what the length of a sequence is a multiple of
+_ROWS = 8  # tokens: what the length of a sequence is a multiple of
 
 
 def sequences_together(tokens: int) -> int:
@@ -20,7 +21,7 @@ def sequences_together(tokens: int) -> int:
 
 
 def pack(x: Array) -> Array:
-    """Joins sequences, [B, T, D] to [B', T', D]; zeros fill up the last sequence and all ends."""
+    """Joins sequences if short, [B, T, D] to [B', T', D]; zeros fill up the last and all ends."""
     batch, tokens, width = x.shape
     together = sequences_together(tokens)
     x = jnp.pad(x, ((0, -batch % together), (0, 0), (0, 0)))

@@ -172,8 +172,8 @@ class ViT(nn.Module):
         its linear layers, or "blocks", its input only.
       scan_blocks: whether one loop runs all blocks, so that one block is compiled and not
         `depth`; the parameters are the same tree either way.
-      pack: whether short sequences share one that fills the tiles of a TPU, see `packing`; the
-        outputs are the same.
+      pack: whether sequences are brought to lengths that a TPU likes, see `packing`; the outputs
+        are the same.
       dtype: of the computation.
       param_dtype: of the parameters.
     """
@@ -255,7 +255,7 @@ class ViT(nn.Module):
 
         if gains is not None:
             gains = gains.transpose(1, 2, 0)[..., None, None]  # [depth, 2, B, 1, 1]
-        if self.pack and packing.sequences_together(x.shape[1]) > 1:
+        if self.pack:
             return self._run_packed(x, gains)
         return self._run_sequences(x, gains, None)
 

@@ -15,7 +15,7 @@ def random(seed, *shape):
 
 @pytest.mark.parametrize(
     ("tokens", "shape"),
-    [(37, (3, 112, 2)), (64, (4, 128, 2)), (16, (1, 128, 2))],
+    [(37, (3, 112, 2)), (64, (4, 128, 2)), (16, (1, 128, 2)), (197, (7, 200, 2))],
 )
 def test_sequences_fill_whole_tiles(tokens, shape):
     x = random(0, 7, tokens, 2)
@@ -27,6 +27,10 @@ def test_sequences_fill_whole_tiles(tokens, shape):
 def test_owners_tell_the_sequences_of_a_packed_one_apart():
     x = jnp.broadcast_to(jnp.arange(1.0, 4)[:, None, None], (3, 37, 1))
     np.testing.assert_array_equal(packing.pack(x)[0, :, 0], packing.owners(37) + 1)
+
+
+def test_what_fills_up_a_long_sequence_belongs_to_none_of_it():
+    assert set(packing.owners(197)[:197]) == {0} and 0 not in packing.owners(197)[197:]
 
 
 @pytest.mark.parametrize("side", [12, 24])

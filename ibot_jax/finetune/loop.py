@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ibot_jax import sharding
-from ibot_jax.agreement import in_step
+from ibot_jax.agreement import first_says, in_step
 from ibot_jax.checkpoint import Checkpoints
 from ibot_jax.config import Plan
 from ibot_jax.config_check import flatten
@@ -76,7 +76,8 @@ class Loop:
             return self._watchdog.waiting(f"{what}; steps done: {step:,}")
 
         with caught_signals() as caught:
-            if step and self._due("test_every", step) and self._checkpoints.quality(step) is None:
+            due = step and self._due("test_every", step)
+            if due and not first_says(self._reporter.evaluated):
                 self._test(step, state)
             try:
                 for batch, stop in in_step(batches, check, watch):

@@ -114,6 +114,13 @@ def test_colours_are_learned_and_a_stopped_run_is_the_same_run(finetune, learned
     assert status == 0 and "the run is complete" in printed
     assert json.loads((learned / "finetune.json").read_text()) == report
 
+    (learned / "finetune/metrics.jsonl").rename(learned / "moved")
+    status, printed, err = finetune(out=learned)  # what is lost is measured again
+    assert (status, err) == (0, "") and "test at step 24 (epoch 6.0): top-1 100.00 %" in printed
+    again = json.loads((learned / "finetune.json").read_text())
+    assert again["metrics"] == report["metrics"]
+    (learned / "moved").replace(learned / "finetune/metrics.jsonl")
+
     stopped = learned.with_name("stopped")
     for number, step, code in ((signal.SIGTERM, 5, 143), (signal.SIGINT, 16, 130)):
         with monkeypatch.context() as patched:

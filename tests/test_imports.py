@@ -25,6 +25,7 @@ LAYERS = [
         "config_keys",
         "collapse",
         "command_line",
+        "subcommands",
     },
     {"pretrained", "exported"},
     {"evaluate", "visualize", "finetune"},

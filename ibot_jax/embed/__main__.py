@@ -28,10 +28,10 @@ from tqdm import tqdm
 
 from ibot_jax import sharding
 from ibot_jax.card import flat_tensors, weights_hash
-from ibot_jax.command_line import OneLineParser, print_error, quieten_libraries
+from ibot_jax.command_line import OneLineParser, exit_status
 from ibot_jax.data.sources import Source, open_source
 from ibot_jax.embed.parts import FORMATS, Parts
-from ibot_jax.errors import TrainingError, UserError
+from ibot_jax.errors import UserError
 from ibot_jax.evaluate.opening import Views, open_model, open_views
 from ibot_jax.evaluate.options import positive
 from ibot_jax.optimizer import Params
@@ -43,28 +43,13 @@ _PART_BYTES = 2**26  # of the features that are written, and kept in memory, at 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    quieten_libraries()
-    try:
-        _embed(_parse(argv))
-    except (UserError, OSError) as error:  # an OSError names what cannot be read
-        print_error(error)
-        return 2
-    except TrainingError as error:
-        print_error(error)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(
+        lambda: _embed(_parse(argv)), interrupted="interrupted; the same command goes on"
+    )
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = OneLineParser(
-        prog="python -m ibot_jax.embed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = OneLineParser(prog="python -m ibot_jax.embed", description=__doc__)
     parser.add_argument("--from", required=True, dest="source", metavar="PATH", help="a model")
     parser.add_argument("--images", required=True, metavar="FOLDER", help="with images")
     parser.add_argument("--out", required=True, metavar="FILE", help="features.parquet or .npz")

@@ -33,7 +33,7 @@ from ibot_jax.data.sources import Source, open_source
 from ibot_jax.embed.parts import FORMATS, Parts
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.opening import Views, open_model, open_views
-from ibot_jax.evaluate.options import positive
+from ibot_jax.evaluate.options import add_batch_size, positive
 from ibot_jax.optimizer import Params
 from ibot_jax.pretrained import Model
 from ibot_jax.workdir import absolute_path
@@ -63,9 +63,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--resize", type=positive, metavar="PIXELS", help="shorter side before the central crop"
     )
-    parser.add_argument(
-        "--batch-size", default=64, type=positive, metavar="N", help="64 by default"
-    )
+    add_batch_size(parser, 64)
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
     return parser.parse_args(argv)
 

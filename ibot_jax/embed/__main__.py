@@ -29,7 +29,7 @@ from tqdm import tqdm
 from ibot_jax import sharding
 from ibot_jax.card import flat_tensors, weights_hash
 from ibot_jax.command_line import OneLineParser, exit_status
-from ibot_jax.data.sources import Source, open_source
+from ibot_jax.data.sources import Source, Subset, open_source
 from ibot_jax.embed.parts import FORMATS, Parts
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.opening import Views, open_model, open_views
@@ -110,25 +110,6 @@ class _Names:
         return digest.hexdigest()
 
 
-class _Rest:
-    """The images of a source from one on."""
-
-    def __init__(self, source: Source, start: int):
-        self.fetch = source.fetch
-        self.name = source.name
-        self._source = source
-        self._start = start
-
-    def __len__(self) -> int:
-        return len(self._source) - self._start
-
-    def locate(self, index: int):
-        return self._source.locate(self._start + index)
-
-    def describe(self, index: int) -> str:
-        return self._source.describe(self._start + index)
-
-
 def _settings(
     args: argparse.Namespace, params: Params, views: Views, names: _Names
 ) -> dict[str, str | int | bool | list[int]]:
@@ -171,7 +152,7 @@ def _features(
         rows = {name: np.asarray(array)[valid] for name, array in outputs.items()}
         return rows | {"valid": valid}
 
-    rest = _Rest(source, start)
+    rest = Subset(source, range(start, len(source)))
     buffer, size, pending = [], 0, None
     progress = tqdm(total=len(source), initial=start, unit="image", disable=None)
     for batch in views.batches(rest):

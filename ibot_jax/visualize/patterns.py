@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ibot_jax import sharding
 from ibot_jax.data.examples import MakeCentralView
-from ibot_jax.data.sources import Source
+from ibot_jax.data.sources import Source, Subset
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.opening import Views
 from ibot_jax.evaluate.options import above_zero, add_number, add_weights_options, positive
@@ -26,7 +26,7 @@ from ibot_jax.optimizer import Params
 from ibot_jax.pretrained import Model
 from ibot_jax.visualize import canvas, prototypes
 from ibot_jax.visualize.options import add_image_options, add_output_options, open_model
-from ibot_jax.visualize.pictures import Subset, open_images, spread, view_size
+from ibot_jax.visualize.pictures import open_images, spread, view_size
 
 _COLUMNS = 4
 _FRAME = (255, 214, 0)

@@ -19,6 +19,7 @@ import ibot_jax
 from ibot_jax import sharding
 from ibot_jax.config import get_config
 from ibot_jax.config_check import flatten
+from ibot_jax.data.sources import Subset
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.options import add_number, add_weights_options
 from ibot_jax.metrics import read_rows
@@ -27,7 +28,7 @@ from ibot_jax.saved import complete_steps
 from ibot_jax.visualize import attention, canvas, page, patterns, pca
 from ibot_jax.visualize.charts import Series, line_chart, show
 from ibot_jax.visualize.options import add_image_options, open_model
-from ibot_jax.visualize.pictures import Subset, open_images, read_pictures, spread
+from ibot_jax.visualize.pictures import open_images, read_pictures, spread
 from ibot_jax.workdir import absolute_path, read_config
 
 _CELL = 160

@@ -27,7 +27,7 @@ LAYERS = [
         "command_line",
         "subcommands",
     },
-    {"pretrained", "exported"},
+    {"pretrained", "exported", "loop"},
     {"evaluate", "visualize", "finetune"},
     {"pretrain"},
     {"export", "writers", "card"},

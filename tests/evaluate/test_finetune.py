@@ -5,10 +5,11 @@ import pathlib
 import shutil
 import signal
 
+import cli
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+import runs
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
@@ -53,21 +54,11 @@ def finetune(workdir, images, tmp_path, capsys):
 
 
 def rows(out):
-    """The lines of metrics.jsonl without speeds."""
-    lines = (out / "finetune/metrics.jsonl").read_text().splitlines()
-    return [
-        {name: value for name, value in json.loads(line).items() if name != "images_per_second"}
-        for line in lines
-    ]
+    return cli.rows(out / "finetune")
 
 
 def restored(out, step):
-    """Every array of a checkpoint, read without the code under test."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        return {
-            part: checkpointer.restore(out / f"finetune/checkpoints/{step}/{part}")
-            for part in ("params", "optimizer")
-        }
+    return runs.restored(out / "finetune", step, runs.FINETUNING)
 
 
 def leaves(tree, path=""):

@@ -98,11 +98,6 @@ class Checkpoints:
         """Returns the step of the latest complete checkpoint."""
         return self._manager.latest_step()
 
-    def quality(self, step: int) -> float | None:
-        """Returns the figure that tells the best, as saved with a step."""
-        metrics = self._manager.metrics(step)
-        return None if metrics is None else self._quality(metrics)
-
     def save(self, state: Any, **metrics: float | None) -> None:
         """Saves a state under its step, in the background, unless that step is saved.
 

@@ -1,4 +1,4 @@
-"""Command lines: their screen and mistakes, and a config file with overrides among the arguments.
+"""Command lines: their screen and ends, and a config file with overrides among the arguments.
 
     --config=PATH[:ARGUMENT] --config.KEY=VALUE ...
 
@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import NoReturn
 
 from absl import flags
@@ -21,10 +22,43 @@ from tqdm import tqdm
 
 from ibot_jax.config_check import flatten
 from ibot_jax.config_keys import type_name, unknown_key
-from ibot_jax.errors import UserError
+from ibot_jax.errors import TrainingError, UserError
 
 
-def quieten_libraries() -> None:
+def exit_status(
+    command: Callable[[], int | None],
+    *,
+    mistakes: tuple[type[Exception], ...] = (UserError, OSError),
+    interrupted: str = "interrupted",
+) -> int:
+    """Runs a command; whatever it is meant to raise ends it in one line.
+
+    Args:
+      command: what to run; returns its exit status, None for 0.
+      mistakes: errors that the user can mend; an OSError names what cannot be read or written.
+      interrupted: what is said after Ctrl-C.
+
+    Returns:
+      The command's exit status: 2 after a mistake, 1 after a TrainingError, 130 after Ctrl-C.
+    """
+    _quieten_libraries()
+    try:
+        return command() or 0
+    except mistakes as error:
+        print_error(error)
+        return 2
+    except TrainingError as error:
+        print_error(error)
+        from ibot_jax import distributed  # which imports jax: no mistake waits for that
+
+        distributed.leave_failed()
+        return 1
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130
+
+
+def _quieten_libraries() -> None:
     """Keeps libraries off the screen; the project's own warnings pass by a progress bar."""
     absl_logging.set_verbosity(absl_logging.FATAL)  # errors of Orbax's threads are raised, too
 
@@ -43,7 +77,15 @@ def print_error(error: Exception) -> None:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Raises what ArgumentParser would print with its usage, which ends in more than one line."""
+    """A parser whose help is a docstring as it stands, and whose flags are written in full.
+
+    It raises what ArgumentParser would print with its usage, which ends in more than one line.
+    """
+
+    def __init__(self, **options):
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("allow_abbrev", False)
+        super().__init__(**options)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")

@@ -10,8 +10,8 @@
 
 The config is what the model needs besides its parameters, as JSON: see `describe`. A model card is
 written with it, PATH/README.md or PATH.md. All is written under a temporary name first; what has
-its own name is whole. Formats of other projects: `python -m ibot_jax.convert`. Exit status: 0, or 2
-for a mistake.
+its own name is whole. Formats of other projects: `python -m ibot_jax.convert`. Exit status: 0; 2
+for a mistake, 130 for Ctrl-C.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import jax
 
 import ibot_jax
 from ibot_jax.card import flat_tensors, make_card, read_report
-from ibot_jax.command_line import OneLineParser, print_error, quieten_libraries
+from ibot_jax.command_line import OneLineParser, exit_status
 from ibot_jax.errors import UserError
 from ibot_jax.exported import import_safetensors
 from ibot_jax.optimizer import Params
@@ -35,33 +35,28 @@ from ibot_jax.writers import FOLDERS, OWN_FORMATS, check_target, told_by_path
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    quieten_libraries()
     jax.config.update("jax_platforms", "cpu")  # the accelerator may be the run's
-    try:
-        args = _parse(argv)
-        print(
-            export(
-                args.workdir,
-                args.out,
-                to=args.to,
-                step=args.step,
-                weights=args.weights,
-                head=args.head,
-                overwrite=args.overwrite,
-                license_id=args.license,
-                reports=args.report,
-            )
+    return exit_status(lambda: _export(_parse(argv)))
+
+
+def _export(args: argparse.Namespace) -> None:
+    print(
+        export(
+            args.workdir,
+            args.out,
+            to=args.to,
+            step=args.step,
+            weights=args.weights,
+            head=args.head,
+            overwrite=args.overwrite,
+            license_id=args.license,
+            reports=args.report,
         )
-    except (UserError, OSError) as error:  # an OSError names what cannot be read
-        print_error(error)
-        return 2
-    return 0
+    )
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = OneLineParser(
-        prog="python -m ibot_jax.export", description=__doc__.splitlines()[0], allow_abbrev=False
-    )
+    parser = OneLineParser(prog="python -m ibot_jax.export", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, metavar="DIR", help="of a run")
     parser.add_argument("--to", required=True, choices=OWN_FORMATS, help="format")
     parser.add_argument("--out", required=True, metavar="PATH", help="a folder (orbax) or a file")

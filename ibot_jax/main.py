@@ -22,31 +22,24 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import flags
 from ml_collections import ConfigDict
 
-from ibot_jax.command_line import config_path, parse_config, print_error, quieten_libraries
+from ibot_jax.command_line import config_path, exit_status, parse_config
 from ibot_jax.config_check import check_config
-from ibot_jax.errors import TrainingError, UserError
+from ibot_jax.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    quieten_libraries()
-    try:
-        arguments = parse_arguments(sys.argv if argv is None else argv)
-        if arguments is None:
-            print(__doc__)
-            return 0
-        check_config(arguments.config)
-        return _pretrain(arguments)
-    except UserError as error:
-        print_error(error)
-        return 2
-    except TrainingError as error:
-        print_error(error)
-        _leave_failed()
-        return 1
-    except KeyboardInterrupt:  # before or after the loop, which has its own handler
-        print("interrupted", file=sys.stderr)
-        return 130
+    # An OSError that nobody has explained is no mistake here: its traceback tells a run's failure.
+    return exit_status(lambda: _run(sys.argv if argv is None else argv), mistakes=(UserError,))
+
+
+def _run(argv: list[str]) -> int:
+    arguments = parse_arguments(argv)
+    if arguments is None:
+        print(__doc__)
+        return 0
+    check_config(arguments.config)
+    return _pretrain(arguments)
 
 
 def _pretrain(arguments: "Arguments") -> int:
@@ -62,12 +55,6 @@ def _pretrain(arguments: "Arguments") -> int:
     return pretrain(
         arguments.config, arguments.workdir, allow_config_change=arguments.allow_config_change
     )
-
-
-def _leave_failed() -> None:
-    from ibot_jax import distributed  # which imports jax: no mistake waits for that
-
-    distributed.leave_failed()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -246,7 +246,7 @@ def _state_of(metrics: Mapping[str, float], speed: float | None) -> str:
 
 
 def _is_evaluation(row: Mapping[str, float]) -> bool:
-    return "knn_top1" in row or "feature_rank" in row
+    return not row.keys().isdisjoint(("knn_top1", "feature_rank", "test_top1"))
 
 
 def _found(values: Mapping[str, float]) -> str:

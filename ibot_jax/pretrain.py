@@ -1,27 +1,24 @@
-"""The loop on the host: batches in; metrics, evaluations and checkpoints out."""
+"""Pre-training: what a run reads, starts from and writes, and its loop."""
 
-import collections
 import contextlib
 import json
-import signal
-from collections.abc import Iterator
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from ibot_jax import sharding
-from ibot_jax.agreement import first_says, in_step, require_same, same_end
+from ibot_jax.agreement import require_same, same_end
 from ibot_jax.checkpoint import Checkpoints, start_from
 from ibot_jax.collapse import collapse_signs, evaluation_signs
 from ibot_jax.config import Plan, make_plan
 from ibot_jax.config_check import check_devices, check_plan, flatten
 from ibot_jax.data.pipeline import train_batches
 from ibot_jax.data.sources import open_source
-from ibot_jax.errors import SaveError, TrainingError
+from ibot_jax.errors import TrainingError
 from ibot_jax.evaluate.online import Evaluation
+from ibot_jax.loop import Loop, Metrics, make_watchdog
 from ibot_jax.metrics import Reporter, header
-from ibot_jax.signals import caught_signals
 from ibot_jax.step import TrainState, jit_init, jit_train_step, state_layout, teacher_params
 from ibot_jax.watchdog import Watchdog
 from ibot_jax.workdir import open_workdir, require_shared
@@ -51,7 +48,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
     require_same(json.dumps(flatten(config)), "config")
     check_devices(config, jax.device_count(), jax.process_count())
     mesh = sharding.make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
-    watchdog = _make_watchdog(config.data.stall_seconds)
+    watchdog = make_watchdog(config.data.stall_seconds)
     with same_end():
         source = open_source(
             config.data.source,
@@ -94,23 +91,12 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
                 workdir=folder,
             )
         )
-        loop = _Loop(config, plan, mesh, checkpoints, reporter, evaluation, watchdog)
-        signum = loop.run(state, batches)
-        checkpoints.close()
+        loop = PretrainLoop(config, plan, mesh, checkpoints, reporter, evaluation, watchdog)
+        signum = loop.run(state, batches, jit_train_step(config, plan, mesh), config.seed)
         if signum:
-            reporter.say(
-                f"{signal.Signals(signum).name}: stopped and saved at step "
-                f"{checkpoints.latest_step()} of {plan.total_steps}; the same command resumes"
-            )
             return 128 + signum
         reporter.say_summary(config.head.prototypes)
     return 0
-
-
-def _make_watchdog(seconds: float) -> Watchdog:
-    several = jax.process_count() > 1
-    name = f"process {jax.process_index()} of {jax.process_count()}" if several else "this process"
-    return Watchdog(seconds, name)
 
 
 def _first_state(
@@ -128,8 +114,8 @@ def _first_state(
     return state, f"random weights, seed {config.seed}"
 
 
-class _Loop:
-    """The loop and what it needs all along."""
+class PretrainLoop(Loop):
+    """Trains student and teacher, evaluates the teacher, and looks for signs of collapse."""
 
     def __init__(
         self,
@@ -141,113 +127,36 @@ class _Loop:
         evaluation: Evaluation | None,
         watchdog: Watchdog,
     ):
+        """Prepares it; see `Loop`."""
+        super().__init__(
+            plan,
+            mesh,
+            checkpoints,
+            reporter,
+            watchdog,
+            log_every=plan.steps("log_every", config.log_every),
+            save_every=plan.steps("checkpoint.every", config.checkpoint.every),
+            evaluate_every=plan.steps("knn.every", config.knn.every) if evaluation else 0,
+        )
         self._config = config
-        self._plan = plan
-        self._mesh = mesh
-        self._checkpoints = checkpoints
-        self._reporter = reporter
         self._evaluation = evaluation
-        self._watchdog = watchdog
-        self._pending = collections.deque()  # (step, metrics on the device), not yet looked at
-        self._save_every = plan.steps("checkpoint.every", config.checkpoint.every)
-        self._log_every = plan.steps("log_every", config.log_every)
-        self._evaluate_every = plan.steps("knn.every", config.knn.every) if evaluation else 0
         # Up to here outputs are uniform, and the class loss is at ln K, in every run.
         warmup = plan.steps("optim.warmup", config.optim.warmup)
         self._warm_after = max(warmup, plan.steps_per_epoch)
 
-    def run(self, state: TrainState, batches: Iterator[dict[str, np.ndarray]]) -> int:
-        """Runs to the end of the batches, or to a signal, whose number it returns, else 0."""
-        layout = sharding.replicated(self._mesh)
-        train_step = jit_train_step(self._config, self._plan, self._mesh)
-        # Computed, not put there: nothing can be put on the devices of other processes.
-        key = jax.jit(lambda: jax.random.key(self._config.seed), out_shardings=layout)()
-        step = int(state.step)
-
-        def check() -> int:
-            self._checkpoints.check()
-            self._reporter.check()
-            return caught[0] if caught else 0
-
-        def watch(what: str) -> contextlib.AbstractContextManager:
-            return self._watchdog.waiting(f"{what}; steps done: {step:,}")
-
-        with caught_signals() as caught:
-            if self._evaluation_due(step) and not first_says(self._reporter.evaluated):
-                self._evaluate(step, state)
-            try:
-                for batch, stop in in_step(batches, check, watch):
-                    step += 1
-                    state, metrics = train_step(state, sharding.to_global(batch, self._mesh), key)
-                    self._look(step, metrics)
-                    # A run that is told to stop has no time for it; the resumed one makes up.
-                    due = self._evaluation_due(step) and not stop
-                    top1 = self._evaluate(step, state) if due else None
-                    if self._save_due(step) or top1 is not None or stop:
-                        self._save(state, top1)
-                    if stop:
-                        return stop
-            except SaveError:
-                raise
-            except TrainingError:
-                with contextlib.suppress(TrainingError):  # once not finite, a run remains so
-                    self._catch_up()
-                self._pending.clear()
-                self._save(state, None)
-                self._checkpoints.wait()
-                raise
-        return 0
-
-    def _evaluation_due(self, step: int) -> bool:
-        last = self._plan.total_steps
-        return self._evaluation is not None and (step % self._evaluate_every == 0 or step == last)
-
-    def _save_due(self, step: int) -> bool:
-        return step % self._save_every == 0 or step == self._plan.total_steps
-
-    def _evaluate(self, step: int, state: TrainState) -> float | None:
-        """Evaluates, reports, and returns k-NN's top-1 accuracy in percent, if there are labels."""
-        self._catch_up()
-        with self._reporter.paused():
-            values = self._evaluation(
-                {**teacher_params(state), "centers": state.centers}, self._mesh
-            )
+    def _measure(self, step: int, state: TrainState) -> dict[str, float]:
+        weights = {**teacher_params(state), "centers": state.centers}
+        values = self._evaluation(weights, self._mesh)
         self._reporter.evaluation(step, values)
         if step > self._warm_after:
             head = self._config.head
             prototypes = {"class": head.prototypes, "patch": head.patch_prototypes}
             images = self._evaluation.num_images
             self._warn(step, evaluation_signs(values, images=images, prototypes=prototypes))
-        return values.get("knn_top1")
+        return {"knn_top1": values["knn_top1"]} if "knn_top1" in values else {}  # without labels
 
-    def _save(self, state: TrainState, top1: float | None) -> None:
-        self._catch_up()
-        self._reporter.flush()  # before: the lines of a step that is saved are never lost
-        waiting = self._watchdog.waiting("storage: the save before, or that of another process")
-        with self._reporter.paused(), waiting:
-            self._checkpoints.save(state, knn_top1=top1)
-
-    def _look(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Queues a step's metrics, and looks at those of `_LAG` steps ago."""
-        self._pending.append((step, metrics))
-        if len(self._pending) > _LAG:
-            self._look_at(*self._pending.popleft())
-
-    def _catch_up(self) -> None:
-        """Looks at all steps that are queued, which waits for the device."""
-        while self._pending:
-            self._look_at(*self._pending.popleft())
-
-    def _look_at(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        with self._watchdog.waiting(f"step {step:,} to return: this or another host may be stuck"):
-            finite = bool(metrics["finite"])
-        if not finite:
-            raise _not_finite(step, metrics)
-        self._reporter.step_done(step, metrics)
-        if step % self._log_every and step != self._plan.total_steps:
-            return
-        values = {name: float(value) for name, value in metrics.items() if name != "finite"}
-        self._reporter.train(step, values)
+    def _report(self, step: int, values: dict[str, float]) -> None:
+        super()._report(step, values)
         weight = self._config.loss.class_weight
         if step > self._warm_after and weight:
             unweighted = values | {"class_loss": values["class_loss"] / weight}
@@ -257,12 +166,11 @@ class _Loop:
         for sign, text in signs.items():
             self._reporter.warn_once(sign, f"at step {step}, {text}")
 
-
-def _not_finite(step: int, metrics: dict[str, jax.Array]) -> TrainingError:
-    terms = [name for name in ("class", "patch") if not np.isfinite(metrics[f"{name}_loss"])]
-    named = f"the {' and the '.join(terms)} loss was" if terms else "the gradients were"
-    return TrainingError(
-        f"{named} not finite at step {step}; the state before it is saved. What helps: a longer "
-        "optim.warmup, a lower optim.lr, a smaller optim.clip, dtype=float32; "
-        "--allow_config_change goes on from here with another config"
-    )
+    def _not_finite(self, step: int, metrics: Metrics) -> TrainingError:
+        terms = [name for name in ("class", "patch") if not np.isfinite(metrics[f"{name}_loss"])]
+        named = f"the {' and the '.join(terms)} loss was" if terms else "the gradients were"
+        return TrainingError(
+            f"{named} not finite at step {step}; the state before it is saved. What helps: a "
+            "longer optim.warmup, a lower optim.lr, a smaller optim.clip, dtype=float32; "
+            "--allow_config_change goes on from here with another config"
+        )

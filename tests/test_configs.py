@@ -1,11 +1,11 @@
 """The configs that come with the project: sound, and of the published sizes."""
 
-import importlib.util
 import math
 import pathlib
 
 import jax
 import pytest
+import recipes
 
 from ibot_jax.config import get_config, make_plan
 from ibot_jax.config_check import check_config, check_plan, flatten
@@ -32,11 +32,7 @@ NUM_IMAGES = {
 
 
 def load(name):
-    file, *argument = name.split(":")
-    spec = importlib.util.spec_from_file_location(file, CONFIGS / f"{file}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*argument)
+    return recipes.load(CONFIGS, name)
 
 
 def test_every_config_is_tested():

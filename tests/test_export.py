@@ -21,6 +21,7 @@ import safetensors
 import safetensors.numpy
 from disk import full_disk
 from etils import epath
+from runs import save_run
 from tiny import tiny_batch, tiny_config, tiny_plan
 
 import ibot_jax
@@ -340,19 +341,13 @@ def test_an_unknown_step_names_those_there_are(workdir, tmp_path, capsys, step):
 
 
 def test_no_best_without_knn(tmp_path, config, states, capsys):
-    folder = open_workdir(str(tmp_path / "run"), config, allow_config_change=False)
-    checkpoints = Checkpoints(folder, keep=1)
-    checkpoints.save(states[4])
-    checkpoints.close()
+    folder = save_run(tmp_path / "run", config, states[4])
     arguments = (f"--workdir={folder}", "--to=npz", f"--out={tmp_path / 'x'}", "--step=best")
     assert failure(capsys, *arguments).endswith("there are latest, 4\n")
 
 
 def test_a_damaged_checkpoint(tmp_path, config, states, capsys):
-    folder = open_workdir(str(tmp_path / "run"), config, allow_config_change=False)
-    checkpoints = Checkpoints(folder, keep=1)
-    checkpoints.save(states[4])
-    checkpoints.close()
+    folder = save_run(tmp_path / "run", config, states[4])
     epath.Path(folder / "checkpoints/4/teacher").rmtree()
     arguments = (f"--workdir={folder}", "--to=npz", f"--out={tmp_path / 'x'}")
     assert "checkpoints/4/teacher is damaged, or was removed" in failure(capsys, *arguments)

@@ -5,10 +5,10 @@ import signal
 import cli
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 from processes import Run
+from runs import restored
 
 pytestmark = pytest.mark.slow
 
@@ -36,19 +36,6 @@ def left_alone(tmp_path_factory, cache):
     statuses, _, errors = Run(1, cache, *ARGUMENTS, f"--workdir={workdir}").finish()
     assert statuses == [0], errors
     return workdir
-
-
-def restored(workdir):
-    """Returns every array of the last checkpoint, read without the code under test."""
-    parts = {}
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        for part in ("student", "teacher", "centers", "optimizer"):
-            folder = workdir / "checkpoints" / str(LAST) / part
-            tree = checkpointer.metadata(folder).item_metadata.tree
-            arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            args = ocp.args.PyTreeRestore(tree, restore_args=arrays)
-            parts[part] = checkpointer.restore(folder, args=args)
-    return parts
 
 
 def saved_steps(workdir):
@@ -97,8 +84,8 @@ def test_a_run_goes_on_whatever_the_number_of_processes(left_alone, tmp_path, ca
     # gradient is 0 but for rounding, which AdamW scales up.
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=5e-5),
-        restored(tmp_path),
-        restored(left_alone),
+        restored(tmp_path, LAST),
+        restored(left_alone, LAST),
     )
     rows, expected = cli.rows(tmp_path), cli.rows(left_alone)
     assert [row["step"] for row in rows] == [row["step"] for row in expected]

@@ -5,15 +5,14 @@ import json
 import jax
 import numpy as np
 import pytest
+from runs import save_run
 from tiny import normalized, tiny_config, tiny_plan
 
 import ibot_jax
 from ibot_jax import export, models, sharding
-from ibot_jax.checkpoint import Checkpoints
 from ibot_jax.errors import UserError
 from ibot_jax.pretrained import untrained
 from ibot_jax.step import make_init, teacher_params
-from ibot_jax.workdir import open_workdir
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +30,7 @@ def state(config):
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, config, state):
-    folder = open_workdir(
-        str(tmp_path_factory.mktemp("runs") / "mine"), config, allow_config_change=False
-    )
-    checkpoints = Checkpoints(folder, keep=2)
-    checkpoints.save(state, knn_top1=40.0)
-    checkpoints.close()
-    return str(folder)
+    return str(save_run(tmp_path_factory.mktemp("runs") / "mine", config, state, knn_top1=40.0))
 
 
 @pytest.fixture(params=["workdir", "checkpoint", "orbax", "npz", "safetensors"])

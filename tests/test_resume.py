@@ -5,8 +5,8 @@ import signal
 import cli
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+from runs import restored
 
 from ibot_jax import main
 
@@ -19,17 +19,6 @@ ARGUMENTS = (
     "--config.log_every=2 steps",
 )
 LAST = 80
-
-
-def restored(workdir, step):
-    """Returns every array of a checkpoint, read without the code under test."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        return {
-            part: jax.tree.map(
-                np.asarray, checkpointer.restore(workdir / "checkpoints" / str(step) / part)
-            )
-            for part in ("student", "teacher", "centers", "optimizer")
-        }
 
 
 @pytest.fixture(scope="module")

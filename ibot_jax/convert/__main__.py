@@ -13,7 +13,7 @@ FORMAT
     stablehlo                 a program from images to features
 
 Nothing in IN is executed. Every tensor is accounted for: what is missing or left over is named, and
-is an error unless --allow says that it may be. Exit status: 0, or 2 for a mistake.
+is an error unless --allow says that it may be. Exit status: 0; 2 for a mistake, 130 for Ctrl-C.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from etils import epath
 
 from ibot_jax import writers
 from ibot_jax.card import make_card, read_report
-from ibot_jax.command_line import OneLineParser, print_error, quieten_libraries
+from ibot_jax.command_line import OneLineParser, exit_status
 from ibot_jax.convert import outputs
 from ibot_jax.convert.architecture import Known
 from ibot_jax.convert.reading import Found, read_model
@@ -52,23 +52,12 @@ _FOLDERS = writers.FOLDERS | outputs.FOLDERS
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    quieten_libraries()
     jax.config.update("jax_platforms", "cpu")  # the accelerator may be a run's
-    try:
-        _convert(_parse(argv))
-    except (UserError, OSError) as error:  # an OSError names what cannot be read
-        print_error(error)
-        return 2
-    return 0
+    return exit_status(lambda: _convert(_parse(argv)))
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = OneLineParser(
-        prog="python -m ibot_jax.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = OneLineParser(prog="python -m ibot_jax.convert", description=__doc__)
     parser.add_argument("source", metavar="IN", help="what holds a model")
     parser.add_argument(
         "out", metavar="OUT", help="a file, or a folder (orbax, checkpoint, timm, hf)"

@@ -6,7 +6,7 @@ A source is a sequence of images; nothing is decoded before it is read. All but 
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -140,20 +140,20 @@ class SyntheticSource:
         return f"synthetic image {index}"
 
 
-class EvenlySpaced:
-    """So many images of a source, evenly spaced: enough for an estimate.
+class Subset:
+    """Some of the images of a source.
 
     Args:
       source: with random access.
-      number: of images, at most as many as it has.
+      indices: of the images, in the order that they have here.
     """
 
-    def __init__(self, source: Source, number: int):
+    def __init__(self, source: Source, indices: Sequence[int]):
         self._source = source
-        self._indices = np.arange(number) * len(source) // number
+        self._indices = indices
         self.name = source.name
         self.fetch = source.fetch
-        self.labels = None if source.labels is None else source.labels[self._indices]
+        self.labels = None if source.labels is None else source.labels[np.asarray(indices)]
         self.class_names = source.class_names
         self.num_classes = source.num_classes
 

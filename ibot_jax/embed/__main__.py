@@ -28,12 +28,12 @@ from tqdm import tqdm
 
 from ibot_jax import sharding
 from ibot_jax.card import flat_tensors, weights_hash
-from ibot_jax.command_line import OneLineParser, print_error, quieten_libraries
-from ibot_jax.data.sources import Source, open_source
+from ibot_jax.command_line import OneLineParser, exit_status
+from ibot_jax.data.sources import Source, Subset, open_source
 from ibot_jax.embed.parts import FORMATS, Parts
-from ibot_jax.errors import TrainingError, UserError
+from ibot_jax.errors import UserError
 from ibot_jax.evaluate.opening import Views, open_model, open_views
-from ibot_jax.evaluate.options import positive
+from ibot_jax.evaluate.options import add_batch_size, positive
 from ibot_jax.optimizer import Params
 from ibot_jax.pretrained import Model
 from ibot_jax.workdir import absolute_path
@@ -43,28 +43,13 @@ _PART_BYTES = 2**26  # of the features that are written, and kept in memory, at 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    quieten_libraries()
-    try:
-        _embed(_parse(argv))
-    except (UserError, OSError) as error:  # an OSError names what cannot be read
-        print_error(error)
-        return 2
-    except TrainingError as error:
-        print_error(error)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(
+        lambda: _embed(_parse(argv)), interrupted="interrupted; the same command goes on"
+    )
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = OneLineParser(
-        prog="python -m ibot_jax.embed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = OneLineParser(prog="python -m ibot_jax.embed", description=__doc__)
     parser.add_argument("--from", required=True, dest="source", metavar="PATH", help="a model")
     parser.add_argument("--images", required=True, metavar="FOLDER", help="with images")
     parser.add_argument("--out", required=True, metavar="FILE", help="features.parquet or .npz")
@@ -78,9 +63,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--resize", type=positive, metavar="PIXELS", help="shorter side before the central crop"
     )
-    parser.add_argument(
-        "--batch-size", default=64, type=positive, metavar="N", help="64 by default"
-    )
+    add_batch_size(parser, 64)
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
     return parser.parse_args(argv)
 
@@ -127,25 +110,6 @@ class _Names:
         return digest.hexdigest()
 
 
-class _Rest:
-    """The images of a source from one on."""
-
-    def __init__(self, source: Source, start: int):
-        self.fetch = source.fetch
-        self.name = source.name
-        self._source = source
-        self._start = start
-
-    def __len__(self) -> int:
-        return len(self._source) - self._start
-
-    def locate(self, index: int):
-        return self._source.locate(self._start + index)
-
-    def describe(self, index: int) -> str:
-        return self._source.describe(self._start + index)
-
-
 def _settings(
     args: argparse.Namespace, params: Params, views: Views, names: _Names
 ) -> dict[str, str | int | bool | list[int]]:
@@ -188,7 +152,7 @@ def _features(
         rows = {name: np.asarray(array)[valid] for name, array in outputs.items()}
         return rows | {"valid": valid}
 
-    rest = _Rest(source, start)
+    rest = Subset(source, range(start, len(source)))
     buffer, size, pending = [], 0, None
     progress = tqdm(total=len(source), initial=start, unit="image", disable=None)
     for batch in views.batches(rest):

@@ -55,16 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of kmeans (default: as many as classes)",
     )
-    group.add_argument(
-        "--restarts",
-        type=options.positive,
-        default=10,
-        metavar="N",
-        help="of kmeans, of which the tightest counts (default: 10)",
-    )
-    group.add_argument(
-        "--seed", type=options.natural, default=0, metavar="N", help="of kmeans (default: 0)"
-    )
+    options.add_number(group, "--restarts", 10, "of kmeans, of which the tightest counts")
+    options.add_number(group, "--seed", 0, "of kmeans", kind=options.natural)
 
 
 def run(args: argparse.Namespace) -> Report:

@@ -30,7 +30,7 @@ from ibot_jax.evaluate.cache import progress
 from ibot_jax.evaluate.cosine import unit
 from ibot_jax.evaluate.features import FeatureFn, extract
 from ibot_jax.evaluate.image_files import list_images, read_image, share_batches, to_square
-from ibot_jax.evaluate.opening import open_model, settings
+from ibot_jax.evaluate.opening import check_batch_size, open_model, settings
 from ibot_jax.evaluate.report import Report
 from ibot_jax.evaluate.whitening import fit_whitening
 from ibot_jax.pretrained import Model
@@ -48,17 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--data", required=True, metavar="DIR", help="the folder of Copydays")
     group.add_argument("--distractors", metavar="DIR", help="images that nothing is a copy of")
     group.add_argument("--whitening", metavar="DIR", help="images that whitening is learned from")
-    for flag, default, text in (
-        ("--size", 320, "side of the squares that images become, pixels"),
-        ("--batch-size", 64, "images at a time, over all devices"),
-    ):
-        group.add_argument(
-            flag,
-            default=default,
-            type=options.positive,
-            metavar="N",
-            help=f"{text} (default: {default})",
-        )
+    options.add_number(
+        group, "--size", 320, "side of the squares that images become", metavar="PIXELS"
+    )
+    options.add_batch_size(group, 64)
 
 
 def run(args: argparse.Namespace) -> Report:
@@ -79,10 +72,7 @@ def run(args: argparse.Namespace) -> Report:
     model, params = open_model(args, mesh)
     if args.size < model.backbone.patch_size:
         raise UserError(f"--size={args.size} is less than a patch of {model.backbone.patch_size}")
-    if args.batch_size % jax.device_count():
-        raise UserError(
-            f"--batch-size={args.batch_size} is no multiple of the {jax.device_count()} devices"
-        )
+    check_batch_size(args)
     feature_fn = make_copy_fn(model)
 
     def features(files: Sequence[epath.Path]) -> np.ndarray:

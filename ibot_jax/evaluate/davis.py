@@ -53,29 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", required=True, metavar="DIR", help="the folder with ImageSets in it"
     )
     group.add_argument("--split", default="val", help="SPLIT (default: val)")
-    group.add_argument(
-        "--size",
-        default=480,
-        type=options.positive,
-        metavar="PIXELS",
-        help="shorter side of the frames (default: 480)",
-    )
+    options.add_number(group, "--size", 480, "shorter side of the frames", metavar="PIXELS")
     group.add_argument(
         "--predictions", metavar="DIR", help="write DIR/VIDEO/*.png, as DAVIS's evaluation reads it"
     )
     group = parser.add_argument_group("propagation")
-    for flag, default, text in (
-        ("--last-frames", 7, "frames looked at, besides the first"),
-        ("--radius", 12, "how far patches are looked for, in patches"),
-        ("--top-k", 5, "how many patches give their labels"),
-    ):
-        group.add_argument(
-            flag,
-            default=default,
-            type=options.positive,
-            metavar="N",
-            help=f"{text} (default: {default})",
-        )
+    options.add_number(group, "--last-frames", 7, "frames looked at, besides the first")
+    options.add_number(group, "--radius", 12, "how far patches are looked for, in patches")
+    options.add_number(group, "--top-k", 5, "how many patches give their labels")
     group.add_argument(
         "--temperature",
         default=0.1,

@@ -58,9 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_cache_option(group)
     group = parser.add_argument_group("training")
-    group.add_argument(
-        "--epochs", type=options.positive, default=100, metavar="N", help="(default: 100)"
-    )
+    options.add_number(group, "--epochs", 100, "passes over the training images")
     group.add_argument(
         "--lr",
         type=options.sequence(options.above_zero),
@@ -82,9 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="probability of mirroring (default: 0.5; digits want 0)",
     )
-    group.add_argument(
-        "--seed", type=options.natural, default=0, metavar="N", help="of everything (default: 0)"
-    )
+    options.add_number(group, "--seed", 0, "of everything", kind=options.natural)
 
 
 def run(args: argparse.Namespace) -> Report:

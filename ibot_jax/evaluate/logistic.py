@@ -42,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which training images have labels: all, a share of each class such as 10%%, or a "
         "text file with an image's name a line, as SimCLR's lists (default: all)",
     )
-    group.add_argument(
-        "--seed", type=options.natural, default=0, metavar="N", help="of shares (default: 0)"
-    )
+    options.add_number(group, "--seed", 0, "of shares", kind=options.natural)
     group.add_argument(
         "--l2",
         type=options.sequence(options.above_zero),
@@ -52,13 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X,...",
         help="penalties (default: 1e-3 to 1e-8, one a decade)",
     )
-    group.add_argument(
-        "--max-steps",
-        type=options.positive,
-        default=1000,
-        metavar="N",
-        help="of the solver for each penalty (default: 1000)",
-    )
+    options.add_number(group, "--max-steps", 1000, "of the solver for each penalty")
 
 
 def run(args: argparse.Namespace) -> Report:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from ibot_jax.agreement import in_step
 from ibot_jax.data.pipeline import eval_batches
-from ibot_jax.data.sources import EvenlySpaced, Source, open_source
+from ibot_jax.data.sources import Source, Subset, open_source
 from ibot_jax.data.tfds import TfdsStream
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.features import FeatureFn, extract
@@ -62,7 +62,7 @@ class Evaluation:
             most = config.knn.max_unlabelled or len(source)
             self._train, self._test = None, source
             if not isinstance(source, TfdsStream) and most < len(source):
-                self._test = EvenlySpaced(source, most)
+                self._test = Subset(source, np.arange(most) * len(source) // most)
             self._num_batches = -(-most // config.knn.batch_size)  # a stream's first ones
             self.num_images = min(len(source), most)
             self.description = f"rank and prototypes, {self.num_images:,} images without labels"

@@ -95,12 +95,17 @@ def open_views(args: argparse.Namespace, model: Model) -> Views:
     if min(size) < patch_size:
         raise UserError(f"--size={size[0]} {size[1]} is less than a patch of {patch_size} pixels")
     scale = min(size) / min(data.global_size)
+    check_batch_size(args)
+    resize = args.resize or round(model.config.knn.resize * scale)
+    return Views(size, resize, data.channels, args.batch_size)
+
+
+def check_batch_size(args: argparse.Namespace) -> None:
+    """Raises a UserError if --batch-size does not give all devices the same number of images."""
     if args.batch_size % jax.device_count():
         raise UserError(
             f"--batch-size={args.batch_size} is no multiple of the {jax.device_count()} devices"
         )
-    resize = args.resize or round(model.config.knn.resize * scale)
-    return Views(size, resize, data.channels, args.batch_size)
 
 
 def open_split(args: argparse.Namespace, model: Model, name: str) -> Source | TfdsStream:

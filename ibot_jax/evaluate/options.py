@@ -1,4 +1,4 @@
-"""Flags that the tasks share."""
+"""Flags that the tasks share, and types of their values."""
 
 import argparse
 import os
@@ -7,6 +7,63 @@ from collections.abc import Callable, Sequence
 from ibot_jax.workdir import absolute_path
 
 FEATURES = ("cls", "mean", "cls+mean", "pixels")
+
+
+def positive(text: str) -> int:
+    """Returns an integer above 0; for argparse."""
+    number = natural(text)
+    if not number:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def natural(text: str) -> int:
+    """Returns an integer from 0 on; for argparse."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
+
+
+def above_zero(text: str) -> float:
+    """Returns a finite number above 0; for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number
+
+
+def share(text: str) -> float:
+    """Returns a number from 0 to 1; for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
+    return number
+
+
+def one_of(words: Sequence[str]) -> Callable[[str], str]:
+    """Returns a type for argparse: one of these words."""
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(words)}")
+        return text
+
+    return parse
+
+
+def sequence(item: Callable[[str], float]) -> Callable[[str], tuple]:
+    """Returns a type for argparse: items between commas, each once."""
+
+    def parse(text: str) -> tuple:
+        return tuple(dict.fromkeys(item(part.strip()) for part in text.split(",")))
+
+    return parse
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -93,13 +150,7 @@ def add_data_options(
         help="shorter side before the central crop of --size (default: as k-NN in pre-training, "
         "in proportion to --size)",
     )
-    group.add_argument(
-        "--batch-size",
-        default=batch_size,
-        type=positive,
-        metavar="N",
-        help="images at a time, over all devices (default: %(default)s)",
-    )
+    add_batch_size(group, batch_size)
 
 
 def add_feature_options(parser: argparse.ArgumentParser) -> None:
@@ -113,9 +164,7 @@ def add_feature_options(parser: argparse.ArgumentParser) -> None:
         "patch tokens; cls+mean: the class tokens and the mean of the last block's patch tokens; "
         "pixels: the images themselves, for comparison (default: cls)",
     )
-    group.add_argument(
-        "--blocks", default=1, type=positive, metavar="N", help="the last N blocks (default: 1)"
-    )
+    add_number(group, "--blocks", 1, "the last N blocks")
     add_cache_option(group)
 
 
@@ -130,61 +179,37 @@ def add_cache_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def positive(text: str) -> int:
-    """Returns an integer above 0; for argparse."""
-    number = natural(text)
-    if not number:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number
+def add_batch_size(parser: argparse._ActionsContainer, default: int) -> None:
+    """Adds --batch-size, which `opening.check_batch_size` checks."""
+    add_number(parser, "--batch-size", default, "images at a time, over all devices")
 
 
-def natural(text: str) -> int:
-    """Returns an integer from 0 on; for argparse."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
-    return int(text)
+def add_number(
+    parser: argparse._ActionsContainer,
+    flag: str,
+    default: float,
+    text: str,
+    *,
+    kind: Callable[[str], float] = positive,
+    metavar: str = "N",
+) -> None:
+    """Adds a flag that takes a number.
 
-
-def above_zero(text: str) -> float:
-    """Returns a finite number above 0; for argparse."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return number
-
-
-def share(text: str) -> float:
-    """Returns a number from 0 to 1; for argparse."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
-    return number
-
-
-def one_of(words: Sequence[str]) -> Callable[[str], str]:
-    """Returns a type for argparse: one of these words."""
-
-    def parse(text: str) -> str:
-        if text not in words:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(words)}")
-        return text
-
-    return parse
-
-
-def sequence(item: Callable[[str], float]) -> Callable[[str], tuple]:
-    """Returns a type for argparse: items between commas, each once."""
-
-    def parse(text: str) -> tuple:
-        return tuple(dict.fromkeys(item(part.strip()) for part in text.split(",")))
-
-    return parse
+    Args:
+      parser: to add to.
+      flag: its name.
+      default: its value unless told otherwise.
+      text: its help, to which the default is added.
+      kind: of number, one of the functions above.
+      metavar: what its value is called.
+    """
+    parser.add_argument(
+        flag,
+        default=default,
+        type=kind,
+        metavar=metavar,
+        help=f"{text} (default: {default})",
+    )
 
 
 def output_folder(args: argparse.Namespace) -> str:

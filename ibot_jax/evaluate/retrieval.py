@@ -52,13 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("roxford5k", "rparis6k"),
         help="NAME (default: roxford5k)",
     )
-    group.add_argument(
-        "--size",
-        default=512,
-        type=options.positive,
-        metavar="PIXELS",
-        help="largest side of an image (default: 512)",
-    )
+    options.add_number(group, "--size", 512, "largest side of an image", metavar="PIXELS")
     group.add_argument(
         "--single-scale", action="store_true", help="features of the whole size only"
     )

@@ -50,19 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_data_options(parser)
     options.add_cache_option(parser)
     group = parser.add_argument_group("classifier")
-    group.add_argument("--k", default=20, type=options.positive, help="neighbours (default: 20)")
-    group.add_argument(
-        "--temperature",
-        default=0.07,
-        type=options.above_zero,
-        metavar="T",
-        help="of their votes (default: 0.07)",
+    options.add_number(group, "--k", 20, "neighbours")
+    options.add_number(
+        group, "--temperature", 0.07, "of their votes", kind=options.above_zero, metavar="T"
     )
     group = parser.add_argument_group("disturbances")
     group.add_argument(
         "--drop-ratios",
         default=tuple(tenth / 10 for tenth in range(10)),
-        type=options.sequence(_share),
+        type=options.sequence(options.share),
         metavar="SHARE,...",
         help="shares of patches that are blanked (default: 0,0.1,...,0.9)",
     )
@@ -74,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "tiles no smaller than a patch)",
     )
     group.add_argument("--no-curves", action="store_true", help="leave out occlusion and shuffling")
-    group.add_argument("--seed", default=0, type=options.natural, help="of both (default: 0)")
+    options.add_number(group, "--seed", 0, "of both", kind=options.natural)
     for name in "ac9":
         group.add_argument(
             f"--imagenet-{name}", metavar="DIR", help=f"folder of ImageNet-{name.upper()}"
@@ -245,13 +241,3 @@ def _open_benchmarks(args: argparse.Namespace, train: Source | TfdsStream):
         args.imagenet_c and imagenet_variants.find_imagenet_c(args.imagenet_c),
         args.imagenet_9 and imagenet_variants.open_imagenet_9(args.imagenet_9, names, args.in9_map),
     )
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to 1")
-    return share

@@ -18,20 +18,21 @@ DATA/ImageSets/Segmentation/{train,val}.txt (VOCdevkit/VOC2012).
 import argparse
 import functools
 
-import jax
 import jax.numpy as jnp
 
 from ibot_jax import sharding
 from ibot_jax.agreement import same_end
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import mean_iou, options
-from ibot_jax.evaluate.opening import open_model, settings
+from ibot_jax.evaluate.opening import check_batch_size, open_model, settings
 from ibot_jax.evaluate.patch_heads import Linear, knn_votes
 from ibot_jax.evaluate.report import Report
 from ibot_jax.evaluate.segmentation_data import Squares, find_splits
 from ibot_jax.evaluate.segmenting import Frozen, count_classes, fit_linear, sample_bank
 from ibot_jax.pretrained import Model
 from ibot_jax.workdir import absolute_path
+
+_HEADS = ("linear", "knn")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,18 +41,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument("--data", required=True, metavar="DIR", help="see above")
     group.add_argument("--layout", required=True, choices=("ade20k", "voc"), help="see above")
-    _add_number(group, "--size", 512, "side of the squares that images become, pixels")
-    _add_number(group, "--batch-size", 16, "images at a time, over all devices")
+    options.add_number(
+        group, "--size", 512, "side of the squares that images become", metavar="PIXELS"
+    )
+    options.add_batch_size(group, 16)
     group = parser.add_argument_group("heads")
     group.add_argument(
         "--heads",
-        default=("linear", "knn"),
-        type=options.sequence(_head),
+        default=_HEADS,
+        type=options.sequence(options.one_of(_HEADS)),
         metavar="HEAD,...",
         help="linear, knn or both (default: linear,knn)",
     )
-    _add_number(group, "--blocks", 1, "the last N blocks, whose tokens are concatenated")
-    _add_number(group, "--epochs", 10, "of the linear layer")
+    options.add_number(group, "--blocks", 1, "the last N blocks, whose tokens are concatenated")
+    options.add_number(group, "--epochs", 10, "of the linear layer")
     group.add_argument(
         "--lr",
         default=1e-3,
@@ -59,18 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RATE",
         help="learning rate of the linear layer (default: 0.001)",
     )
-    _add_number(group, "--bank", 100_000, "patches that vote in k-NN")
-    _add_number(group, "--k", 30, "neighbours that vote")
-    group.add_argument(
-        "--temperature",
-        default=0.07,
-        type=options.above_zero,
-        metavar="T",
-        help="of the votes (default: 0.07)",
+    options.add_number(group, "--bank", 100_000, "patches that vote in k-NN")
+    options.add_number(group, "--k", 30, "neighbours that vote")
+    options.add_number(
+        group, "--temperature", 0.07, "of the votes", kind=options.above_zero, metavar="T"
     )
-    group.add_argument(
-        "--seed", default=0, type=options.natural, help="of the order and the bank (default: 0)"
-    )
+    options.add_number(group, "--seed", 0, "of the order and the bank", kind=options.natural)
 
 
 def run(args: argparse.Namespace) -> Report:
@@ -130,25 +127,6 @@ def _check(args: argparse.Namespace, model: Model) -> None:
     patch_size, depth = model.backbone.patch_size, model.backbone.depth
     if args.size % patch_size:
         raise UserError(f"--size={args.size} is no multiple of the patch size, {patch_size}")
-    if args.batch_size % jax.device_count():
-        raise UserError(
-            f"--batch-size={args.batch_size} is no multiple of the {jax.device_count()} devices"
-        )
+    check_batch_size(args)
     if args.blocks > depth:
         raise UserError(f"--blocks={args.blocks} is more than the {depth} of the model")
-
-
-def _head(text: str) -> str:
-    if text not in ("linear", "knn"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither linear nor knn")
-    return text
-
-
-def _add_number(group: argparse._ActionsContainer, flag: str, default: int, text: str) -> None:
-    group.add_argument(
-        flag,
-        default=default,
-        type=options.positive,
-        metavar="N",
-        help=f"{text} (default: {default})",
-    )

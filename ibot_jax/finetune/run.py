@@ -11,7 +11,6 @@ The latest checkpoints are kept, and the best by top-1.
 import contextlib
 import dataclasses
 import json
-import signal
 
 import jax
 from etils import epath
@@ -29,7 +28,7 @@ from ibot_jax.evaluate.features import extract
 from ibot_jax.evaluate.neighbours import accuracy
 from ibot_jax.evaluate.opening import Views
 from ibot_jax.finetune.check import check_run
-from ibot_jax.finetune.loop import Loop
+from ibot_jax.finetune.loop import FinetuneLoop
 from ibot_jax.finetune.step import (
     FinetuneState,
     build_classifier,
@@ -130,14 +129,10 @@ def finetune(
         def test(params: Params) -> tuple[float, float]:
             return accuracy(*extract(rank_fn, params, task.views.batches(task.test), mesh))
 
-        loop = Loop(config, plan, mesh, checkpoints, reporter, train_step, test)
-        signum = loop.run(state, batches)
-        checkpoints.close()
-        if signum:
-            reporter.say(
-                f"{signal.Signals(signum).name}: stopped and saved at step "
-                f"{checkpoints.latest_step()} of {plan.total_steps}; the same command resumes"
-            )
+        layout = sharding.replicated(mesh)
+        program = jax.jit(train_step, donate_argnums=0, out_shardings=layout)
+        loop = FinetuneLoop(config, plan, mesh, checkpoints, reporter, test)
+        signum = loop.run(state, batches, program, config.seed)
     return folder, signum
 
 

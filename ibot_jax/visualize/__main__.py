@@ -11,62 +11,29 @@ Ctrl-C.
 Figures:
 """
 
-import argparse
-import ast
-import importlib
 import os
-import pathlib
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import that reads it
 
-from ibot_jax.command_line import OneLineParser, print_error, quieten_libraries
-from ibot_jax.errors import TrainingError, UserError
+from ibot_jax import subcommands
+from ibot_jax.command_line import exit_status
 
-# Each is a module beside this one: its docstring is the help, `add_arguments(parser)` adds its
-# flags, and `run(args)` draws, writes and says what it wrote.
+# Of the modules beside this one, see `subcommands`; `run(args)` draws, writes and says what it
+# wrote.
 FIGURES = ("attention", "patterns", "correspondence", "pca", "report")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    quieten_libraries()
-    try:
-        _run(sys.argv[1:] if argv is None else argv)
-    except (UserError, OSError) as error:  # an OSError names what cannot be read
-        print_error(error)
-        return 2
-    except TrainingError as error:
-        print_error(error)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(lambda: _run(sys.argv[1:] if argv is None else argv))
 
 
 def _run(argv: list[str]) -> None:
-    if not argv or argv[0] in ("-h", "--help"):
-        print(__doc__ + "\n".join(f"  {figure:16}{_summary(figure)}" for figure in FIGURES))
-        return
-    figure, *flags = argv
-    if figure not in FIGURES:
-        raise UserError(f"{figure!r} is no figure; there are {', '.join(FIGURES)}")
-    module = importlib.import_module(f"ibot_jax.visualize.{figure}")
-    parser = OneLineParser(
-        prog=f"python -m ibot_jax.visualize {figure}",
-        description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    module.add_arguments(parser)
-    module.run(parser.parse_args(flags))
-
-
-def _summary(figure: str) -> str:
-    """Returns the first line of a figure's docstring, without importing what the figure needs."""
-    source = pathlib.Path(__file__).with_name(f"{figure}.py").read_text()
-    return ast.get_docstring(ast.parse(source)).splitlines()[0]
+    parsed = subcommands.parse(argv, "ibot_jax.visualize", FIGURES, noun="figure", doc=__doc__)
+    if parsed is not None:
+        module, args = parsed
+        module.run(args)
 
 
 if __name__ == "__main__":

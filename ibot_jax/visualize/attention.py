@@ -16,11 +16,16 @@ import jax
 import numpy as np
 from PIL import Image
 
-from ibot_jax.evaluate.options import add_weights_options, positive
+from ibot_jax.evaluate.options import add_number, add_weights_options
 from ibot_jax.optimizer import Params
 from ibot_jax.pretrained import Model
 from ibot_jax.visualize import canvas, frames
-from ibot_jax.visualize.options import add_image_options, add_output_options, open_model, share
+from ibot_jax.visualize.options import (
+    add_image_options,
+    add_output_options,
+    open_model,
+    share_above_zero,
+)
 from ibot_jax.visualize.pictures import picture_size, read_pictures
 
 # uint8 [H, W, C] to attention [heads, h, w] float32.
@@ -36,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mass",
         default=0.6,
-        type=share,
+        type=share_above_zero,
         metavar="SHARE",
         help="of the attention that the patches shown below hold (default: 0.6)",
     )
@@ -50,13 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("webp", "gif"),
         help="format of the animated file (default: webp)",
     )
-    group.add_argument(
-        "--fps",
-        default=10,
-        type=positive,
-        metavar="N",
-        help="frames a second of the animation (default: 10)",
-    )
+    add_number(group, "--fps", 10, "frames a second of the animation")
 
 
 def run(args: argparse.Namespace) -> None:

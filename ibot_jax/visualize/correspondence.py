@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from ibot_jax.data.examples import MakeExample
 from ibot_jax.data.sources import Source
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.options import add_weights_options, natural, positive
+from ibot_jax.evaluate.options import add_number, add_weights_options, natural
 from ibot_jax.pretrained import Model
 from ibot_jax.visualize import canvas
 from ibot_jax.visualize.options import add_image_options, add_output_options, open_model
@@ -64,15 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("views", "class", "given"),
         help="of which pictures (default: views)",
     )
-    parser.add_argument(
-        "--number", default=4, type=positive, metavar="N", help="of pairs (default: 4)"
-    )
-    parser.add_argument(
-        "--matches", default=20, type=positive, metavar="N", help="of each pair (default: 20)"
-    )
-    parser.add_argument(
-        "--seed", default=0, type=natural, metavar="N", help="of the views (default: 0)"
-    )
+    add_number(parser, "--number", 4, "of pairs")
+    add_number(parser, "--matches", 20, "of each pair")
+    add_number(parser, "--seed", 0, "of the views", kind=natural)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import jax
 from ibot_jax import sharding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import opening
-from ibot_jax.evaluate.options import positive
+from ibot_jax.evaluate.options import add_number, positive, share
 from ibot_jax.optimizer import Params
 from ibot_jax.pretrained import Model
 
@@ -73,13 +73,7 @@ def add_output_options(parser: argparse.ArgumentParser, *, cell: int) -> None:
     """
     group = parser.add_argument_group("figure")
     group.add_argument("--out", required=True, metavar="FILE", help="a .png, .webp or .jpg file")
-    group.add_argument(
-        "--cell",
-        default=cell,
-        type=positive,
-        metavar="PIXELS",
-        help=f"longer side of each panel of the figure (default: {cell})",
-    )
+    add_number(group, "--cell", cell, "longer side of each panel of the figure", metavar="PIXELS")
 
 
 def open_model(
@@ -103,20 +97,9 @@ def open_model(
     return model, params
 
 
-def share(text: str) -> float:
+def share_above_zero(text: str) -> float:
     """Returns a number above 0 and at most 1; for argparse."""
-    number = from_zero_to_one(text)
+    number = share(text)
     if not number:
         raise argparse.ArgumentTypeError("0 is not above 0")
-    return number
-
-
-def from_zero_to_one(text: str) -> float:
-    """Returns a number from 0 to 1; for argparse."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number between 0 and 1")
     return number

@@ -18,15 +18,15 @@ from tqdm import tqdm
 
 from ibot_jax import sharding
 from ibot_jax.data.examples import MakeCentralView
-from ibot_jax.data.sources import Source
+from ibot_jax.data.sources import Source, Subset
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.opening import Views
-from ibot_jax.evaluate.options import above_zero, add_weights_options, positive
+from ibot_jax.evaluate.options import above_zero, add_number, add_weights_options, positive
 from ibot_jax.optimizer import Params
 from ibot_jax.pretrained import Model
 from ibot_jax.visualize import canvas, prototypes
 from ibot_jax.visualize.options import add_image_options, add_output_options, open_model
-from ibot_jax.visualize.pictures import Subset, open_images, spread, view_size
+from ibot_jax.visualize.pictures import open_images, spread, view_size
 
 _COLUMNS = 4
 _FRAME = (255, 214, 0)
@@ -49,23 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("patch", "class"),
         help="which tokens, and so which prototypes (default: patch)",
     )
-    parser.add_argument(
-        "--prototypes",
-        default=12,
-        type=positive,
-        metavar="M",
-        help="how many to show (default: 12)",
-    )
-    parser.add_argument(
-        "--top", default=16, type=positive, metavar="K", help="tokens of each (default: 16)"
-    )
-    parser.add_argument(
-        "--context",
-        default=5,
-        type=positive,
-        metavar="C",
-        help="side of a patch's surroundings, in patches (default: 5)",
-    )
+    add_number(parser, "--prototypes", 12, "how many to show", metavar="M")
+    add_number(parser, "--top", 16, "tokens of each", metavar="K")
+    add_number(parser, "--context", 5, "side of a patch's surroundings, in patches", metavar="C")
     parser.add_argument(
         "--temperature",
         type=above_zero,

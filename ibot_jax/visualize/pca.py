@@ -12,16 +12,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from ibot_jax.evaluate.options import add_weights_options
+from ibot_jax.evaluate.options import add_weights_options, share
 from ibot_jax.optimizer import Params
 from ibot_jax.pretrained import Model
 from ibot_jax.visualize import canvas
-from ibot_jax.visualize.options import (
-    add_image_options,
-    add_output_options,
-    from_zero_to_one,
-    open_model,
-)
+from ibot_jax.visualize.options import add_image_options, add_output_options, open_model
 from ibot_jax.visualize.pictures import read_pictures
 
 _COLUMNS = 6
@@ -35,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_options(parser, cell=160)
     parser.add_argument(
         "--threshold",
-        type=from_zero_to_one,
+        type=share,
         metavar="T",
         help="between 0, where all is foreground, and 1, where nothing is, on the range of the "
         "first component (default: where it parts the two best)",

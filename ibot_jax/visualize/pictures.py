@@ -4,7 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -41,25 +41,6 @@ class Files:
 
     def describe(self, index: int) -> str:
         return self._paths[index]
-
-
-class Subset:
-    """Some of the images of a source; a `sources.Source` without labels."""
-
-    labels = class_names = num_classes = None
-
-    def __init__(self, source: Source, indices: Sequence[int]):
-        self.name, self.fetch = source.name, source.fetch
-        self._source, self._indices = source, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def locate(self, index: int) -> tuple[Any, int]:
-        return self._source.locate(int(self._indices[index]))
-
-    def describe(self, index: int) -> str:
-        return self._source.describe(int(self._indices[index]))
 
 
 def spread(number: int, length: int) -> np.ndarray:

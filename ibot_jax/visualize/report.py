@@ -19,15 +19,16 @@ import ibot_jax
 from ibot_jax import sharding
 from ibot_jax.config import get_config
 from ibot_jax.config_check import flatten
+from ibot_jax.data.sources import Subset
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.options import add_weights_options, positive
+from ibot_jax.evaluate.options import add_number, add_weights_options
 from ibot_jax.metrics import read_rows
 from ibot_jax.pretrained import recorded_config
 from ibot_jax.saved import complete_steps
 from ibot_jax.visualize import attention, canvas, page, patterns, pca
 from ibot_jax.visualize.charts import Series, line_chart, show
 from ibot_jax.visualize.options import add_image_options, open_model
-from ibot_jax.visualize.pictures import Subset, open_images, read_pictures, spread
+from ibot_jax.visualize.pictures import open_images, read_pictures, spread
 from ibot_jax.workdir import absolute_path, read_config
 
 _CELL = 160
@@ -74,12 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the report."""
     add_weights_options(parser)
     add_image_options(parser, number=4, required=False)
-    parser.add_argument(
-        "--pattern-images",
-        default=2000,
-        type=positive,
-        metavar="N",
-        help="through which the patterns of prototypes are looked for (default: 2000)",
+    add_number(
+        parser, "--pattern-images", 2000, "through which the patterns of prototypes are looked for"
     )
     parser.add_argument("--out", required=True, metavar="FILE", help="an .html file")
 

@@ -13,16 +13,16 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from runs import save_run
 from tiny import tiny_config, tiny_plan
 
 import ibot_jax
 from ibot_jax import sharding
-from ibot_jax.checkpoint import Checkpoints, start_from
+from ibot_jax.checkpoint import start_from
 from ibot_jax.convert.__main__ import main
 from ibot_jax.convert.torch_writer import torch_bytes
 from ibot_jax.step import make_init, teacher_params
 from ibot_jax.tools.replay import Recording
-from ibot_jax.workdir import open_workdir
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 OWN = ("orbax", "npz", "safetensors")
@@ -42,13 +42,8 @@ def make_run(folder, seed, **overrides):
 
     state = state.replace(params=jax.tree.map(move, state.params), step=state.step + 3)
     state = state.replace(opt_state=jax.tree.map(move, state.opt_state))  # the teacher is in there
-    workdir = open_workdir(str(folder), config, allow_config_change=False)
-    checkpoints = Checkpoints(workdir, keep=1)
-    checkpoints.save(
-        jax.device_put(state, sharding.replicated(sharding.make_mesh())), knn_top1=40.0
-    )
-    checkpoints.close()
-    return str(workdir)
+    state = jax.device_put(state, sharding.replicated(sharding.make_mesh()))
+    return str(save_run(folder, config, state, knn_top1=40.0))
 
 
 @pytest.fixture(scope="module")

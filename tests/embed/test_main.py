@@ -8,14 +8,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from runs import save_run
 from tiny import tiny_config, tiny_plan
 
 import ibot_jax
 from ibot_jax import sharding
-from ibot_jax.checkpoint import Checkpoints
 from ibot_jax.embed import __main__ as embed
 from ibot_jax.step import make_init
-from ibot_jax.workdir import open_workdir
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 NAMES = [f"{folder}/{i:02d}.png" for folder in ("birds", "ünder way/deep") for i in range(10)]
@@ -25,13 +24,8 @@ NAMES = [f"{folder}/{i:02d}.png" for folder in ("birds", "ünder way/deep") for 
 def workdir(tmp_path_factory):
     config = tiny_config(knn__resize=18)
     state = jax.jit(make_init(config, tiny_plan(config)))(jax.random.key(0))
-    folder = open_workdir(
-        str(tmp_path_factory.mktemp("runs") / "mine"), config, allow_config_change=False
-    )
-    checkpoints = Checkpoints(folder, keep=1)
-    checkpoints.save(jax.device_put(state, sharding.replicated(sharding.make_mesh())))
-    checkpoints.close()
-    return str(folder)
+    state = jax.device_put(state, sharding.replicated(sharding.make_mesh()))
+    return str(save_run(tmp_path_factory.mktemp("runs") / "mine", config, state))
 
 
 @pytest.fixture(scope="module")

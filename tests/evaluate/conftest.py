@@ -4,12 +4,11 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from runs import save_run
 from tiny import tiny_config, tiny_plan
 
-from ibot_jax.checkpoint import Checkpoints
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.step import make_init
-from ibot_jax.workdir import open_workdir
 
 COLORS = {"blue": (30, 60, 220), "green": (40, 200, 50), "red": (220, 40, 40)}
 
@@ -24,13 +23,7 @@ def workdir(tmp_path_factory):
         params=jax.tree.map(lambda x: x * 1.5, state.params),
         opt_state=jax.tree.map(lambda x: x * 2, state.opt_state),  # the teacher is in there
     )
-    folder = open_workdir(
-        str(tmp_path_factory.mktemp("runs") / "mine"), config, allow_config_change=False
-    )
-    checkpoints = Checkpoints(folder, keep=2)
-    checkpoints.save(trained, knn_top1=40.0)
-    checkpoints.close()
-    return str(folder)
+    return str(save_run(tmp_path_factory.mktemp("runs") / "mine", config, trained, knn_top1=40.0))
 
 
 @pytest.fixture(scope="session")

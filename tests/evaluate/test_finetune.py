@@ -5,10 +5,11 @@ import pathlib
 import shutil
 import signal
 
+import cli
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+import runs
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
@@ -53,21 +54,11 @@ def finetune(workdir, images, tmp_path, capsys):
 
 
 def rows(out):
-    """The lines of metrics.jsonl without speeds."""
-    lines = (out / "finetune/metrics.jsonl").read_text().splitlines()
-    return [
-        {name: value for name, value in json.loads(line).items() if name != "images_per_second"}
-        for line in lines
-    ]
+    return cli.rows(out / "finetune")
 
 
 def restored(out, step):
-    """Every array of a checkpoint, read without the code under test."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        return {
-            part: checkpointer.restore(out / f"finetune/checkpoints/{step}/{part}")
-            for part in ("params", "optimizer")
-        }
+    return runs.restored(out / "finetune", step, runs.FINETUNING)
 
 
 def leaves(tree, path=""):
@@ -113,6 +104,13 @@ def test_colours_are_learned_and_a_stopped_run_is_the_same_run(finetune, learned
     status, printed, _ = finetune(out=learned)
     assert status == 0 and "the run is complete" in printed
     assert json.loads((learned / "finetune.json").read_text()) == report
+
+    (learned / "finetune/metrics.jsonl").rename(learned / "moved")
+    status, printed, err = finetune(out=learned)  # what is lost is measured again
+    assert (status, err) == (0, "") and "test at step 24 (epoch 6.0): top-1 100.00 %" in printed
+    again = json.loads((learned / "finetune.json").read_text())
+    assert again["metrics"] == report["metrics"]
+    (learned / "moved").replace(learned / "finetune/metrics.jsonl")
 
     stopped = learned.with_name("stopped")
     for number, step, code in ((signal.SIGTERM, 5, 143), (signal.SIGINT, 16, 130)):

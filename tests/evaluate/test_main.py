@@ -1,5 +1,6 @@
 """The command line of all tasks: help, the mistakes that they share, and what they write."""
 
+import argparse
 import json
 import pathlib
 
@@ -108,7 +109,7 @@ def test_teacher_student_random_weights_and_pixels_differ(evaluate, tmp_path):
 )
 def test_every_set_of_weights_has_its_own_folder(flags, folder):
     defaults = {"out": None, "source": "runs/mine/", "step": "latest", "weights": "teacher"}
-    assert output_folder(command.argparse.Namespace(**(defaults | flags))) == folder
+    assert output_folder(argparse.Namespace(**(defaults | flags))) == folder
 
 
 def test_a_report_is_a_table_and_json(tmp_path, capsys):
@@ -124,7 +125,7 @@ def test_a_report_is_a_table_and_json(tmp_path, capsys):
 
 def test_weights_of_no_known_step_are_reported_without(tmp_path):
     """As those that were converted; TensorBoard then gets step 0."""
-    args = command.argparse.Namespace(source="vit.npz", step="latest", k=(1,), out=None, cache="")
+    args = argparse.Namespace(source="vit.npz", step="latest", k=(1,), out=None, cache="")
     model = Model(None, "vit.npz", {"weights": "teacher"})
     found = settings(args, model)
     assert found == {"from": "vit.npz", "k": (1,), "weights": "teacher"}

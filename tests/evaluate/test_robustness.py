@@ -183,7 +183,7 @@ def test_mce_is_of_all_severities(flags, images, tmp_path, monkeypatch):
     [
         (["--no-curves"], "--no-curves leaves nothing to measure"),
         (["--grids=3"], "--grids: 3x3 tiles do not divide 16x16 pixels"),
-        (["--drop-ratios=0,2"], "'2' is no share from 0 to 1"),
+        (["--drop-ratios=0,2"], "'2' is no number from 0 to 1"),
         (["--k=99"], "--k=99 is larger than the 36 training images"),
         (["--imagenet-a=nowhere"], "--imagenet-a: "),
         (["--imagenet-c=nowhere"], "nowhere is no folder"),

@@ -162,7 +162,7 @@ def ignore_all(root):
         (None, ["--size=18"], "--size=18 is no multiple of the patch size, 4"),
         (None, ["--batch-size=3"], "--batch-size=3 is no multiple of the 8 devices"),
         (None, ["--blocks=3"], "--blocks=3 is more than the 2 of the model"),
-        (None, ["--heads=mlp"], "'mlp' is neither linear nor knn"),
+        (None, ["--heads=mlp"], "'mlp' is none of linear, knn"),
         (None, ["--layout=ade20k"], "images/training is no folder"),
         (None, ["--heads=knn", "--k=99"], "--k=99 is more than the 4 patches in the bank"),
     ],

@@ -1,9 +1,9 @@
 """The recipes that come with the project: sound, and those of the original."""
 
-import importlib.util
 import pathlib
 
 import pytest
+import recipes
 
 from ibot_jax.config import make_plan
 from ibot_jax.config_check import flatten
@@ -33,11 +33,7 @@ NUM_IMAGES = {
 
 
 def load(name):
-    file, *argument = name.split(":")
-    spec = importlib.util.spec_from_file_location(file, CONFIGS / f"{file}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*argument)
+    return recipes.load(CONFIGS, name)
 
 
 def peak(name):

@@ -12,9 +12,9 @@ import pytest
 from browser import browser
 from PIL import Image
 from planted import save_images
+from runs import save_run
 from tiny import tiny_config, tiny_plan
 
-from ibot_jax.checkpoint import Checkpoints
 from ibot_jax.step import make_init
 from ibot_jax.visualize.__main__ import main
 from ibot_jax.workdir import open_workdir
@@ -54,13 +54,11 @@ def write_run(folder, source, *, checkpoint):
     config = tiny_config(
         data__source=source, knn__test_split="train", knn__resize=16, model__depth=1
     )
-    workdir = open_workdir(str(folder), config, allow_config_change=False)
-    lines = [json.dumps(row) for row in ROWS] if checkpoint else []
-    (workdir / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
-    if checkpoint:
-        checkpoints = Checkpoints(workdir, keep=1)
-        checkpoints.save(make_init(config, tiny_plan(config))(jax.random.key(0)), knn_top1=44.8)
-        checkpoints.close()
+    if not checkpoint:
+        return str(open_workdir(str(folder), config, allow_config_change=False))
+    state = make_init(config, tiny_plan(config))(jax.random.key(0))
+    workdir = save_run(folder, config, state, knn_top1=44.8)
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return str(workdir)
 
 

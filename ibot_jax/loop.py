@@ -1,0 +1,189 @@
+"""The loop on the host, whatever is trained: batches in; metrics, evaluations, checkpoints out."""
+
+import abc
+import collections
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from ibot_jax import sharding
+from ibot_jax.agreement import first_says, in_step
+from ibot_jax.checkpoint import Checkpoints
+from ibot_jax.config import Plan
+from ibot_jax.errors import SaveError, TrainingError
+from ibot_jax.metrics import Reporter
+from ibot_jax.signals import caught_signals
+from ibot_jax.watchdog import Watchdog
+
+State = Any  # a struct of arrays with `step` and `finite`
+Batch = dict[str, np.ndarray]
+Metrics = dict[str, jax.Array]
+
+# How many steps the host may run ahead of what it has looked at: enough to keep the device busy.
+_LAG = 2
+
+
+def make_watchdog(seconds: float) -> Watchdog:
+    """Returns a watchdog that calls this process by its number, if it is one of several."""
+    several = jax.process_count() > 1
+    name = f"process {jax.process_index()} of {jax.process_count()}" if several else "this process"
+    return Watchdog(seconds, name)
+
+
+class Loop(abc.ABC):
+    """The loop and what it needs all along; a kind of training adds what is its own."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        mesh: jax.sharding.Mesh,
+        checkpoints: Checkpoints,
+        reporter: Reporter,
+        watchdog: Watchdog,
+        *,
+        log_every: int,
+        save_every: int,
+        evaluate_every: int,
+    ):
+        """Prepares it.
+
+        Args:
+          plan: the run's length.
+          mesh: the devices.
+          checkpoints: of the run.
+          reporter: of the run.
+          watchdog: is told of every wait.
+          log_every: steps between reports; as the next two, at the last step besides.
+          save_every: steps between checkpoints; a state that was evaluated is saved, too.
+          evaluate_every: steps between evaluations; 0 for none.
+        """
+        self._plan = plan
+        self._mesh = mesh
+        self._checkpoints = checkpoints
+        self._reporter = reporter
+        self._watchdog = watchdog
+        self._log_every = log_every
+        self._save_every = save_every
+        self._evaluate_every = evaluate_every
+        self._pending = collections.deque()  # (step, metrics on the device), not yet looked at
+
+    def run(
+        self,
+        state: State,
+        batches: Iterator[Batch],
+        train_step: Callable[[State, Batch, jax.Array], tuple[State, Metrics]],
+        seed: int,
+    ) -> int:
+        """Runs to the end of the batches, or to a signal, and saves all.
+
+        Args:
+          state: from which it goes on; donated.
+          batches: this process's.
+          train_step: compiled, (state, global batch, key) to the next state and metrics, among them
+            `finite`.
+          seed: of the key, the same in every step.
+
+        Returns:
+          The number of the signal, else 0.
+
+        Raises:
+          TrainingError: if the run cannot go on; the state is saved, unless saving is what failed.
+        """
+        layout = sharding.replicated(self._mesh)
+        # Computed, not put there: nothing can be put on the devices of other processes.
+        key = jax.jit(lambda: jax.random.key(seed), out_shardings=layout)()
+        signum = self._run(state, batches, lambda state, batch: train_step(state, batch, key))
+        self._checkpoints.close()
+        if signum:
+            self._reporter.say(
+                f"{signal.Signals(signum).name}: stopped and saved at step "
+                f"{self._checkpoints.latest_step()} of {self._plan.total_steps}; the same command "
+                "resumes"
+            )
+        return signum
+
+    @abc.abstractmethod
+    def _measure(self, step: int, state: State) -> dict[str, float]:
+        """Evaluates and reports; returns the figures that are saved with the state."""
+
+    @abc.abstractmethod
+    def _not_finite(self, step: int, metrics: Metrics) -> TrainingError:
+        """Returns the error that says what was not finite and what helps."""
+
+    def _report(self, step: int, values: dict[str, float]) -> None:
+        """Reports the metrics of a step."""
+        self._reporter.train(step, values)
+
+    def _run(self, state: State, batches: Iterator[Batch], train_step: Callable) -> int:
+        step = int(state.step)
+
+        def check() -> int:
+            self._checkpoints.check()
+            self._reporter.check()
+            return caught[0] if caught else 0
+
+        def watch(what: str) -> contextlib.AbstractContextManager:
+            return self._watchdog.waiting(f"{what}; steps done: {step:,}")
+
+        with caught_signals() as caught:
+            if self._evaluation_due(step) and not first_says(self._reporter.evaluated):
+                self._evaluate(step, state)
+            try:
+                for batch, stop in in_step(batches, check, watch):
+                    step += 1
+                    state, metrics = train_step(state, sharding.to_global(batch, self._mesh))
+                    self._pending.append((step, metrics))
+                    self._look(leave=_LAG)
+                    # A run that is told to stop has no time for it; the resumed one makes up.
+                    due = self._evaluation_due(step) and not stop
+                    figures = self._evaluate(step, state) if due else {}
+                    if figures or stop or self._due(self._save_every, step):
+                        self._save(state, figures)
+                    if stop:
+                        return stop
+            except SaveError:
+                raise
+            except TrainingError:
+                with contextlib.suppress(TrainingError):  # once not finite, a run remains so
+                    self._look()
+                self._pending.clear()
+                self._save(state, {})
+                self._checkpoints.wait()
+                raise
+        return 0
+
+    def _due(self, every: int, step: int) -> bool:
+        return step % every == 0 or step == self._plan.total_steps
+
+    def _evaluation_due(self, step: int) -> bool:
+        return bool(self._evaluate_every) and self._due(self._evaluate_every, step)
+
+    def _evaluate(self, step: int, state: State) -> dict[str, float]:
+        self._look()
+        with self._reporter.paused():
+            return self._measure(step, state)
+
+    def _save(self, state: State, figures: dict[str, float]) -> None:
+        self._look()
+        self._reporter.flush()  # before: the lines of a step that is saved are never lost
+        waiting = self._watchdog.waiting("storage: the save before, or that of another process")
+        with self._reporter.paused(), waiting:
+            self._checkpoints.save(state, **figures)
+
+    def _look(self, leave: int = 0) -> None:
+        """Looks at the metrics of all steps but the last few, which waits for the device."""
+        while len(self._pending) > leave:
+            step, metrics = self._pending.popleft()
+            what = f"step {step:,} to return: this or another host may be stuck"
+            with self._watchdog.waiting(what):
+                finite = bool(metrics["finite"])
+            if not finite:
+                raise self._not_finite(step, metrics)
+            self._reporter.step_done(step, metrics)
+            if self._due(self._log_every, step):
+                values = {name: float(x) for name, x in metrics.items() if name != "finite"}
+                self._report(step, values)

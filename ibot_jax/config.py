@@ -24,6 +24,25 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def apply_pod(config: ConfigDict, pod: str, pods: dict[str, dict]) -> None:
+    """Applies what is best on a pod, as in `configs/vitb16.py:v5e-256`.
+
+    Args:
+      config: to change.
+      pod: its name; "" changes nothing.
+      pods: for each name what to change, {"mesh.data": value, ...}.
+
+    Raises:
+      UserError: if there is no such pod.
+    """
+    if pod:
+        if pod not in pods:
+            raise UserError(
+                f"there are no settings for {pod!r}; there are some for {', '.join(pods)}"
+            )
+        config.update_from_flattened_dict(pods[pod])
+
+
 def get_config() -> ConfigDict:
     """Returns the default configuration: ViT-S/16 with the published settings, no data source.
 

@@ -8,7 +8,7 @@ import pytest
 import recipes
 
 from ibot_jax.config import get_config, make_plan
-from ibot_jax.config_check import check_config, check_plan, flatten
+from ibot_jax.config_check import check_config, check_devices, check_plan, flatten
 from ibot_jax.errors import UserError
 from ibot_jax.step import make_init, teacher_params
 
@@ -44,6 +44,24 @@ def test_a_config_is_sound(name):
     config = load(name)
     check_config(config)
     check_plan(config, make_plan(config, NUM_IMAGES[name]))
+
+
+@pytest.mark.parametrize("pod", ["v5e-16", "v5e-64", "v5e-256", "v4-64", "v5p-64"])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_settings_of_a_pod_go_with_its_chips_and_keep_the_published_batch(name, pod):
+    config = load(f"{name}:{pod}")
+    check_config(config)
+    chips = int(pod.split("-")[1])
+    check_devices(config, chips, chips // 4)
+    assert config.batch_size == 1024 and config.mesh.data == chips
+    plain = flatten(load(name))
+    changed = {key for key, value in flatten(config).items() if value != plain[key]}
+    assert changed <= {"mesh.data", "grad_accum_steps"}  # nothing that changes what is learned
+
+
+def test_an_unknown_pod_is_a_mistake_of_the_user():
+    with pytest.raises(UserError, match=r"no settings for 'v9-1'; there are some for v5e-16, v5e"):
+        load("vitb16:v9-1")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

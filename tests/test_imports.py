@@ -11,7 +11,18 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors"},
     {"config", "colors"},
-    {"losses", "optimizer", "models", "sharding", "forward", "augment", "chunked", "objective"},
+    {
+        "losses",
+        "optimizer",
+        "models",
+        "sharding",
+        "forward",
+        "augment",
+        "chunked",
+        "objective",
+        "tpu_kernel",
+        "tpu_colors",
+    },
     {"schedules"},
     {"step", "data"},
     {"watchdog", "signals", "json_lines", "tensorboard"},
@@ -45,6 +56,8 @@ PURE = {
     "objective",
     "schedules",
     "step",
+    "tpu_colors",
+    "tpu_kernel",
 }
 IMPURE_LIBRARIES = {"tensorflow", "tensorflow_datasets", "absl", "clu", "os", "pathlib", "etils"}
 

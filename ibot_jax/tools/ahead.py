@@ -23,14 +23,8 @@ from ibot_jax.errors import UserError
 from ibot_jax.step import jit_train_step, state_layout, teacher_params
 from ibot_jax.tools import flops
 from ibot_jax.tools.bench_step import make_views
-from ibot_jax.tools.tpu_program import (
-    CHIPS,
-    Chip,
-    Program,
-    read_program,
-    read_schedules,
-    schedule_flags,
-)
+from ibot_jax.tools.chips import CHIPS, Chip
+from ibot_jax.tools.tpu_program import Program, read_program, read_schedules, schedule_flags
 
 
 def pod_devices(topology: str) -> list[jax.Device]:

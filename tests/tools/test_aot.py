@@ -11,7 +11,8 @@ import pytest
 
 from ibot_jax.errors import UserError
 from ibot_jax.tools.ahead import largest_batch
-from ibot_jax.tools.tpu_program import Chip, read_program, read_schedules
+from ibot_jax.tools.chips import Chip
+from ibot_jax.tools.tpu_program import read_program, read_schedules
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 PROGRAM = """HloModule jit_step, is_scheduled=true

@@ -1,0 +1,32 @@
+"""What a TPU chip can do, by its data sheet."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One TPU chip, by Google's documentation.
+
+    Attributes:
+      clock: cycles a second.
+      peak: dense bfloat16 FLOPs a second.
+      memory: bytes of HBM.
+      bandwidth: of HBM, bytes a second.
+      link: bytes a second between chips, all links together.
+      cores: that act as one device and share the grid of a kernel.
+    """
+
+    clock: float
+    peak: float
+    memory: float
+    bandwidth: float
+    link: float
+    cores: int
+
+
+CHIPS = {  # by the name that JAX gives the device
+    "TPU v4": Chip(1.05e9, 275e12, 32 * 2**30, 1228e9, 300e9, 2),
+    "TPU v5 lite": Chip(1.5e9, 197e12, 16 * 2**30, 819e9, 200e9, 1),
+    "TPU v5": Chip(1.75e9, 459e12, 95 * 2**30, 2765e9, 600e9, 2),
+    "TPU v6 lite": Chip(1.75e9, 918e12, 32 * 2**30, 1640e9, 448e9, 1),
+}

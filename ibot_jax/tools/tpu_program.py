@@ -21,7 +21,8 @@ from ibot_jax.tpu_kernel import PREFIX
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \([^\n]*\{\n(.*?)^\}", re.DOTALL | re.MULTILINE)
 _OPERATION = re.compile(r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>.*?) (?P<kind>[\w\-]+)\(")
 _ARRAY = re.compile(r"\b(pred|[sufb]f?\d+)\[([\d,]*)\]")
-_BUFFER = re.compile(r'custom_call_target="\w*Buffer"')  # memory that is set aside, no work
+# Memory that is set aside, and parts of an array that lie side by side already: no work.
+_NO_WORK = re.compile(r'custom_call_target="(\w*Buffer|ConcatBitcast)"')
 _COLLECTIVES = (
     "all-reduce",
     "all-gather",
@@ -190,7 +191,7 @@ def read_program(
                 continue  # counted at its start
             elif kind == "fusion" and count_fused(line, times):
                 continue
-            elif not (kind in _FREE or kind.endswith("-done") or _BUFFER.search(line)):
+            elif not (kind in _FREE or kind.endswith("-done") or _NO_WORK.search(line)):
                 number, size = not_estimated.get(operation["kind"], (0, 0))
                 # What is put out was read before, or as much.
                 size += times * 2 * _size(operation["type"])

@@ -73,6 +73,7 @@ kind=kCustom, calls=%fused_gather
   %async-collective-done = bf16[128]{0} fusion(%x), kind=kCustom, calls=%fused_gather
   %fusion.4 = f32[32]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.3
   %custom-call.1 = f32[8,128]{1,0} custom-call(%x), custom_call_target="AllocateBuffer"
+  %custom-call.3 = f32[8,128]{1,0} custom-call(%x, %x), custom_call_target="ConcatBitcast"
   %custom-call.7 = f32[8,128]{1,0} custom-call(%x), custom_call_target="Kernel"
   %kernel_add_8x128.2 = f32[8,128]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", \
 frontend_attributes={kernel_metadata={

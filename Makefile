@@ -10,7 +10,7 @@ demo: $(INSTALLED)  # trains on embedded images, minutes on two cores
 	$(VENV)/bin/python -m ibot_jax.main --config=configs/digits.py
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

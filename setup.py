@@ -62,6 +62,7 @@ setup(
         "test": [
             "jsonschema>=4.20",
             "pytest>=8.0",
+            "pytest-xdist>=3.6",
             "pyyaml>=6.0",
             "ruff>=0.12",
             "safetensors>=0.4",

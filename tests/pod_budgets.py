@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FILE = ROOT / "tests/data/pod_budgets.json"
 CASES = {
     "vits16, data": ("--config=configs/vits16.py", "--topology=v5e:2x2", "--mesh=4x1x1"),
-    "vitb16, fsdp": ("--config=configs/vitb16.py", "--topology=v5p:2x2x1", "--mesh=1x4x1"),
+    "vits16, fsdp": ("--config=configs/vits16.py", "--topology=v5p:2x2x1", "--mesh=1x4x1"),
     "vits16, tensor": ("--config=configs/vits16.py", "--topology=v5e:2x2", "--mesh=2x1x2"),
 }
 # A block costs the same at any depth; what else is left out compiles slowly, the mesh apart.

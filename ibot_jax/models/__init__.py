@@ -25,15 +25,17 @@ def patch_grid(config: ConfigDict) -> tuple[int, int]:
 
 
 def attention_kernel(config: ConfigDict, tpu: bool = False) -> str:
-    """Returns what computes attention: `model.attention`, or for "auto" the fastest that can."""
-    if config.model.attention != "auto":
-        return config.model.attention
-    if compute_dtype(config) == jnp.bfloat16:
+    """Returns what computes attention: `model.attention`, or for "auto" the fastest that can.
+
+    "pallas" only with `tpu`: elsewhere, XLA's partitioner might have to take its kernels apart.
+    """
+    kernel = config.model.attention
+    if kernel == "auto" and compute_dtype(config) == jnp.bfloat16:
         if tpu:
             return "pallas"
         if sharding.has_cudnn_attention():
             return "cudnn"
-    return "xla"
+    return "xla" if kernel == "auto" or (kernel == "pallas" and not tpu) else kernel
 
 
 def build_backbone(config: ConfigDict, tpu: bool = False) -> ViT:

@@ -89,7 +89,7 @@ class Attention(nn.Module):
         kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         products, biases = QueryKeyValue(name="qkv", **kwargs)(x.reshape(-1, width))
         products = [product.reshape(shape) for product in products]
-        takes = tpu_attention.can_attend(shape[1], head_dim)
+        takes = tpu_attention.can_attend(*shape[1:], head_dim)
         if self.kernel == "pallas" and takes and not only_weights:
             attend = functools.partial(tpu_attention.attend, head_dim=head_dim, owners=owners)
             x = over_columns(attend)(*products, biases)

@@ -24,13 +24,15 @@ from ibot_jax.tpu_kernel import run_kernel
 Array = jax.Array
 
 _LANES = 128  # columns that a TPU works on at once
-_LONGEST = 640  # tokens; beyond, the scores of a head would fill the chip's memory
+_LONGEST = 512  # tokens, and
+_LARGEST = 2**18  # numbers of a sequence: beyond, one would fill the vector memory (16 MiB of v4)
 _AT_ONCE = 256  # tokens: shorter sequences go through a step together, to keep its units busy
 
 
-def can_attend(tokens: int, head_dim: int) -> bool:
-    """Returns whether `attend` takes sequences of so many tokens, and heads of so many columns."""
-    return tokens <= _LONGEST and _LANES % head_dim == 0
+def can_attend(tokens: int, width: int, head_dim: int) -> bool:
+    """Returns whether `attend` takes sequences [tokens, width] and heads of so many columns."""
+    fits = tokens <= _LONGEST and tokens * width <= _LARGEST
+    return fits and _LANES % head_dim == 0
 
 
 def attend(

@@ -59,11 +59,17 @@ def test_a_bias_of_the_keys_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "head_dim", "can"),
-    [(197, 64, True), (577, 64, True), (1025, 64, False), (37, 48, False), (5, 256, False)],
+    ("tokens", "width", "head_dim", "can"),
+    [
+        (200, 1024, 64, True),  # ViT-L/16 at 224 pixels
+        (576, 384, 64, False),
+        (400, 1024, 64, False),
+        (37, 96, 48, False),
+        (5, 512, 256, False),
+    ],
 )
-def test_what_the_kernels_do_not_take_is_left_to_xla(tokens, head_dim, can):
-    assert tpu_attention.can_attend(tokens, head_dim) == can
+def test_what_the_kernels_do_not_take_is_left_to_xla(tokens, width, head_dim, can):
+    assert tpu_attention.can_attend(tokens, width, head_dim) == can
 
 
 @pytest.mark.parametrize("pack", [False, True])

@@ -11,9 +11,17 @@ os.environ["XLA_FLAGS"] = (
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled():
+    """Frees what a file of tests compiled: gigabytes, in the end, that no other file needs."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

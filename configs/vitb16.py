@@ -8,18 +8,9 @@ published beside the weights, quoted from memory.
 from ibot_jax.config import VIT_SIZES, apply_pod
 from ibot_jax.config import get_config as default_config
 
-# The published batch of 1,024 on so many chips; `docs/performance.md` tells what is expected.
-PODS = {
-    "v5e-16": {"mesh.data": 16},
-    "v5e-64": {"mesh.data": 64},
-    "v5e-256": {"mesh.data": 256},
-    "v4-64": {"mesh.data": 64},
-    "v5p-64": {"mesh.data": 64},
-}
-
 
 def get_config(pod=""):
-    """Returns the config, by option with the settings for a pod, one of `PODS`."""
+    """Returns the config, by option with the settings for a pod, one of `config.PODS`."""
     config = default_config()
     config.duration = "400 epochs"
     config.model.update(VIT_SIZES["base"])
@@ -30,5 +21,5 @@ def get_config(pod=""):
     )
     config.knn.test_split = "validation"
     config.knn.every = "25 epochs"
-    apply_pod(config, pod, PODS)
+    apply_pod(config, pod)
     return config

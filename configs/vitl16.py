@@ -6,18 +6,9 @@ Sources as for `vitb16.py`, whose settings it shares but for size, length and st
 from ibot_jax.config import VIT_SIZES, apply_pod
 from ibot_jax.config import get_config as default_config
 
-# The published batch of 1,024 on so many chips; `docs/performance.md` tells what is expected.
-PODS = {
-    "v5e-16": {"mesh.data": 16, "grad_accum_steps": 4},
-    "v5e-64": {"mesh.data": 64},
-    "v5e-256": {"mesh.data": 256},
-    "v4-64": {"mesh.data": 64},
-    "v5p-64": {"mesh.data": 64},
-}
-
 
 def get_config(pod=""):
-    """Returns the config, by option with the settings for a pod, one of `PODS`."""
+    """Returns the config, by option with the settings for a pod, one of `config.PODS`."""
     config = default_config()
     config.duration = "250 epochs"
     config.model.update(VIT_SIZES["large"])
@@ -29,5 +20,7 @@ def get_config(pod=""):
     )
     config.knn.test_split = "validation"
     config.knn.every = "25 epochs"
-    apply_pod(config, pod, PODS)
+    apply_pod(config, pod)
+    if pod == "v5e-16":
+        config.grad_accum_steps = 4  # a chip has 64 images, and memory for fewer
     return config

@@ -204,7 +204,7 @@ def largest_of_devices(x: jax.Array) -> jax.Array:
     return jax.lax.pmax(x, BATCH_AXES)
 
 
-def is_split_over_tensor() -> bool:
+def _is_split_over_tensor() -> bool:
     """Returns whether what is being traced, within `average_gradients`, has a "tensor" axis."""
     return jax.sharding.get_abstract_mesh().shape.get(TENSOR_AXIS, 1) > 1
 
@@ -221,7 +221,7 @@ def split_over_tensor(x: jax.Array, dimension: int | None) -> jax.Array:
 
 
 def _lay_out(x: jax.Array, spec: PartitionSpec) -> jax.Array:
-    return jax.lax.with_sharding_constraint(x, spec) if is_split_over_tensor() else x
+    return jax.lax.with_sharding_constraint(x, spec) if _is_split_over_tensor() else x
 
 
 def over_columns(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -233,7 +233,7 @@ def over_columns(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]
     """
 
     def spread(*arrays):
-        if not is_split_over_tensor():
+        if not _is_split_over_tensor():
             return function(*arrays)
         specs = jax.tree.map(lambda x: PartitionSpec(*[None] * (x.ndim - 1), TENSOR_AXIS), arrays)
         return jax.shard_map(

@@ -60,7 +60,7 @@ def test_the_settings_of_a_pod_go_with_its_chips_and_keep_the_published_batch(na
 
 
 def test_an_unknown_pod_is_a_mistake_of_the_user():
-    with pytest.raises(UserError, match=r"no settings for 'v9-1'; there are some for v5e-16, v5e"):
+    with pytest.raises(UserError, match=r"no settings for 'v9-1'; use one of v5e-16, v5e"):
         load("vitb16:v9-1")
 
 

@@ -45,20 +45,7 @@ LAYERS = [
     {"convert", "embed"},
     {"main", "tools"},
 ]
-PURE = {
-    "losses",
-    "optimizer",
-    "models",
-    "sharding",
-    "forward",
-    "augment",
-    "chunked",
-    "objective",
-    "schedules",
-    "step",
-    "tpu_colors",
-    "tpu_kernel",
-}
+PURE = {*LAYERS[2], *LAYERS[3], "step"}
 IMPURE_LIBRARIES = {"tensorflow", "tensorflow_datasets", "absl", "clu", "os", "pathlib", "etils"}
 
 

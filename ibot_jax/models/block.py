@@ -33,7 +33,7 @@ def layer_norm(name: str | None, dtype: jnp.dtype, param_dtype: jnp.dtype) -> nn
 
 
 class QueryKeyValue(nn.Module):
-    """One linear layer for queries, keys and values: [B, T, D] to three times [B, T, D].
+    """One linear layer for queries, keys and values: [..., D] to three times [..., D].
 
     Its three parts are multiplied apart. The parameters are small; a TPU would copy what one
     product of them all gives, and its gradient, to take it apart and to put it together.
@@ -123,7 +123,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Maps [B, T, D] tokens to [B, T, D]."""
+        """Maps tokens [..., D] to [..., D]."""
         kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         hidden = split_over_tensor(Linear(self.hidden_dim, name="fc1", **kwargs)(x), x.ndim - 1)
         return Linear(x.shape[-1], name="fc2", **kwargs)(gelu(hidden))

@@ -67,7 +67,7 @@ def get_config() -> ConfigDict:
             patch_size=16,
             drop_path=0.1,  # stochastic depth of the last block; the first has 0
             layer_scale=0.0,  # initial LayerScale gain; 0 builds the blocks without it
-            attention="auto",  # "cudnn" (GPU), "pallas" (TPU), "xla"; auto: what the device has
+            kernels="auto",  # of blocks: "cudnn" (GPU), "pallas" (TPU), "xla"; auto: the device's
             remat="none",  # kept for the backward pass: all; "dots", linear outputs; "blocks"
             scan_blocks=False,  # compile one block, not all of them: quicker to start, deep models
         )

@@ -14,7 +14,7 @@ from ibot_jax.config_keys import check_keys_and_types, entries, require
 _CHOICES = {
     "dtype": ("bfloat16", "float32", "float64"),
     "head.act": ("gelu", "relu"),
-    "model.attention": ("auto", "cudnn", "pallas", "xla"),
+    "model.kernels": ("auto", "cudnn", "pallas", "xla"),
     "model.remat": ("none", "dots", "blocks"),
     "masks.kind": ("block", "random"),
     "optim.name": ("adamw", "sgd", "lars"),
@@ -206,9 +206,9 @@ def _check_model(flat: dict[str, Any]) -> None:
     problem = f"does not divide model.width={width}; use a number of heads that does"
     require(flat, "model.heads", width % heads == 0, problem)
     require(flat, "model.drop_path", 0 <= flat["model.drop_path"] < 1, "must be in [0, 1)")
-    possible = flat["model.attention"] in ("auto", "xla") or flat["dtype"] == "bfloat16"
+    possible = flat["model.kernels"] in ("auto", "xla") or flat["dtype"] == "bfloat16"
     problem = f'needs dtype="bfloat16", not {flat["dtype"]!r}; use "auto"'
-    require(flat, "model.attention", possible, problem)
+    require(flat, "model.kernels", possible, problem)
     for key in ("head.prototypes", "head.patch_prototypes"):
         require(flat, key, flat[key] >= 2, "must be at least 2")
     same = flat["head.prototypes"] == flat["head.patch_prototypes"]

@@ -86,9 +86,12 @@ def has_cudnn_attention() -> bool:
     return jax.default_backend() == "gpu" and float(capability) >= 8
 
 
-def on_tpu(mesh: Mesh) -> bool:
-    """Returns whether the mesh is of TPUs."""
-    return mesh.devices.flat[0].platform == "tpu"
+def vector_memory(mesh: Mesh) -> int:
+    """Returns the bytes that a kernel may fill on a TPU of the mesh; 0 where it is of others."""
+    device = mesh.devices.flat[0]
+    if device.platform != "tpu":
+        return 0
+    return (16 if device.device_kind in ("TPU v2", "TPU v3", "TPU v4") else 64) * 2**20
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -204,7 +207,7 @@ def largest_of_devices(x: jax.Array) -> jax.Array:
     return jax.lax.pmax(x, BATCH_AXES)
 
 
-def _is_split_over_tensor() -> bool:
+def is_split_over_tensor() -> bool:
     """Returns whether what is being traced, within `average_gradients`, has a "tensor" axis."""
     return jax.sharding.get_abstract_mesh().shape.get(TENSOR_AXIS, 1) > 1
 
@@ -221,7 +224,7 @@ def split_over_tensor(x: jax.Array, dimension: int | None) -> jax.Array:
 
 
 def _lay_out(x: jax.Array, spec: PartitionSpec) -> jax.Array:
-    return jax.lax.with_sharding_constraint(x, spec) if _is_split_over_tensor() else x
+    return jax.lax.with_sharding_constraint(x, spec) if is_split_over_tensor() else x
 
 
 def over_columns(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -233,7 +236,7 @@ def over_columns(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]
     """
 
     def spread(*arrays):
-        if not _is_split_over_tensor():
+        if not is_split_over_tensor():
             return function(*arrays)
         specs = jax.tree.map(lambda x: PartitionSpec(*[None] * (x.ndim - 1), TENSOR_AXIS), arrays)
         return jax.shard_map(

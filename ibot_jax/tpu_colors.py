@@ -60,7 +60,7 @@ def apply_colors(views: Array, colors: Array, max_blur_radius: float) -> Array:
     changed = run_kernel(
         change_colors,
         f"colors_{height}x{width}",
-        len(planes),
+        (len(planes),),
         (rows, weights, planes),
         out_shape=jax.ShapeDtypeStruct(planes.shape, planes.dtype),
         in_specs=[scalars(rows), scalars(weights), view],

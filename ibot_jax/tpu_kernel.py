@@ -1,22 +1,22 @@
 """How this project's Pallas kernels run: compiled on a TPU, interpreted elsewhere."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-
-Array = jax.Array
 
 PREFIX = "kernel_"  # of all kernels' names, by which `tools.tpu_program` knows them
 _MEMORY = 64 * 2**20  # bytes that a kernel may use on the chip: more than the compiler's default
 
 
 def run_kernel(
-    kernel: Callable[..., None], name: str, steps: int, inputs: Sequence[Array], **kwargs
+    kernel: Callable[..., None], name: str, grid: tuple[int, ...], inputs: Sequence[Any], **kwargs
 ):
-    """Runs a kernel over a grid of one dimension, whose steps do not depend on each other.
+    """Runs a kernel over a grid.
 
     On a TPU within manual control of all axes of the mesh (`sharding.average_gradients`): no
     partitioner takes a kernel apart.
@@ -24,8 +24,9 @@ def run_kernel(
     Args:
       kernel: of references to its blocks.
       name: of its operation in the compiled program, behind `PREFIX`; tells its shapes, too.
-      steps: of the grid.
-      inputs: arrays.
+      grid: sizes of its dimensions. Steps along the first do not depend on each other: a chip's
+        cores share them. Those along others run in order.
+      inputs: arrays, or trees of them.
       kwargs: of `pallas_call`.
 
     Returns:
@@ -35,12 +36,13 @@ def run_kernel(
     def run(*inputs, interpret):
         return pl.pallas_call(
             kernel,
-            grid=(steps,),
+            grid=grid,
             compiler_params=pltpu.CompilerParams(
-                dimension_semantics=("parallel",), vmem_limit_bytes=_MEMORY
+                dimension_semantics=("parallel", *["arbitrary"] * (len(grid) - 1)),
+                vmem_limit_bytes=_MEMORY,
             ),
             name=PREFIX + name,
-            metadata={"steps": str(steps)},  # read by `tools.tpu_program`
+            metadata={"steps": str(math.prod(grid))},  # read by `tools.tpu_program`
             interpret=interpret,
             **kwargs,
         )(*inputs)

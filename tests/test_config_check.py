@@ -64,13 +64,13 @@ MISTAKES = {
     "momentum": (dict(teacher_momentum=1.5), r"teacher_momentum=1\.5 must lie between 0 and 1"),
     "probability": (dict(data__flip=2.0), r"data\.flip=2\.0 must lie between 0 and 1"),
     "one bad entry of several": (dict(data__blur=(1.0, 0.1, -0.5)), r"data\.blur=.* between 0"),
-    "attention": (
-        dict(model__attention="flash"),
-        r"model\.attention='flash' .*auto or cudnn or pallas or xla",
+    "kernels": (
+        dict(model__kernels="flash"),
+        r"model\.kernels='flash' .*auto or cudnn or pallas or xla",
     ),
     "fused attention in float32": (
-        dict(model__attention="cudnn", dtype="float32"),
-        r"model\.attention='cudnn' needs dtype=\"bfloat16\", not 'float32'",
+        dict(model__kernels="cudnn", dtype="float32"),
+        r"model\.kernels='cudnn' needs dtype=\"bfloat16\", not 'float32'",
     ),
     "rematerialisation": (dict(model__remat="all"), r"model\.remat='all' .*none or dots or blocks"),
     "drop path": (dict(model__drop_path=1.0), r"model\.drop_path=1\.0"),

@@ -28,7 +28,7 @@ def write_stablehlo(target: epath.Path, found: Found, make_card: MakeCard) -> No
     (params,) = found.params.values()
     config = described_config(found.description, target.name)
     config.dtype = "float32"
-    config.model.attention = "xla"  # what runs on every platform
+    config.model.kernels = "xla"  # what runs on every platform
     model = Model(config, target.name)
 
     def features(images: jax.Array) -> dict[str, jax.Array]:

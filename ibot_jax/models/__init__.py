@@ -24,31 +24,34 @@ def patch_grid(config: ConfigDict) -> tuple[int, int]:
     return height // config.model.patch_size, width // config.model.patch_size
 
 
-def attention_kernel(config: ConfigDict, tpu: bool = False) -> str:
-    """Returns what computes attention: `model.attention`, or for "auto" the fastest that can.
+def block_kernels(config: ConfigDict, vector_memory: int = 0) -> str:
+    """Returns what computes blocks: `model.kernels`, or for "auto" the fastest that can.
 
-    "pallas" only with `tpu`: elsewhere, XLA's partitioner might have to take its kernels apart.
+    "pallas" only with a TPU's `vector_memory`: elsewhere, XLA's partitioner might have to take its
+    kernels apart.
     """
-    kernel = config.model.attention
-    if kernel == "auto" and compute_dtype(config) == jnp.bfloat16:
-        if tpu:
+    kernels = config.model.kernels
+    if kernels == "auto" and compute_dtype(config) == jnp.bfloat16:
+        if vector_memory:
             return "pallas"
         if sharding.has_cudnn_attention():
             return "cudnn"
-    return "xla" if kernel == "auto" or (kernel == "pallas" and not tpu) else kernel
+    return "xla" if kernels == "auto" or (kernels == "pallas" and not vector_memory) else kernels
 
 
-def build_backbone(config: ConfigDict, tpu: bool = False) -> ViT:
+def build_backbone(config: ConfigDict, vector_memory: int = 0) -> ViT:
     """Builds the backbone, which student and teacher share as a module.
 
-    With `tpu` as is best within `sharding.average_gradients` on a TPU; the outputs are the same.
+    With `vector_memory`, bytes, as is best within `sharding.average_gradients` on a TPU that has as
+    much; the outputs are the same.
     """
     sizes = config.model.to_dict()
     del sizes["drop_path"]  # the step draws it
     return ViT(
-        **sizes | {"attention": attention_kernel(config, tpu)},
+        **sizes | {"kernels": block_kernels(config, vector_memory)},
         grid=patch_grid(config),
-        pack=tpu,
+        pack=vector_memory > 0,
+        vector_memory=vector_memory,
         dtype=compute_dtype(config),
         param_dtype=param_dtype(config),
     )

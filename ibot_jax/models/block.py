@@ -7,29 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ibot_jax.models import tpu_attention
+from ibot_jax.models import tpu_attention, tpu_attention_branch, tpu_mlp
 from ibot_jax.models.gelu import gelu
+from ibot_jax.models.layer_norm import layer_norm
 from ibot_jax.models.linear import Linear, add_bias, normal_init
-from ibot_jax.sharding import over_columns, split_over_tensor
+from ibot_jax.sharding import is_split_over_tensor, over_columns, split_over_tensor
 
 Array = jax.Array
-
-LAYER_NORM_EPSILON = 1e-6
-
-
-def layer_norm(name: str | None, dtype: jnp.dtype, param_dtype: jnp.dtype) -> nn.LayerNorm:
-    """LayerNorm with the original's epsilon, statistics in float32 (float64 for float64).
-
-    The variance is formed in two passes, or for bfloat16 in one, from sums of x and x^2: of numbers
-    of 8 bits, which float32 adds up well, and which lie in memory for the next layer's product.
-    """
-    return nn.LayerNorm(
-        epsilon=LAYER_NORM_EPSILON,
-        use_fast_variance=dtype == jnp.bfloat16,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        name=name,
-    )
 
 
 class QueryKeyValue(nn.Module):
@@ -65,14 +49,13 @@ class Attention(nn.Module):
 
     Attributes:
       heads: attention heads; divides the width.
-      kernel: what computes it. "cudnn" (bfloat16 on a GPU) and "pallas" (a TPU) never write the
-        attention weights to memory, and leave to "xla" what they do not take.
+      kernels: see `Block`.
       dtype: of the computation.
       param_dtype: of the parameters.
     """
 
     heads: int
-    kernel: str
+    kernels: str
     dtype: jnp.dtype
     param_dtype: jnp.dtype
 
@@ -90,13 +73,13 @@ class Attention(nn.Module):
         products, biases = QueryKeyValue(name="qkv", **kwargs)(x.reshape(-1, width))
         products = [product.reshape(shape) for product in products]
         takes = tpu_attention.can_attend(*shape[1:], head_dim)
-        if self.kernel == "pallas" and takes and not only_weights:
+        if self.kernels == "pallas" and takes and not only_weights:
             attend = functools.partial(tpu_attention.attend, head_dim=head_dim, owners=owners)
             x = over_columns(attend)(*products, biases)
         else:
             parts = map(add_bias, products, biases)
             heads = [part.reshape(*shape[:2], self.heads, head_dim) for part in parts]
-            if self.kernel == "cudnn" and owners is None and not only_weights:
+            if self.kernels == "cudnn" and owners is None and not only_weights:
                 x = jax.nn.dot_product_attention(*heads, implementation="cudnn")
             else:
                 query, key, value = heads
@@ -136,7 +119,10 @@ class Block(nn.Module):
       heads: attention heads.
       hidden_dim: of the MLP.
       layer_scale: initial gain of each branch's output; 0 leaves LayerScale out.
-      attention: the kernel that computes it, see `Attention`.
+      kernels: what computes it. "cudnn" (bfloat16 on a GPU) and "pallas" (a TPU) never write the
+        attention weights to memory; with "pallas" each branch, from norm to residual, is one
+        kernel. They leave to "xla" what they do not take.
+      vector_memory: bytes that the kernels may fill on a TPU.
       dtype: of the computation.
       param_dtype: of the parameters.
     """
@@ -144,7 +130,8 @@ class Block(nn.Module):
     heads: int
     hidden_dim: int
     layer_scale: float
-    attention: str
+    kernels: str
+    vector_memory: int
     dtype: jnp.dtype
     param_dtype: jnp.dtype
 
@@ -179,13 +166,43 @@ class Block(nn.Module):
         # As one table of tokens: of three dimensions, a TPU's compiler might turn the first two.
         x = x.reshape(-1, shape[-1])
         x = split_over_tensor(x, None)  # whole on each device, or the width would be spread
-        attention = Attention(self.heads, self.attention, name="attn", **kwargs)
-        normed = layer_norm("norm1", **kwargs)(x).reshape(shape)
-        if only_attention:
-            return attention(normed, only_weights=True)
-        x = add(attention(normed, owners).reshape(x.shape), 1)
-        mlp = Mlp(self.hidden_dim, name="mlp", **kwargs)
-        return add(mlp(layer_norm("norm2", **kwargs)(x)), 2).reshape(shape)
+        if self._adds_attention_by_kernel(shape) and not only_attention:
+            params = self._params("norm1", "attn")
+            attention_gains = None if gains is None else gains[0].reshape(*shape[:2], 1)
+            x = tpu_attention_branch.add_attention(
+                x.reshape(shape), params, attention_gains, shape[-1] // self.heads, owners
+            ).reshape(x.shape)
+        else:
+            attention = Attention(self.heads, self.kernels, name="attn", **kwargs)
+            normed = layer_norm("norm1", **kwargs)(x).reshape(shape)
+            if only_attention:
+                return attention(normed, only_weights=True)
+            x = add(attention(normed, owners).reshape(x.shape), 1)
+        if self._adds_mlp_by_kernel(shape):
+            mlp_gains = None if gains is None else gains[1]
+            x = tpu_mlp.add_mlp(x, self._params("norm2", "mlp"), mlp_gains)
+        else:
+            mlp = Mlp(self.hidden_dim, name="mlp", **kwargs)
+            x = add(mlp(layer_norm("norm2", **kwargs)(x)), 2)
+        return x.reshape(shape)
+
+    def _adds_attention_by_kernel(self, shape: tuple[int, ...]) -> bool:
+        head_dim = shape[-1] // self.heads
+        fits = tpu_attention_branch.can_add_attention(*shape[1:], head_dim, self.vector_memory)
+        return fits and self._adds_by_kernel()
+
+    def _adds_mlp_by_kernel(self, shape: tuple[int, ...]) -> bool:
+        fits = tpu_mlp.can_add_mlp(shape[-1], self.hidden_dim, self.vector_memory)
+        return fits and self._adds_by_kernel()
+
+    def _adds_by_kernel(self) -> bool:
+        """Returns whether whole branches may be kernels: those have no LayerScale."""
+        plain = not (self.layer_scale or is_split_over_tensor() or self.is_initializing())
+        return plain and self.kernels == "pallas"
+
+    def _params(self, norm: str, layers: str) -> dict:
+        params = self.variables["params"]
+        return {"norm": params[norm], **params[layers]}
 
 
 def drop_path_gains(rng: Array, rate: float, depth: int, shape: tuple[int, ...]) -> Array:

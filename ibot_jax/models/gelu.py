@@ -29,20 +29,20 @@ def gelu(x: Array) -> Array:
 
 @jax.custom_jvp
 def _gelu_bfloat16(x: Array) -> Array:
-    return _value_and_slope(x)[0]
+    return value_and_slope(x.astype(jnp.float32))[0].astype(x.dtype)
 
 
 @_gelu_bfloat16.defjvp
 def _gelu_jvp(primals, tangents):
-    value, slope = _value_and_slope(*primals)
-    return value, slope * tangents[0]
+    (x,) = primals
+    value, slope = value_and_slope(x.astype(jnp.float32))
+    return value.astype(x.dtype), slope.astype(x.dtype) * tangents[0]
 
 
-def _value_and_slope(x: Array) -> tuple[Array, Array]:
-    wide = x.astype(jnp.float32)
-    square = jnp.minimum(wide * wide, _LARGEST_SQUARE)
-    tanh = jnp.tanh(wide * (_A + square * (_B + square * _C)))
+def value_and_slope(x: Array) -> tuple[Array, Array]:
+    """Returns GELU and its derivative as they are formed for bfloat16, of float32 and in it."""
+    square = jnp.minimum(x * x, _LARGEST_SQUARE)
+    tanh = jnp.tanh(x * (_A + square * (_B + square * _C)))
     phi = 0.5 + 0.5 * tanh
     inner = _A + square * (3 * _B + square * (5 * _C))
-    slope = phi + 0.5 * wide * (1 - tanh * tanh) * inner
-    return (wide * phi).astype(x.dtype), slope.astype(x.dtype)
+    return x * phi, phi + 0.5 * x * (1 - tanh * tanh) * inner

@@ -13,6 +13,7 @@ Array = jax.Array
 
 _SHARED = 128  # tokens: longest sequence that several share
 _ROWS = 8  # tokens: what the length of a sequence is a multiple of
+_SEQUENCES = 8  # that kernels can take at a time: a multiple of them, where they are joined anyway
 
 
 def sequences_together(tokens: int) -> int:
@@ -24,7 +25,8 @@ def pack(x: Array) -> Array:
     """Joins sequences if short, [B, T, D] to [B', T', D]; zeros fill up the last and all ends."""
     batch, tokens, width = x.shape
     together = sequences_together(tokens)
-    x = jnp.pad(x, ((0, -batch % together), (0, 0), (0, 0)))
+    whole = together * _SEQUENCES if together > 1 else 1
+    x = jnp.pad(x, ((0, -batch % whole), (0, 0), (0, 0)))
     x = x.reshape(-1, together * tokens, width)
     return jnp.pad(x, ((0, 0), (0, -x.shape[1] % _ROWS), (0, 0)))
 

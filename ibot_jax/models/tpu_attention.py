@@ -11,14 +11,17 @@ Scores are kept as [keys, queries], so that their sums over keys run down the ro
 pass forms them again, and sums the gradients of the biases while it has the rows at hand.
 """
 
+import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 
+from ibot_jax.models.tpu_branch import product
 from ibot_jax.tpu_kernel import run_kernel
 
 Array = jax.Array
@@ -59,8 +62,7 @@ def attend(
     Returns:
       [B, T, D] of the query's dtype.
     """
-    starts = () if owners is None else tuple((np.flatnonzero(np.diff(owners)) + 1).tolist())
-    return _attend(query, key, value, jnp.stack(biases), head_dim, starts)
+    return _attend(query, key, value, jnp.stack(biases), head_dim, owner_starts(owners))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -135,7 +137,7 @@ def _call(kernel, inputs, outputs, head_dim, starts, products):
     return run_kernel(
         functools.partial(kernel, head_dim=head_dim, starts=starts),
         f"{kernel.__name__}_{tokens}x{width}",
-        pl.cdiv(batch, rows),
+        (pl.cdiv(batch, rows),),
         inputs,
         out_shape=outputs,
         in_specs=[block(x) for x in inputs],
@@ -146,64 +148,29 @@ def _call(kernel, inputs, outputs, head_dim, starts, products):
 
 def attention_forward(query, key, value, biases, out, log_sums, *, head_dim, starts):
     """Computes the outputs of some sequences, and the logarithms of their softmax's sums."""
-    allowed = _allowed(query.shape[1], starts)
-    for row, columns, heads in _groups(query.shape, head_dim):
-        q, k, v = _add_biases((query, key, value), biases, row, columns)
-        total = 0.0
-        for head, own in heads:
-            scores = _scores(q, own(k), head_dim, allowed)
-            largest = scores.max(axis=0, keepdims=True)
-            powers = jnp.exp(scores - largest)
-            power_sum = powers.sum(axis=0, keepdims=True)
-            log_sums[row, head, :] = (largest + jnp.log(power_sum))[0]
-            weights = (powers / power_sum).astype(v.dtype)
-            total += _product(weights, own(v), 0, 0)
-        out[row, :, columns] = total.astype(out.dtype)
+    rows, tokens, width = query.shape
+    allowed = allowed_pairs(tokens, starts)
+    for row, group in itertools.product(range(rows), head_groups(width, head_dim)):
+        inputs = _add_biases((query, key, value), biases, row, group.columns)
+        mixed, sums = mix(*inputs, group, allowed)
+        out[row, :, group.columns] = mixed.astype(out.dtype)
+        for head, log_sum in sums.items():
+            log_sums[row, head, :] = log_sum
 
 
 def attention_backward(query, key, value, biases, log_sums, gradient, *outputs, head_dim, starts):
     """Computes the gradients of query, key and value, and sums them over the tokens."""
+    rows, tokens, width = query.shape
     *gradients, sums = outputs
-    allowed = _allowed(query.shape[1], starts)
-    for row, columns, heads in _groups(query.shape, head_dim):
-        q, k, v = _add_biases((query, key, value), biases, row, columns)
-        g = gradient[row, :, columns]
-        q_total = k_total = v_total = 0.0
-        for head, own in heads:
-            k_own, g_own = own(k), own(g)
-            weights = jnp.exp(_scores(q, k_own, head_dim, allowed) - log_sums[row, head, :][None])
-            by_weight = _product(v, g_own, 1, 1)
-            shift = (weights * by_weight).sum(axis=0, keepdims=True)
-            by_score = (weights * (by_weight - shift) * head_dim**-0.5).astype(q.dtype)
-            q_total += _product(by_score, k_own, 0, 0)
-            k_total += _product(by_score, own(q), 1, 0)
-            v_total += _product(weights.astype(g.dtype), g_own, 1, 0)
-        for i, total in enumerate((q_total, k_total, v_total)):
-            gradients[i][row, :, columns] = total.astype(gradients[i].dtype)
-            sums[row, i, columns] = total.sum(axis=0)
-
-
-def _groups(shape, head_dim):
-    """Yields row, slice of 128 columns (the last may be shorter), and the heads that lie in it.
-
-    A head is its number, and the function that zeroes the columns of the others.
-    """
-    rows, _, width = shape
-    for row, start in itertools.product(range(rows), range(0, width, _LANES)):
-        size = min(_LANES, width - start)
-        column = jax.lax.broadcasted_iota(jnp.int32, (1, size), 1)
-        heads = [
-            (
-                (start + first) // head_dim,
-                functools.partial(_only, (column >= first) & (column < first + head_dim)),
-            )
-            for first in range(0, size, head_dim)
-        ]
-        yield row, slice(start, start + size), heads
-
-
-def _only(columns, x):
-    return jnp.where(columns, x, jnp.zeros_like(x))
+    allowed = allowed_pairs(tokens, starts)
+    for row, group in itertools.product(range(rows), head_groups(width, head_dim)):
+        inputs = _add_biases((query, key, value), biases, row, group.columns)
+        by_mixed = gradient[row, :, group.columns]
+        own_sums = {head: log_sums[row, head, :] for head in group.heads}
+        totals = mix_gradients(*inputs, own_sums, by_mixed, group, allowed)
+        for i, total in enumerate(totals):
+            gradients[i][row, :, group.columns] = total.astype(gradients[i].dtype)
+            sums[row, i, group.columns] = total.sum(axis=0)
 
 
 def _add_biases(arrays, biases, row, columns):
@@ -213,14 +180,108 @@ def _add_biases(arrays, biases, row, columns):
     ]
 
 
-def _scores(q, k, head_dim, allowed):
+@dataclasses.dataclass(frozen=True)
+class HeadGroup:
+    """Heads whose columns a TPU works on at once.
+
+    Attributes:
+      columns: theirs, 128 or, of the last group, fewer.
+      heads: by number, the function that zeroes the columns of the others in [T, columns].
+      head_dim: columns of a head.
+    """
+
+    columns: slice
+    heads: dict[int, Callable[[Array], Array]]
+    head_dim: int
+
+
+def head_groups(width: int, head_dim: int) -> list[HeadGroup]:
+    """Returns the groups of heads of `width` columns, within a kernel."""
+    groups = []
+    for start in range(0, width, _LANES):
+        size = min(_LANES, width - start)
+        column = jax.lax.broadcasted_iota(jnp.int32, (1, size), 1)
+        heads = {
+            (start + first) // head_dim: functools.partial(
+                _only, (column >= first) & (column < first + head_dim)
+            )
+            for first in range(0, size, head_dim)
+        }
+        groups.append(HeadGroup(slice(start, start + size), heads, head_dim))
+    return groups
+
+
+def _only(columns, x):
+    return jnp.where(columns, x, jnp.zeros_like(x))
+
+
+def mix(
+    query: Array, key: Array, value: Array, group: HeadGroup, allowed: Array | None
+) -> tuple[Array, dict[int, Array]]:
+    """Computes the attention of one sequence, within a kernel.
+
+    Args:
+      query: [T, columns] of the group.
+      key: likewise.
+      value: likewise.
+      group: the heads.
+      allowed: of `allowed_pairs`.
+
+    Returns:
+      [T, columns] float32, and by head [T] float32 logarithms of the softmax's sums.
+    """
+    mixed, log_sums = 0.0, {}
+    for head, own in group.heads.items():
+        scores = _scores(query, own(key), group.head_dim, allowed)
+        largest = scores.max(axis=0, keepdims=True)
+        powers = jnp.exp(scores - largest)
+        power_sum = powers.sum(axis=0, keepdims=True)
+        log_sums[head] = (largest + jnp.log(power_sum))[0]
+        weights = (powers / power_sum).astype(value.dtype)
+        mixed += product(weights, own(value), 0, 0)
+    return mixed, log_sums
+
+
+def mix_gradients(
+    query: Array,
+    key: Array,
+    value: Array,
+    log_sums: dict[int, Array],
+    gradient: Array,
+    group: HeadGroup,
+    allowed: Array | None,
+) -> tuple[Array, Array, Array]:
+    """Computes the gradients by query, key and value, [T, columns] float32, of `mix`.
+
+    `gradient` [T, columns] is the one by its output, of the dtype of the others.
+    """
+    by_query = by_key = by_value = 0.0
+    for head, own in group.heads.items():
+        own_key, own_gradient = own(key), own(gradient)
+        scores = _scores(query, own_key, group.head_dim, allowed)
+        weights = jnp.exp(scores - log_sums[head][None])
+        by_weight = product(value, own_gradient, 1, 1)
+        shift = (weights * by_weight).sum(axis=0, keepdims=True)
+        by_score = (weights * (by_weight - shift) * group.head_dim**-0.5).astype(query.dtype)
+        by_query += product(by_score, own_key, 0, 0)
+        by_key += product(by_score, own(query), 1, 0)
+        by_value += product(weights.astype(gradient.dtype), own_gradient, 1, 0)
+    return by_query, by_key, by_value
+
+
+def _scores(query, key, head_dim, allowed):
     """Returns [keys, queries] float32."""
-    scores = _product(k, q, 1, 1) * head_dim**-0.5
+    scores = product(key, query, 1, 1) * head_dim**-0.5
     return scores if allowed is None else jnp.where(allowed, scores, -jnp.inf)
 
 
-def _allowed(tokens, starts):
-    """Returns whether both are of one owner, [keys, queries]; another begins at each start."""
+def allowed_pairs(tokens: int, starts: tuple[int, ...]) -> Array | None:
+    """Returns which pairs are of one owner, bool [keys, queries], within a kernel.
+
+    Args:
+      tokens: of the sequence.
+      starts: where another owner begins (`owner_starts`); without any, all pairs are allowed: None.
+    """
     if not starts:
         return None
     owners = (
@@ -234,8 +295,6 @@ def _allowed(tokens, starts):
     return keys == queries
 
 
-def _product(x, y, x_axis, y_axis):
-    """Contracts one axis of each, summing in float32."""
-    return jax.lax.dot_general(
-        x, y, (((x_axis,), (y_axis,)), ((), ())), preferred_element_type=jnp.float32
-    )
+def owner_starts(owners: np.ndarray | None) -> tuple[int, ...]:
+    """Returns the tokens, of [T], whose owner is not that of the token before."""
+    return () if owners is None else tuple((np.flatnonzero(np.diff(owners)) + 1).tolist())

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ibot_jax.models import packing
-from ibot_jax.models.block import Block, layer_norm
+from ibot_jax.models.block import Block
+from ibot_jax.models.layer_norm import layer_norm
 from ibot_jax.models.linear import normal_init
 from ibot_jax.models.patch_embed import PatchEmbed
 
@@ -94,7 +95,8 @@ class ViT(nn.Module):
       mlp_ratio: hidden over token dimension of the MLPs.
       layer_scale: initial LayerScale gain; 0 leaves it out.
       grid: (rows, columns) of patches that the positions are trained for.
-      attention: the kernel that computes it, see `Attention`.
+      kernels: that compute the blocks, see `Block`.
+      vector_memory: see `Block`.
       remat: "none", or what of each block is kept for the backward pass: "dots", the outputs of
         its linear layers, or "blocks", its input only.
       scan_blocks: whether one loop runs all blocks, so that one block is compiled and not
@@ -112,7 +114,8 @@ class ViT(nn.Module):
     mlp_ratio: float
     layer_scale: float
     grid: tuple[int, int]
-    attention: str = "xla"
+    kernels: str = "xla"
+    vector_memory: int = 0
     remat: str = "none"
     scan_blocks: bool = False
     pack: bool = False
@@ -135,7 +138,8 @@ class ViT(nn.Module):
             heads=self.heads,
             hidden_dim=int(self.width * self.mlp_ratio),
             layer_scale=self.layer_scale,
-            attention=self.attention,
+            kernels=self.kernels,
+            vector_memory=self.vector_memory,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             **kwargs,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ibot_jax.models.block import layer_norm
+from ibot_jax.models.layer_norm import layer_norm
 from ibot_jax.models.linear import Linear
 
 

@@ -15,7 +15,7 @@ def random(seed, *shape):
 
 @pytest.mark.parametrize(
     ("tokens", "shape"),
-    [(37, (3, 112, 2)), (64, (4, 128, 2)), (16, (1, 128, 2)), (197, (7, 200, 2))],
+    [(37, (8, 112, 2)), (64, (8, 128, 2)), (16, (8, 128, 2)), (197, (7, 200, 2))],
 )
 def test_sequences_fill_whole_tiles(tokens, shape):
     x = random(0, 7, tokens, 2)

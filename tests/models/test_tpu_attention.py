@@ -77,7 +77,7 @@ def test_a_model_computes_the_same_with_them(pack):
     images = jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
     sizes = dict(patch_size=4, width=64, depth=2, heads=2, mlp_ratio=2.0, layer_scale=0.0)
     plain, ours = (
-        ViT(**sizes, grid=(4, 4), attention=kernel, pack=pack) for kernel in ("xla", "pallas")
+        ViT(**sizes, grid=(4, 4), kernels=kernels, pack=pack) for kernels in ("xla", "pallas")
     )
     variables = plain.init(jax.random.key(0), images)
     variables = jax.tree.map(lambda x: x * 3, variables)  # attention that is far from uniform

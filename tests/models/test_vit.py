@@ -181,7 +181,7 @@ def test_fused_attention_computes_the_same(monkeypatch):
     attention = jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", on_cpu)
     images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
-    plain, fused = tiny(), tiny(attention="cudnn")
+    plain, fused = tiny(), tiny(kernels="cudnn")
     variables = plain.init(jax.random.key(0), images)
     variables = jax.tree.map(lambda x: x * 3, variables)  # attention that is far from uniform
     np.testing.assert_allclose(

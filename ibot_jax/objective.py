@@ -46,10 +46,10 @@ def make_losses(config: ConfigDict, mesh: jax.sharding.Mesh) -> Objective:
     `class_targets` [K]; `outputs` are the teacher's mean outputs {"class": [K], "patch": [K]},
     which move the centers. Means over devices of these are the whole batch's.
     """
-    vector_memory = sharding.vector_memory(mesh)
-    backbone = models.build_backbone(config, vector_memory)
+    cores = sharding.tpu_cores(mesh)
+    backbone = models.build_backbone(config, cores)
     # Kernels must not be left to XLA's partitioner, which has the tensor axis.
-    by_kernel = vector_memory > 0 and mesh.shape[sharding.TENSOR_AXIS] == 1
+    by_kernel = cores is not None and mesh.shape[sharding.TENSOR_AXIS] == 1
     apply_colors = tpu_colors.apply_colors if by_kernel else augment.apply_colors
     teacher_head = models.build_head(config, teacher=True)
     dtype = models.compute_dtype(config)

@@ -39,6 +39,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ibot_jax.tpu_kernel import Cores, cores_of
+
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # over which examples are spread
 TENSOR_AXIS = "tensor"
@@ -86,12 +88,10 @@ def has_cudnn_attention() -> bool:
     return jax.default_backend() == "gpu" and float(capability) >= 8
 
 
-def vector_memory(mesh: Mesh) -> int:
-    """Returns the bytes that a kernel may fill on a TPU of the mesh; 0 where it is of others."""
+def tpu_cores(mesh: Mesh) -> Cores | None:
+    """Returns the cores of each chip where the mesh is of TPUs, else None."""
     device = mesh.devices.flat[0]
-    if device.platform != "tpu":
-        return 0
-    return (16 if device.device_kind in ("TPU v2", "TPU v3", "TPU v4") else 64) * 2**20
+    return cores_of(device.device_kind) if device.platform == "tpu" else None
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,5 +1,6 @@
 """How this project's Pallas kernels run: compiled on a TPU, interpreted elsewhere."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -10,11 +11,42 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 PREFIX = "kernel_"  # of all kernels' names, by which `tools.tpu_program` knows them
-_MEMORY = 64 * 2**20  # bytes that a kernel may use on the chip: more than the compiler's default
+_MIB = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Cores:
+    """The cores of a TPU chip, which act as one device and share the steps of a kernel.
+
+    Attributes:
+      count: of the chip.
+      memory: vector memory of each, bytes.
+    """
+
+    count: int
+    memory: int
+
+
+_CORES = {  # by the name that JAX gives the device; the memory is what the compiler grants
+    "TPU v4": Cores(2, 16 * _MIB),
+    "TPU v5": Cores(2, 64 * _MIB),
+    "TPU v5 lite": Cores(1, 128 * _MIB),
+    "TPU v6 lite": Cores(1, 128 * _MIB),
+}
+
+
+def cores_of(device_kind: str) -> Cores:
+    """Returns the cores of a chip by the name that JAX gives it; of one that is not known, v4's."""
+    return _CORES.get(device_kind, _CORES["TPU v4"])
 
 
 def run_kernel(
-    kernel: Callable[..., None], name: str, grid: tuple[int, ...], inputs: Sequence[Any], **kwargs
+    kernel: Callable[..., None],
+    name: str,
+    grid: tuple[int, ...],
+    inputs: Sequence[Any],
+    memory: int = 64 * _MIB,
+    **kwargs,
 ):
     """Runs a kernel over a grid.
 
@@ -27,6 +59,8 @@ def run_kernel(
       grid: sizes of its dimensions. Steps along the first do not depend on each other: a chip's
         cores share them. Those along others run in order.
       inputs: arrays, or trees of them.
+      memory: bytes of vector memory that the kernel may fill, where there are as many; the
+        compiler's default is less.
       kwargs: of `pallas_call`.
 
     Returns:
@@ -39,7 +73,7 @@ def run_kernel(
             grid=grid,
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", *["arbitrary"] * (len(grid) - 1)),
-                vmem_limit_bytes=_MEMORY,
+                vmem_limit_bytes=memory,
             ),
             name=PREFIX + name,
             metadata={"steps": str(math.prod(grid))},  # read by `tools.tpu_program`

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 from ibot_jax import sharding
 from ibot_jax.models.head import Head
 from ibot_jax.models.vit import ViT
+from ibot_jax.tpu_kernel import Cores
 
 
 def compute_dtype(config: ConfigDict) -> jnp.dtype:
@@ -24,34 +25,34 @@ def patch_grid(config: ConfigDict) -> tuple[int, int]:
     return height // config.model.patch_size, width // config.model.patch_size
 
 
-def block_kernels(config: ConfigDict, vector_memory: int = 0) -> str:
+def block_kernels(config: ConfigDict, cores: Cores | None = None) -> str:
     """Returns what computes blocks: `model.kernels`, or for "auto" the fastest that can.
 
-    "pallas" only with a TPU's `vector_memory`: elsewhere, XLA's partitioner might have to take its
+    "pallas" only with the `cores` of a TPU: elsewhere, XLA's partitioner might have to take its
     kernels apart.
     """
     kernels = config.model.kernels
     if kernels == "auto" and compute_dtype(config) == jnp.bfloat16:
-        if vector_memory:
+        if cores is not None:
             return "pallas"
         if sharding.has_cudnn_attention():
             return "cudnn"
-    return "xla" if kernels == "auto" or (kernels == "pallas" and not vector_memory) else kernels
+    return "xla" if kernels == "auto" or (kernels == "pallas" and cores is None) else kernels
 
 
-def build_backbone(config: ConfigDict, vector_memory: int = 0) -> ViT:
+def build_backbone(config: ConfigDict, cores: Cores | None = None) -> ViT:
     """Builds the backbone, which student and teacher share as a module.
 
-    With `vector_memory`, bytes, as is best within `sharding.average_gradients` on a TPU that has as
-    much; the outputs are the same.
+    With `cores` as is best within `sharding.average_gradients` on TPUs that have them; the outputs
+    are the same.
     """
     sizes = config.model.to_dict()
     del sizes["drop_path"]  # the step draws it
     return ViT(
-        **sizes | {"kernels": block_kernels(config, vector_memory)},
+        **sizes | {"kernels": block_kernels(config, cores)},
         grid=patch_grid(config),
-        pack=vector_memory > 0,
-        vector_memory=vector_memory,
+        pack=cores is not None,
+        cores=cores,
         dtype=compute_dtype(config),
         param_dtype=param_dtype(config),
     )

@@ -12,6 +12,7 @@ from ibot_jax.models.gelu import gelu
 from ibot_jax.models.layer_norm import layer_norm
 from ibot_jax.models.linear import Linear, add_bias, normal_init
 from ibot_jax.sharding import is_split_over_tensor, over_columns, split_over_tensor
+from ibot_jax.tpu_kernel import Cores
 
 Array = jax.Array
 
@@ -122,7 +123,7 @@ class Block(nn.Module):
       kernels: what computes it. "cudnn" (bfloat16 on a GPU) and "pallas" (a TPU) never write the
         attention weights to memory; with "pallas" each branch, from norm to residual, is one
         kernel. They leave to "xla" what they do not take.
-      vector_memory: bytes that the kernels may fill on a TPU.
+      cores: of a TPU, for which "pallas" makes a branch one kernel.
       dtype: of the computation.
       param_dtype: of the parameters.
     """
@@ -131,7 +132,7 @@ class Block(nn.Module):
     hidden_dim: int
     layer_scale: float
     kernels: str
-    vector_memory: int
+    cores: Cores | None
     dtype: jnp.dtype
     param_dtype: jnp.dtype
 
@@ -169,8 +170,9 @@ class Block(nn.Module):
         if self._adds_attention_by_kernel(shape) and not only_attention:
             params = self._params("norm1", "attn")
             attention_gains = None if gains is None else gains[0].reshape(*shape[:2], 1)
+            head_dim = shape[-1] // self.heads
             x = tpu_attention_branch.add_attention(
-                x.reshape(shape), params, attention_gains, shape[-1] // self.heads, owners
+                x.reshape(shape), params, attention_gains, head_dim, owners, self.cores
             ).reshape(x.shape)
         else:
             attention = Attention(self.heads, self.kernels, name="attn", **kwargs)
@@ -180,7 +182,7 @@ class Block(nn.Module):
             x = add(attention(normed, owners).reshape(x.shape), 1)
         if self._adds_mlp_by_kernel(shape):
             mlp_gains = None if gains is None else gains[1]
-            x = tpu_mlp.add_mlp(x, self._params("norm2", "mlp"), mlp_gains)
+            x = tpu_mlp.add_mlp(x, self._params("norm2", "mlp"), mlp_gains, self.cores)
         else:
             mlp = Mlp(self.hidden_dim, name="mlp", **kwargs)
             x = add(mlp(layer_norm("norm2", **kwargs)(x)), 2)
@@ -188,17 +190,19 @@ class Block(nn.Module):
 
     def _adds_attention_by_kernel(self, shape: tuple[int, ...]) -> bool:
         head_dim = shape[-1] // self.heads
-        fits = tpu_attention_branch.can_add_attention(*shape[1:], head_dim, self.vector_memory)
-        return fits and self._adds_by_kernel()
+        return self._adds_by_kernel() and tpu_attention_branch.can_add_attention(
+            *shape[1:], head_dim, self.cores
+        )
 
     def _adds_mlp_by_kernel(self, shape: tuple[int, ...]) -> bool:
-        fits = tpu_mlp.can_add_mlp(shape[-1], self.hidden_dim, self.vector_memory)
-        return fits and self._adds_by_kernel()
+        return self._adds_by_kernel() and tpu_mlp.can_add_mlp(
+            shape[-1], self.hidden_dim, self.cores
+        )
 
     def _adds_by_kernel(self) -> bool:
         """Returns whether whole branches may be kernels: those have no LayerScale."""
         plain = not (self.layer_scale or is_split_over_tensor() or self.is_initializing())
-        return plain and self.kernels == "pallas"
+        return plain and self.kernels == "pallas" and self.cores is not None
 
     def _params(self, norm: str, layers: str) -> dict:
         params = self.variables["params"]

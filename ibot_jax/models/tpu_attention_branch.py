@@ -14,23 +14,26 @@ from jax.experimental import pallas as pl
 
 from ibot_jax.models import tpu_attention, tpu_branch
 from ibot_jax.models.tpu_branch import product, sum_of_rows
+from ibot_jax.tpu_kernel import Cores
 
 Array = jax.Array
 
 _AT_ONCE = 180_000  # numbers: shorter sequences go through a step together, to keep its units busy
 
 
-def can_add_attention(tokens: int, width: int, head_dim: int, vector_memory: int) -> bool:
-    """Returns whether `add_attention` takes sequences [tokens, width] and such heads.
-
-    `vector_memory` is that of a chip, in bytes.
-    """
+def can_add_attention(tokens: int, width: int, head_dim: int, cores: Cores) -> bool:
+    """Returns whether `add_attention` takes sequences [tokens, width] and such heads."""
     takes = tpu_attention.can_attend(tokens, width, head_dim) and width % 128 == 0
-    return takes and tpu_branch.fits(4 * width**2, vector_memory)
+    return takes and tpu_branch.fits(4 * width**2, cores)
 
 
 def add_attention(
-    x: Array, params: dict, gains: Array | None, head_dim: int, owners: np.ndarray | None = None
+    x: Array,
+    params: dict,
+    gains: Array | None,
+    head_dim: int,
+    owners: np.ndarray | None,
+    cores: Cores,
 ) -> Array:
     """Adds the attention among the normalised tokens: x + gains * proj(attention(qkv(norm(x)))).
 
@@ -45,35 +48,46 @@ def add_attention(
       head_dim: columns of a head; divides 128 and D.
       owners: [T], where given: a token attends to those of the same owner only, which are
         neighbours.
+      cores: of the chip.
 
     Returns:
       [B, T, D] of x's dtype.
     """
     batch, tokens, width = x.shape
     gains = jnp.ones((batch, tokens, 1), jnp.float32) if gains is None else gains
-    step = min(max(_AT_ONCE // (tokens * width), 1), pl.cdiv(batch, tpu_branch.CORES))
-    rows = tpu_branch.pad_rows((x, gains), step)
-    return _add(*rows, params, head_dim, tpu_attention.owner_starts(owners), step)[:batch]
+    step = min(max(_AT_ONCE // (tokens * width), 1), pl.cdiv(batch, cores.count))
+    rows = tpu_branch.pad_rows((x, gains), step, cores)
+    return _add(*rows, params, head_dim, tpu_attention.owner_starts(owners), step, cores)[:batch]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _add(x, gains, params, head_dim, starts, step):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
+def _add(x, gains, params, head_dim, starts, step, cores):
     inputs, outputs = (x, gains), (x,)
-    return _run(attention_branch_only, inputs, params, outputs, head_dim, starts, step)[0]
+    return _run(attention_branch_only, inputs, params, outputs, head_dim, starts, step, cores)[0]
 
 
-def _add_forward(x, gains, params, head_dim, starts, step):
+def _add_forward(x, gains, params, head_dim, starts, step, cores):
     log_sums = jax.ShapeDtypeStruct((len(x), x.shape[2] // head_dim, x.shape[1]), jnp.float32)
     inputs, outputs = (x, gains), (x, x, x, x, x, log_sums)
-    out, *kept = _run(attention_branch_forward, inputs, params, outputs, head_dim, starts, step)
+    out, *kept = _run(
+        attention_branch_forward, inputs, params, outputs, head_dim, starts, step, cores
+    )
     return out, (x, gains, params, kept)
 
 
-def _add_backward(head_dim, starts, step, residuals, gradient):
+def _add_backward(head_dim, starts, step, cores, residuals, gradient):
     x, gains, params, kept = residuals
     inputs = (x, gains, *kept, gradient)
     by_x, by_params = _run(
-        attention_branch_backward, inputs, params, (x,), head_dim, starts, step, backward=True
+        attention_branch_backward,
+        inputs,
+        params,
+        (x,),
+        head_dim,
+        starts,
+        step,
+        cores,
+        backward=True,
     )
     return by_x, jnp.zeros_like(gains), by_params
 
@@ -81,7 +95,7 @@ def _add_backward(head_dim, starts, step, residuals, gradient):
 _add.defvjp(_add_forward, _add_backward)
 
 
-def _run(kernel, inputs, params, outputs, head_dim, starts, step, backward=False):
+def _run(kernel, inputs, params, outputs, head_dim, starts, step, cores, backward=False):
     batch, tokens, width = inputs[0].shape
     linear, among_tokens = (8, 5) if backward else (4, 2)  # products [T, D] by [D, D], [T, T]
     return tpu_branch.run_branch(
@@ -91,6 +105,7 @@ def _run(kernel, inputs, params, outputs, head_dim, starts, step, backward=False
         params,
         outputs,
         step=step,
+        cores=cores,
         flops=2 * batch * tokens * width * (linear * width + among_tokens * tokens),
         transcendentals=batch * tokens**2 * (width // head_dim),
         with_gradients=backward,

@@ -13,29 +13,26 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from ibot_jax.models.layer_norm import EPSILON
-from ibot_jax.tpu_kernel import run_kernel
+from ibot_jax.tpu_kernel import Cores, run_kernel
 
 Array = jax.Array
 
-CORES = 2  # that a chip has at most: each sums gradients of its own
 
-
-def fits(weights: int, vector_memory: int) -> bool:
+def fits(weights: int, cores: Cores) -> bool:
     """Returns whether so many weights leave room for tokens.
 
-    In bfloat16, and with the sums of their gradients, they must fit into half of the memory, which
-    is in bytes.
+    In bfloat16, and with the sums of their gradients, they must fit into half of a core's memory.
     """
     size = jnp.dtype(jnp.bfloat16).itemsize + jnp.dtype(jnp.float32).itemsize
-    return weights * size <= vector_memory // 2
+    return weights * size <= cores.memory // 2
 
 
-def pad_rows(arrays: Sequence[Array], step: int) -> list[Array]:
+def pad_rows(arrays: Sequence[Array], step: int, cores: Cores) -> list[Array]:
     """Appends zeros to arrays [R, ...], so that `run_branch` can take `step` rows at a time.
 
     Tokens of zeros whose gradients are zero add nothing to those of the parameters.
     """
-    missing = -len(arrays[0]) % (CORES * step)
+    missing = -len(arrays[0]) % (cores.count * step)
     return [jnp.pad(array, ((0, missing), *[(0, 0)] * (array.ndim - 1))) for array in arrays]
 
 
@@ -47,6 +44,7 @@ def run_branch(
     outputs: Sequence[Any],
     *,
     step: int,
+    cores: Cores,
     flops: int,
     transcendentals: int,
     with_gradients: bool = False,
@@ -61,7 +59,8 @@ def run_branch(
       params: a tree of weights [inputs, outputs], which are cast to the tokens' dtype, and of
         vectors [D], which come as [1, D].
       outputs: arrays like the outputs, [R, ...] each.
-      step: rows at a time; R is a multiple of `CORES` times as many.
+      step: rows at a time.
+      cores: each of which sums gradients of its own; R is a multiple of `step` times their number.
       flops: of the kernel on all rows.
       transcendentals: likewise.
       with_gradients: whether it forms gradients of the parameters.
@@ -70,9 +69,11 @@ def run_branch(
       The outputs, and the gradients, a tree like `params`.
     """
     x = inputs[0]
-    steps = len(x) // (CORES * step)
+    steps = len(x) // (cores.count * step)
     tables = jax.tree.map(jnp.atleast_2d, params)
-    sums = jax.tree.map(lambda t: jax.ShapeDtypeStruct((CORES, *t.shape), jnp.float32), tables)
+    sums = jax.tree.map(
+        lambda t: jax.ShapeDtypeStruct((cores.count, *t.shape), jnp.float32), tables
+    )
     tables = jax.tree.map(lambda t: t.astype(x.dtype) if len(t) > 1 else t, tables)
 
     def rows_of(array):
@@ -96,8 +97,9 @@ def run_branch(
     results = run_kernel(
         functools.partial(_run_after_zeroing, kernel) if with_gradients else kernel,
         f"{name}_{'x'.join(map(str, (step, *x.shape[1:])))}",
-        (CORES, steps),
+        (cores.count, steps),
         (*inputs, tables),
+        memory=cores.memory,
         in_specs=(*map(rows_of, inputs), jax.tree.map(whole, tables)),
         out_shape=out_shape,
         out_specs=out_specs,

@@ -15,6 +15,7 @@ from jax.experimental import pallas as pl
 from ibot_jax.models import tpu_branch
 from ibot_jax.models.gelu import value_and_slope
 from ibot_jax.models.tpu_branch import product, sum_of_rows
+from ibot_jax.tpu_kernel import Cores
 
 Array = jax.Array
 
@@ -24,16 +25,13 @@ _MOST_ROWS = 512  # of a step of the grid, and
 _FEWEST_ROWS = 128  # of one that keeps the matrix units busy
 
 
-def can_add_mlp(width: int, hidden: int, vector_memory: int) -> bool:
-    """Returns whether `add_mlp` takes tokens [R, width] and so many hidden units.
-
-    `vector_memory` is that of a chip, in bytes.
-    """
+def can_add_mlp(width: int, hidden: int, cores: Cores) -> bool:
+    """Returns whether `add_mlp` takes tokens [R, width] and so many hidden units."""
     whole = width % 128 == 0 and hidden % _COLUMNS == 0
-    return whole and tpu_branch.fits(2 * width * hidden, vector_memory)
+    return whole and tpu_branch.fits(2 * width * hidden, cores)
 
 
-def add_mlp(x: Array, params: dict, gains: Array | None) -> Array:
+def add_mlp(x: Array, params: dict, gains: Array | None, cores: Cores) -> Array:
     """Adds the MLP of the normalised tokens: x + gains * fc2(gelu(fc1(norm(x)))).
 
     Products are of x's dtype, all else is float32, GELU is that of bfloat16 (`gelu`). On other
@@ -44,41 +42,42 @@ def add_mlp(x: Array, params: dict, gains: Array | None) -> Array:
       params: {"norm": {"scale" [D], "bias" [D]}, "fc1": {"kernel" [D, F], "bias" [F]},
         "fc2": {"kernel" [F, D], "bias" [D]}}.
       gains: [R, 1] float32, not differentiated; None is 1.
+      cores: of the chip.
 
     Returns:
       [R, D] of x's dtype.
     """
     gains = jnp.ones((len(x), 1), jnp.float32) if gains is None else gains
-    step = _rows_of_a_step(len(x))
-    return _add(*tpu_branch.pad_rows((x, gains), step), params, step)[: len(x)]
+    step = _rows_of_a_step(len(x), cores.count)
+    return _add(*tpu_branch.pad_rows((x, gains), step, cores), params, step, cores)[: len(x)]
 
 
-def _rows_of_a_step(rows: int) -> int:
+def _rows_of_a_step(rows: int, cores: int) -> int:
     """Returns how many rows to take at a time: the most that leave no rest, unless they are few."""
     sizes = range(_TILE, _MOST_ROWS + 1, _TILE)
-    all_rows = (size for size in sizes if rows % (tpu_branch.CORES * size) == 0)
+    all_rows = (size for size in sizes if rows % (cores * size) == 0)
     largest = max(all_rows, default=0)
     if largest >= _FEWEST_ROWS:
         return largest
-    return min(_MOST_ROWS, pl.cdiv(rows, tpu_branch.CORES * _TILE) * _TILE)
+    return min(_MOST_ROWS, pl.cdiv(rows, cores * _TILE) * _TILE)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _add(x, gains, params, step):
-    return _run(mlp_only, (x, gains), params, (x,), step, products=2)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _add(x, gains, params, step, cores):
+    return _run(mlp_only, (x, gains), params, (x,), step, cores, products=2)[0]
 
 
-def _add_forward(x, gains, params, step):
+def _add_forward(x, gains, params, step, cores):
     hidden = jax.ShapeDtypeStruct((len(x), params["fc1"]["bias"].size), x.dtype)
-    out, hidden = _run(mlp_forward, (x, gains), params, (x, hidden), step, products=2)
+    out, hidden = _run(mlp_forward, (x, gains), params, (x, hidden), step, cores, products=2)
     return out, (x, gains, params, hidden)
 
 
-def _add_backward(step, residuals, gradient):
+def _add_backward(step, cores, residuals, gradient):
     x, gains, params, hidden = residuals
     inputs = (x, gains, hidden, gradient)
     by_x, by_params = _run(
-        mlp_backward, inputs, params, (x,), step, products=4, with_gradients=True
+        mlp_backward, inputs, params, (x,), step, cores, products=4, with_gradients=True
     )
     return by_x, jnp.zeros_like(gains), by_params
 
@@ -86,7 +85,7 @@ def _add_backward(step, residuals, gradient):
 _add.defvjp(_add_forward, _add_backward)
 
 
-def _run(kernel, inputs, params, outputs, step, products, **kwargs):
+def _run(kernel, inputs, params, outputs, step, cores, products, **kwargs):
     rows, size = len(inputs[0]), params["fc1"]["kernel"].size
     return tpu_branch.run_branch(
         kernel,
@@ -95,6 +94,7 @@ def _run(kernel, inputs, params, outputs, step, products, **kwargs):
         params,
         outputs,
         step=step,
+        cores=cores,
         flops=products * 2 * rows * size,
         transcendentals=rows * params["fc1"]["bias"].size,
         **kwargs,

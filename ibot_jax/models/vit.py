@@ -10,6 +10,7 @@ from ibot_jax.models.block import Block
 from ibot_jax.models.layer_norm import layer_norm
 from ibot_jax.models.linear import normal_init
 from ibot_jax.models.patch_embed import PatchEmbed
+from ibot_jax.tpu_kernel import Cores
 
 Array = jax.Array
 
@@ -96,7 +97,7 @@ class ViT(nn.Module):
       layer_scale: initial LayerScale gain; 0 leaves it out.
       grid: (rows, columns) of patches that the positions are trained for.
       kernels: that compute the blocks, see `Block`.
-      vector_memory: see `Block`.
+      cores: see `Block`.
       remat: "none", or what of each block is kept for the backward pass: "dots", the outputs of
         its linear layers, or "blocks", its input only.
       scan_blocks: whether one loop runs all blocks, so that one block is compiled and not
@@ -115,7 +116,7 @@ class ViT(nn.Module):
     layer_scale: float
     grid: tuple[int, int]
     kernels: str = "xla"
-    vector_memory: int = 0
+    cores: Cores | None = None
     remat: str = "none"
     scan_blocks: bool = False
     pack: bool = False
@@ -139,7 +140,7 @@ class ViT(nn.Module):
             hidden_dim=int(self.width * self.mlp_ratio),
             layer_scale=self.layer_scale,
             kernels=self.kernels,
-            vector_memory=self.vector_memory,
+            cores=self.cores,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             **kwargs,

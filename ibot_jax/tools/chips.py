@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from ibot_jax.tpu_kernel import cores_of
+
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
@@ -25,8 +27,11 @@ class Chip:
 
 
 CHIPS = {  # by the name that JAX gives the device
-    "TPU v4": Chip(1.05e9, 275e12, 32 * 2**30, 1228e9, 300e9, 2),
-    "TPU v5 lite": Chip(1.5e9, 197e12, 16 * 2**30, 819e9, 200e9, 1),
-    "TPU v5": Chip(1.75e9, 459e12, 95 * 2**30, 2765e9, 600e9, 2),
-    "TPU v6 lite": Chip(1.75e9, 918e12, 32 * 2**30, 1640e9, 448e9, 1),
+    kind: Chip(*figures, cores=cores_of(kind).count)
+    for kind, figures in {
+        "TPU v4": (1.05e9, 275e12, 32 * 2**30, 1228e9, 300e9),
+        "TPU v5 lite": (1.5e9, 197e12, 16 * 2**30, 819e9, 200e9),
+        "TPU v5": (1.75e9, 459e12, 95 * 2**30, 2765e9, 600e9),
+        "TPU v6 lite": (1.75e9, 918e12, 32 * 2**30, 1640e9, 448e9),
+    }.items()
 }

@@ -1,5 +1,7 @@
 """The TPU's kernels of a block's branches, interpreted, against their definitions in JAX."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,10 @@ import pytest
 
 from ibot_jax.models import packing, tpu_attention_branch, tpu_mlp
 from ibot_jax.models.vit import ViT
+from ibot_jax.tpu_kernel import Cores, cores_of
 
-MIB = 2**20
+ONE, TWO = Cores(1, 64 * 2**20), Cores(2, 64 * 2**20)
+V4, V5P, V5E = (cores_of(kind) for kind in ("TPU v4", "TPU v5", "TPU v5 lite"))
 HEAD_DIM = 64
 
 
@@ -61,7 +65,7 @@ def attention_params(width):
     return random_params(qkv=(width, 3 * width), proj=(width, width))
 
 
-def check_outputs_and_gradients(ours, definition, shape, params, with_gains, *args):
+def check_outputs_and_gradients(ours, definition, shape, params, with_gains):
     x, direction = (1.5 * jax.random.normal(jax.random.key(i), shape) for i in (1, 2))
     gains = None
     if with_gains:
@@ -69,7 +73,7 @@ def check_outputs_and_gradients(ours, definition, shape, params, with_gains, *ar
 
     def run(add):
         def along(x, params):
-            out = add(x, params, gains, *args)
+            out = add(x, params, gains)
             return (out * direction).sum(), out
 
         return jax.jit(jax.grad(along, (0, 1), has_aux=True))(x, params)
@@ -83,10 +87,11 @@ def check_outputs_and_gradients(ours, definition, shape, params, with_gains, *ar
     [(5, 128, 256), (1200, 128, 256), (1234, 128, 512), (100, 256, 256)],
     ids=["few", "several steps", "a rest", "a wide one"],
 )
-@pytest.mark.parametrize("with_gains", [False, True])
-def test_mlp_computes_its_definition(rows, width, hidden, with_gains):
+@pytest.mark.parametrize(("with_gains", "cores"), [(False, ONE), (True, TWO)])
+def test_mlp_computes_its_definition(rows, width, hidden, with_gains, cores):
+    ours = functools.partial(tpu_mlp.add_mlp, cores=cores)
     params = mlp_params(width, hidden)
-    check_outputs_and_gradients(tpu_mlp.add_mlp, add_mlp, (rows, width), params, with_gains)
+    check_outputs_and_gradients(ours, add_mlp, (rows, width), params, with_gains)
 
 
 @pytest.mark.parametrize(
@@ -94,19 +99,20 @@ def test_mlp_computes_its_definition(rows, width, hidden, with_gains):
     [(1, 16, 128, None), (5, 24, 256, None), (9, 112, 128, packing.owners(37))],
     ids=["one", "two groups of heads", "packed views, a rest"],
 )
-@pytest.mark.parametrize("with_gains", [False, True])
-def test_attention_computes_its_definition(batch, tokens, width, owners, with_gains, monkeypatch):
+@pytest.mark.parametrize(("with_gains", "cores"), [(False, ONE), (True, TWO)])
+def test_attention_computes_its_definition(
+    batch, tokens, width, owners, with_gains, cores, monkeypatch
+):
     monkeypatch.setattr(tpu_attention_branch, "_AT_ONCE", 30_000)  # of 9 sequences, several steps
     if owners is not None:  # what fills up a sequence attends to itself
         owners = np.where(owners < 0, owners.max() + 1, owners)
+    how = dict(head_dim=HEAD_DIM, owners=owners)
     check_outputs_and_gradients(
-        tpu_attention_branch.add_attention,
-        add_attention,
+        functools.partial(tpu_attention_branch.add_attention, **how, cores=cores),
+        functools.partial(add_attention, **how),
         (batch, tokens, width),
         attention_params(width),
         with_gains,
-        HEAD_DIM,
-        owners,
     )
 
 
@@ -118,13 +124,13 @@ def test_in_bfloat16_they_are_as_exact_as_that():
     x = jax.random.normal(jax.random.key(1), (4, 16, 128)).astype(jnp.bfloat16)
     wide = x.astype(jnp.float32)
     params = mlp_params(128, 256)
-    out = tpu_mlp.add_mlp(x[0], params, None)
+    out = tpu_mlp.add_mlp(x[0], params, None, ONE)
     assert out.dtype == jnp.bfloat16
     expected = add_mlp(wide[0], in_bfloat16(params), None)
     np.testing.assert_allclose(out.astype(jnp.float32), expected, 2**-7, 2**-5)
 
     params = attention_params(128)
-    out = tpu_attention_branch.add_attention(x, params, None, HEAD_DIM)
+    out = tpu_attention_branch.add_attention(x, params, None, HEAD_DIM, None, ONE)
     assert out.dtype == jnp.bfloat16
     expected = add_attention(wide, in_bfloat16(params), None, HEAD_DIM, None)
     np.testing.assert_allclose(out.astype(jnp.float32), expected, 2**-7, 2**-5)
@@ -135,48 +141,54 @@ def test_gradients_have_the_dtypes_of_the_parameters():
     params = mlp_params(128, 256)
     params["fc1"]["kernel"] = params["fc1"]["kernel"].astype(jnp.bfloat16)
     x = jnp.ones((16, 128), jnp.bfloat16)
-    gradients = jax.grad(lambda p: tpu_mlp.add_mlp(x, p, None).astype(jnp.float32).sum())(params)
+    gradients = jax.grad(lambda p: tpu_mlp.add_mlp(x, p, None, ONE).astype(float).sum())(params)
     assert jax.tree.map(jnp.dtype, gradients) == jax.tree.map(jnp.dtype, params)
 
 
 @pytest.mark.parametrize(
-    ("width", "hidden", "memory", "can"),
+    ("width", "hidden", "cores", "can"),
     [
-        (384, 1536, 16 * MIB, True),  # ViT-S/16 on a v4
-        (768, 3072, 16 * MIB, False),
-        (768, 3072, 64 * MIB, True),
-        (1024, 4096, 64 * MIB, False),
-        (192, 768, 64 * MIB, False),
-        (384, 640, 64 * MIB, False),
+        (384, 1536, V4, True),  # ViT-S/16
+        (768, 3072, V4, False),  # ViT-B/16
+        (768, 3072, V5P, True),
+        (1024, 4096, V5P, False),  # ViT-L/16
+        (1024, 4096, V5E, True),
+        (192, 768, V5E, False),
+        (384, 640, V5E, False),
     ],
 )
-def test_mlps_that_the_kernels_do_not_take_are_left_to_xla(width, hidden, memory, can):
-    assert tpu_mlp.can_add_mlp(width, hidden, memory) == can
+def test_mlps_that_the_kernels_do_not_take_are_left_to_xla(width, hidden, cores, can):
+    assert tpu_mlp.can_add_mlp(width, hidden, cores) == can
 
 
 @pytest.mark.parametrize(
-    ("tokens", "width", "memory", "can"),
+    ("tokens", "width", "cores", "can"),
     [
-        (200, 384, 16 * MIB, True),
-        (200, 768, 16 * MIB, False),
-        (200, 1024, 64 * MIB, True),
-        (600, 384, 64 * MIB, False),
-        (200, 192, 64 * MIB, False),
+        (200, 384, V4, True),
+        (200, 768, V4, False),
+        (200, 1024, V5P, True),
+        (600, 384, V5E, False),
+        (200, 192, V5E, False),
     ],
 )
-def test_attention_that_the_kernels_do_not_take_is_left_to_xla(tokens, width, memory, can):
-    found = tpu_attention_branch.can_add_attention(tokens, width, HEAD_DIM, memory)
-    assert found == can
+def test_attention_that_the_kernels_do_not_take_is_left_to_xla(tokens, width, cores, can):
+    assert tpu_attention_branch.can_add_attention(tokens, width, HEAD_DIM, cores) == can
 
 
-@pytest.mark.parametrize("options", [{}, {"pack": True, "scan_blocks": True}], ids=str)
+def test_a_chip_that_is_not_known_is_taken_for_a_small_one():
+    assert cores_of("TPU v9") == V4
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"pack": True, "scan_blocks": True, "remat": "blocks"}], ids=str
+)
 def test_a_model_computes_the_same_with_them(options):
     images = jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
     gains = jax.random.bernoulli(jax.random.key(2), 0.7, (4, 1, 2)) / 0.7
     plain = ViT(
         patch_size=4, width=128, depth=1, heads=2, mlp_ratio=2.0, layer_scale=0.0, grid=(4, 4)
     )
-    ours = plain.clone(kernels="pallas", vector_memory=64 * MIB, **options)
+    ours = plain.clone(kernels="pallas", cores=V5E, **options)
     variables = jax.tree.map(lambda x: x * 3, plain.init(jax.random.key(0), images))
 
     def run(model):
@@ -200,7 +212,7 @@ def test_branches_with_layer_scale_are_left_to_xla(layer_scale):
         layer_scale=layer_scale,
         grid=(4, 4),
         kernels="pallas",
-        vector_memory=64 * MIB,
+        cores=V5E,
     )
     variables = model.init(jax.random.key(0), images)
     program = str(jax.make_jaxpr(model.apply)(variables, images))

@@ -23,6 +23,9 @@ _COLUMNS = 256  # hidden units at a time
 _TILE = 16  # rows that a register has of bfloat16
 _MOST_ROWS = 512  # of a step of the grid, and
 _FEWEST_ROWS = 128  # of one that keeps the matrix units busy
+_BYTES = (
+    10  # of the memory for each number of a row, [D] or [F]: what comes and goes is there twice
+)
 
 
 def can_add_mlp(width: int, hidden: int, cores: Cores) -> bool:
@@ -48,18 +51,21 @@ def add_mlp(x: Array, params: dict, gains: Array | None, cores: Cores) -> Array:
       [R, D] of x's dtype.
     """
     gains = jnp.ones((len(x), 1), jnp.float32) if gains is None else gains
-    step = _rows_of_a_step(len(x), cores.count)
+    step = _rows_of_a_step(len(x), sum(params["fc1"]["kernel"].shape), cores)
     return _add(*tpu_branch.pad_rows((x, gains), step, cores), params, step, cores)[: len(x)]
 
 
-def _rows_of_a_step(rows: int, cores: int) -> int:
-    """Returns how many rows to take at a time: the most that leave no rest, unless they are few."""
-    sizes = range(_TILE, _MOST_ROWS + 1, _TILE)
-    all_rows = (size for size in sizes if rows % (cores * size) == 0)
-    largest = max(all_rows, default=0)
-    if largest >= _FEWEST_ROWS:
-        return largest
-    return min(_MOST_ROWS, pl.cdiv(rows, cores * _TILE) * _TILE)
+def _rows_of_a_step(rows: int, numbers: int, cores: Cores) -> int:
+    """Returns how many rows to take at a time: the most that leave no rest, unless they are few.
+
+    A row has so many `numbers`, D + F.
+    """
+    most = min(_MOST_ROWS, cores.memory // 2 // (_BYTES * numbers))
+    sizes = range(_TILE, most + 1, _TILE)
+    without_rest = max((size for size in sizes if rows % (cores.count * size) == 0), default=0)
+    if without_rest >= _FEWEST_ROWS:
+        return without_rest
+    return min(sizes[-1], pl.cdiv(rows, cores.count * _TILE) * _TILE)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

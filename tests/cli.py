@@ -8,6 +8,7 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).parent.parent
+_PATIENCE = 900  # seconds, after which a process hangs; busy machines are slow
 
 # 160 digits: 5 steps an epoch.
 TINY = (
@@ -55,7 +56,7 @@ def start(*arguments: str, cache: pathlib.Path) -> subprocess.Popen:
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     """Waits; returns exit status, stdout and stderr."""
     try:
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=_PATIENCE)
     finally:
         process.kill()
     return process.returncode, out, err
@@ -72,7 +73,7 @@ def rows(workdir: pathlib.Path) -> list[dict]:
 
 def wait_for_step(workdir: pathlib.Path, step: int, process: subprocess.Popen) -> None:
     """Waits for a complete checkpoint of this step or a later one."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         folder = workdir / "checkpoints"
         names = os.listdir(folder) if folder.exists() else []

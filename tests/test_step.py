@@ -177,6 +177,7 @@ def one_step(state, batch, **overrides):
     return train_step(state, batch, KEY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -30,6 +30,7 @@ SHAPES = {  # batch, tokens, width, columns of a head, owners
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_outputs_and_gradients_are_those_of_the_definition(shape):
     batch, tokens, width, head_dim, owners = shape
@@ -72,6 +73,7 @@ def test_what_the_kernels_do_not_take_is_left_to_xla(tokens, width, head_dim, ca
     assert tpu_attention.can_attend(tokens, width, head_dim) == can
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", [False, True])
 def test_a_model_computes_the_same_with_them(pack):
     images = jax.random.normal(jax.random.key(1), (4, 16, 16, 3))

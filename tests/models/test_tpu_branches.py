@@ -179,6 +179,7 @@ def test_a_chip_that_is_not_known_is_taken_for_a_small_one():
     assert cores_of("TPU v9") == V4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"pack": True, "scan_blocks": True, "remat": "blocks"}], ids=str
 )

@@ -45,6 +45,7 @@ def test_the_other_recordings_are_reproduced(reference, kind):
     assert replay.main([str(reference(f"step_{kind}.npz"))]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

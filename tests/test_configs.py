@@ -53,10 +53,12 @@ def test_the_settings_of_a_pod_go_with_its_chips_and_keep_the_published_batch(na
     check_config(config)
     chips = int(pod.split("-")[1])
     check_devices(config, chips, chips // 4)
-    assert config.batch_size == 1024 and config.mesh.data == chips
+    assert config.batch_size == 1024
+    assert config.mesh.data * config.mesh.fsdp == chips
     plain = flatten(load(name))
     changed = {key for key, value in flatten(config).items() if value != plain[key]}
-    assert changed <= {"mesh.data", "grad_accum_steps"}  # nothing that changes what is learned
+    # Nothing that changes what is learned.
+    assert changed <= {"mesh.data", "mesh.fsdp", "grad_accum_steps"}
 
 
 def test_an_unknown_pod_is_a_mistake_of_the_user():

@@ -23,6 +23,7 @@ _OPERATION = re.compile(r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>.*?) (?P
 _ARRAY = re.compile(r"\b(pred|[sufb]f?\d+)\[([\d,]*)\]")
 # Memory that is set aside, and parts of an array that lie side by side already: no work.
 _NO_WORK = re.compile(r'custom_call_target="(\w*Buffer|ConcatBitcast)"')
+_UNKNOWN = 2**63 - 1  # cycles: what the compiler writes where its estimate fails
 _COLLECTIVES = (
     "all-reduce",
     "all-gather",
@@ -185,7 +186,7 @@ def read_program(
                 if known:
                     kernel = dataclasses.replace(kernel, count=kernel.count + known.count)
                 kernels[kernel.name] = kernel
-            elif estimate:
+            elif estimate and int(estimate[1]) < _UNKNOWN:
                 total += times * int(estimate[1])
             elif operation["name"].startswith("async-collective-done"):
                 continue  # counted at its start

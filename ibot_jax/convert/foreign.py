@@ -17,7 +17,7 @@ from ibot_jax.convert.contents import Contents, Tensors
 from ibot_jax.convert.dialects import Dialect, FileNames
 from ibot_jax.convert.torch_reader import StoredTensor
 from ibot_jax.errors import UserError
-from ibot_jax.models.layer_norm import EPSILON
+from ibot_jax.models.layer_norm import LAYER_NORM_EPSILON
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,9 +141,9 @@ def expected_shapes(config: ConfigDict, *, head: bool, student: bool) -> dict[st
 def _epsilon(facts: Mapping[str, Any]) -> list[str]:
     """Returns a note if the model was made with another epsilon in its LayerNorms than here."""
     epsilon = facts.get("epsilon")
-    if epsilon is None or epsilon == EPSILON:
+    if epsilon is None or epsilon == LAYER_NORM_EPSILON:
         return []
-    return [f"LayerNorm's epsilon is {epsilon:g} there and {EPSILON:g} here"]
+    return [f"LayerNorm's epsilon is {epsilon:g} there and {LAYER_NORM_EPSILON:g} here"]
 
 
 def _read(tensors: Tensors, parts: Sequence[str], path: str) -> np.ndarray:

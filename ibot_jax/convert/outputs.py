@@ -20,7 +20,7 @@ from ibot_jax.convert.contents import DESCRIPTION
 from ibot_jax.convert.reading import Found
 from ibot_jax.convert.torch_writer import torch_bytes
 from ibot_jax.exported import CONFIG, import_safetensors
-from ibot_jax.models.layer_norm import EPSILON
+from ibot_jax.models.layer_norm import LAYER_NORM_EPSILON
 from ibot_jax.writers import CARD, as_json, renamed, write_file, write_items
 
 MakeCard = Callable[..., str]  # `card.make_card` with all but what depends on the format
@@ -246,7 +246,7 @@ def _hf_config(description: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
         "num_attention_heads": model["heads"],
         "intermediate_size": len(tensors["encoder.layer.0.intermediate.dense.bias"]),
         "hidden_act": "gelu",
-        "layer_norm_eps": EPSILON,
+        "layer_norm_eps": LAYER_NORM_EPSILON,
         "image_size": size[0] if size[0] == size[1] else size,
         "patch_size": model["patch_size"],
         "num_channels": description["channels"],

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-EPSILON = 1e-6
+LAYER_NORM_EPSILON = 1e-6
 
 
 def layer_norm(name: str | None, dtype: jnp.dtype, param_dtype: jnp.dtype) -> nn.LayerNorm:
@@ -13,7 +13,7 @@ def layer_norm(name: str | None, dtype: jnp.dtype, param_dtype: jnp.dtype) -> nn
     of 8 bits, which float32 adds up well, and which lie in memory for the next layer's product.
     """
     return nn.LayerNorm(
-        epsilon=EPSILON,
+        epsilon=LAYER_NORM_EPSILON,
         use_fast_variance=dtype == jnp.bfloat16,
         dtype=dtype,
         param_dtype=param_dtype,

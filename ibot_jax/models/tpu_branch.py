@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from ibot_jax.models.layer_norm import EPSILON
+from ibot_jax.models.layer_norm import LAYER_NORM_EPSILON
 from ibot_jax.tpu_kernel import Cores, run_kernel
 
 Array = jax.Array
@@ -150,7 +150,7 @@ def norm(x: Array, params: dict) -> Normed:
     """
     tokens = x.astype(jnp.float32)
     centred = tokens - _mean(tokens)
-    scale = jax.lax.rsqrt(_mean(centred * centred) + EPSILON)
+    scale = jax.lax.rsqrt(_mean(centred * centred) + LAYER_NORM_EPSILON)
     unit = centred * scale
     out = unit * params["scale"][...] + params["bias"][...]
     return Normed(tokens, scale, unit, out.astype(x.dtype))

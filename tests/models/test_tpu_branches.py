@@ -179,6 +179,11 @@ def test_a_chip_that_is_not_known_is_taken_for_a_small_one():
     assert cores_of("TPU v9") == V4
 
 
+def small_vit(**options):
+    sizes = dict(patch_size=4, width=128, depth=1, heads=2, mlp_ratio=2.0, grid=(4, 4))
+    return ViT(**sizes | {"layer_scale": 0.0} | options)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"pack": True, "scan_blocks": True, "remat": "blocks"}], ids=str
@@ -186,10 +191,8 @@ def test_a_chip_that_is_not_known_is_taken_for_a_small_one():
 def test_a_model_computes_the_same_with_them(options):
     images = jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
     gains = jax.random.bernoulli(jax.random.key(2), 0.7, (4, 1, 2)) / 0.7
-    plain = ViT(
-        patch_size=4, width=128, depth=1, heads=2, mlp_ratio=2.0, layer_scale=0.0, grid=(4, 4)
-    )
-    ours = plain.clone(kernels="pallas", cores=V5E, **options)
+    plain = small_vit()
+    ours = small_vit(kernels="pallas", cores=V5E, **options)
     variables = jax.tree.map(lambda x: x * 3, plain.init(jax.random.key(0), images))
 
     def run(model):
@@ -204,17 +207,7 @@ def test_a_model_computes_the_same_with_them(options):
 @pytest.mark.parametrize("layer_scale", [0.0, 0.5])
 def test_branches_with_layer_scale_are_left_to_xla(layer_scale):
     images = jnp.zeros((2, 16, 16, 3))
-    model = ViT(
-        patch_size=4,
-        width=128,
-        depth=1,
-        heads=2,
-        mlp_ratio=2.0,
-        layer_scale=layer_scale,
-        grid=(4, 4),
-        kernels="pallas",
-        cores=V5E,
-    )
+    model = small_vit(layer_scale=layer_scale, kernels="pallas", cores=V5E)
     variables = model.init(jax.random.key(0), images)
     program = str(jax.make_jaxpr(model.apply)(variables, images))
     for kernel in ("kernel_mlp_only", "kernel_attention_branch_only"):

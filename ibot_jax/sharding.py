@@ -39,7 +39,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ibot_jax.tpu_kernel import Cores, cores_of
+from ibot_jax.tpu_cores import Cores, cores_of
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # over which examples are spread

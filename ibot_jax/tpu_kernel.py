@@ -1,6 +1,5 @@
 """How this project's Pallas kernels run: compiled on a TPU, interpreted elsewhere."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -11,33 +10,6 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 PREFIX = "kernel_"  # of all kernels' names, by which `tools.tpu_program` knows them
-_MIB = 2**20
-
-
-@dataclasses.dataclass(frozen=True)
-class Cores:
-    """The cores of a TPU chip, which act as one device and share the steps of a kernel.
-
-    Attributes:
-      count: of the chip.
-      memory: vector memory of each, bytes.
-    """
-
-    count: int
-    memory: int
-
-
-_CORES = {  # by the name that JAX gives the device; the memory is what the compiler grants
-    "TPU v4": Cores(2, 16 * _MIB),
-    "TPU v5": Cores(2, 64 * _MIB),
-    "TPU v5 lite": Cores(1, 128 * _MIB),
-    "TPU v6 lite": Cores(1, 128 * _MIB),
-}
-
-
-def cores_of(device_kind: str) -> Cores:
-    """Returns the cores of a chip by the name that JAX gives it; of one that is not known, v4's."""
-    return _CORES.get(device_kind, _CORES["TPU v4"])
 
 
 def run_kernel(
@@ -45,7 +17,7 @@ def run_kernel(
     name: str,
     grid: tuple[int, ...],
     inputs: Sequence[Any],
-    memory: int = 64 * _MIB,
+    memory: int = 64 * 2**20,
     **kwargs,
 ):
     """Runs a kernel over a grid.

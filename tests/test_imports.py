@@ -20,6 +20,7 @@ LAYERS = [
         "augment",
         "chunked",
         "objective",
+        "tpu_cores",
         "tpu_kernel",
         "tpu_colors",
     },

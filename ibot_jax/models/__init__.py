@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from ibot_jax import sharding
 from ibot_jax.models.head import Head
 from ibot_jax.models.vit import ViT
-from ibot_jax.tpu_kernel import Cores
+from ibot_jax.tpu_cores import Cores
 
 
 def compute_dtype(config: ConfigDict) -> jnp.dtype:

@@ -12,7 +12,7 @@ from ibot_jax.models.gelu import gelu
 from ibot_jax.models.layer_norm import layer_norm
 from ibot_jax.models.linear import Linear, add_bias, normal_init
 from ibot_jax.sharding import is_split_over_tensor, over_columns, split_over_tensor
-from ibot_jax.tpu_kernel import Cores
+from ibot_jax.tpu_cores import Cores
 
 Array = jax.Array
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 
-from ibot_jax.models import tpu_attention, tpu_branch
+from ibot_jax.models import tpu_attention, tpu_branch, tpu_heads
 from ibot_jax.models.tpu_branch import product, sum_of_rows
-from ibot_jax.tpu_kernel import Cores
+from ibot_jax.tpu_cores import Cores
 
 Array = jax.Array
 
@@ -57,7 +57,7 @@ def add_attention(
     gains = jnp.ones((batch, tokens, 1), jnp.float32) if gains is None else gains
     step = min(max(_AT_ONCE // (tokens * width), 1), pl.cdiv(batch, cores.count))
     rows = tpu_branch.pad_rows((x, gains), step, cores)
-    return _add(*rows, params, head_dim, tpu_attention.owner_starts(owners), step, cores)[:batch]
+    return _add(*rows, params, head_dim, tpu_heads.owner_starts(owners), step, cores)[:batch]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
@@ -127,8 +127,8 @@ def attention_branch_forward(x, gains, params, out, *kept, head_dim, starts):
 
 def _forward(x, gains, params, out, kept, head_dim, starts):
     rows, tokens, width = x.shape
-    allowed = tpu_attention.allowed_pairs(tokens, starts)
-    groups = tpu_attention.head_groups(width, head_dim)
+    allowed = tpu_heads.allowed_pairs(tokens, starts)
+    groups = tpu_heads.head_groups(width, head_dim)
     for row in range(rows):
         normed = tpu_branch.norm(x[row], params["norm"])
         branch = params["proj"]["bias"][...]
@@ -138,7 +138,7 @@ def _forward(x, gains, params, out, kept, head_dim, starts):
                 projected = product(normed.out, params["qkv"]["kernel"][:, columns])
                 projected += params["qkv"]["bias"][:, columns]
                 inputs.append(projected.astype(x.dtype))
-            mixed, log_sums = tpu_attention.mix(*inputs, group, allowed)
+            mixed, log_sums = tpu_heads.mix(*inputs, group, allowed)
             mixed = mixed.astype(x.dtype)
             branch += product(mixed, params["proj"]["kernel"][group.columns])
             if kept:
@@ -155,8 +155,8 @@ def attention_branch_backward(
 ):
     """Computes the gradients of some sequences, and adds theirs to those of the parameters."""
     rows, tokens, width = x.shape
-    allowed = tpu_attention.allowed_pairs(tokens, starts)
-    groups = tpu_attention.head_groups(width, head_dim)
+    allowed = tpu_heads.allowed_pairs(tokens, starts)
+    groups = tpu_heads.head_groups(width, head_dim)
     for row in range(rows):
         normed = tpu_branch.norm(x[row], params["norm"])
         by_out = gradient[row].astype(jnp.float32)
@@ -168,7 +168,7 @@ def attention_branch_backward(
             own = (row, slice(None), group.columns)
             by_mixed = product(by_branch, params["proj"]["kernel"][group.columns], 1, 1)
             sums["proj"]["kernel"][group.columns] += product(mixed[own], by_branch, 0, 0)
-            totals = tpu_attention.mix_gradients(
+            totals = tpu_heads.mix_gradients(
                 *(array[own] for array in (query, key, value)),
                 {head: log_sums[row, head, :] for head in group.heads},
                 by_mixed.astype(x.dtype),

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from ibot_jax.models.layer_norm import LAYER_NORM_EPSILON
-from ibot_jax.tpu_kernel import Cores, run_kernel
+from ibot_jax.tpu_cores import Cores
+from ibot_jax.tpu_kernel import run_kernel
 
 Array = jax.Array
 

@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from ibot_jax.models import tpu_branch
 from ibot_jax.models.gelu import value_and_slope
 from ibot_jax.models.tpu_branch import product, sum_of_rows
-from ibot_jax.tpu_kernel import Cores
+from ibot_jax.tpu_cores import Cores
 
 Array = jax.Array
 

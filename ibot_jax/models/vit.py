@@ -10,7 +10,7 @@ from ibot_jax.models.block import Block
 from ibot_jax.models.layer_norm import layer_norm
 from ibot_jax.models.linear import normal_init
 from ibot_jax.models.patch_embed import PatchEmbed
-from ibot_jax.tpu_kernel import Cores
+from ibot_jax.tpu_cores import Cores
 
 Array = jax.Array
 

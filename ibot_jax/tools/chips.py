@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ibot_jax.tpu_kernel import cores_of
+from ibot_jax.tpu_cores import cores_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 from ibot_jax.models import packing, tpu_attention_branch, tpu_mlp
 from ibot_jax.models.vit import ViT
-from ibot_jax.tpu_kernel import Cores, cores_of
+from ibot_jax.tpu_cores import Cores, cores_of
 
 ONE, TWO = Cores(1, 64 * 2**20), Cores(2, 64 * 2**20)
 V4, V5P, V5E = (cores_of(kind) for kind in ("TPU v4", "TPU v5", "TPU v5 lite"))

@@ -9,7 +9,6 @@ import pathlib
 import re
 import tempfile
 import time
-from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -20,7 +19,7 @@ from ibot_jax import models, sharding
 from ibot_jax.config import Plan, make_plan
 from ibot_jax.config_check import check_devices, check_plan
 from ibot_jax.errors import UserError
-from ibot_jax.step import jit_train_step, state_layout, teacher_params
+from ibot_jax.step import TrainState, jit_train_step, state_layout, teacher_params
 from ibot_jax.tools import flops
 from ibot_jax.tools.bench_step import make_views
 from ibot_jax.tools.chips import CHIPS, Chip
@@ -73,7 +72,7 @@ def compile_ahead(config: ConfigDict, devices: list[jax.Device], images: int) ->
 
     Returns:
       What was found, as JSON has it: sizes in bytes, times in seconds. `memory` of a chip is by
-      kind where the step fits, else what is `needed`, None if the compiler does not tell.
+      kind; where the step does not fit, its temporaries are None if the compiler does not tell.
 
     Raises:
       UserError: if config and pod do not go together.
@@ -99,70 +98,13 @@ def compile_ahead(config: ConfigDict, devices: list[jax.Device], images: int) ->
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        used = re.search(r"Used ([\d.]+)([GM]) of", str(error))
-        unit = {"G": 2**30, "M": 2**20}
-        needed = float(used[1]) * unit[used[2]] if used else None
-        return report | {"fits": False, "memory": {"needed": needed}}
+        return report | {"fits": False, "memory": _memory_wanted(state, batch, str(error))}
     return report | {
         "fits": True,
         "memory": _memory(state, batch, compiled),
         "compile_seconds": time.perf_counter() - start,
         **_time(config, compiled, CHIPS[kind], mesh, plan.total_steps),
     }
-
-
-def largest_batch(
-    compile_batch: Callable[[int], dict], start: int, chips: int
-) -> tuple[dict, dict | None]:
-    """Finds the largest batch that fits, to the sixteenth or to one image a chip.
-
-    Memory grows almost linearly with the batch, so that a straight line through two compilations
-    leads close; compilations take minutes.
-
-    Args:
-      compile_batch: from a batch size to the report of `compile_ahead`.
-      start: a batch size to begin with.
-      chips: over which the batch is spread; batches are multiples of it.
-
-    Returns:
-      The reports of the largest batch that fits, and of the smallest one tried that does not.
-
-    Raises:
-      UserError: if not even one image a chip fits.
-    """
-    fits, fails = {}, {}  # images of a chip -> report
-
-    def attempt(rows: int) -> None:
-        report = compile_batch(rows * chips)
-        (fits if report["fits"] else fails)[rows] = report
-
-    attempt(max(start // chips, 1))
-    while True:
-        low, high = max(fits, default=0), min(fails, default=None)
-        if high is not None and high - low <= max(low // 16, 1):
-            if not low:
-                raise UserError("not even one image a chip fits; use model.remat=blocks, mesh.fsdp")
-            return fits[low], fails[high]
-        guess = _predict(fits, fails) or (2 * low if high is None else (low + high) // 2)
-        if high is None:
-            guess = max(guess, low + max(low // 16, 1))
-        else:
-            guess = min(max(guess, low + 1), high - 1)
-        attempt(guess)
-
-
-def _predict(fits: dict[int, dict], fails: dict[int, dict]) -> int | None:
-    """Returns the images of a chip at which a line through two memory figures meets the chip's."""
-    points = {
-        rows: sum(report["memory"].values())
-        for rows, report in (fits | fails).items()
-        if None not in report["memory"].values()
-    }
-    if len(points) < 2:
-        return None
-    (x0, y0), (x1, y1) = sorted(points.items())[-2:] if not fails else sorted(points.items())[:2]
-    limit = next(iter((fits | fails).values()))["memory_of_chip"]
-    return int(x0 + (limit - y0) * (x1 - x0) / (y1 - y0)) if y1 > y0 else None
 
 
 def _arguments(config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh) -> tuple:
@@ -181,24 +123,46 @@ def _arguments(config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh) -> tuple
     return state_layout(config, plan, mesh), batch, key
 
 
-def _memory(state, batch, compiled: jax.stages.Compiled) -> dict[str, int]:
+def _memory(state: TrainState, batch: dict, compiled: jax.stages.Compiled) -> dict[str, int]:
     """Returns the bytes on a chip by kind."""
-
-    def own(tree) -> int:
-        leaves = jax.tree.leaves(tree)
-        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
-
+    kinds = _arguments_by_kind(state, batch)
     planned = compiled.memory_analysis()
-    kinds = {
-        "student": own(state.params),
-        "teacher": own(teacher_params(state)),
-        "moments": own(state.opt_state) - own(teacher_params(state)),
-        "batch": own(batch),
-    }
     return kinds | {
         "padding": planned.argument_size_in_bytes - sum(kinds.values()),
         "temporaries": planned.temp_size_in_bytes,
         "program": planned.generated_code_size_in_bytes,
+    }
+
+
+def _memory_wanted(state: TrainState, batch: dict, refusal: str) -> dict[str, int | None]:
+    """Returns the bytes by kind that a chip would have to have."""
+    kinds = _arguments_by_kind(state, batch)
+    total = bytes_needed(refusal)
+    return kinds | {"temporaries": None if total is None else total - sum(kinds.values())}
+
+
+def bytes_needed(refusal: str) -> int | None:
+    """Returns the bytes that a program needs on a chip, None if the compiler does not tell.
+
+    Args:
+      refusal: what the TPU compiler says of a program that does not fit. Of its two ways to say so
+        the one speaks of temporaries, but counts arguments and results in.
+    """
+    found = re.search(r"(?:HLO temporaries \(|Used )([\d.]+)([KMGT])\b", refusal)
+    return found and int(float(found[1]) * 1024 ** (1 + "KMGT".index(found[2])))
+
+
+def _arguments_by_kind(state: TrainState, batch: dict) -> dict[str, int]:
+    def own(tree) -> int:
+        leaves = jax.tree.leaves(tree)
+        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+
+    teacher = own(teacher_params(state))
+    return {
+        "student": own(state.params),
+        "teacher": teacher,
+        "moments": own(state.opt_state) - teacher,
+        "batch": own(batch),
     }
 
 

@@ -26,7 +26,8 @@ from ibot_jax.command_line import OneLineParser, add_config_argument, parse_conf
 from ibot_jax.config_check import check_config
 from ibot_jax.data.sources import IMAGENET_EXAMPLES
 from ibot_jax.errors import UserError
-from ibot_jax.tools.ahead import compile_ahead, largest_batch, pod_devices
+from ibot_jax.tools.ahead import compile_ahead, pod_devices
+from ibot_jax.tools.largest_batch import largest_batch
 
 _SMALL = 2**17  # bytes; of operations that are not worth a line of the table
 
@@ -97,11 +98,13 @@ def _compile(config: ConfigDict, arguments: argparse.Namespace) -> dict:
         config.batch_size = batch_size
         report = compile_ahead(config, devices, arguments.images)
         verdict = "fits" if report["fits"] else "does not fit"
-        print(f"batch {batch_size}: {verdict}", file=sys.stderr)
+        print(f"batch {batch_size}: {verdict}; {_needs(report)}", file=sys.stderr, flush=True)
         return report
 
     chips = len(devices) // config.mesh.tensor  # over which a batch is spread
-    best, too_large = largest_batch(compile_batch, config.batch_size, chips)
+    best, too_large = largest_batch(compile_batch, config.batch_size, chips, arguments.images)
+    if best is None or too_large is None:
+        return best or too_large
     return best | {"smallest_batch_that_fails": too_large["batch_size"]}
 
 
@@ -115,25 +118,29 @@ def table(report: dict) -> str:
     ]
     if "smallest_batch_that_fails" in report:
         rows.append(("", f"the largest that fits: {report['smallest_batch_that_fails']} does not"))
-    rows += _rows_of_what_fits(report) if report["fits"] else [_row_of_what_does_not(report)]
+    rows += _rows_of_memory(report)
+    if report["fits"]:
+        rows += _rows_of_time(report)
     rows.append(("note", "the compiler's figures, not a measurement; input and k-NN come on top"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
 
 
-def _row_of_what_does_not(report: dict) -> tuple[str, str]:
-    needed = report["memory"]["needed"]
-    needs = f"needs {_gib(needed)}, " if needed else ""
+def _rows_of_memory(report: dict) -> Iterator[tuple[str, str]]:
     advice = "a smaller --batch, a larger mesh.fsdp, grad_accum_steps, or model.remat=blocks"
-    return "memory", f"DOES NOT FIT: {needs}a chip has {_gib(report['memory_of_chip'])}; {advice}"
+    verdict = "it fits" if report["fits"] else f"it DOES NOT FIT; {advice}"
+    yield "memory", f"{_needs(report)}: {verdict}"
+    for kind, size in report["memory"].items():
+        yield f"  {kind}", "not told" if size is None else _gib(size)
 
 
-def _rows_of_what_fits(report: dict) -> Iterator[tuple[str, str]]:
-    memory = report["memory"]
-    total = _gib(sum(memory.values()))
-    yield "memory", f"{total} of {_gib(report['memory_of_chip'])} a chip: it fits"
-    for kind, size in memory.items():
-        yield f"  {kind}", _gib(size)
+def _needs(report: dict) -> str:
+    sizes = report["memory"].values()
+    needed = "unknown" if None in sizes else _gib(sum(sizes))
+    return f"{needed} of {_gib(report['memory_of_chip'])} a chip"
+
+
+def _rows_of_time(report: dict) -> Iterator[tuple[str, str]]:
     yield (
         "step",
         f"{1e3 * report['step_seconds']:.2f} ms: {report['cycles']:,} cycles, "

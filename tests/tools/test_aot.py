@@ -4,13 +4,13 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
-from ibot_jax.errors import UserError
-from ibot_jax.tools.ahead import largest_batch
+from ibot_jax.tools.ahead import bytes_needed
 from ibot_jax.tools.chips import Chip
 from ibot_jax.tools.tpu_program import read_program, read_schedules
 
@@ -134,31 +134,25 @@ def test_a_kernel_takes_the_time_of_its_schedule_or_of_its_work(tmp_path):
     assert unknown.bundles is None and unknown.seconds(slow) == 4.0
 
 
-def linear_memory(rows, limit=1000.0):
-    """Returns a report as of a step that takes 100 bytes and 7 an image."""
-    needed = 100.0 + 7 * rows
-    report = {"fits": needed <= limit, "memory_of_chip": limit, "batch_size": 4 * rows}
-    return report | {"memory": {"all": needed}}
-
-
-@pytest.mark.parametrize("start", [4, 64, 512, 4096])
-def test_the_largest_batch_that_fits_is_found_in_a_few_compilations(start):
-    tried = []
-
-    def compile_batch(batch_size):
-        tried.append(batch_size)
-        return linear_memory(batch_size // 4)
-
-    best, too_large = largest_batch(compile_batch, start, chips=4)
-    assert best["fits"] and not too_large["fits"]
-    assert 4 * (128 - 8) <= best["batch_size"] <= 4 * 128  # 128 images a chip take 996 bytes
-    assert too_large["batch_size"] <= best["batch_size"] * (1 + 1 / 16)
-    assert len(set(tried)) == len(tried) <= 6
-
-
-def test_a_step_that_never_fits_is_told():
-    with pytest.raises(UserError, match="not even one image a chip fits"):
-        largest_batch(lambda batch: linear_memory(batch, limit=50.0), 64, chips=1)
+@pytest.mark.parametrize(
+    ("refusal", "needed"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total "
+            "memory required for HLO temporaries (74.50G) exceeds available HBM (15.75G). HLO "
+            "module: jit_train_step.",
+            74.5 * 2**30,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
+            "space hbm. Used 1.25T of 15.75G hbm. Exceeded hbm capacity by 1.23T.",
+            1.25 * 2**40,
+        ),
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem.", None),
+    ],
+)
+def test_what_a_program_needs_is_read_from_the_refusal(refusal, needed):
+    assert bytes_needed(refusal) == needed
 
 
 def run(*arguments):
@@ -193,6 +187,20 @@ SMALL = [
 ]
 
 
+TOO_LARGE = """
+import sys, jax
+from ibot_jax.tools.ahead import pod_devices
+from ibot_jax.tools.chips import CHIPS
+device = pod_devices(sys.argv[1])[0]
+print(device.device_kind, CHIPS[device.device_kind].memory, sep="\\n")
+x = jax.ShapeDtypeStruct((2**38,), "float32", sharding=jax.sharding.SingleDeviceSharding(device))
+try:
+    jax.jit(lambda x: x + 1).lower(x).compile()
+except jax.errors.JaxRuntimeError as error:
+    print(error)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="the TPU compiler is not installed")
 class TestWithTheCompiler:
@@ -209,6 +217,25 @@ class TestWithTheCompiler:
         # The state: two trees of parameters, moments of one.
         assert report["memory"]["student"] == report["memory"]["teacher"]
         assert 2 * report["memory"]["student"] <= report["memory"]["moments"]
+
+    def test_a_step_that_does_not_fit_is_told_with_what_it_needs(self, tmp_path):
+        path = tmp_path / "report.json"
+        done = run(*SMALL, "--topology=v5e:2x2", "--batch=1200000", f"--json={path}")
+        assert done.returncode == 1, done.stderr
+        assert "of 15.75 GiB a chip: it DOES NOT FIT; a smaller --batch, " in done.stdout
+        report = json.loads(path.read_text())
+        # Two global views of 32 x 32 bytes, and ten local ones of 16 x 16, of three colours.
+        assert report["memory"]["batch"] > 300_000 * (2 * 32 * 32 + 10 * 16 * 16) * 3
+        assert sum(report["memory"].values()) > report["memory_of_chip"]
+
+    @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+    def test_a_chip_has_the_memory_that_the_compiler_hands_out(self, topology):
+        done = subprocess.run(
+            [sys.executable, "-c", TOO_LARGE, topology], cwd=ROOT, capture_output=True, text=True
+        )
+        kind, memory, refusal = done.stdout.split("\n", 2)
+        available = re.search(r"exceeds available HBM \(([\d.]+)G\)", refusal)
+        assert float(available[1]) == pytest.approx(float(memory) / 2**30, abs=1e-9), kind
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -35,18 +35,12 @@ TINY = (
 )
 
 
-def start(*arguments: str, cache: pathlib.Path) -> subprocess.Popen:
-    """Starts the command on one device; compilations are shared through `cache`."""
-    environment = os.environ | {
-        "XLA_FLAGS": "",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+def start(*arguments: str) -> subprocess.Popen:
+    """Starts the command on one device."""
     return subprocess.Popen(
         [sys.executable, "-m", "ibot_jax.main", *arguments],
         cwd=ROOT,
-        env=environment,
+        env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

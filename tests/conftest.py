@@ -1,7 +1,9 @@
 """Eight virtual devices and quick compilation for every test; where recorded data is found."""
 
+import atexit
 import os
 import pathlib
+import tempfile
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
@@ -10,6 +12,12 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # What tests and the processes that they start compile, they compile once.
+    COMPILED = tempfile.TemporaryDirectory(prefix="ibot_jax_compiled_")
+    atexit.register(COMPILED.cleanup)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import pytest

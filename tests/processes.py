@@ -27,7 +27,7 @@ def without_announcements(text):
 class Run:
     """The processes of one run, started together."""
 
-    def __init__(self, count, cache, *arguments, folders=None, module="ibot_jax.main"):
+    def __init__(self, count, *arguments, folders=None, module="ibot_jax.main"):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
@@ -39,8 +39,6 @@ class Run:
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // count}"
             " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
             "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         self.processes = []
         for index in range(count):

@@ -99,6 +99,7 @@ def test_the_kernel_for_tpus_gives_the_same_bytes(mode):
     np.testing.assert_array_equal(on_device(views, colors, apply=by_kernel), expected)
 
 
+@pytest.mark.slow
 def test_the_kernel_takes_views_of_more_rows_and_columns_than_it_works_on_at_once():
     views = np.random.default_rng(0).integers(0, 256, (2, 136, 140, 3)).astype(np.uint8)
     jitter = (("contrast", 1.3), ("hue", 0.05), ("saturation", 1.1), ("brightness", 0.8))

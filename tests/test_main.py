@@ -14,14 +14,9 @@ from PIL import Image
 from ibot_jax import main, step
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled")
-
-
 @pytest.mark.slow
-def test_two_epochs_of_digits_from_the_command_line(tmp_path, cache):
-    status, out, err = cli.finish(cli.start(*cli.TINY, f"--workdir={tmp_path}", cache=cache))
+def test_two_epochs_of_digits_from_the_command_line(tmp_path):
+    status, out, err = cli.finish(cli.start(*cli.TINY, f"--workdir={tmp_path}"))
     assert status == 0, err
     assert all(line.startswith("warning: at step") for line in err.splitlines())
 

@@ -25,15 +25,10 @@ LAST = 60
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="module")
-def left_alone(tmp_path_factory, cache):
+def left_alone(tmp_path_factory):
     """Returns the workdir of one process's run from start to end."""
     workdir = tmp_path_factory.mktemp("left_alone")
-    statuses, _, errors = Run(1, cache, *ARGUMENTS, f"--workdir={workdir}").finish()
+    statuses, _, errors = Run(1, *ARGUMENTS, f"--workdir={workdir}").finish()
     assert statuses == [0], errors
     return workdir
 
@@ -42,14 +37,14 @@ def saved_steps(workdir):
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
-def test_a_run_goes_on_whatever_the_number_of_processes(left_alone, tmp_path, cache):
+def test_a_run_goes_on_whatever_the_number_of_processes(left_alone, tmp_path):
     """2 x 4 devices, told to stop; 2 x 4, killed; 1 x 8, told to stop; 4 x 2 to the end.
 
     With the state on each device first, then in parts, then in parts of tensors, too.
     """
     arguments = (*ARGUMENTS, f"--workdir={tmp_path}")
 
-    run = Run(2, cache, *arguments)
+    run = Run(2, *arguments)
     cli.wait_for_step(tmp_path, 4, run.processes[0])
     run.processes[1].send_signal(signal.SIGTERM)  # this one alone
     statuses, outs, errors = run.finish()
@@ -58,7 +53,7 @@ def test_a_run_goes_on_whatever_the_number_of_processes(left_alone, tmp_path, ca
     stopped = int(outs[0].rsplit("saved at step ", 1)[1].split()[0])
     assert saved_steps(tmp_path)[-1] == stopped
 
-    run = Run(2, cache, *arguments)
+    run = Run(2, *arguments)
     cli.wait_for_step(tmp_path, stopped + 8, run.processes[0])
     run.processes[0].kill()
     statuses, _, errors = run.finish()  # the other one ends by itself
@@ -67,7 +62,7 @@ def test_a_run_goes_on_whatever_the_number_of_processes(left_alone, tmp_path, ca
     killed = saved_steps(tmp_path)[-1]
     assert stopped + 8 <= killed < LAST - 12
 
-    run = Run(1, cache, *arguments, "--config.mesh.fsdp=4")
+    run = Run(1, *arguments, "--config.mesh.fsdp=4")
     cli.wait_for_step(tmp_path, killed + 4, run.processes[0])
     run.processes[0].send_signal(signal.SIGTERM)
     statuses, outs, errors = run.finish()
@@ -75,7 +70,7 @@ def test_a_run_goes_on_whatever_the_number_of_processes(left_alone, tmp_path, ca
     assert f"resumed at step {killed}" in outs[0]
 
     parts = ("--config.mesh.fsdp=2", "--config.mesh.tensor=2")
-    statuses, outs, errors = Run(4, cache, *arguments, *parts).finish()
+    statuses, outs, errors = Run(4, *arguments, *parts).finish()
     assert statuses == [0] * 4, errors
     assert "8 x cpu, 4 processes" in outs[0]
     assert "ibot_jax" not in "".join(outs[1:])  # the first process speaks for all
@@ -118,12 +113,12 @@ UNLABELLED = (
 )
 
 
-def test_too_many_bad_images_on_one_host_end_the_run_on_both(folders, tmp_path, cache):
+def test_too_many_bad_images_on_one_host_end_the_run_on_both(folders, tmp_path):
     for image in sorted((folders[1] / "images").iterdir())[:8]:
         image.write_bytes(b"no image")
     workdir = tmp_path / "run"
     arguments = (*ARGUMENTS, *UNLABELLED, "--config.data.max_bad_share=0.2", f"--workdir={workdir}")
-    statuses, _, errors = Run(2, cache, *arguments, folders=folders).finish()
+    statuses, _, errors = Run(2, *arguments, folders=folders).finish()
     assert statuses == [1, 1], errors
     message = "7 images could not be read"
     assert errors[0].startswith("error: process 1 on ") and errors[0].count("\n") == 1
@@ -134,17 +129,17 @@ def test_too_many_bad_images_on_one_host_end_the_run_on_both(folders, tmp_path, 
     assert len(saved_steps(workdir)) == 1
 
 
-def test_a_mistake_on_one_host_ends_the_run_on_both(folders, tmp_path, cache):
+def test_a_mistake_on_one_host_ends_the_run_on_both(folders, tmp_path):
     (folders[1] / "images").rename(folders[1] / "elsewhere")
     arguments = (*ARGUMENTS, *UNLABELLED, f"--workdir={tmp_path / 'run'}")
-    statuses, _, errors = Run(2, cache, *arguments, folders=folders).finish()
+    statuses, _, errors = Run(2, *arguments, folders=folders).finish()
     assert statuses == [2, 2], errors
     assert errors[0].startswith("error: process 1 on ") and errors[0].count("\n") == 1
     assert errors[1].startswith("error: ") and errors[1].count("\n") == 1
     assert not (tmp_path / "run/checkpoints").exists()
 
 
-def test_processes_with_different_configs_are_refused(folders, tmp_path, cache):
+def test_processes_with_different_configs_are_refused(folders, tmp_path):
     config = cli.ROOT / "configs/digits.py"
     for host, folder in enumerate(folders):
         (folder / "own.py").write_text(
@@ -154,6 +149,6 @@ def test_processes_with_different_configs_are_refused(folders, tmp_path, cache):
             f"def get_config():\n    c = digits.get_config()\n    c.seed = {host}\n    return c\n"
         )
     arguments = ("--config=own.py", *ARGUMENTS[1:], f"--workdir={tmp_path / 'run'}")
-    statuses, _, errors = Run(2, cache, *arguments, folders=folders).finish()
+    statuses, _, errors = Run(2, *arguments, folders=folders).finish()
     assert statuses == [2, 2], errors
     assert all("process 1 has another config than process 0" in error for error in errors)

@@ -71,6 +71,7 @@ def test_any_number_of_masked_tokens_is_exact(devices):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 5e-6), *gradients)
 
 
+@pytest.mark.slow
 def test_prototypes_beyond_the_logits_bound_cost_no_logits():
     """65,536 prototypes: the step's temporaries stay below the logits of its masked tokens."""
     config = tiny_config(head__prototypes=65_536, head__patch_prototypes=65_536, batch_size=64)

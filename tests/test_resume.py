@@ -22,31 +22,26 @@ LAST = 80
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="module")
-def left_alone(tmp_path_factory, cache):
+def left_alone(tmp_path_factory):
     """Returns the workdir of a run from start to end."""
     workdir = tmp_path_factory.mktemp("left_alone")
-    status, _, err = cli.finish(cli.start(*ARGUMENTS, f"--workdir={workdir}", cache=cache))
+    status, _, err = cli.finish(cli.start(*ARGUMENTS, f"--workdir={workdir}"))
     assert status == 0, err
     return workdir
 
 
 @pytest.mark.slow
-def test_a_run_killed_stopped_and_resumed_is_the_same_run(left_alone, tmp_path, cache):
+def test_a_run_killed_stopped_and_resumed_is_the_same_run(left_alone, tmp_path):
     arguments = (*ARGUMENTS, f"--workdir={tmp_path}")
 
-    process = cli.start(*arguments, cache=cache)
+    process = cli.start(*arguments)
     cli.wait_for_step(tmp_path, 8, process)
     process.send_signal(signal.SIGKILL)
     assert cli.finish(process)[0] == -signal.SIGKILL
 
     seen = 8
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-        process = cli.start(*arguments, cache=cache)
+        process = cli.start(*arguments)
         cli.wait_for_step(tmp_path, seen + 12, process)
         process.send_signal(number)
         code, out, err = cli.finish(process)
@@ -59,7 +54,7 @@ def test_a_run_killed_stopped_and_resumed_is_the_same_run(left_alone, tmp_path, 
         assert (tmp_path / "checkpoints" / str(stopped)).is_dir()
         seen = stopped
 
-    status, out, err = cli.finish(cli.start(*arguments, cache=cache))
+    status, out, err = cli.finish(cli.start(*arguments))
     assert status == 0, err
     assert f"resumed at step {seen}" in out
     jax.tree.map(
@@ -69,9 +64,9 @@ def test_a_run_killed_stopped_and_resumed_is_the_same_run(left_alone, tmp_path, 
 
 
 @pytest.mark.slow
-def test_evaluations_leave_a_run_as_it_is(left_alone, tmp_path, cache):
+def test_evaluations_leave_a_run_as_it_is(left_alone, tmp_path):
     arguments = (*ARGUMENTS, "--config.knn.every=", f"--workdir={tmp_path}")
-    status, _, err = cli.finish(cli.start(*arguments, cache=cache))
+    status, _, err = cli.finish(cli.start(*arguments))
     assert status == 0, err
     jax.tree.map(
         np.testing.assert_array_equal, restored(tmp_path, LAST), restored(left_alone, LAST)

@@ -82,6 +82,7 @@ def test_centers_follow_the_teachers_outputs_for_all_tokens():
         np.testing.assert_allclose(state.centers[kind], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("views", "shape"), [(0, (8, 8)), (3, (8, 12))])
 def test_local_views_of_any_number_and_shape(views, shape):
     config = tiny_config(data__local_views=views, data__local_size=shape)
@@ -90,6 +91,7 @@ def test_local_views_of_any_number_and_shape(views, shape):
     assert np.isfinite(metrics["loss"])
 
 
+@pytest.mark.slow
 def test_non_square_global_views():
     config = tiny_config(data__global_size=(16, 24))
     state, train_step = start(config)
@@ -153,6 +155,7 @@ class TestNotFinite:
         assert not metrics["finite"] and int(after.step) == 0
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_does():
     config = tiny_config(model__drop_path=0.3)
     plan, batch = tiny_plan(config), tiny_batch(config)

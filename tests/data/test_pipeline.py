@@ -235,6 +235,7 @@ def test_dropping_the_iterator_leaves_nothing_behind(config, folder):
     assert len(list(Path("/proc/self/task").iterdir())) <= threads + 2
 
 
+@pytest.mark.slow
 def test_a_program_may_end_in_the_middle_of_an_epoch(folder):
     code = f"""
 from ibot_jax.config import get_config, make_plan

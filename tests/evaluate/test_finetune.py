@@ -6,11 +6,9 @@ import shutil
 import signal
 
 import cli
-import jax
 import numpy as np
 import pytest
 import runs
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from ibot_jax import export
@@ -67,17 +65,6 @@ def leaves(tree, path=""):
     if isinstance(tree, list | tuple):
         return leaves(dict(enumerate(tree)), path)
     return {} if tree is None else {path: np.asarray(tree)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Keeps compiled programs: every run of the task builds the same ones anew."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")

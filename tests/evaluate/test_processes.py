@@ -33,7 +33,7 @@ def test_two_processes_find_what_one_finds(evaluate, workdir, images, tmp_path, 
         "--batch-size=16",
         *flags,
     )
-    run = Run(2, tmp_path / "compiled", *arguments, module="ibot_jax.evaluate")
+    run = Run(2, *arguments, module="ibot_jax.evaluate")
     statuses, outs, errors = run.finish()
     assert statuses == [0, 0], errors
     assert outs[1] == ""  # the first process speaks for all
@@ -65,7 +65,7 @@ def test_two_processes_fine_tune_as_one(workdir, images, tmp_path):
     folders = tmp_path / "one", tmp_path / "two"
     assert command.main([*flags, f"--out={folders[0]}"]) == 0
     arguments = (*flags, f"--out={folders[1]}")
-    run = Run(2, tmp_path / "compiled", *arguments, module="ibot_jax.evaluate")
+    run = Run(2, *arguments, module="ibot_jax.evaluate")
     statuses, outs, errors = run.finish()
     assert statuses == [0, 0], errors
     assert outs[1] == ""  # the first process speaks for all

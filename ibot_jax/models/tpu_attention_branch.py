@@ -18,13 +18,14 @@ from ibot_jax.tpu_cores import Cores
 
 Array = jax.Array
 
+_BYTES = 72  # of a core's memory for each number of a token, with all that is made of it
 _AT_ONCE = 180_000  # numbers: shorter sequences go through a step together, to keep its units busy
 
 
 def can_add_attention(tokens: int, width: int, head_dim: int, cores: Cores) -> bool:
     """Returns whether `add_attention` takes sequences [tokens, width] and such heads."""
     takes = tpu_attention.can_attend(tokens, width, head_dim) and width % 128 == 0
-    return takes and tpu_branch.fits(4 * width**2, cores)
+    return takes and tokens * width <= _most_numbers(width, cores)
 
 
 def add_attention(
@@ -55,9 +56,15 @@ def add_attention(
     """
     batch, tokens, width = x.shape
     gains = jnp.ones((batch, tokens, 1), jnp.float32) if gains is None else gains
-    step = min(max(_AT_ONCE // (tokens * width), 1), pl.cdiv(batch, cores.count))
+    at_once = min(_AT_ONCE, _most_numbers(width, cores))
+    step = min(max(at_once // (tokens * width), 1), pl.cdiv(batch, cores.count))
     rows = tpu_branch.pad_rows((x, gains), step, cores)
     return _add(*rows, params, head_dim, tpu_heads.owner_starts(owners), step, cores)[:batch]
+
+
+def _most_numbers(width: int, cores: Cores) -> int:
+    """Returns how many numbers of tokens a core's memory has room for beside the weights."""
+    return (cores.memory - tpu_branch.size_of_weights(4 * width**2)) // _BYTES
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))

@@ -19,13 +19,9 @@ from ibot_jax.tpu_kernel import run_kernel
 Array = jax.Array
 
 
-def fits(weights: int, cores: Cores) -> bool:
-    """Returns whether so many weights leave room for tokens.
-
-    In bfloat16, and with the sums of their gradients, they must fit into half of a core's memory.
-    """
-    size = jnp.dtype(jnp.bfloat16).itemsize + jnp.dtype(jnp.float32).itemsize
-    return weights * size <= cores.memory // 2
+def size_of_weights(count: int) -> int:
+    """Returns the bytes of a core's memory for so many weights and the sums of their gradients."""
+    return count * (jnp.dtype(jnp.bfloat16).itemsize + jnp.dtype(jnp.float32).itemsize)
 
 
 def pad_rows(arrays: Sequence[Array], step: int, cores: Cores) -> list[Array]:

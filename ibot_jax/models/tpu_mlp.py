@@ -23,15 +23,15 @@ _COLUMNS = 256  # hidden units at a time
 _TILE = 16  # rows that a register has of bfloat16
 _MOST_ROWS = 512  # of a step of the grid, and
 _FEWEST_ROWS = 128  # of one that keeps the matrix units busy
-_BYTES = (
-    10  # of the memory for each number of a row, [D] or [F]: what comes and goes is there twice
-)
+# Of a core's memory for a row, where what comes and goes is there twice:
+_BYTES = 10  # for each of its numbers, [D] and [F], and
+_BYTES_OF_GAIN = 1024  # for its gain, which is laid out as 128
 
 
 def can_add_mlp(width: int, hidden: int, cores: Cores) -> bool:
     """Returns whether `add_mlp` takes tokens [R, width] and so many hidden units."""
     whole = width % 128 == 0 and hidden % _COLUMNS == 0
-    return whole and tpu_branch.fits(2 * width * hidden, cores)
+    return whole and _most_rows(width, hidden, cores) >= _FEWEST_ROWS
 
 
 def add_mlp(x: Array, params: dict, gains: Array | None, cores: Cores) -> Array:
@@ -51,21 +51,24 @@ def add_mlp(x: Array, params: dict, gains: Array | None, cores: Cores) -> Array:
       [R, D] of x's dtype.
     """
     gains = jnp.ones((len(x), 1), jnp.float32) if gains is None else gains
-    step = _rows_of_a_step(len(x), sum(params["fc1"]["kernel"].shape), cores)
+    most = _most_rows(*params["fc1"]["kernel"].shape, cores)
+    step = _rows_of_a_step(len(x), most, cores.count)
     return _add(*tpu_branch.pad_rows((x, gains), step, cores), params, step, cores)[: len(x)]
 
 
-def _rows_of_a_step(rows: int, numbers: int, cores: Cores) -> int:
-    """Returns how many rows to take at a time: the most that leave no rest, unless they are few.
+def _most_rows(width: int, hidden: int, cores: Cores) -> int:
+    """Returns how many rows a core's memory has room for beside the weights."""
+    room = cores.memory - tpu_branch.size_of_weights(2 * width * hidden)
+    return min(_MOST_ROWS, room // (_BYTES * (width + hidden) + _BYTES_OF_GAIN))
 
-    A row has so many `numbers`, D + F.
-    """
-    most = min(_MOST_ROWS, cores.memory // 2 // (_BYTES * numbers))
+
+def _rows_of_a_step(rows: int, most: int, cores: int) -> int:
+    """Returns how many rows to take at a time: the most that leave no rest, unless they are few."""
     sizes = range(_TILE, most + 1, _TILE)
-    without_rest = max((size for size in sizes if rows % (cores.count * size) == 0), default=0)
+    without_rest = max((size for size in sizes if rows % (cores * size) == 0), default=0)
     if without_rest >= _FEWEST_ROWS:
         return without_rest
-    return min(sizes[-1], pl.cdiv(rows, cores.count * _TILE) * _TILE)
+    return min(sizes[-1], pl.cdiv(rows, cores * _TILE) * _TILE)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

@@ -151,8 +151,9 @@ def test_gradients_have_the_dtypes_of_the_parameters():
         (384, 1536, V4, True),  # ViT-S/16
         (768, 3072, V4, False),  # ViT-B/16
         (768, 3072, V5P, True),
-        (1024, 4096, V5P, False),  # ViT-L/16
-        (1024, 4096, V5E, True),
+        (1024, 4096, V5P, True),  # ViT-L/16
+        (1280, 5120, V5P, False),
+        (1280, 5120, V5E, True),
         (192, 768, V5E, False),
         (384, 640, V5E, False),
     ],
@@ -167,6 +168,8 @@ def test_mlps_that_the_kernels_do_not_take_are_left_to_xla(width, hidden, cores,
         (200, 384, V4, True),
         (200, 768, V4, False),
         (200, 1024, V5P, True),
+        (472, 384, V4, True),
+        (512, 384, V4, False),
         (600, 384, V5E, False),
         (200, 192, V5E, False),
     ],

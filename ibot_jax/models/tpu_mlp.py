@@ -52,7 +52,7 @@ def add_mlp(x: Array, params: dict, gains: Array | None, cores: Cores) -> Array:
     """
     gains = jnp.ones((len(x), 1), jnp.float32) if gains is None else gains
     most = _most_rows(*params["fc1"]["kernel"].shape, cores)
-    step = _rows_of_a_step(len(x), most, cores.count)
+    step = _rows_of_a_step(len(x), most, cores)
     return _add(*tpu_branch.pad_rows((x, gains), step, cores), params, step, cores)[: len(x)]
 
 
@@ -62,13 +62,13 @@ def _most_rows(width: int, hidden: int, cores: Cores) -> int:
     return min(_MOST_ROWS, room // (_BYTES * (width + hidden) + _BYTES_OF_GAIN))
 
 
-def _rows_of_a_step(rows: int, most: int, cores: int) -> int:
+def _rows_of_a_step(rows: int, most: int, cores: Cores) -> int:
     """Returns how many rows to take at a time: the most that leave no rest, unless they are few."""
     sizes = range(_TILE, most + 1, _TILE)
-    without_rest = max((size for size in sizes if rows % (cores * size) == 0), default=0)
+    without_rest = max((size for size in sizes if rows % (cores.count * size) == 0), default=0)
     if without_rest >= _FEWEST_ROWS:
         return without_rest
-    return min(sizes[-1], pl.cdiv(rows, cores * _TILE) * _TILE)
+    return min(sizes[-1], pl.cdiv(rows, cores.count * _TILE) * _TILE)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

@@ -1,11 +1,11 @@
 """The TPU compiler takes the kernels of a block where they nearly fill a core's memory."""
 
-import importlib.util
 import pathlib
 import subprocess
 import sys
 
 import pytest
+import tpu_compiler
 
 ROOT = pathlib.Path(__file__).parents[2]
 COMPILE = """
@@ -45,9 +45,7 @@ jax.jit(gradients).lower(x, params).compile()
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed"
-)
+@tpu_compiler.needed
 @pytest.mark.parametrize(
     ("topology", "kind", "tokens", "width"),
     [

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import tpu_compiler
 
 from ibot_jax.tools.ahead import bytes_needed
 from ibot_jax.tools.chips import Chip
@@ -166,16 +167,11 @@ def run(*arguments):
 
 
 def test_without_the_compiler_one_line_says_how_to_get_it():
-    if has_compiler():
+    if tpu_compiler.IS_HERE:
         pytest.skip("it is here")
     done = run("--config=configs/vits16.py", "--topology=v5e:2x2")
     assert done.returncode == 2
     assert done.stderr == "error: the TPU compiler is missing; pip install 'ibot-jax[aot]'\n"
-
-
-def has_compiler():
-    probe = "import importlib.util, sys; sys.exit(importlib.util.find_spec('libtpu') is None)"
-    return subprocess.run([sys.executable, "-c", probe]).returncode == 0
 
 
 SMALL = [
@@ -202,7 +198,7 @@ except jax.errors.JaxRuntimeError as error:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not has_compiler(), reason="the TPU compiler is not installed")
+@tpu_compiler.needed
 class TestWithTheCompiler:
     def test_a_small_step_for_a_small_pod(self, tmp_path):
         path = tmp_path / "report.json"

@@ -1,18 +1,16 @@
 """No change makes the step of a pod worse unnoticed, by the TPU compiler's figures."""
 
-import importlib.util
 import json
 
 import pod_budgets
 import pytest
+import tpu_compiler
 
 TOLERANCES = {"flops": 0.02, "memory": 0.05, "cycles": 0.05}
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed"
-)
+@tpu_compiler.needed
 @pytest.mark.parametrize("case", pod_budgets.CASES)
 def test_a_step_stays_within_its_budget(case):
     """What became better by more than the tolerance is to be recorded: tests/pod_budgets.py."""

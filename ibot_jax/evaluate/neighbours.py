@@ -1,7 +1,9 @@
 """Weighted k-nearest-neighbour classification of features, exact, as the original measures it.
 
 Each of a query's k nearest training features, by cosine similarity s, votes for its class with
-weight exp(s / T); classes are ranked by their votes, and of equal ones the lower comes first.
+weight exp(s / T); classes are ranked by their votes, and of equal ones the lower comes first. A
+class for which none of the k votes has no place in the ranking. (In the original it has one, behind
+the others, so that chance adds to top-5 wherever the k are of fewer than five classes.)
 """
 
 import functools
@@ -40,7 +42,7 @@ def weighted_knn(
 
     Args:
       train_features: [M, D] float; need not be normalised. The same on all processes.
-      train_labels: [M] int, from 0 to num_classes - 1.
+      train_labels: [M] int, from 0 to num_classes - 1; -1 for images that do not vote.
       test_features: [Q, D] float; need not be normalised. The same on all processes.
       ks: how many neighbours vote; one search serves all.
       temperatures: T; one search serves all.
@@ -48,15 +50,16 @@ def weighted_knn(
       mesh: the devices.
 
     Returns:
-      For each (k, T), the best min(5, C) classes of every query, best first,
-      [Q, min(5, C)] int32, on all processes.
+      For each (k, T), the best min(5, C) classes of every query, best first and -1 behind the last
+      that has a vote, [Q, min(5, C)] int32, on all processes.
 
     Raises:
-      ValueError: if a k is not between 1 and M.
+      ValueError: if a k is not between 1 and the number of features that vote.
     """
     num_train = len(train_features)
-    if not ks or min(ks) < 1 or max(ks) > num_train:
-        raise ValueError(f"ks={ks} are not between 1 and the {num_train} training features")
+    voters = np.count_nonzero(np.asarray(train_labels) >= 0)
+    if not ks or min(ks) < 1 or max(ks) > voters:
+        raise ValueError(f"ks={ks} are not between 1 and the {voters} training features that vote")
     rows, chunk = sizes(num_train, max(ks), num_classes, mesh)
     bank = _to_unit(spread(train_features, mesh, rows))
     labels = spread(np.asarray(train_labels, np.int32), mesh, rows, fill=-1)
@@ -94,10 +97,11 @@ def accuracy(ranked: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Returns top-1 and top-5 accuracy in percent.
 
     Args:
-      ranked: [Q, R] the classes of every query, best first; top-5 counts all R.
-      labels: [Q] the true classes.
+      ranked: [Q, R] the classes of every query, best first, -1 for none; top-5 counts all R.
+      labels: [Q] the true classes; images of label -1 have none, and are left out.
     """
-    hits = ranked == np.asarray(labels)[:, None]
+    labels = np.asarray(labels)
+    hits = (ranked == labels[:, None])[labels >= 0]
     return 100 * float(hits[:, 0].mean()), 100 * float(hits.any(axis=1).mean())
 
 
@@ -132,16 +136,18 @@ def make_rank(
         # Device by device, so of equally near ones the first of all comes first.
         nearest, index = jax.lax.top_k(nearest, max(ks))
         classes = jnp.take_along_axis(classes, index, axis=1)
-        classes = jax.nn.one_hot(classes, num_classes, dtype=nearest.dtype)  # [q, k, C]
+        own = classes[:, :, None] == jnp.arange(num_classes)  # [q, k, C]
         ranked = {}
         for temperature in temperatures:
-            # Relative to the nearest, which scales all votes of a query alike: exp cannot overflow.
-            weights = jnp.exp((nearest - nearest[:, :1]) / temperature)
+            # Relative to the nearest, which scales all votes of a query alike. Votes stay
+            # logarithms, of which a low temperature makes no zeros: -inf is no vote at all.
+            weights = (nearest - nearest[:, :1]) / temperature
             for k in ks:
-                votes = jnp.einsum(
-                    "qk,qkc->qc", weights[:, :k], classes[:, :k], precision="highest"
+                votes = jax.nn.logsumexp(
+                    jnp.where(own[:, :k], weights[:, :k, None], -jnp.inf), axis=1
                 )
-                ranked[k, temperature] = jax.lax.top_k(votes, min(_RANKED, num_classes))[1]
+                votes, best = jax.lax.top_k(votes, min(_RANKED, num_classes))
+                ranked[k, temperature] = jnp.where(votes == -jnp.inf, -1, best)
         return ranked
 
     return jax.jit(rank, out_shardings=sharding.replicated(mesh))

@@ -28,6 +28,12 @@ def knn(train, labels, queries, k, temperature, mesh, num_classes=3):
     return ranked[k, temperature]
 
 
+def filled(ranking):
+    """Puts the classes that have no vote behind the others, by number, as the original does."""
+    rows = [[*row[row >= 0], *np.setdiff1d(np.arange(10), row)] for row in ranking]
+    return np.array([row[:5] for row in rows])
+
+
 @pytest.mark.parametrize("max_entries", [2**27, 2000 * 64])
 def test_accuracies_are_those_of_the_original(reference, mesh, monkeypatch, max_entries):
     """At every k from one search, on one device and on eight, in one chunk of queries and many."""
@@ -45,7 +51,7 @@ def test_accuracies_are_those_of_the_original(reference, mesh, monkeypatch, max_
     )
     for k in ks:
         assert ranked[k, 0.07].shape == (500, 5)
-        measured = neighbours.accuracy(ranked[k, 0.07], data["test_labels"])
+        measured = neighbours.accuracy(filled(ranked[k, 0.07]), data["test_labels"])
         np.testing.assert_allclose(measured, data[f"k{k}"], atol=1e-9, err_msg=f"k = {k}")
 
 
@@ -54,7 +60,7 @@ def test_rankings_are_those_of_a_loop_in_numpy(mesh):
     rng = np.random.default_rng(0)
     train, queries = rng.normal(size=(53, 5)), rng.normal(size=(11, 5))
     labels = rng.integers(0, 7, 53)
-    ks, temperatures = (1, 4, 30), (0.07, 0.5)
+    ks, temperatures = (1, 2, 4, 30), (0.002, 0.07, 0.5)
     ranked = neighbours.weighted_knn(
         train.astype(np.float32),
         labels,
@@ -71,9 +77,31 @@ def test_rankings_are_those_of_a_loop_in_numpy(mesh):
             nearest = np.argsort(-similarity)[:k]
             votes = np.zeros(7)
             np.add.at(votes, labels[nearest], np.exp(similarity[nearest] / temperature))
-            voted = np.count_nonzero(votes)
-            expected = np.argsort(-votes, kind="stable")[:5]
-            np.testing.assert_array_equal(ranking[:voted], expected[:voted])
+            expected = [c for c in np.argsort(-votes, kind="stable") if c in labels[nearest]]
+            np.testing.assert_array_equal(ranking, (expected + [-1] * 5)[:5])
+
+
+def test_top_5_of_one_neighbour_is_top_1(mesh):
+    """And of two neighbours it counts two classes at most, though there are ten."""
+    rng = np.random.default_rng(1)
+    train, queries = (rng.normal(size=(n, 4)).astype(np.float32) for n in (60, 200))
+    labels, truth = rng.integers(0, 10, 60), rng.integers(0, 10, 200)
+    of_one, of_two = (knn(train, labels, queries, k, 0.07, mesh, num_classes=10) for k in (1, 2))
+    similarity = queries @ (train / np.linalg.norm(train, axis=1, keepdims=True)).T
+    nearest = labels[np.argsort(-similarity, axis=1)]
+    top1 = 100 * np.mean(nearest[:, 0] == truth)
+    assert neighbours.accuracy(of_one, truth) == pytest.approx((top1, top1))
+    top2 = 100 * np.mean((nearest[:, :2] == truth[:, None]).any(axis=1))
+    assert neighbours.accuracy(of_two, truth)[1] == pytest.approx(top2)
+
+
+def test_images_without_a_label_neither_vote_nor_count(mesh):
+    train = [[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]]
+    ranked = knn(train, [-1, 1, 0, -1], [[1, 0], [0, 1], [1, 0]], 2, 0.07, mesh)
+    np.testing.assert_array_equal(ranked, [[1, 0, -1], [0, 1, -1], [1, 0, -1]])
+    assert neighbours.accuracy(ranked, [1, 1, -1]) == (50.0, 100.0)
+    with pytest.raises(ValueError, match="the 2 training features that vote"):
+        knn(train, [-1, 1, 0, -1], [[1, 0]], 3, 0.07, mesh)
 
 
 def test_of_equally_near_ones_the_first_votes(mesh):
@@ -88,8 +116,8 @@ def test_near_neighbours_outvote_many_far_ones(mesh):
     train = [[1, 0], [0, 1], [0, 1], [0, 1]]
     labels = [1, 0, 0, 0]
     query = [[5, 0]]  # length does not matter, only direction
-    np.testing.assert_array_equal(knn(train, labels, query, 4, 0.5, mesh), [[1, 0, 2]])
-    np.testing.assert_array_equal(knn(train, labels, query, 4, 2.0, mesh), [[0, 1, 2]])  # 1.6 < 3
+    np.testing.assert_array_equal(knn(train, labels, query, 4, 0.5, mesh), [[1, 0, -1]])
+    np.testing.assert_array_equal(knn(train, labels, query, 4, 2.0, mesh), [[0, 1, -1]])  # 1.6 < 3
 
 
 def test_a_low_temperature_does_not_overflow(mesh):

@@ -41,6 +41,11 @@ def find_checkpoint(workdir: epath.Path, which: str) -> tuple[int, float | None]
     evaluated = [step for step in steps if top1[step] is not None]
     if evaluated:
         names["best"] = max(evaluated, key=lambda step: (top1[step], step))
+    elif which == "best":
+        raise UserError(
+            f"--step=best: no checkpoint in {folder} has a k-NN accuracy, which takes images with "
+            f"labels (knn.every, knn.test_split); there are latest, {', '.join(map(str, steps))}"
+        )
     names |= {str(step): step for step in steps}
     if which not in names:
         raise UserError(f"--step={which} is not in {folder}; there are {', '.join(names)}")

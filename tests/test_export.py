@@ -343,7 +343,9 @@ def test_an_unknown_step_names_those_there_are(workdir, tmp_path, capsys, step):
 def test_no_best_without_knn(tmp_path, config, states, capsys):
     folder = save_run(tmp_path / "run", config, states[4])
     arguments = (f"--workdir={folder}", "--to=npz", f"--out={tmp_path / 'x'}", "--step=best")
-    assert failure(capsys, *arguments).endswith("there are latest, 4\n")
+    message = failure(capsys, *arguments)
+    assert "--step=best: no checkpoint in" in message and "takes images with labels" in message
+    assert message.endswith("there are latest, 4\n")
 
 
 def test_a_damaged_checkpoint(tmp_path, config, states, capsys):

@@ -1,7 +1,9 @@
 """Line charts as inline SVG, legible on a phone; `report.js` adds what the pointer shows."""
 
 import dataclasses
+import functools
 import html
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -9,7 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 
 WIDTH, HEIGHT = 360, 210  # CSS pixels at scale 1, the width of a phone
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 10, 26
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 10, 26  # the left one has room for six characters
+_CHARACTER = 6.5
+_LIMITS = {"%": (0.0, 100.0), "share": (0.0, 1.0)}  # beyond which no such value lies
+_FLAT = 1e-6  # of the largest value: an axis over less would show its values' rounding
+_ZERO = 1e-300  # as good as 0
 MAX_POINTS = 240  # a curve of more is drawn as the means of so many pieces
 _DOTS_UP_TO = 40
 
@@ -41,13 +47,13 @@ def line_chart(
 
     Args:
       title: of the chart.
-      unit: of y, or "".
+      unit: of y, or "". The axis of a percentage ("%") or a "share" ends where those do.
       series: one curve each, not empty.
       x_name: what x counts.
       reference: name and height of a dashed line; with it the y axis begins at 0.
     """
     series = [thinned(curve) for curve in series]
-    frame = _frame(series, reference)
+    frame = _frame(series, reference, _LIMITS.get(unit, (-math.inf, math.inf)))
     marks = _axes(frame, x_name)
     if reference:
         marks += _reference(frame, *reference)
@@ -76,17 +82,23 @@ def line_chart(
 
 @dataclasses.dataclass(frozen=True)
 class _Frame:
-    """The ends of both axes."""
+    """The ends of both axes, and where the drawing begins."""
 
     left: float
     right: float
     low: float
     high: float
 
+    @functools.cached_property
+    def margin(self) -> float:
+        """Returns the room for the numbers beside the axis."""
+        longest = max(map(len, labels(ticks(self.low, self.high))))
+        return max(_LEFT, round(_CHARACTER * longest + 9, 1))
+
     def across(self, x: float) -> float:
         """Returns where x lies in the drawing."""
         share = (x - self.left) / (self.right - self.left)
-        return round(_LEFT + share * (WIDTH - _LEFT - _RIGHT), 1)
+        return round(self.margin + share * (WIDTH - self.margin - _RIGHT), 1)
 
     def up(self, y: float) -> float:
         """Returns where y lies in the drawing."""
@@ -94,31 +106,40 @@ class _Frame:
         return round(HEIGHT - _BOTTOM - share * (HEIGHT - _TOP - _BOTTOM), 1)
 
 
-def _frame(series: Sequence[Series], reference: tuple[str, float] | None) -> _Frame:
+def _frame(
+    series: Sequence[Series], reference: tuple[str, float] | None, limits: tuple[float, float]
+) -> _Frame:
     left, right = min(curve.x[0] for curve in series), max(curve.x[-1] for curve in series)
-    right = right if right > left else left + 1
+    right = max(right, left + (_FLAT * abs(left) if right > left else 1))
     values = [y for curve in series for y in curve.y]
     if reference:
-        return _Frame(left, right, 0.0, 1.12 * max(*values, reference[1]))
+        return _Frame(left, right, 0.0, 1.12 * max(*values, reference[1]) or 1.0)
     low, high = min(values), max(values)
-    room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
-    return _Frame(left, right, low - room, high + room)
+    largest = max(abs(low), abs(high))
+    if largest < _ZERO:
+        room = 1.0
+    else:
+        room = 0.06 * (high - low) if high - low > _FLAT * largest else 0.1 * largest
+    within = limits[0] <= low and high <= limits[1]
+    lowest, highest = limits if within else (-math.inf, math.inf)
+    return _Frame(left, right, max(low - room, lowest), min(high + room, highest))
 
 
 def _axes(frame: _Frame, x_name: str) -> list[str]:
     """Returns gridlines, and numbers beside and below them."""
-    bottom = HEIGHT - 8
-    marks = [_text(_LEFT - 6, bottom, "end", x_name)]
-    for y in ticks(frame.low, frame.high):
-        marks += [_line("grid", frame.up(y)), _text(_LEFT - 6, frame.up(y) + 4, "end", show(y))]
-    for x in ticks(frame.left, frame.right):
-        marks.append(_text(frame.across(x), bottom, "middle", show(x)))
+    bottom, beside = HEIGHT - 8, frame.margin - 6
+    marks = [_text(beside, bottom, "end", x_name)]
+    heights, places = ticks(frame.low, frame.high), ticks(frame.left, frame.right)
+    for y, label in zip(heights, labels(heights), strict=True):
+        marks += [_line(frame, "grid", y), _text(beside, frame.up(y) + 4, "end", label)]
+    for x, label in zip(places, labels(places), strict=True):
+        marks.append(_text(frame.across(x), bottom, "middle", label))
     return marks
 
 
 def _reference(frame: _Frame, name: str, height: float) -> list[str]:
-    y = frame.up(height)
-    return [_line("reference", y), _text(WIDTH - _RIGHT, y - 5, "end", name)]
+    above = frame.up(height) - 5
+    return [_line(frame, "reference", height), _text(WIDTH - _RIGHT, above, "end", name)]
 
 
 def _curve(points: Sequence[tuple[float, float]], kind: str) -> list[str]:
@@ -128,8 +149,9 @@ def _curve(points: Sequence[tuple[float, float]], kind: str) -> list[str]:
     return [f'<polyline class="{kind}" points="{path}"/>', *circles]
 
 
-def _line(kind: str, y: float) -> str:
-    return f'<line class="{kind}" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>'
+def _line(frame: _Frame, kind: str, y: float) -> str:
+    ends = f'x1="{frame.margin}" x2="{WIDTH - _RIGHT}"'
+    return f'<line class="{kind}" {ends} y1="{frame.up(y)}" y2="{frame.up(y)}"/>'
 
 
 def _text(x: float, y: float, anchor: str, text: str) -> str:
@@ -164,6 +186,20 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
         if last - first < most:
             return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
     raise AssertionError("a step of 500 times the range has room")
+
+
+def labels(values: Sequence[float]) -> list[str]:
+    """Returns ticks as text, with as many digits as tell them apart: 0.998, 0.999, 1.000."""
+    largest = max(map(abs, values))
+    finest = min(b - a for a, b in itertools.pairwise(values))
+    last = math.floor(math.log10(finest) + 1e-3)  # the decimal place of their last digit
+    if 1e-4 <= largest < 1e7:
+        return [f"{value:,.{max(-last, 0)}f}" for value in values]
+    return [f"{value:.{_exponent(value) - last}e}" if value else "0" for value in values]
+
+
+def _exponent(value: float) -> int:
+    return math.floor(math.log10(abs(value)) + 1e-9)
 
 
 def show(value: float) -> str:

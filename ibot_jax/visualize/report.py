@@ -54,6 +54,7 @@ _CHARTS = (
         "share",
         {"prototypes_used": "class", "patch_prototypes_used": "patch"},
     ),
+    ("Does it learn", "Prototypes and classes", "%", {"prototype_nmi": "mutual information"}),
     ("Training", "Loss", "nats", {"loss": "both", "class_loss": "class", "patch_loss": "patch"}),
     ("Training", "Throughput", "images/s", {"images_per_second": "images/s"}),
     ("Training", "Gradient norm", "", {"grad_norm": "all parameters"}),

@@ -88,6 +88,65 @@ def test_ticks_are_a_few_round_numbers_within_the_range(seed):
         assert np.isclose(mantissa, [1, 2, 5, 10], rtol=1e-3).any()
 
 
+def axis_numbers(y, unit="", x=None):
+    """Returns the texts below and beside the axes of a chart, and the numbers that they say."""
+    svg = parse(charts.line_chart("Chart", unit, [Series("curve", x or range(len(y)), y)]))
+    texts = [t for t in svg.iter("text") if t.text != "epoch"]
+    for text in texts:
+        assert 0 <= float(text.get("x")) <= charts.WIDTH
+        if text.get("text-anchor") == "end":  # begins within the drawing: 6 pixels a character
+            assert float(text.get("x")) - 6 * len(text.text) >= 0
+    below = [t.text for t in texts if t.get("text-anchor") == "middle"]
+    beside = [t.text for t in texts if t.get("text-anchor") == "end"]
+    return below, beside, [float(text.replace(",", "")) for text in beside]
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_no_number_stands_twice_beside_an_axis(seed):
+    """Whatever the range: numbers differ as texts, rise, and are as far apart as they say."""
+    rng = np.random.default_rng(seed)
+    middle = rng.normal() * 10.0 ** rng.integers(-12, 13)
+    width = abs(middle) * 10.0 ** rng.uniform(-9, 3)
+    y = (middle + width * rng.random(5)).tolist()
+    x = np.sort(middle + width * rng.random(5)).tolist()
+    below, beside, numbers = axis_numbers(y, x=x)
+    for texts in (below, beside):
+        assert 2 <= len(texts) <= 5 and len(set(texts)) == len(texts), texts
+    gaps = np.diff(numbers)
+    assert (gaps > 0).all()
+    np.testing.assert_allclose(gaps, gaps[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("y", "shown"),
+    [
+        ([12.0, 12.2], ["12.00", "12.05", "12.10", "12.15", "12.20"]),
+        ([0.9988, 1.0], ["0.9990", "0.9995", "1.0000"]),
+        ([2.0, 9.0], ["2", "4", "6", "8"]),
+        ([1e-6, 5e-6], ["1e-06", "2e-06", "3e-06", "4e-06", "5e-06"]),
+        ([0.0, 4e-8], ["0", "1e-08", "2e-08", "3e-08", "4e-08"]),
+        ([1234567.0, 1234567.0], None),
+        ([1e300, 1e300], None),
+        ([5e-324, 0.0], None),
+    ],
+)
+def test_numbers_have_the_digits_that_tell_them_apart(y, shown):
+    _, beside, _ = axis_numbers(y)
+    assert beside == shown if shown else len(set(beside)) == len(beside) >= 2
+
+
+@pytest.mark.parametrize("unit", ["%", "share"])
+@pytest.mark.parametrize("y", [[99.0, 99.9], [100.0, 100.0], [0.0, 0.0], [3.0, 100.0], [0.1, 0.4]])
+def test_the_axis_of_a_percentage_ends_at_100(unit, y):
+    full = {"%": 100.0, "share": 1.0}[unit]
+    curve = Series("curve", [0, 1], [value * full / 100 for value in y])
+    frame = charts._frame([curve], None, charts._LIMITS[unit])
+    assert 0 <= frame.low <= min(curve.y) <= max(curve.y) <= frame.high <= full
+    assert frame.low < frame.high
+    _, beside, numbers = axis_numbers(curve.y, unit)
+    assert len(set(beside)) == len(beside) and max(numbers) <= full
+
+
 def test_numbers_are_short():
     shown = [charts.show(value) for value in (0, 44.8123, 1234.5, 3.0, 0.00034567, 1.2e-7, -2.5)]
     assert shown == ["0", "44.8", "1,234", "3", "0.000346", "1.2e-07", "-2.5"]

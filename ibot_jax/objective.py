@@ -37,6 +37,21 @@ def masked_capacity(config: ConfigDict, views: int, tensor: int = 1) -> int:
     return max(min(slots, views * rows * columns, bound), 1)
 
 
+def masked_capacity_used(config: ConfigDict, masks: Array, tensor: int = 1) -> Array:
+    """Returns a device's masked tokens over the slots of a chunk for its views, a float scalar.
+
+    Above 1 a chunk more than usual is needed. It is told of the whole batch: parts of it
+    (`grad_accum_steps`) have slots of their own, in proportion a few more.
+
+    Args:
+      config: of the run.
+      masks: [B, G, h, w] bool, of the device's images.
+      tensor: parts of the prototypes.
+    """
+    views = masks.shape[0] * masks.shape[1]
+    return masks.sum() / masked_capacity(config, views, tensor)
+
+
 def make_losses(config: ConfigDict, mesh: jax.sharding.Mesh) -> Objective:
     """Returns the function that forms both losses of one device's rows.
 
@@ -169,13 +184,11 @@ def _make_head_losses(
             constants,
             masked_rows,
         )
-        masked = masks.sum()
         averages |= {
             "class_loss": config.loss.class_weight * class_loss / batch,
             "patch_loss": config.loss.patch_weight * patch_loss,
             "teacher_patch_entropy": sums["teacher_patch_entropy"] / num_views,
-            "masked_tokens": masked / num_views,
-            "masked_capacity_used": masked / capacity,
+            "masked_tokens": masks.sum() / num_views,
         }
         return averages, averages.pop("class_targets")
 

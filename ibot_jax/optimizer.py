@@ -32,8 +32,9 @@ def cosine_schedule(base: float, final: float, total: int, warmup: int = 0) -> S
 
     def schedule(step: Array) -> Array:
         rising = base * step / max(warmup - 1, 1)
-        progress = (step - warmup) / (total - warmup)
-        falling = final + 0.5 * (base - final) * (1 + jnp.cos(jnp.pi * progress))
+        # (1 + cos(pi x)) / 2 = sin(pi (1 - x) / 2)^2, which is not rounded to 0 near the end.
+        left = (total - step) / (total - warmup)
+        falling = final + (base - final) * jnp.sin(jnp.pi / 2 * left) ** 2
         return jnp.where(step < warmup, rising, falling)
 
     return schedule
@@ -111,7 +112,7 @@ class EmaTeacherState(NamedTuple):
 
 
 def ema_teacher(
-    momentum: Schedule, init_teacher: Callable[[Params], Params]
+    rate: Schedule, init_teacher: Callable[[Params], Params]
 ) -> optax.GradientTransformationExtraArgs:
     """Keeps the teacher: an exponential moving average of the student's updated parameters.
 
@@ -119,7 +120,8 @@ def ema_teacher(
     the student as it will be.
 
     Args:
-      momentum: by step.
+      rate: by step, the part of the student that the teacher takes up: 1 - momentum, which in
+        float32 cannot be told from the momentum once that is close to 1.
       init_teacher: from the student's parameters to the teacher's. Leaves whose path the student
         lacks are never moved.
     """
@@ -131,9 +133,9 @@ def ema_teacher(
     def update(updates, state, params, *, step, **_):
         student = flax.traverse_util.flatten_dict(optax.apply_updates(params, updates))
         teacher = flax.traverse_util.flatten_dict(state.teacher)
-        m = momentum(step)
+        taken = rate(step)
         moved = {
-            path: (m * value + (1 - m) * student[path]).astype(value.dtype)
+            path: (value + taken * (student[path] - value)).astype(value.dtype)
             if path in student
             else value
             for path, value in teacher.items()
@@ -167,7 +169,7 @@ def make_optimizer(
     clip: float,
     freeze_last_layer: int,
     norm_last_layer: bool,
-    teacher_momentum: Schedule,
+    teacher_rate: Schedule,
     init_teacher: Callable[[Params], Params],
 ) -> optax.GradientTransformationExtraArgs:
     """Builds the whole chain; its `update` needs `params` and the keyword `step`.
@@ -179,7 +181,7 @@ def make_optimizer(
       clip: largest gradient norm of each tensor; 0 turns clipping off.
       freeze_last_layer: steps in which the last layers get no update, no decay and no moments.
       norm_last_layer: whether the prototypes' norms stay as they are.
-      teacher_momentum: by step.
+      teacher_rate: 1 - the teacher's momentum, by step.
       init_teacher: from the student's parameters to the teacher's.
     """
     optimizer = descent(name, lr=lr, weight_decay=weight_decay, clip=clip)
@@ -188,4 +190,4 @@ def make_optimizer(
         {"rest": optimizer, "last_layer": thawing, "fixed": optax.set_to_zero()},
         lambda params: parameter_groups(params, norm_last_layer),
     )
-    return optax.chain(groups, ema_teacher(teacher_momentum, init_teacher))
+    return optax.chain(groups, ema_teacher(teacher_rate, init_teacher))

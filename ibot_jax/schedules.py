@@ -1,4 +1,4 @@
-"""What changes over a run: learning rate, weight decay, teacher's momentum and temperatures."""
+"""What changes over a run: learning rate, weight decay, teacher's rate and temperatures."""
 
 import math
 
@@ -10,7 +10,10 @@ from ibot_jax.optimizer import Schedule, cosine_schedule
 
 
 def make_schedules(config: ConfigDict, plan: Plan) -> dict[str, Schedule]:
-    """Returns what changes over a run, by name, as functions of the step."""
+    """Returns what changes over a run, by name, as functions of the step.
+
+    `teacher_rate` is 1 - the teacher's momentum, which rises to 1 on a cosine.
+    """
     optim, loss = config.optim, config.loss
     total = plan.total_steps
 
@@ -32,7 +35,7 @@ def make_schedules(config: ConfigDict, plan: Plan) -> dict[str, Schedule]:
             plan.steps("optim.warmup", optim.warmup),
         ),
         "weight_decay": cosine_schedule(optim.weight_decay, optim.weight_decay_end, total),
-        "teacher_momentum": cosine_schedule(config.teacher_momentum, 1.0, total),
+        "teacher_rate": cosine_schedule(1 - config.teacher_momentum, 0.0, total),
         "teacher_temp": temperature(loss.teacher_temp_start, loss.teacher_temp, "0 epochs"),
         "teacher_patch_temp": temperature(
             loss.teacher_patch_temp_start, loss.teacher_patch_temp, config.masks.start

@@ -18,7 +18,7 @@ from ibot_jax import losses, models, sharding
 from ibot_jax import optimizer as optimizers
 from ibot_jax.config import Plan
 from ibot_jax.models.block import drop_path_gains
-from ibot_jax.objective import make_losses
+from ibot_jax.objective import make_losses, masked_capacity_used
 from ibot_jax.schedules import make_schedules
 
 Array = jax.Array
@@ -52,13 +52,15 @@ def teacher_params(state: TrainState) -> optimizers.Params:
 def teacher_from_student(params: optimizers.Params, shared_head: bool) -> optimizers.Params:
     """Returns the teacher that starts from a student's parameters.
 
-    Where only the teacher's head shares its last layer, that layer follows the student's class
-    layer; where only the student's does, the teacher's patch layer starts as a copy of it and,
-    having no counterpart, stays.
+    Where only the teacher's head shares its last layer, that layer starts as the student's patch
+    layer and follows its class layer, as in the original, whose shared layer has both names in a
+    state dict, the patch layer's last, and the class layer's in the average. Where only the
+    student's does, the teacher's patch layer starts as a copy of it and, having no counterpart,
+    stays.
     """
     head = dict(params["head"])
     if shared_head:
-        head.pop("patch_last_layer", None)
+        head["last_layer"] = head.pop("patch_last_layer", head["last_layer"])
     else:
         head.setdefault("patch_last_layer", head["last_layer"])
     return {**params, "head": head}
@@ -75,7 +77,7 @@ def make_optimizer(config: ConfigDict, plan: Plan) -> optax.GradientTransformati
         clip=optim.clip,
         freeze_last_layer=plan.steps("optim.freeze_last_layer", optim.freeze_last_layer),
         norm_last_layer=config.head.norm_last_layer,
-        teacher_momentum=schedules["teacher_momentum"],
+        teacher_rate=schedules["teacher_rate"],
         init_teacher=lambda params: teacher_from_student(params, config.head.shared_teacher),
     )
 
@@ -156,9 +158,11 @@ def make_train_step(
         jax.value_and_grad(make_losses(config, mesh), has_aux=True), config.grad_accum_steps
     )
 
+    tensor = mesh.shape[sharding.TENSOR_AXIS]
+
     def gradients_of_device(params, constants, rows):
         (loss, (averages, outputs)), gradients = gradients_of_rows(params, constants, rows)
-        used = sharding.largest_of_devices(averages["masked_capacity_used"])
+        used = sharding.largest_of_devices(masked_capacity_used(config, rows["masks"], tensor))
         return (loss, (averages | {"masked_capacity_used": used}, outputs)), gradients
 
     gradient_fn = sharding.average_gradients(gradients_of_device, mesh)
@@ -193,6 +197,7 @@ def make_train_step(
         finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         next_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
         metrics = {"loss": loss, **_scalars(averages, batch["masks"]), **now}
+        metrics["teacher_momentum"] = 1 - metrics.pop("teacher_rate")
         metrics |= {"grad_norm": grad_norm, "finite": finite}
         metrics = {name: value.astype(dtype) for name, value in metrics.items()}
         return next_state.replace(finite=finite), metrics

@@ -51,8 +51,8 @@ def test_any_number_of_masked_tokens_is_exact(devices):
 
         def of_device(params, teacher, rows):
             (_, (averages, _)), gradient = losses(params, teacher, state.centers, temps, rows, None)
-            used = sharding.largest_of_devices(averages.pop("masked_capacity_used"))
-            return (averages, used), gradient
+            used = objective.masked_capacity_used(config, rows["masks"])
+            return (averages, sharding.largest_of_devices(used)), gradient
 
         return jax.jit(sharding.average_gradients(of_device, mesh))
 

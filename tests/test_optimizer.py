@@ -30,7 +30,7 @@ def make(name="adamw", **overrides):
         clip=0.0,
         freeze_last_layer=0,
         norm_last_layer=True,
-        teacher_momentum=constant(0.9),
+        teacher_rate=constant(0.1),
         init_teacher=lambda params: params,
     )
     return optimizers.make_optimizer(name, **{**kwargs, **overrides})
@@ -69,11 +69,24 @@ class TestSchedules:
         schedules = {
             "lr": optimizers.cosine_schedule(0.05 * 2 / 256, 1e-6, steps, warmup=2),
             "wd": optimizers.cosine_schedule(0.04, 0.4, steps),
-            "momentum": optimizers.cosine_schedule(0.9, 1.0, steps),
         }
         for name, schedule in schedules.items():
             ours = [schedule(jnp.float32(step)) for step in range(steps)]
             np.testing.assert_allclose(ours, recorded[name], rtol=1e-5, atol=1e-9)
+        rate = optimizers.cosine_schedule(0.1, 0.0, steps)
+        ours = [rate(jnp.float32(step)) for step in range(steps)]
+        np.testing.assert_allclose(ours, 1 - recorded["momentum"], rtol=1e-5)
+
+    @pytest.mark.parametrize(("base", "final"), [(0.004, 0.0), (1e-3, 1e-12), (0.1, 0.2)])
+    def test_the_last_steps_of_a_long_run_are_as_exact_as_the_first(self, base, final):
+        """In float32 1 + cos(pi x) and 1 - momentum are 0 there, or wrong by several percent."""
+        total = 1_000_000
+        steps = np.array([0, 1, 777, total // 2, total - 1000, total - 10, total - 1, total])
+        schedule = jax.jit(optimizers.cosine_schedule(base, final, total))
+        ours = [schedule(jnp.float32(step)) for step in steps]
+        cosine = np.cos(np.pi * steps.astype(np.longdouble) / total)
+        expected = final + (base - final) * (1 + cosine) / 2
+        np.testing.assert_allclose(ours, expected.astype(float), rtol=1e-5)
 
     def test_a_warmup_of_one_step_starts_at_zero(self):
         schedule = optimizers.cosine_schedule(1.0, 0.0, 11, warmup=1)

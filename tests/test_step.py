@@ -35,6 +35,25 @@ def test_the_teacher_starts_as_the_student():
     leaves_equal(steps.teacher_params(state), state.params)
 
 
+def test_a_shared_teacher_starts_from_both_layers_of_a_student_as_pytorch_loads_them():
+    """There the teacher's one layer has two names, of which the later one in the file stays."""
+    config = tiny_config(head__shared=False)
+    state, train_step = start(config)
+    student, teacher = state.params["head"], steps.teacher_params(state)["head"]
+    shared = {}  # the memory that both names stand for
+    for name in ("last_layer", "patch_last_layer"):  # the order of the original's state dict
+        shared.update(student[name])
+    assert teacher.keys() == student.keys() - {"patch_last_layer"}
+    leaves_equal(teacher["last_layer"], shared)
+    assert not np.array_equal(student["last_layer"]["v"], shared["v"])
+
+    moved, metrics = train_step(state, tiny_batch(config), KEY)
+    momentum = float(metrics["teacher_momentum"])
+    follows = momentum * shared["v"] + (1 - momentum) * moved.params["head"]["last_layer"]["v"]
+    of_teacher = steps.teacher_params(moved)["head"]["last_layer"]["v"]
+    np.testing.assert_allclose(of_teacher, follows, atol=1e-6)
+
+
 def test_the_teacher_is_the_average_of_the_new_student():
     config = tiny_config(teacher_momentum=0.9)
     state, train_step = start(config)
@@ -197,8 +216,9 @@ def test_what_saves_memory_or_compilation_changes_no_number(overrides):
     batch = tiny_batch(config)
     expected = one_step(state, batch)
     ours = one_step(state, batch, **overrides)
-    chunk = ours[1].pop("masked_capacity_used"), expected[1].pop("masked_capacity_used")
-    assert ("loss__max_logits" in overrides) == (chunk[0] > chunk[1])
+    if "loss__max_logits" in overrides:  # smaller chunks, which are fuller
+        chunk = ours[1].pop("masked_capacity_used"), expected[1].pop("masked_capacity_used")
+        assert chunk[0] > chunk[1]
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), ours, expected
     )

@@ -34,6 +34,7 @@ setup(
         "cykooz-resizer>=4.0; platform_machine != 'aarch64'",
         "etils>=1.9",
         "flax>=0.12",
+        "fsspec>=2024.6",
         "importlib_resources",  # tensorflow-datasets imports it without saying so
         "jax>=0.10",
         "ml_collections>=1.1",
@@ -57,7 +58,9 @@ setup(
         "aot": ["libtpu>=0.0.52"],  # compiles for TPUs that are not there
         "cuda": ["jax[cuda13]>=0.10"],
         "export": ["safetensors>=0.4"],
+        "gcs": ["gcsfs>=2024.6"],  # images in gs:// ...
         "interop": ["safetensors>=0.4", "timm>=1.0", "torch>=2.6", "transformers>=4.50"],
+        "s3": ["s3fs>=2024.6"],  # ... and in s3://
         "tpu": ["jax[tpu]>=0.10"],
         "test": [
             "jsonschema>=4.20",

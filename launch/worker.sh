@@ -62,7 +62,7 @@ install() {
   python3 -m pip install --quiet --user uv
   local uv="$HOME/.local/bin/uv"
   "$uv" venv --quiet --python=3.12 .venv
-  "$uv" pip install --quiet --constraint=requirements.lock '.[tpu]'
+  "$uv" pip install --quiet --constraint=requirements.lock '.[tpu,gcs]'
 }
 
 case ${1:-} in

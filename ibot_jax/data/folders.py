@@ -1,4 +1,4 @@
-"""Images in folders, on a local disk or wherever tf.io.gfile reads (such as gs://)."""
+"""Images in folders, on a local disk or wherever fsspec reads (such as gs://)."""
 
 import itertools
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from ibot_jax.data.tf import import_tensorflow
+from ibot_jax.data import remote
 from ibot_jax.errors import UserError
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
@@ -77,8 +77,9 @@ class FolderSource:
 
 def read_file(path: str) -> bytes:
     """Returns what a file holds; raises any exception where it is gone."""
-    opened = import_tensorflow().io.gfile.GFile if _is_remote(path) else open
-    with opened(path, "rb") as file:
+    if remote.is_remote(path):
+        return remote.read(path)
+    with open(path, "rb") as file:
         return file.read()
 
 
@@ -107,7 +108,7 @@ class _Paths:
 
 def _resolve_split(path: str, split: str) -> str:
     """Returns the folder that holds the split: PATH/SPLIT, or PATH itself for "" and "train"."""
-    path = path if _is_remote(path) else os.path.expanduser(path)
+    path = path if remote.is_remote(path) else os.path.expanduser(path)
     if not _is_folder(path):
         raise UserError(f"data.source='folder:{path}' is no folder; give the path of one")
     if split and _is_folder(_join(path, split)):
@@ -134,7 +135,7 @@ def _walk(root: str, folder: str) -> Iterator[str]:
 def _list_folder(path: str) -> tuple[list[str], list[str]]:
     """Returns the sorted names of the images and of the folders right in `path`."""
     try:
-        entries = _remote_entries(path) if _is_remote(path) else _local_entries(path)
+        entries = remote.entries(path) if remote.is_remote(path) else _local_entries(path)
         found = [(name, folder) for name, folder in entries if not name.startswith(".")]
     except OSError as error:
         raise UserError(f"{path} cannot be listed: {error}; check its permissions") from error
@@ -148,24 +149,12 @@ def _local_entries(path: str) -> Iterator[tuple[str, bool]]:
             yield entry.name, entry.is_dir()
 
 
-def _remote_entries(path: str) -> Iterator[tuple[str, bool]]:
-    gfile = import_tensorflow().io.gfile
-    for name in gfile.listdir(path):
-        # Object stores mark folders by a slash; asking for each image would cost a request.
-        folder = name.endswith("/") or not (_is_image(name) or not gfile.isdir(_join(path, name)))
-        yield name.rstrip("/"), folder
-
-
 def _is_image(name: str) -> bool:
     return name.rpartition(".")[2].lower() in EXTENSIONS
 
 
 def _is_folder(path: str) -> bool:
-    return import_tensorflow().io.gfile.isdir(path) if _is_remote(path) else os.path.isdir(path)
-
-
-def _is_remote(path: str) -> bool:
-    return "://" in path
+    return remote.is_folder(path) if remote.is_remote(path) else os.path.isdir(path)
 
 
 def _join(*parts: str) -> str:

@@ -147,6 +147,7 @@ def eval_batches(
     channels: int = 3,
     process_index: int = 0,
     process_count: int = 1,
+    workers: int = 0,
 ) -> Iterator[Batch]:
     """Yields every image once: shorter side resized to `resize`, then the centre of `size` cut.
 
@@ -163,6 +164,7 @@ def eval_batches(
       channels: of the source.
       process_index: of this process.
       process_count: of the run.
+      workers: processes that make the images; 0 takes one for each core.
 
     Yields:
       Dicts of arrays: images [B, H, W, C] uint8, labels [B] int32 (-1 where there is none),
@@ -171,8 +173,8 @@ def eval_batches(
     tf = import_tensorflow()
     make_view = MakeCentralView(source.fetch, resize, tuple(size), channels)
     chunk = chunk_rows(make_view.blank(), batch_size)
-    workers = Workers(make_view, 0, chunk)
-    chunks = EvalChunks(source, batch_size, process_index, process_count, workers)
+    pool = Workers(make_view, workers, chunk)
+    chunks = EvalChunks(source, batch_size, process_index, process_count, pool)
     length = -(-len(source) // (process_count * batch_size)) * batch_size
     if isinstance(source, TfdsStream):
         make = chunks.from_records
@@ -183,9 +185,7 @@ def eval_batches(
         make = chunks.from_positions
         dataset = tf.data.Dataset.range(length)
     blank = (*make_view.blank(), np.zeros((), np.int32), np.zeros((), bool))
-    for images, labels, valid in run_batches(
-        iter([dataset]), make, blank, chunk, batch_size, workers
-    ):
+    for images, labels, valid in run_batches(iter([dataset]), make, blank, chunk, batch_size, pool):
         yield {"images": images, "labels": labels, "valid": valid}
 
 

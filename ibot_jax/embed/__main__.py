@@ -33,7 +33,7 @@ from ibot_jax.data.sources import Source, Subset, open_source
 from ibot_jax.embed.parts import FORMATS, Parts
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.opening import Views, open_model, open_views
-from ibot_jax.evaluate.options import add_batch_size, positive
+from ibot_jax.evaluate.options import add_batch_size, add_workers, positive
 from ibot_jax.optimizer import Params
 from ibot_jax.pretrained import Model
 from ibot_jax.workdir import absolute_path
@@ -64,6 +64,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--resize", type=positive, metavar="PIXELS", help="shorter side before the central crop"
     )
     add_batch_size(parser, 64)
+    add_workers(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
     return parser.parse_args(argv)
 

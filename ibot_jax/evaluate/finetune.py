@@ -12,12 +12,14 @@ keeps the first layer of the projection head under the classifier.
 
 Beside the report, --out gets a folder finetune/ with metrics.jsonl, tensorboard/ and checkpoints/,
 the latest and the best. The same command goes on where it stopped; Ctrl-C and SIGTERM save first,
-with exit status 130 and 143. --batch-size is that of the test; --config.batch_size trains.
+with exit status 130 and 143. --batch-size and --workers are those of the test; --config.batch_size
+trains, by --config.data.workers, which the test has, too, unless told otherwise.
 
 Data: labelled images, PATH/train/CLASS/* and PATH/test/CLASS/* with the same classes in both.
 """
 
 import argparse
+import dataclasses
 import os
 
 import jax
@@ -81,6 +83,7 @@ def run(args: argparse.Namespace) -> Report:
     mesh = sharding.make_mesh()
     model, params = open_model(args, mesh, head=recipe.start == "projection")
     views = open_views(args, model)
+    views = dataclasses.replace(views, workers=args.workers or recipe.data.workers)
     train, test = open_labelled(args, model)
     folder, signum = finetune(
         _recorded(recipe, args, views.size),

@@ -181,6 +181,6 @@ def _data_config(args: argparse.Namespace) -> ConfigDict:
         resize="simd" if fast else "pillow",
         rand_augment=dict(ops=0, magnitude=0.0, magnitude_std=0.0),
         max_bad_share=0.01,
-        workers=0,
+        workers=args.workers,
     )
     return ConfigDict(dict(seed=args.seed, data=data))

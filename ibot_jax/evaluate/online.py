@@ -181,6 +181,7 @@ class Evaluation:
             data.channels,
             jax.process_index(),
             jax.process_count(),
+            data.workers,
         )
         batches = itertools.islice(batches, self._num_batches)
         return (batch for batch, _ in in_step(batches, watch=self._watch))

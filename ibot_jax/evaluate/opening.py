@@ -30,12 +30,14 @@ class Views:
       resize: shorter side before the central crop of `size`, pixels.
       channels: of the images.
       batch_size: over all devices of all processes.
+      workers: processes that make the images, of each process; 0 takes one for each core.
     """
 
     size: tuple[int, int]
     resize: int
     channels: int
     batch_size: int
+    workers: int = 0
 
     def batches(self, source: Source | TfdsStream) -> Iterator[dict[str, np.ndarray]]:
         """Yields this process's share of every image of a source once; see `eval_batches`."""
@@ -47,6 +49,7 @@ class Views:
             self.channels,
             jax.process_index(),
             jax.process_count(),
+            self.workers,
         )
         return (batch for batch, _ in in_step(batches))
 
@@ -97,7 +100,7 @@ def open_views(args: argparse.Namespace, model: Model) -> Views:
     scale = min(size) / min(data.global_size)
     check_batch_size(args)
     resize = args.resize or round(model.config.knn.resize * scale)
-    return Views(size, resize, data.channels, args.batch_size)
+    return Views(size, resize, data.channels, args.batch_size, args.workers)
 
 
 def check_batch_size(args: argparse.Namespace) -> None:
@@ -160,7 +163,7 @@ def require_labels(args: argparse.Namespace, name: str, source: Source | TfdsStr
 def settings(args: argparse.Namespace, model: Model) -> dict[str, Any]:
     """Returns what a task was run with, for its report: all flags, and what the model knows."""
     # The step that was asked for may be "latest", the model knows which that is, if any.
-    left_out = {"source", "step", "cache", "out"}
+    left_out = {"source", "step", "cache", "out", "workers"}
     left_out |= {"coordinator_address", "num_processes", "process_id"}
     flags = {key: value for key, value in vars(args).items() if key not in left_out}
     return {"from": args.source, **flags, **model.facts}

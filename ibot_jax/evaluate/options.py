@@ -151,6 +151,7 @@ def add_data_options(
         "in proportion to --size)",
     )
     add_batch_size(group, batch_size)
+    add_workers(group)
 
 
 def add_feature_options(parser: argparse.ArgumentParser) -> None:
@@ -182,6 +183,12 @@ def add_cache_option(parser: argparse._ActionsContainer) -> None:
 def add_batch_size(parser: argparse._ActionsContainer, default: int) -> None:
     """Adds --batch-size, which `opening.check_batch_size` checks."""
     add_number(parser, "--batch-size", default, "images at a time, over all devices")
+
+
+def add_workers(parser: argparse._ActionsContainer) -> None:
+    """Adds --workers, who make the batches."""
+    text = "processes that read images; 0 takes one for each core"
+    add_number(parser, "--workers", 0, text, kind=natural)
 
 
 def add_number(

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -277,6 +278,16 @@ def test_evaluation_sees_every_image_once_in_order(folder, process_count):
         )  # 24 * 16 / 20
         expected = np.asarray(small)[:, 4:16]  # round(3.5) is 4
         np.testing.assert_array_equal(images[valid][index], expected)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_evaluation_starts_as_many_workers_as_it_is_told(folder, workers):
+    source = open_source(f"folder:{folder}", "train")
+    before = len(psutil.Process().children())
+    batches = eval_batches(source, (8, 8), 8, 7, workers=workers)
+    next(batches)
+    assert len(psutil.Process().children()) - before == workers
+    batches.close()
 
 
 def test_evaluation_marks_bad_images_as_not_valid(folder, caplog):

@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -141,13 +143,67 @@ def test_names_that_are_no_text_can_be_read(tmp_path):
     np.testing.assert_array_equal(read_one(tmp_path), RGB)
 
 
-def test_remote_paths_go_through_gfile(make_folder):
+def test_folders_behind_a_url_are_those_of_a_disk(make_folder):
     root = make_folder("train/b/deep", "train/a", count=2)
     remote = open_source(f"folder:file://{root}", "train")
     local = open_source(f"folder:{root}", "train")
     assert remote.labels.tolist() == local.labels.tolist() == [0, 0, 1, 1]
     assert remote.describe(2) == f"file://{local.describe(2)}"
     np.testing.assert_array_equal(read(remote, 2), read(local, 2))
+
+
+@pytest.fixture
+def bucket(make_folder):
+    """Returns the URL of a bucket in memory, with two classes and a placeholder of a folder."""
+    store = fsspec.filesystem("memory")
+    root = make_folder("b", "a", count=2)
+    for path in root.rglob("*.png"):
+        store.pipe_file(f"memory://bucket/{path.relative_to(root)}", path.read_bytes())
+    yield "memory://bucket"
+    store.rm("memory://bucket", recursive=True)
+
+
+def test_object_stores_are_read_by_fsspec(bucket, make_folder):
+    source = open_source(f"folder:{bucket}", "train")
+    assert source.class_names == ["a", "b"]
+    assert [source.describe(i) for i in (0, 3)] == [f"{bucket}/a/000.png", f"{bucket}/b/001.png"]
+    local = open_source(f"folder:{make_folder('b', 'a', count=2)}", "train")
+    np.testing.assert_array_equal(read(source, 3), read(local, 3))
+
+
+def test_the_placeholder_of_a_folder_is_no_folder_in_it(monkeypatch, bucket):
+    store = fsspec.filesystem("memory")
+    listed = store.ls
+    monkeypatch.setattr(
+        type(store),
+        "ls",
+        lambda self, url, detail: [
+            {"name": f"{url.removeprefix('memory:/')}/", "type": "directory"},
+            *listed(url, detail),
+        ],
+    )
+    assert open_source(f"folder:{bucket}", "train").class_names == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "remedy"),
+    [
+        ("gs://b/x", ImportError("Please install gcsfs"), r"install gcsfs; pip .*ibot-jax\[gcs\]'"),
+        ("s3://b/x", ImportError("Install s3fs"), r"Install s3fs; pip install 'ibot-jax\[s3\]'"),
+        ("abfs://b/x", ImportError("Install adlfs"), "Install adlfs; install it, or copy"),
+        ("gx://b/x", ValueError("Protocol not known: gx"), "Protocol not known: gx"),
+        ("gs://b/x", PermissionError("denied"), "PermissionError: denied; check the address"),
+    ],
+)
+def test_a_url_that_cannot_be_read_is_one_line(monkeypatch, url, error, remedy):
+    def refuse(*args, **options):
+        raise error
+
+    monkeypatch.setattr(fsspec, "filesystem", refuse)
+    if isinstance(error, OSError):  # of the store, not of fsspec
+        monkeypatch.setattr(fsspec, "filesystem", lambda scheme: SimpleNamespace(isdir=refuse))
+    with pytest.raises(UserError, match=f"^{url} cannot be .*{remedy}"):
+        open_source(f"folder:{url}", "train")
 
 
 def test_a_million_paths_need_little_memory(monkeypatch, tmp_path):
@@ -225,6 +281,7 @@ def test_nothing_imports_tensorflow_before_a_pipeline_is_built(make_folder):
         "from ibot_jax.data import chunks, examples, masks, pipeline, sources, views, workers\n"
         f"source = sources.open_source('folder:{make_folder('a')}', 'train')\n"
         "source.fetch(source.locate(0)[0])\n"
+        "source.fetch('file://' + source.locate(0)[0])\n"
         "heavy = {'tensorflow', 'tensorflow_datasets', 'jax', 'sklearn'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)\n"
     )

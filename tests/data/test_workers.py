@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ibot_jax.data.folders import read_file
 from ibot_jax.data.workers import Workers
 from ibot_jax.errors import TrainingError
 
@@ -28,6 +29,17 @@ class Halve:
             raise ValueError(f"{number} is odd")
 
 
+class Modules:
+    """A task that reads a file and tells which heavy modules that took."""
+
+    def blank(self):
+        return (np.zeros(2, np.int64),)
+
+    def __call__(self, out, url):
+        heavy = {"tensorflow", "tensorflow_datasets", "jax"} & set(sys.modules)
+        out[0][:] = len(read_file(url)), len(heavy)
+
+
 @pytest.fixture
 def workers(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent)  # workers inherit it, and find the task
@@ -41,6 +53,15 @@ def test_rows_are_made_elsewhere_and_failures_are_named(workers):
     assert array[:, 0].tolist() == [2, 0, 3]
     assert errors == {1: "ValueError: 5 is odd"}
     assert array[0, 1] != os.getpid()
+
+
+def test_workers_read_urls_without_tensorflow(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    (tmp_path / "file").write_bytes(b"seven b")
+    pool = Workers(Modules(), count=1, rows=1)
+    (array,), errors = pool([(f"file://{tmp_path}/file",)])
+    pool.close()
+    assert errors == {} and array.tolist() == [[7, 0]]
 
 
 def test_what_was_returned_stays_as_it_is(workers):

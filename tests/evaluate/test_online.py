@@ -11,10 +11,12 @@ from PIL import Image
 from tiny import normalized, tiny_config, tiny_plan
 
 from ibot_jax import models, sharding
+from ibot_jax.data import pipeline
 from ibot_jax.data.pipeline import eval_batches
 from ibot_jax.data.sources import open_source
 from ibot_jax.data.tf import import_tensorflow
 from ibot_jax.data.tfds import TfdsStream
+from ibot_jax.data.workers import Workers
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.online import Evaluation
 from ibot_jax.step import make_init, teacher_params
@@ -147,6 +149,22 @@ def test_the_probe_can_be_left_out(config, images, weights):
     assert evaluation.description == "k-NN (k = 3), 36 train and 15 test images, every 10 epochs"
     values = evaluation(weights, ONE)
     assert "knn_top1" in values and "probe_top1" not in values
+
+
+def test_images_are_made_by_as_many_workers_as_those_of_training(
+    config, images, weights, monkeypatch
+):
+    started = []
+
+    def start(task, count, rows):
+        started.append(count)
+        return Workers(task, count, rows)
+
+    monkeypatch.setattr(pipeline, "Workers", start)
+    three = config.copy_and_resolve_references()
+    three.data.workers = 3
+    Evaluation(three, open_source(f"folder:{images}", "train"))(weights, ONE)
+    assert started == [3, 3]
 
 
 def test_splits_with_other_classes_or_without_labels_are_mistakes(config, images, tmp_path):

@@ -57,6 +57,6 @@ def test_the_image_is_built_with_extras_that_exist_and_runs_as_no_root():
     setup = (ROOT / "setup.py").read_text()
     extras = re.findall(r"EXTRA=(\w+)", text)
     assert set(extras) == {"tpu", "cuda"}
-    assert all(f'"{extra}": [' in setup for extra in extras)
-    assert '".[${EXTRA}]"' in text
+    assert all(f'"{extra}": [' in setup for extra in [*extras, "gcs"])
+    assert '".[${EXTRA},gcs]"' in text
     assert [argument for name, argument in instructions() if name == "USER"] == ["ibot"]

@@ -12,6 +12,7 @@ def get_config():
     """Returns the config."""
     config = default_config()
     config.duration = "15 epochs"
+    config.drop_path = 0.1
     config.batch_size = 100
     config.classifier_std = 0.02
     config.optim.update(dict(lr=2.5e-3, warmup="2 epochs", layer_decay=0.75))

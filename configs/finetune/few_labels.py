@@ -12,7 +12,7 @@ The subsets are those of SimCLR. For class folders, link the files that its list
 
 Epochs, learning rate and batch are those of the original's command, all else the defaults of the
 code that it calls; as in `transfer.py`, repeated augmentation is left out. Published for ViT-S/16:
-61.9 % and 75.1 %, quoted from memory. Not run here.
+61.9 % and 75.1 %. Value by value: docs/recipes.md. Not run here.
 """
 
 from ibot_jax.finetune.config import get_config as default_config
@@ -23,6 +23,7 @@ def get_config():
     config = default_config()
     config.start = "projection"
     config.duration = "1000 epochs"
+    config.drop_path = 0.1
     config.classifier_std = 0.02
     # 5e-6 for 512 images; the lowest rate is as high as the highest, so it stays what it is.
     config.optim.update(dict(lr=2.5e-6, min_lr=1e-5, warmup="5 epochs", layer_decay=1.0))

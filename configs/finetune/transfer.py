@@ -11,8 +11,8 @@
 Images are enlarged to the model's size in pre-training. Learning rates, epochs, batch and erasing
 are those of the original's commands, all else the defaults of the code that they call. They are
 for ViT-B/16; for ViT-S/16 the original raises the learning rate of iNaturalist, which
-":inat18-small" and ":inat19-small" do. Two things are left out: repeated augmentation, and the ten
-epochs at the lowest learning rate that the original adds at the end. Not run here.
+":inat18-small" and ":inat19-small" do. Repeated augmentation is left out. Value by value:
+docs/recipes.md. Not run here.
 """
 
 from ibot_jax.errors import UserError
@@ -38,6 +38,7 @@ def get_config(arg: str = ""):
     lr, epochs = VARIANTS[arg]
     config = default_config()
     config.duration = f"{epochs} epochs"
+    config.drop_path = 0.1
     config.batch_size = 768
     config.classifier_std = 0.02
     config.optim.update(dict(lr=lr / 2, min_lr=1e-5, warmup="5 epochs", layer_decay=1.0))

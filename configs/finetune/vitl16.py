@@ -12,6 +12,6 @@ def get_config():
     """Returns the config."""
     config = default_config()
     config.duration = "50 epochs"
-    config.drop_path = 0.2
+    config.drop_path = 0.4
     config.optim.update(dict(layer_decay=0.75, warmup="5 epochs"))
     return config

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--distractors", metavar="DIR", help="images that nothing is a copy of")
     group.add_argument("--whitening", metavar="DIR", help="images that whitening is learned from")
     options.add_number(
-        group, "--size", 320, "side of the squares that images become", metavar="PIXELS"
+        group, "--size", 224, "side of the squares that images become", metavar="PIXELS"
     )
     options.add_batch_size(group, 64)
 

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 1024  # images a step, over all devices
     config.start = "backbone"  # or "projection": its head's first layer stays under the classifier
     config.classifier_std = 2e-5  # of the classifier's initial weights
-    config.drop_path = 0.1  # stochastic depth of the last block; the first has 0
+    config.drop_path = 0.2  # stochastic depth of the last block; the first has 0
     config.remat = "none"  # kept for the backward pass: all; "dots", linear outputs; "blocks"
 
     config.optim = ConfigDict(

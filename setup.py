@@ -21,6 +21,7 @@ setup(
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=find_packages(include=["ibot_jax*"]),
@@ -49,8 +50,9 @@ setup(
         "scipy>=1.13",
         "simplejpeg>=1.8",
         "tensorboard>=2.20",  # clu's writer imports it without saying so
-        "tensorflow>=2.20; sys_platform == 'darwin'",
-        "tensorflow-cpu>=2.20; sys_platform != 'darwin'",  # tf.data; never on an accelerator
+        # tf.data; never on an accelerator. There is no tensorflow-cpu for ARM.
+        "tensorflow>=2.20; platform_machine != 'x86_64'",
+        "tensorflow-cpu>=2.20; platform_machine == 'x86_64'",
         "tensorflow-datasets>=4.9.9",
         "tqdm>=4.66",
     ],

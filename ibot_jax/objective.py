@@ -133,7 +133,7 @@ def _make_head_losses(
         logits, targets = logits_and_targets("class", params, rows, fixed["units"], constants)
 
         def total(by_image):
-            return jnp.tensordot(valid.astype(by_image.dtype), by_image, 1)
+            return jnp.tensordot(valid.astype(by_image.dtype), by_image, 1, precision="highest")
 
         soft = jax.lax.stop_gradient(logits) / student_temp
         return total(losses.class_loss(logits, targets, student_temp, over)), {

@@ -74,8 +74,7 @@ def run(args: argparse.Namespace) -> Report:
     with same_end():
         database = features(describe, [(path, None) for path in benchmark.database], size, channels)
         queries = features(describe, [(q.image, q.box) for q in benchmark.queries], size, channels)
-    similarity = jnp.matmul(queries, database.T, precision="highest")
-    rankings = np.argsort(-np.asarray(similarity), axis=1, kind="stable")
+    rankings = np.argsort(-np.asarray(similarity(queries, database)), axis=1, kind="stable")
     rows = measure(rankings, benchmark.queries)
     metrics = {
         f"{row['setup']}_{name}": value
@@ -84,6 +83,11 @@ def run(args: argparse.Namespace) -> Report:
         if name not in ("setup", "queries")
     }
     return Report("retrieval", settings(args, model), metrics, rows)
+
+
+def similarity(queries: np.ndarray, database: np.ndarray) -> jax.Array:
+    """Returns the cosines of features of length 1, [Q, D] and [M, D], as [Q, M] float32."""
+    return jnp.matmul(queries, database.T, precision="highest")
 
 
 def make_describe(

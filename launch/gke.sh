@@ -32,21 +32,49 @@ name=${words[0]}
   misuse "$name is no name: a-z, 0-9 and -, at most 40"
 require image accelerator topology
 require_count slices restarts
-[[ $topology =~ ^[1-9][0-9]*(x[1-9][0-9]*){1,2}$ ]] ||
-  misuse "--topology=$topology is no topology such as 4x4 or 4x4x8"
+require_form '[A-Za-z0-9][-A-Za-z0-9._/:@]*' "image such as HOST/PROJECT/NAME:TAG" image
+require_form '[A-Za-z0-9]([-A-Za-z0-9._]{0,61}[A-Za-z0-9])?' "value of a label" accelerator
+require_form '[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?' "service account's name" service-account
+require_form '[1-9][0-9]{0,2}(x[1-9][0-9]{0,2}){1,2}' "topology such as 4x4 or 4x4x8" topology
 chips=$((${topology//x/*}))
 if [ -z "$chips_per_host" ]; then chips_per_host=$((chips < 4 ? chips : 4)); fi
 require_count chips-per-host
 [ $((chips % chips_per_host)) -eq 0 ] ||
   misuse "--chips-per-host=$chips_per_host does not divide the $chips chips of $topology"
 hosts=$((chips / chips_per_host))
+
+# Demands that the program's flags can be told to Kubernetes, which puts variables of the container
+# in the place of $(NAME) and $ in that of $$, by YAML, which knows no other control characters.
+require_flags() {
+  local LC_ALL=C word
+  for word in "$@"; do
+    [[ ! $word =~ \$\([-._A-Za-z][-._A-Za-z0-9]*\)|\$\$ ]] ||
+      misuse "the program's flag $word holds ${BASH_REMATCH[0]}, which Kubernetes would replace"
+    [[ ! ${word//[$'\n\r\t']/} =~ [[:cntrl:]] ]] ||
+      misuse "the program's flag $word holds a control character"
+  done
+}
+
+# Prints texts as a list of double-quoted scalars of YAML, the form that keeps every line break.
+yaml_list() {
+  local LC_ALL=C text
+  for text in "$@"; do
+    text=${text//\\/\\\\}
+    text=${text//\"/\\\"}
+    text=${text//$'\n'/\\n}
+    text=${text//$'\r'/\\r}
+    text=${text//$'\t'/\\t}
+    # Next line, line and paragraph separator are breaks, too.
+    text=${text//$'\xc2\x85'/\\N}
+    text=${text//$'\xe2\x80\xa8'/\\L}
+    text=${text//$'\xe2\x80\xa9'/\\P}
+    printf '%s- "%s"\n' "                    " "$text"
+  done
+}
+
 require_program --config=
 require_program --workdir=gs:// "a bucket, which all pods reach and which outlives them"
-
-yaml_list() {
-  local word
-  for word in "$@"; do printf "%s- '%s'\n" "                    " "${word//\'/\'\'}"; done
-}
+require_flags "${program[@]}"
 
 # There is no rule that spares a restart after exit status 2, a mistake: --restarts bounds them all.
 manifest() {
@@ -54,7 +82,7 @@ manifest() {
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
 metadata:
-  name: $name
+  name: "$name"
   annotations:
     # A slice is a node pool of its own.
     alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool
@@ -76,10 +104,10 @@ spec:
               restartPolicy: Never
               # To save in. A preempted node grants less; see docs/pods.md.
               terminationGracePeriodSeconds: 300
-              serviceAccountName: $service_account
+              serviceAccountName: "$service_account"
               nodeSelector:
-                cloud.google.com/gke-tpu-accelerator: $accelerator
-                cloud.google.com/gke-tpu-topology: $topology
+                cloud.google.com/gke-tpu-accelerator: "$accelerator"
+                cloud.google.com/gke-tpu-topology: "$topology"
 EOF
   if [ -n "$spot" ]; then
     cat <<EOF
@@ -94,7 +122,7 @@ EOF
   cat <<EOF
               containers:
                 - name: train
-                  image: '$image'
+                  image: "$image"
                   # The TPU's driver locks memory, which takes root to allow.
                   command:
                     - bash

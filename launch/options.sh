@@ -3,7 +3,8 @@
 
 # Ends the script for a mistake on its command line.
 misuse() {
-  echo "error: $*; see launch/${0##*/} --help" >&2
+  local LC_ALL=C text="$*"
+  echo "error: ${text//[[:cntrl:]]/ }; see launch/${0##*/} --help" >&2
   exit 2
 }
 
@@ -58,21 +59,29 @@ require() {
   done
 }
 
-# Demands that options are whole numbers of at least 1.
-require_count() {
-  local option variable
+# Demands that options, where given, match a regular expression from end to end.
+#   require_form REGEX "what that is" OPTION ...
+require_form() {
+  local LC_ALL=C form=$1 what=$2 option variable  # in C, a-z are 26 letters
+  shift 2
   for option in "$@"; do
     variable=${option//-/_}
-    [[ ${!variable} =~ ^[1-9][0-9]*$ ]] || misuse "--$option=${!variable} is no whole number above 0"
+    [[ -z ${!variable} || ${!variable} =~ ^($form)$ ]] ||
+      misuse "--$option=${!variable} is no $what"
   done
 }
 
-# Demands that the program's flags hold one that begins so.
+# Demands that options are whole numbers above 0 that fit into 32 bits, as Kubernetes wants them.
+require_count() {
+  require_form '[1-9][0-9]{0,8}' "whole number from 1 to 999999999" "$@"
+}
+
+# Demands that the program's flags hold one that begins so and goes on.
 #   require_program --workdir=gs:// "why"
 require_program() {
   local flag
   for flag in ${program[@]+"${program[@]}"}; do
-    [[ $flag != "$1"* ]] || return 0
+    [[ $flag != "$1"?* ]] || return 0
   done
   misuse "after -- the program needs $1...${2:+, $2}"
 }

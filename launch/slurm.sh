@@ -20,6 +20,8 @@ parse_options "dry-run nodes= gpus= cpus= partition= account= time=" "$@"
 [ ${#words[@]} -eq 0 ] || misuse "${words[0]} is one word too many (the program's flags follow --)"
 require gpus cpus
 require_count nodes gpus cpus
+require_form '[^[:space:][:cntrl:]]+' "name without spaces" partition account
+require_form '[0-9]+([-:][0-9]+)*' "time such as 24:00:00" time
 require_program --config=
 require_program --workdir= "which all nodes see"
 

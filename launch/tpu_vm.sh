@@ -10,14 +10,17 @@
 #   logs      follows the output of the first worker
 #   stop      lets the program save its state and end
 #   delete    gives the TPU back
-#   all       create, install, run; again after preemptions and crashes; delete at the end
+#   all       create, install, run; again after preemptions and crashes; delete when complete
 #
 #   --type=TYPE            of a slice: v5litepod-16, v5p-32, v6e-64, v4-32 (create, all)
 #   --slices=1             how many slices make up the run
 #   --spot                 cheaper capacity that may be taken away at any time
 #   --runtime-version=...  of the TPU VM; by default that which fits --type
 #   --restarts=20          how many crashes `all` survives; preemptions do not count
-#   --keep                 `all` does not delete the TPU at the end
+#   --keep                 `all` does not delete the TPU when the run is complete
+#
+# A TPU whose run did not end well stays, and costs. `all` copies the output of all workers to
+# runs/NAME-TIME.log (LOG_DIR names another folder), at the end and before it replaces a TPU.
 #
 # The program's flags are those of python -m ibot_jax.main. Needs gcloud, logged in, with a project
 # set. docs/pods.md is the runbook. Not tried on a TPU yet.
@@ -26,6 +29,7 @@ cd "$(dirname "$0")/.."
 source launch/options.sh
 
 POLL_SECONDS=${POLL_SECONDS:-60}
+LOG_DIR=${LOG_DIR:-runs}
 # Workers end a little apart, and a new TPU takes a while to let anyone in; so many polls in a row
 # with only some of them running, or none to be reached, is a crash.
 PATIENCE_POLLS=10
@@ -44,6 +48,9 @@ name=${words[1]}
 [[ $name =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || misuse "$name is no name: a-z, 0-9 and - only"
 require zone
 require_count slices restarts
+require_form '[a-z][-a-z0-9]*' "zone such as us-east5-b" zone
+require_form '[a-z0-9]+-[1-9][0-9]*' "type such as v6e-64" type
+require_form '[a-z][-a-z0-9.]*' "runtime version such as v2-alpha-tpuv6e" runtime-version
 case $command in
   create | all) require type ;;
 esac
@@ -139,21 +146,43 @@ program_state() {
     ,unreachable,) echo unreachable ;;
     *,new,*) echo new ;;
     ,running,) echo running ;;
-    *,running,*) echo mixed ;;
-    *",exit 0,"*) echo complete ;; # of one worker is enough: they finish together
-    ",exit 2,") echo misuse ;;     # 1 and 2 count when all agree: survivors of a lost worker
-    ",exit 1,") echo failed ;;     # end with 1, too
+    *,running,* | *",exit 0,unreachable,") echo mixed ;;
+    # Codes count when all agree: survivors of a lost worker end with 1, too, and a program that is
+    # complete on one worker is so at once on all when it starts again.
+    ",exit 0,") echo complete ;;
+    ",exit 2,") echo misuse ;;
+    ",exit 1,") echo failed ;;
     *) echo crashed ;;
   esac
 }
 
-# Ends `all` with an exit status: shows why, and gives the TPU back.
+# Copies the whole output of all workers that answer, and shows its end; fails if none does.
+fetch_log() {
+  local log
+  log="$LOG_DIR/$name-$(date +%Y%m%d-%H%M%S).log"
+  if [ -n "$dry_run" ]; then
+    print_log
+    return
+  fi
+  mkdir -p "$LOG_DIR"
+  print_log >"$log" || true
+  [ -s "$log" ] || return 1
+  tail -n 20 "$log"
+  say "the output of all workers is in $log"
+}
+
+print_log() {
+  # shellcheck disable=SC2016
+  on_workers 'sed "s/^/$HOSTNAME: /" train.log'
+}
+
+# Ends `all` with an exit status. The TPU is given back only where all went well.
 finish() {
-  if [ "$1" -ne 0 ]; then on_workers "tail -n 20 train.log" || true; fi
-  if [ -n "$keep" ]; then
-    say "$name is kept, and costs until launch/tpu_vm.sh delete $name --zone=$zone"
-  else
+  fetch_log || say "no worker tells its output"
+  if [ "$1" -eq 0 ] && [ -z "$keep" ]; then
     delete
+  elif [ -n "$(tpu_state || echo UNREACHABLE)" ]; then
+    say "$name is kept, and costs until launch/tpu_vm.sh delete $name --zone=$zone"
   fi
   exit "$1"
 }
@@ -183,8 +212,8 @@ watch() {
         delete || true
         ;;
       FAILED)
-        crash "the request for $name failed"
         delete || true
+        crash "the request for $name failed"
         ;;
       ACTIVE)
         verdict=$(program_state)
@@ -207,12 +236,19 @@ watch() {
             crash "the program ended early"
             run || true
             ;;
-          mixed | unreachable)
+          unreachable)
+            # The program may run there, and nothing is known of it: no reason to delete.
+            if [ "$patience" -ge "$PATIENCE_POLLS" ]; then
+              patience=0
+              crash "no worker of $name answers"
+            fi
+            ;;
+          mixed)
             if [ "$patience" -ge "$PATIENCE_POLLS" ]; then
               patience=0
               crash "some workers neither run nor answer"
               # Which of them cannot be mended from here is not known; a new TPU has other hosts.
-              delete || true
+              if fetch_log; then delete || true; fi
             fi
             ;;
         esac
@@ -238,6 +274,7 @@ case $command in
     install
     run
     on_workers "ibot_jax/launch/worker.sh state"
+    fetch_log
     if [ -z "$keep" ]; then delete; fi
     ;;
   *) "$command" ;;

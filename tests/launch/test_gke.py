@@ -76,6 +76,25 @@ def test_program_flags_reach_the_container_as_they_were_given():
     assert container["command"][-2].endswith('exec python -m ibot_jax.main "$@"')
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["a\nb", "\r\n", "tab\t", 'quo"te', "back\\slash\\n", "é\u2028\u2029\u0085", "# : - {", " x "],
+)
+def test_program_flags_keep_every_character(text):
+    assert parts(manifest(*SLICE, flags=(*FLAGS, text)))[3]["args"][-1] == text
+
+
+@pytest.mark.parametrize("word", ["on", "null", "true", "yes", "n"])
+def test_names_that_yaml_takes_for_other_things_stay_text(word):
+    options = ("--image=r/i:1", "--accelerator=1e3", "--topology=2x2", f"--service-account={word}")
+    result = run_script("gke.sh", "--dry-run", word, *options, "--", *FLAGS)
+    document = yaml.safe_load(result.stdout)
+    jsonschema.validate(document, JOBSET)
+    pod = parts(document)[2]
+    assert document["metadata"]["name"] == pod["serviceAccountName"] == word
+    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-accelerator"] == "1e3"
+
+
 def test_without_dry_run_kubectl_gets_the_manifest(tmp_path):
     stand_in(tmp_path, "kubectl", f"cat >{tmp_path}/applied")
     result = run_script("gke.sh", *NAME, *SLICE, "--", *FLAGS, bin_dir=tmp_path)
@@ -101,6 +120,16 @@ def test_the_schema_finds_typing_errors():
         ([*NAME, "--accelerator=a", "--topology=16"], ["--topology=16"]),
         ([*NAME, *SLICE, "--chips-per-host=3"], ["--chips-per-host=3", "16 chips"]),
         ([*NAME, *SLICE, "--slices=0"], ["--slices=0"]),
+        ([*NAME, *SLICE, f"--restarts={'9' * 24}"], ["--restarts=9", "999999999"]),
+        ([*NAME, SLICE[0], "--topology=9999x9999"], ["--topology=9999x9999"]),
+        (["run1", "--image=r/i:1'\n  tty: true", *SLICE], ["--image=r/i:1'   tty"]),
+        (["run1", '--image=r/i"', *SLICE], ['--image=r/i"']),
+        ([*NAME, "--accelerator=x\n hostNetwork: true", SLICE[1]], ["--accelerator=x  host"]),
+        ([*NAME, *SLICE, "--service-account=d\n  hostPID: true"], ["--service-account=d   host"]),
+        ([*NAME, *SLICE, "--", *FLAGS, "--x=$(HOME)"], ["--x=$(HOME)", "Kubernetes"]),
+        ([*NAME, *SLICE, "--", *FLAGS, "--x=a$$b"], ["--x=a$$b", "Kubernetes"]),
+        ([*NAME, *SLICE, "--", *FLAGS, "--x=\x1b"], ["control character"]),
+        ([*NAME, *SLICE, "--", "--config=", "--workdir=gs://x"], ["--config="]),
         ([*NAME, *SLICE], ["--config="]),
         ([*NAME, *SLICE, "--", "--config=c.py", "--workdir=/tmp/x"], ["gs://"]),
     ],

@@ -25,6 +25,8 @@ def test_dry_run_prints_the_submission_and_submits_nothing(tmp_path):
         (["--gpus=8"], ["--cpus"]),
         (["--gpus=8", "--cpus=4", "--nodes=all"], ["--nodes=all"]),
         (["--gpus=8", "--cpus=4", "job"], ["job"]),
+        (["--gpus=8", "--cpus=4", "--partition=a --wrap=x"], ["--partition=a --wrap=x"]),
+        (["--gpus=8", "--cpus=4", "--time=soon"], ["--time=soon"]),
         (["--gpus=8", "--cpus=4"], ["--config="]),
         (["--gpus=8", "--cpus=4", "--", "--config=c.py"], ["--workdir="]),
     ],

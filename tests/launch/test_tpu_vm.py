@@ -20,6 +20,9 @@ case "$*" in
     tr , '\\n' <<<"$answer" | sed -n 's/^\\(new\\|running\\|lost\\|exit .\\+\\)$/state: \\1/p'
     [[ $answer != *down* ]]
     ;;
+  *"train.log"*)
+    grep -q -v '^down$' "$here/workers" && seq -f 'worker-0: line %g' 100
+    ;;
 esac
 """
 
@@ -38,7 +41,8 @@ def cloud(tmp_path):
         (bin_dir / "states").write_text("".join(f"{line}\n" for line in states))
         (bin_dir / "workers").write_text("".join(f"{line}\n" for line in workers))
         arguments = (*ALL[:5], *options, *PROGRAM)
-        result = run_script("tpu_vm.sh", *arguments, bin_dir=bin_dir, POLL_SECONDS="0")
+        environment = {"POLL_SECONDS": "0", "LOG_DIR": str(tmp_path / "logs")}
+        result = run_script("tpu_vm.sh", *arguments, bin_dir=bin_dir, **environment)
         return result.returncode, [verb for verb in map(_verb, calls(bin_dir)) if verb]
 
     return run
@@ -49,7 +53,7 @@ def _verb(call):
         "resources create": "create",
         "worker.sh install": "install",
         "worker.sh start": "run",
-        "tail": "tail",
+        "train.log": "log",
         "resources delete": "delete",
     }
     return next((verb for part, verb in words.items() if part in call), None)
@@ -74,6 +78,7 @@ def test_dry_run_prints_the_whole_course_and_runs_nothing(tmp_path):
         f"{gcloud} ssh pod {everywhere} '--command=ibot_jax/launch/worker.sh start "
         "--config=configs/vitb16.py --workdir=gs://bucket/run'",
         f"{gcloud} ssh pod {everywhere} '--command=ibot_jax/launch/worker.sh state'",
+        f"{gcloud} ssh pod {everywhere} '--command=sed \"s/^/$HOSTNAME: /\" train.log'",
         f"{gcloud} delete pod --zone=us-east5-b --force --quiet",
     ]
 
@@ -103,6 +108,10 @@ def test_program_flags_reach_the_workers_as_they_were_given():
         (["create", "pod", "--type=v6e-8"], ["--zone"]),
         (["create", "pod", "--zone=z"], ["--type"]),
         (["create", "pod", "--zone=z", "--type=v6e-8", "--slices=none"], ["--slices=none"]),
+        (["create", "pod", "--zone=z\n--project=x", "--type=v6e-8"], ["--zone=z --project=x"]),
+        (["create", "pod", "--zone=z", "--type=v6e-8 --x"], ["--type=v6e-8 --x"]),
+        (["create", "pod", "--zone=z", "--type=v6e-8", "--runtime-version=$(x)"], ["$(x)"]),
+        (["create", "pod", "--zone=z", "--type=v6e-8", f"--slices={'9' * 24}"], ["999999999"]),
         (["create", "pod", "--zone="], ["--zone is empty"]),
         (["create", "pod", "--zone"], ["--zone needs a value"]),
         (["create", "pod", "--zone=z", "--color=red"], ["--color=red"]),
@@ -120,41 +129,50 @@ def test_a_mistake_is_one_line(arguments, words):
 def test_all_creates_installs_runs_and_gives_back(cloud):
     states = ["", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]
     workers = ["down", "new,new", "running", "running,exit 0", "exit 0"]
-    assert cloud(states, workers) == (0, ["create", "install", "run", "delete"])
+    assert cloud(states, workers) == (0, ["create", "install", "run", "log", "delete"])
 
 
 def test_all_takes_over_what_runs_already_and_can_keep_the_tpu(cloud):
-    assert cloud(["ACTIVE"], ["running", "exit 0"], "--keep") == (0, [])
+    assert cloud(["ACTIVE"], ["running", "exit 0"], "--keep") == (0, ["log"])
 
 
 def test_preempted_tpus_are_requested_again_however_often(cloud):
     states = ["ACTIVE"] + 2 * ["SUSPENDING", "SUSPENDED", "", "ACTIVE", "ACTIVE"]
     workers = ["running", *2 * ["new", "running"], "exit 0"]
     again = ["delete", "create", "install", "run"]
-    assert cloud(states, workers, "--restarts=1") == (0, [*again, *again, "delete"])
+    assert cloud(states, workers, "--restarts=1") == (0, [*again, *again, "log", "delete"])
 
 
-@pytest.mark.parametrize("crash", ["exit 143", "exit 137,exit 1", "lost,exit 1", "exit 1,down"])
+@pytest.mark.parametrize(
+    "crash", ["exit 143", "exit 137,exit 1", "lost,exit 1", "exit 1,down", "exit 0,exit 1"]
+)
 def test_a_crash_starts_the_program_again(cloud, crash):
-    assert cloud(["ACTIVE"], [crash, "running", "exit 0"]) == (0, ["run", "delete"])
+    assert cloud(["ACTIVE"], [crash, "running", "exit 0"]) == (0, ["run", "log", "delete"])
 
 
-def test_crashes_are_limited(cloud):
-    assert cloud(["ACTIVE"], ["lost"], "--restarts=2") == (1, ["run", "run", "tail", "delete"])
+def test_crashes_are_limited_and_the_tpu_stays(cloud):
+    assert cloud(["ACTIVE"], ["lost"], "--restarts=2") == (1, ["run", "run", "log"])
 
 
 @pytest.mark.parametrize("code", [1, 2])
-def test_what_no_restart_mends_ends_with_the_same_status(cloud, code):
-    assert cloud(["ACTIVE"], ["running", f"exit {code}"]) == (code, ["tail", "delete"])
+def test_what_no_restart_mends_ends_with_the_same_status_and_the_tpu_stays(cloud, code, tmp_path):
+    assert cloud(["ACTIVE"], ["running", f"exit {code}"]) == (code, ["log"])
+    (log,) = (tmp_path / "logs").iterdir()
+    assert log.read_text().splitlines() == [f"worker-0: line {n}" for n in range(1, 101)]
 
 
-@pytest.mark.parametrize("answer", ["down", "running,lost"])
-def test_a_tpu_that_stays_half_alive_is_replaced(cloud, answer):
+@pytest.mark.parametrize("answer", ["exit 0,down", "running,down", "running,lost"])
+def test_a_tpu_that_stays_half_alive_is_replaced_once_its_output_is_here(cloud, answer):
     states = ["ACTIVE"] * 10 + ["", "ACTIVE"]
-    course = ["delete", "create", "install", "run", "delete"]
+    course = ["log", "delete", "create", "install", "run", "log", "delete"]
     assert cloud(states, [answer] * 10 + ["new", "exit 0"]) == (0, course)
 
 
+def test_a_tpu_that_does_not_answer_is_never_deleted(cloud):
+    assert cloud(["ACTIVE"], ["down"] * 15 + ["running", "exit 0"], "--keep") == (0, ["log"])
+    assert cloud(["ACTIVE"], ["down"], "--restarts=2")[1].count("delete") == 0
+
+
 def test_a_failed_request_is_made_again_but_not_forever(cloud):
-    course = ["delete", "tail", "delete"]
+    course = ["delete", "delete", "log"]
     assert cloud(["FAILED"], ["down"], "--restarts=1") == (1, course)

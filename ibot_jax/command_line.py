@@ -6,11 +6,14 @@ Whatever does not parse is a UserError, found before anything slow is imported.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import itertools
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
@@ -20,9 +23,10 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 from tqdm import tqdm
 
+from ibot_jax import signals, unforeseen
 from ibot_jax.config_check import flatten
 from ibot_jax.config_keys import type_name, unknown_key
-from ibot_jax.errors import TrainingError, UserError
+from ibot_jax.errors import TrainingError, UserError, in_words
 
 
 def exit_status(
@@ -31,49 +35,85 @@ def exit_status(
     mistakes: tuple[type[Exception], ...] = (UserError, OSError),
     interrupted: str = "interrupted",
 ) -> int:
-    """Runs a command; whatever it is meant to raise ends it in one line.
+    """Runs a command; whatever ends it is told in one line.
 
     Args:
       command: what to run; returns its exit status, None for 0.
-      mistakes: errors that the user can mend; an OSError names what cannot be read or written.
+      mistakes: errors that the user can mend; an OSError that names a file is one.
       interrupted: what is said after Ctrl-C.
 
     Returns:
-      The command's exit status: 2 after a mistake, 1 after a TrainingError, 130 after Ctrl-C.
+      The command's exit status: 2 after a mistake, 1 after any other error, 130, 143 and 129 after
+      SIGINT, SIGTERM and SIGHUP.
     """
     _quieten_libraries()
     try:
-        return command() or 0
-    except mistakes as error:
-        print_error(error)
-        return 2
+        with signals.raised(), unforeseen.told_in():
+            try:
+                return command() or 0
+            except mistakes as error:
+                if isinstance(error, OSError) and error.filename is None:
+                    raise
+                print_error(error)
+                return 2
     except TrainingError as error:
         print_error(error)
-        from ibot_jax import distributed  # which imports jax: no mistake waits for that
+        if "jax" in sys.modules:
+            from ibot_jax import distributed  # which imports jax: no mistake waits for that
 
-        distributed.leave_failed()
+            distributed.leave_failed()
         return 1
     except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
-        return 130
+        print_line(interrupted)
+        return 128 + signal.SIGINT
+    except signals.Interrupted as told:
+        print_line(interrupted if told.number == signal.SIGINT else str(told))
+        return 128 + told.number
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the program, at once where it failed: threads may wait for what never comes."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # whoever read it has left; Python would try again, and tell
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    jax = sys.modules.get("jax")
+    if status and not (jax and jax.distributed.is_initialized()):  # several part in good order
+        os._exit(status)
+    sys.exit(status)
 
 
 def _quieten_libraries() -> None:
     """Keeps libraries off the screen; the project's own warnings pass by a progress bar."""
     absl_logging.set_verbosity(absl_logging.FATAL)  # errors of Orbax's threads are raised, too
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the same
 
     class Screen(logging.Handler):
         def emit(self, record):
-            tqdm.write(f"warning: {record.getMessage()}", file=sys.stderr)
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                tqdm.write(f"warning: {record.getMessage()}", file=sys.stderr)
 
     logger = logging.getLogger("ibot_jax")
     logger.handlers = [Screen()]
     logger.propagate = False
+    threading.excepthook = lambda raised: logger.warning(
+        "a thread ended: %s", " ".join(in_words(raised.exc_value).split())
+    )
 
 
 def print_error(error: Exception) -> None:
-    """Prints what ends a command, as one line."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    """Prints what ends a command, with its notes, as one line."""
+    if os.environ.get("IBOT_TRACEBACK", "0") != "0":
+        print_line("".join(traceback.format_exception(error)).rstrip())
+    text = "; ".join([str(error), *getattr(error, "__notes__", ())])
+    print_line(f"error: {' '.join(text.split())}")
+
+
+def print_line(text: str) -> None:
+    """Prints to stderr, which may be gone."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -12,9 +12,16 @@ class TrainingError(Exception):
     """A run that cannot go on (a loss that is not finite, too many bad images); exit code 1.
 
     Unless it is a `SaveError`, the state is saved before it reaches the command line, which prints
-    it as one line.
+    it and its notes as one line.
     """
 
 
 class SaveError(TrainingError):
-    """What a run writes cannot be written; the state that was saved last is what it leaves."""
+    """A state cannot be saved; the one that was saved last is what the run leaves."""
+
+
+def in_words(error: Exception) -> str:
+    """Returns the message of an error, behind its type where it is not meant for the user."""
+    if isinstance(error, UserError | TrainingError):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -14,8 +14,12 @@ its own name is whole. Formats of other projects: `python -m ibot_jax.convert`. 
 for a mistake, 130 for Ctrl-C.
 """
 
+from ibot_jax import signals
+
+if __name__ == "__main__":
+    signals.end_at_once()  # a signal during the imports is one line, too
+
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +28,7 @@ import jax
 
 import ibot_jax
 from ibot_jax.card import flat_tensors, make_card, read_report
-from ibot_jax.command_line import OneLineParser, exit_status
+from ibot_jax.command_line import OneLineParser, exit_status, leave
 from ibot_jax.errors import UserError
 from ibot_jax.exported import import_safetensors
 from ibot_jax.optimizer import Params
@@ -231,4 +235,4 @@ def describe(recorded: dict[str, Any], *, head: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

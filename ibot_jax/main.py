@@ -11,6 +11,11 @@ Exit status: 0 complete, 1 the run cannot go on, 2 a mistake in command line, co
 and 143 ended early by Ctrl-C and SIGTERM; in all but the third case the state is saved.
 """
 
+from ibot_jax import signals
+
+if __name__ == "__main__":
+    signals.end_at_once()  # a signal during the imports is one line, too
+
 import dataclasses
 import os
 import pathlib
@@ -22,7 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import flags
 from ml_collections import ConfigDict
 
-from ibot_jax.command_line import config_path, exit_status, parse_config
+from ibot_jax.command_line import config_path, exit_status, leave, parse_config
 from ibot_jax.config_check import check_config
 from ibot_jax.errors import UserError
 
@@ -120,4 +125,4 @@ def _config_name(path: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

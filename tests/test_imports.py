@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "ibot_jax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module may import from layers below its own, and from its own.
 LAYERS = [
-    {"errors"},
+    {"errors", "signals"},
     {"config", "colors"},
     {
         "losses",
@@ -26,7 +26,7 @@ LAYERS = [
     },
     {"schedules"},
     {"step", "data"},
-    {"watchdog", "signals", "json_lines", "tensorboard"},
+    {"watchdog", "json_lines", "tensorboard"},
     {"agreement", "distributed"},
     {
         "checkpoint",
@@ -37,6 +37,7 @@ LAYERS = [
         "config_keys",
         "collapse",
         "command_line",
+        "unforeseen",
         "subcommands",
     },
     {"pretrained", "exported", "loop"},

@@ -16,10 +16,14 @@ Nothing in IN is executed. Every tensor is accounted for: what is missing or lef
 is an error unless --allow says that it may be. Exit status: 0; 2 for a mistake, 130 for Ctrl-C.
 """
 
+from ibot_jax import signals
+
+if __name__ == "__main__":
+    signals.end_at_once()  # a signal during the imports is one line, too
+
 import argparse
 import functools
 import os
-import sys
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import that reads it
@@ -29,7 +33,7 @@ from etils import epath
 
 from ibot_jax import writers
 from ibot_jax.card import make_card, read_report
-from ibot_jax.command_line import OneLineParser, exit_status
+from ibot_jax.command_line import OneLineParser, exit_status, leave
 from ibot_jax.convert import outputs
 from ibot_jax.convert.architecture import Known
 from ibot_jax.convert.reading import Found, read_model
@@ -156,4 +160,4 @@ def _say(source: str, found: Found) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

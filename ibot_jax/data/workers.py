@@ -1,9 +1,9 @@
 """Processes that make views: many small operations would queue for one interpreter's lock.
 
 Each worker is a fresh interpreter without tensorflow and jax that runs this module. It is told its
-task once, answers requests on its standard input, and ends when that closes: with its owner,
-however that ends. What it makes lies in memory that both share. The memory has no name, and so ends
-with the two processes.
+task once, answers requests on its standard input, and ends with its owner, however that ends; the
+signals that tell a group of processes to end are the owner's to act on. What it makes lies in
+memory that both share. The memory has no name, and so ends with the two processes.
 """
 
 import contextlib
@@ -14,14 +14,19 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
+import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
 from ibot_jax.data import shared_arrays
 from ibot_jax.errors import TrainingError
+from ibot_jax.signals import SIGNALS
+
+_LOOK_SECONDS = 1.0
 
 
 class Task(Protocol):
@@ -55,7 +60,10 @@ class Workers:
         self.close = weakref.finalize(self, _kill, [process for process, _ in started])
         self._idle: queue.SimpleQueue = queue.SimpleQueue()
         for process, arrays in started:  # all start while the first one does
-            _send((task, rows), process.stdin)
+            try:
+                _send((task, rows), process.stdin)
+            except OSError as error:
+                raise self._gone(process) from error
             self._idle.put((process, arrays))
 
     def __call__(self, requests: Sequence[tuple]) -> tuple[list[np.ndarray], dict[int, str]]:
@@ -77,13 +85,16 @@ class Workers:
             errors = pickle.load(process.stdout)
             return [array[: len(requests)].copy() for array in arrays], errors
         except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            code = process.wait(timeout=10)
-            raise TrainingError(
-                f"a worker process of the input pipeline ended with code {code}; "
-                f"if memory ran out, use fewer than data.workers={self.count}"
-            ) from error
+            raise self._gone(process) from error
         finally:
             self._idle.put((process, arrays))
+
+    def _gone(self, process: subprocess.Popen) -> TrainingError:
+        code = process.wait(timeout=10)
+        return TrainingError(
+            f"a worker process of the input pipeline ended with code {code}; "
+            f"if memory ran out, use fewer than data.workers={self.count}"
+        )
 
 
 def _start(task: Task, rows: int) -> tuple[subprocess.Popen, list[np.ndarray]]:
@@ -91,16 +102,27 @@ def _start(task: Task, rows: int) -> tuple[subprocess.Popen, list[np.ndarray]]:
     blank = task.blank()
     descriptor = shared_arrays.create(blank, rows)
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ibot_jax.data.workers", str(descriptor)],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=[descriptor],
-        )
+        with _blocked(SIGNALS):  # for the worker as well, from its first moment on
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ibot_jax.data.workers", str(descriptor), str(os.getpid())],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[descriptor],
+            )
         return process, shared_arrays.attach(descriptor, blank, rows)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _blocked(signals: Iterable[int]) -> Iterator[None]:
+    """Holds back signals to this thread until the block is left."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _kill(processes: Sequence[subprocess.Popen]) -> None:
@@ -149,12 +171,19 @@ def serve(descriptor: int, requests: BinaryIO, replies: BinaryIO) -> None:
 
 def main() -> None:
     """Runs a worker on standard input and output."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the owner decides
-        signal.signal(number, signal.SIG_IGN)
+    descriptor, owner = map(int, sys.argv[1:])
+    threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
     replies = io.FileIO(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no reply
     with contextlib.suppress(BrokenPipeError), io.BufferedWriter(replies) as buffered:
-        serve(int(sys.argv[1]), sys.stdin.buffer, buffered)
+        serve(descriptor, sys.stdin.buffer, buffered)
+
+
+def _end_with(owner: int) -> None:
+    """Ends this process soon after its owner, even while it waits for a file."""
+    while os.getppid() == owner:
+        time.sleep(_LOOK_SECONDS)
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,14 @@ end. Images that cannot be read are named and left out. Exit status: 0; 1 if it 
 a mistake, 130 for Ctrl-C.
 """
 
+from ibot_jax import signals
+
+if __name__ == "__main__":
+    signals.end_at_once()  # a signal during the imports is one line, too
+
 import argparse
 import hashlib
 import os
-import sys
 from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import that reads it
@@ -28,7 +32,7 @@ from tqdm import tqdm
 
 from ibot_jax import sharding
 from ibot_jax.card import flat_tensors, weights_hash
-from ibot_jax.command_line import OneLineParser, exit_status
+from ibot_jax.command_line import OneLineParser, exit_status, leave
 from ibot_jax.data.sources import Source, Subset, open_source
 from ibot_jax.embed.parts import FORMATS, Parts
 from ibot_jax.errors import UserError
@@ -182,4 +186,4 @@ def _joined(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

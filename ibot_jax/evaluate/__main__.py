@@ -10,13 +10,18 @@ status: 0; 1 if it cannot go on, 2 for a mistake, 130 for Ctrl-C, 143 for SIGTER
 Tasks:
 """
 
+from ibot_jax import signals
+
+if __name__ == "__main__":
+    signals.end_at_once()  # a signal during the imports is one line, too
+
 import os
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import that reads it
 
 from ibot_jax import subcommands
-from ibot_jax.command_line import exit_status
+from ibot_jax.command_line import exit_status, leave
 
 # Of the modules beside this one, see `subcommands`; `run(args)` returns a `Report`.
 TASKS = (
@@ -53,4 +58,4 @@ def _run(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -12,6 +12,11 @@ Needs the TPU compiler, `pip install 'ibot-jax[aot]'`, best in an environment of
 0; 1 when the step does not fit the chip's memory; 2 for a mistake.
 """
 
+from ibot_jax import signals
+
+if __name__ == "__main__":
+    signals.end_at_once()  # a signal during the imports is one line, too
+
 import argparse
 import json
 import pathlib
@@ -22,7 +27,13 @@ from collections.abc import Iterator
 from absl import flags
 from ml_collections import ConfigDict
 
-from ibot_jax.command_line import OneLineParser, add_config_argument, parse_config
+from ibot_jax.command_line import (
+    OneLineParser,
+    add_config_argument,
+    exit_status,
+    leave,
+    parse_config,
+)
 from ibot_jax.config_check import check_config
 from ibot_jax.data.sources import IMAGENET_EXAMPLES
 from ibot_jax.errors import UserError
@@ -34,19 +45,16 @@ _SMALL = 2**17  # bytes; of operations that are not worth a line of the table
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    try:
-        arguments, config = _parse(argv)
-        report = {"config": arguments.config, "topology": arguments.topology}
-        report["overrides"] = arguments.overrides
-        report |= _compile(config, arguments)
-        if arguments.json:
-            pathlib.Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename} cannot be written: {error.strerror}", file=sys.stderr)
-        return 2
+    return exit_status(lambda: _run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
+    arguments, config = _parse(argv)
+    report = {"config": arguments.config, "topology": arguments.topology}
+    report["overrides"] = arguments.overrides
+    report |= _compile(config, arguments)
+    if arguments.json:
+        pathlib.Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
     print(table(report))
     return 0 if report["fits"] else 1
 
@@ -184,4 +192,4 @@ def _gib(size: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -12,12 +12,15 @@ Exit code 0; 1 when a loss is not finite or too many images cannot be read; 2 fo
 command line or config.
 """
 
+from ibot_jax import signals
+
+if __name__ == "__main__":
+    signals.end_at_once()  # a signal during the imports is one line, too
+
 import argparse
 import importlib
-import sys
 
-from ibot_jax.command_line import OneLineParser
-from ibot_jax.errors import UserError
+from ibot_jax.command_line import OneLineParser, exit_status, leave
 
 # Each one is the module bench_COMMAND, with add_arguments(parser) and run(arguments), and is
 # imported alone: not every machine has what the others need.
@@ -26,26 +29,26 @@ _COMMANDS = ("input", "knn", "step")
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
+    return exit_status(lambda: _run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
     program = "python -m ibot_jax.tools.bench"
     parser = OneLineParser(prog=program, description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=_COMMANDS, help="followed by --help, tells its options")
     parser.add_argument("options", nargs=argparse.REMAINDER)
-    try:
-        chosen = parser.parse_args(argv)
-        module = importlib.import_module(f"ibot_jax.tools.bench_{chosen.command}")
-        parser = OneLineParser(
-            prog=f"{program} {chosen.command}",
-            description=module.__doc__.splitlines()[0],
-            allow_abbrev=False,
-        )
-        module.add_arguments(parser)
-        arguments, overrides = parser.parse_known_args(chosen.options)
-        arguments.overrides = overrides  # --config.KEY=VALUE, which argparse cannot know
-        return module.run(arguments)
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    chosen = parser.parse_args(argv)
+    module = importlib.import_module(f"ibot_jax.tools.bench_{chosen.command}")
+    parser = OneLineParser(
+        prog=f"{program} {chosen.command}",
+        description=module.__doc__.splitlines()[0],
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    arguments, overrides = parser.parse_known_args(chosen.options)
+    arguments.overrides = overrides  # --config.KEY=VALUE, which argparse cannot know
+    return module.run(arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -8,10 +8,13 @@ Exit code 0 when every loss is within 1e-6 and every tensor within 1e-5, relativ
 value; 1 when not; 2 when a file cannot be read.
 """
 
-import argparse
+from ibot_jax import signals
+
+if __name__ == "__main__":
+    signals.end_at_once()  # a signal during the imports is one line, too
+
 import functools
 import json
-import sys
 import zipfile
 from collections.abc import Iterator
 
@@ -24,6 +27,7 @@ import optax
 from ibot_jax import config as configs
 from ibot_jax import sharding
 from ibot_jax import step as steps
+from ibot_jax.command_line import OneLineParser, exit_status, leave
 from ibot_jax.convert import torch_names
 from ibot_jax.errors import UserError
 
@@ -220,7 +224,11 @@ def deviations(recording: Recording) -> Iterator[tuple[str, float, float]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Replays the files that the command line names; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    return exit_status(lambda: _run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
+    parser = OneLineParser(
         prog="python -m ibot_jax.tools.replay",
         description="Replays recorded runs of the original and prints the largest deviations.",
     )
@@ -230,16 +238,12 @@ def main(argv: list[str] | None = None) -> int:
     exact = True
     for path in files:
         print(path)
-        try:
-            for name, worst, tolerance in deviations(Recording(path)):
-                verdict = "ok" if worst <= tolerance else f"above {tolerance:g}"
-                exact &= worst <= tolerance
-                print(f"  {name:22s} {worst:9.2e}  {verdict}")
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        for name, worst, tolerance in deviations(Recording(path)):
+            verdict = "ok" if worst <= tolerance else f"above {tolerance:g}"
+            exact &= worst <= tolerance
+            print(f"  {name:22s} {worst:9.2e}  {verdict}")
     return 0 if exact else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

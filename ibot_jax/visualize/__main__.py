@@ -11,13 +11,18 @@ Ctrl-C.
 Figures:
 """
 
+from ibot_jax import signals
+
+if __name__ == "__main__":
+    signals.end_at_once()  # a signal during the imports is one line, too
+
 import os
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import that reads it
 
 from ibot_jax import subcommands
-from ibot_jax.command_line import exit_status
+from ibot_jax.command_line import exit_status, leave
 
 # Of the modules beside this one, see `subcommands`; `run(args)` draws, writes and says what it
 # wrote.
@@ -37,4 +42,4 @@ def _run(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

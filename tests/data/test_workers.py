@@ -2,18 +2,19 @@
 
 import gc
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from ibot_jax.data.folders import read_file
 from ibot_jax.data.workers import Workers
 from ibot_jax.errors import TrainingError
+from ibot_jax.signals import SIGNALS
 
 
 class Halve:
@@ -85,10 +86,20 @@ def test_a_closed_pool_leaves_no_file_and_no_memory():
     assert count() == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_to_the_group_are_left_to_the_owner(workers, number):
-    (array,), _ = workers([(4,)])
-    os.kill(int(array[0, 1]), number)
+class Sleep(Halve):
+    """A task that does not come back, as from a file system that hangs."""
+
+    def __call__(self, out, number):
+        time.sleep(1000)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("moment", ["as they start", "as they wait"])
+def test_signals_to_the_group_are_left_to_the_owner(workers, number, moment):
+    if moment == "as they wait":
+        workers([(4,)])
+    (worker,) = psutil.Process().children()
+    worker.send_signal(number)
     time.sleep(0.1)
     assert workers([(8,)])[0][0][0, 0] == 4
 
@@ -100,13 +111,16 @@ def test_a_closed_pool_says_so(workers):
         workers([(4,)])
 
 
-def test_workers_end_when_their_owner_is_killed():
-    code = """
-import time
-from test_workers import Halve
+@pytest.mark.parametrize("task", ["Halve", "Sleep"])
+def test_workers_end_when_their_owner_is_killed(task):
+    code = f"""
+import psutil, threading, time
+from test_workers import {task}
 from ibot_jax.data.workers import Workers
-workers = Workers(Halve(), count=1, rows=3)
-print(int(workers([(4,)])[0][0][0, 1]), flush=True)
+workers = Workers({task}(), count=1, rows=3)
+threading.Thread(target=workers, args=([(4,)],), daemon=True).start()
+time.sleep(1)
+print(psutil.Process().children()[0].pid, flush=True)
 time.sleep(60)
 """
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])

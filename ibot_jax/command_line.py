@@ -26,6 +26,7 @@ from tqdm import tqdm
 from ibot_jax import signals, unforeseen
 from ibot_jax.config_check import flatten
 from ibot_jax.config_keys import type_name, unknown_key
+from ibot_jax.config_rules import refuse
 from ibot_jax.errors import TrainingError, UserError, in_words
 
 
@@ -208,15 +209,17 @@ def _load_config(path: str) -> ConfigDict:
 def _check_overrides(argv: list[str], config: ConfigDict) -> None:
     """Finds overrides of keys that the config lacks, or of whole sections."""
     flat = flatten(config)
+    found = []
     for argument in argv[1:]:
         name = argument.lstrip("-").split("=", 1)[0]
         if not argument.startswith("-") or not name.startswith("config."):
             continue
         key = name.removeprefix("config.")
         if key in config and isinstance(config[key], ConfigDict):
-            raise UserError(f"config.{key} is {type_name(config[key])}")
-        if key not in flat:
-            raise unknown_key(key, flat)
+            found.append(f"config.{key} is a section; set its keys one by one")
+        elif key not in flat:
+            found.append(unknown_key(key, flat))
+    refuse(found)
 
 
 def _illegal_value(error: flags.Error, config: ConfigDict) -> UserError:

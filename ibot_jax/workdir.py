@@ -19,22 +19,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from ibot_jax.config_check import flatten
+from ibot_jax.config_keys import Keys, free_keys
+from ibot_jax.defaults import KEYS
 from ibot_jax.errors import UserError
-
-# What may change between a run and its continuation: none of it moves a parameter. A trailing
-# dot stands for a whole section.
-FREE_KEYS = (
-    "log_every",
-    "mesh.",
-    "checkpoint.",
-    "knn.",
-    "test_every",
-    "probe.",
-    "data.data_dir",
-    "data.max_bad_share",
-    "data.stall_seconds",
-    "data.workers",
-)
 
 _CONFIG = "config.json"
 _VISIBLE_SECONDS = 60  # network file systems may remember for so long that a file was absent
@@ -51,6 +38,7 @@ def open_workdir(
     *,
     allow_config_change: bool,
     flag: str = "--workdir",
+    keys: Keys = KEYS,
 ) -> epath.Path:
     """Makes sure that a run with this config may write to `path`, and records the config there.
 
@@ -59,6 +47,7 @@ def open_workdir(
       config: of the run.
       allow_config_change: accept a folder that belongs to another config.
       flag: that names the folder on the command line, for errors.
+      keys: of the config.
 
     Returns:
       The absolute path.
@@ -70,7 +59,7 @@ def open_workdir(
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         recorded = read_config(workdir)
-        changes = [] if recorded is None else differences(recorded, config)
+        changes = [] if recorded is None else differences(recorded, config, keys)
         if changes and not allow_config_change:
             listed = "; ".join(f"{key} was {was}, now {now}" for key, was, now in changes)
             raise UserError(
@@ -110,15 +99,18 @@ def require_shared(workdir: epath.Path) -> None:
         time.sleep(1)
 
 
-def differences(recorded: dict[str, Any], config: ConfigDict) -> list[tuple[str, str, str]]:
+def differences(
+    recorded: dict[str, Any], config: ConfigDict, keys: Keys = KEYS
+) -> list[tuple[str, str, str]]:
     """Lists what a continued run may not change silently.
 
     Args:
       recorded: what config.json holds, {"optim.lr": 0.001, ...}.
       config: the config of now.
+      keys: of the config, which know what may change.
 
     Returns:
-      (key, recorded value, value of now) of each key that differs and is not in `FREE_KEYS`.
+      (key, recorded value, value of now) of each key that differs and may not.
     """
     now = json.loads(json.dumps(flatten(config)))  # tuples become lists, as in the file
     absent = object()
@@ -126,10 +118,10 @@ def differences(recorded: dict[str, Any], config: ConfigDict) -> list[tuple[str,
     def show(value):
         return "absent" if value is absent else json.dumps(value)
 
-    changes = []
+    free, changes = free_keys(keys), []
     for key in sorted(recorded.keys() | now.keys()):
         was, is_now = recorded.get(key, absent), now.get(key, absent)
-        if was != is_now and not key.startswith(FREE_KEYS):
+        if was != is_now and key not in free:
             changes.append((key, show(was), show(is_now)))
     return changes
 

@@ -9,7 +9,9 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "ibot_jax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module may import from layers below its own, and from its own.
 LAYERS = [
-    {"errors", "signals"},
+    {"errors", "signals", "durations", "other_names"},
+    {"config_keys"},
+    {"defaults"},
     {"config", "colors"},
     {
         "losses",
@@ -34,7 +36,7 @@ LAYERS = [
         "metrics",
         "workdir",
         "config_check",
-        "config_keys",
+        "config_rules",
         "collapse",
         "command_line",
         "unforeseen",
@@ -47,7 +49,7 @@ LAYERS = [
     {"convert", "embed"},
     {"main", "tools"},
 ]
-PURE = {*LAYERS[2], *LAYERS[3], "step"}
+PURE = {*LAYERS[4], *LAYERS[5], "step"}
 IMPURE_LIBRARIES = {"tensorflow", "tensorflow_datasets", "absl", "clu", "os", "pathlib", "etils"}
 
 

@@ -55,7 +55,7 @@ class Workers:
           count: how many; 0 starts one for each core of this process.
           rows: the most requests that one call makes.
         """
-        self.count = count or _num_cores()
+        self.count = count or num_cores()
         started = [_start(task, rows) for _ in range(self.count)]
         self.close = weakref.finalize(self, _kill, [process for process, _ in started])
         self._idle: queue.SimpleQueue = queue.SimpleQueue()
@@ -136,7 +136,8 @@ def _kill(processes: Sequence[subprocess.Popen]) -> None:
                 pipe.close()
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
+    """Returns how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):  # Linux; a scheduler may have lent us a few only
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

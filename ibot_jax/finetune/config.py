@@ -1,4 +1,4 @@
-"""The documented default configuration of fine-tuning.
+"""All keys of a fine-tuning config: default, meaning, range and kind.
 
 `configs/finetune/*.py` start from `get_config()` and override. It holds the recipe: how. What is
 fine-tuned, and on which images, is said by flags (`python -m ibot_jax.evaluate finetune --help`).
@@ -6,61 +6,87 @@ fine-tuned, and on which images, is said by flags (`python -m ibot_jax.evaluate 
 
 from ml_collections import ConfigDict
 
+from ibot_jax import defaults
+from ibot_jax.config_keys import Between, Duration, Interval, Key, Kind, OneOf, make_config
+from ibot_jax.defaults import SHARE, STRENGTH
+
+SECTIONS = {
+    "": "its length, batch and start",
+    "optim": "AdamW",
+    "loss": "labels, and images that are mixed",
+    "data": "how images are cut and changed",
+    "data.rand_augment": "operations on the whole image",
+    "checkpoint": "what is saved",
+}
+
+# The original's ImageNet recipe for ViT-B/16.
+KEYS = {
+    "seed": defaults.KEYS["seed"],
+    "duration": defaults.KEYS["duration"],
+    "batch_size": defaults.KEYS["batch_size"],
+    "start": Key(
+        "backbone",
+        "projection: its head's first layer stays under the classifier",
+        OneOf(("backbone", "projection")),
+    ),
+    "classifier_std": Key(2e-5, "of the classifier's initial weights", Between(1e-10, 10, off=0)),
+    "drop_path": Key(0.2, "stochastic depth of the last block; the first has 0", Between(0, 0.99)),
+    "remat": defaults.KEYS["model.remat"],
+    "optim.lr": Key(
+        1e-3,
+        "for 256 images a step; scaled linearly by batch_size / 256",
+        Between(1e-10, 100),
+    ),
+    "optim.min_lr": defaults.KEYS["optim.min_lr"],
+    "optim.warmup": Key("20 epochs", "in which the learning rate rises from 0", Duration()),
+    "optim.weight_decay": Key(
+        0.05, "not of vectors, positions and the class token", Between(0, 10)
+    ),
+    "optim.layer_decay": Key(
+        0.65,
+        "factor of the learning rate from each block to the one below it",
+        Between(0.01, 1),
+    ),
+    "loss.label_smoothing": Key(
+        0.1, "share of each label that is spread over all classes", Between(0, 0.99)
+    ),
+    "loss.mixup": Key(
+        0.8,
+        "Beta(x, x) gives the shares of two mixed images; 0 turns it off",
+        Between(1e-3, 1000, off=0),
+    ),
+    "loss.cutmix": Key(
+        1.0, "the same of a box that one image gets from another", Between(1e-3, 1000, off=0)
+    ),
+    "loss.cutmix_share": Key(0.5, "of the images, where both are on; mixup has the rest", SHARE),
+    "data.scale": Key((0.08, 1.0), "crop area over image area", Interval(1e-4, 1)),
+    "data.aspect": defaults.KEYS["data.aspect"],
+    "data.flip": defaults.KEYS["data.flip"],
+    "data.rand_augment.ops": Key(
+        2, "operations drawn for each image; 0 turns it off", Between(0, 100)
+    ),
+    "data.rand_augment.magnitude": Key(9.0, "of 10", STRENGTH),
+    "data.rand_augment.magnitude_std": Key(0.5, "of the normal noise on it", STRENGTH),
+    "data.erase": Key(0.25, "probability of a box of noise", SHARE),
+    "data.max_bad_share": defaults.KEYS["data.max_bad_share"],
+    "data.workers": defaults.KEYS["data.workers"],
+    "data.stall_seconds": defaults.KEYS["data.stall_seconds"],
+    "data.resize": defaults.KEYS["data.resize"],
+    "test_every": Key("1 epochs", "between tests", Duration(), Kind.REPORTED),
+    "checkpoint.every": defaults.KEYS["checkpoint.every"],
+    "checkpoint.keep": Key(
+        1,
+        "the latest so many; the best by top-1 is kept besides",
+        Between(1, 10**9),
+        Kind.REPORTED,
+    ),
+    "log_every": defaults.KEYS["log_every"],
+}
+
 
 def get_config() -> ConfigDict:
     """Returns the default configuration: the original's ImageNet recipe for ViT-B/16.
 
-    Durations are strings, "10 epochs", "5000 steps" or "1e6 examples"; a bare number means epochs.
+    `KEYS` says what each key means and takes.
     """
-    config = ConfigDict()
-    config.seed = 0
-    config.duration = "100 epochs"
-    config.batch_size = 1024  # images a step, over all devices
-    config.start = "backbone"  # or "projection": its head's first layer stays under the classifier
-    config.classifier_std = 2e-5  # of the classifier's initial weights
-    config.drop_path = 0.2  # stochastic depth of the last block; the first has 0
-    config.remat = "none"  # kept for the backward pass: all; "dots", linear outputs; "blocks"
-
-    config.optim = ConfigDict(
-        dict(
-            lr=1e-3,  # AdamW, for 256 images a step; scaled linearly by batch_size / 256
-            min_lr=1e-6,  # at the end, not scaled
-            warmup="20 epochs",
-            weight_decay=0.05,  # not of vectors, positions and the class token
-            layer_decay=0.65,  # factor of the learning rate from each block to the one below it
-        )
-    )
-    config.loss = ConfigDict(
-        dict(
-            label_smoothing=0.1,  # share of each label that is spread over all classes
-            mixup=0.8,  # Beta(x, x) gives the shares of two mixed images; 0 turns it off
-            cutmix=1.0,  # the same of a box that one image gets from another
-            cutmix_share=0.5,  # of the images, where both are on; mixup has the rest
-        )
-    )
-    config.data = ConfigDict(
-        dict(
-            scale=(0.08, 1.0),  # crop area over image area
-            aspect=(3 / 4, 4 / 3),
-            flip=0.5,  # probability
-            rand_augment=dict(
-                ops=2,  # operations drawn for each image; 0 turns it off
-                magnitude=9.0,  # of 10
-                magnitude_std=0.5,
-            ),
-            erase=0.25,  # probability of a box of noise
-            max_bad_share=0.01,  # stop when more than this share of images cannot be read
-            workers=0,  # processes that make views; 0 takes one for each core
-            stall_seconds=300.0,  # of waiting for input or peers before a warning; 0 never warns
-            resize="simd",  # antialiased bicubic; or "pillow", which is slower
-        )
-    )
-    config.test_every = "1 epochs"
-    config.checkpoint = ConfigDict(
-        dict(
-            every="1 epochs",
-            keep=1,  # the latest so many; the best by top-1 is kept besides
-        )
-    )
-    config.log_every = "50 steps"
-    return config
+    return make_config(KEYS)

@@ -28,6 +28,7 @@ from ibot_jax.evaluate.features import extract
 from ibot_jax.evaluate.neighbours import accuracy
 from ibot_jax.evaluate.opening import Views
 from ibot_jax.finetune.check import check_run
+from ibot_jax.finetune.config import KEYS
 from ibot_jax.finetune.loop import FinetuneLoop
 from ibot_jax.finetune.step import (
     FinetuneState,
@@ -95,7 +96,7 @@ def finetune(
         plan = make_plan(config, len(task.train))
         check_run(config, plan, channels=task.views.channels, num_devices=mesh.size)
         folder = open_workdir(
-            workdir, config, allow_config_change=allow_config_change, flag="--out"
+            workdir, config, allow_config_change=allow_config_change, flag="--out", keys=KEYS
         )
     with same_end():
         require_shared(folder)

@@ -120,7 +120,7 @@ def test_a_trace_is_written(done, report):
         (["step", "--config=configs/none.py"], "there is no file configs/none.py"),
         (["step", *TINY, "--config.optim.lrr=1"], "did you mean optim.lr?"),
         (["step", *TINY, "--config.optim.lr=high"], "config.optim.lr=high has the wrong type"),
-        (["step", *TINY, "--batch=0"], "batch_size=0 must be above 0"),
+        (["step", *TINY, "--batch=0"], "batch_size=0 must be from 1 to"),
         (["step", *TINY, "--batch=many"], "argument --batch: invalid int value: 'many'"),
         (["step", *TINY, "--batch=12"], "batch_size=12 is not divisible by the 8 devices"),
         (["step", *TINY, "--steps=0"], "--steps=0"),

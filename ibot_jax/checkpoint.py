@@ -25,9 +25,9 @@ from etils import epath
 
 from ibot_jax.agreement import same_end, wait_for_all
 from ibot_jax.errors import SaveError, UserError
+from ibot_jax.paths import absolute_path
 from ibot_jax.saved import complete_steps
 from ibot_jax.step import TrainState, teacher_params
-from ibot_jax.workdir import absolute_path
 
 _WEIGHTS = ("student", "teacher", "centers")
 

@@ -32,8 +32,9 @@ from ibot_jax.command_line import OneLineParser, exit_status, leave
 from ibot_jax.errors import UserError
 from ibot_jax.exported import import_safetensors
 from ibot_jax.optimizer import Params
+from ibot_jax.paths import absolute_path, warn_if_among_images
 from ibot_jax.saved import find_checkpoint, read_params
-from ibot_jax.workdir import absolute_path, read_config
+from ibot_jax.workdir import read_config
 from ibot_jax.writers import FOLDERS, OWN_FORMATS, check_target, told_by_path
 
 
@@ -128,6 +129,7 @@ def export(
     if recorded is None:
         what = "config.json in it" if source.is_dir() else "such folder"
         raise UserError(f"--workdir={workdir} holds no run: there is no {what}; give that of a run")
+    warn_if_among_images(out, "--out", [recorded.get("data.source", "")])
     number, top1 = find_checkpoint(source, step)
     description = describe(recorded, head=head)
     description |= {

@@ -19,6 +19,7 @@ from ibot_jax.errors import TrainingError
 from ibot_jax.evaluate.online import Evaluation
 from ibot_jax.loop import Loop, Metrics, make_watchdog
 from ibot_jax.metrics import Reporter, header
+from ibot_jax.paths import warn_if_among_images
 from ibot_jax.step import TrainState, jit_init, jit_train_step, state_layout, teacher_params
 from ibot_jax.watchdog import Watchdog
 from ibot_jax.workdir import open_workdir, require_shared
@@ -61,6 +62,8 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
         check_plan(config, plan)
         evaluation = Evaluation(config, source, watchdog.waiting) if config.knn.every else None
         folder = open_workdir(workdir, config, allow_config_change=allow_config_change)
+        if jax.process_index() == 0:
+            warn_if_among_images(workdir, "--workdir", [config.data.source])
     with same_end():
         require_shared(folder)
 

@@ -22,8 +22,9 @@ from ibot_jax.exported import CONFIG, is_checkpoint, is_exported_folder, read_ex
 from ibot_jax.models.head import Head
 from ibot_jax.models.vit import ViT
 from ibot_jax.optimizer import Params
+from ibot_jax.paths import absolute_path
 from ibot_jax.saved import find_checkpoint, read_params
-from ibot_jax.workdir import absolute_path, read_config
+from ibot_jax.workdir import read_config
 
 # What an export says of the data that its model was trained for; see `export.describe`.
 DESCRIBED_DATA = ("global_size", "channels", "mean", "std")
@@ -51,6 +52,11 @@ class Model:
     name: str
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     history: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def trained_on(self) -> str:
+        """The `data.source` of the run that the weights are from; "" if that is not known."""
+        return self.history.get("run", {}).get("data.source", "")
 
     @functools.cached_property
     def backbone(self) -> ViT:

@@ -9,7 +9,6 @@ All but the checkpoints is written by the first process alone.
 """
 
 import json
-import os
 import secrets
 import time
 from typing import Any
@@ -22,14 +21,10 @@ from ibot_jax.config_check import flatten
 from ibot_jax.config_keys import Keys, free_keys
 from ibot_jax.defaults import KEYS
 from ibot_jax.errors import UserError
+from ibot_jax.paths import absolute_path
 
 _CONFIG = "config.json"
 _VISIBLE_SECONDS = 60  # network file systems may remember for so long that a file was absent
-
-
-def absolute_path(path: str) -> epath.Path:
-    """Returns a path that a user gives, local or any that etils.epath takes, as absolute."""
-    return epath.Path(path if "://" in path else os.path.abspath(os.path.expanduser(path)))
 
 
 def open_workdir(

@@ -19,6 +19,7 @@ from etils import epath
 from ibot_jax.errors import UserError
 from ibot_jax.exported import CONFIG, PARAMS, import_safetensors
 from ibot_jax.optimizer import Params
+from ibot_jax.paths import reason_of, require_writable
 
 CARD = "README.md"
 
@@ -40,6 +41,7 @@ def check_target(target: epath.Path, *, folder_of: tuple[str, ...] | None, overw
             raise UserError(
                 f"--out={path} exists; choose another path, or replace it by --overwrite"
             )
+    require_writable(target, "--out")
     if not target.exists():
         return
     if target.is_dir() != bool(folder_of):
@@ -57,8 +59,9 @@ def told_by_path(out: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # Orbax passes on whatever its threads meet
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--out={out} cannot be written ({reason}); choose another path") from error
+        raise UserError(
+            f"--out={out} cannot be written ({reason_of(error)}); choose another path"
+        ) from error
 
 
 def write_orbax(target: epath.Path, params: Params, description: Any, card: str) -> None:

@@ -27,7 +27,7 @@ LAYERS = [
         "tpu_colors",
     },
     {"schedules"},
-    {"step", "data"},
+    {"step", "data", "paths"},
     {"watchdog", "json_lines", "tensorboard"},
     {"agreement", "distributed"},
     {

@@ -41,7 +41,7 @@ from ibot_jax.convert.stablehlo import write_stablehlo
 from ibot_jax.errors import UserError
 from ibot_jax.export import add_output_options, own_card
 from ibot_jax.exported import import_safetensors
-from ibot_jax.workdir import absolute_path
+from ibot_jax.paths import absolute_path, warn_if_among_images
 
 _FOREIGN = {
     "checkpoint": outputs.write_checkpoint,
@@ -121,6 +121,8 @@ def _convert(args: argparse.Namespace) -> None:
         whole=whole,
     )
     _say(args.source, found)
+    trained_on = found.description.get("run", {}).get("data.source", "")
+    warn_if_among_images(args.out, "OUT", [trained_on])
     with writers.told_by_path(args.out):
         _write(to, target, found, args.license, reports)
     print(f"{target} ({to}), {target / 'README.md' if to in _FOLDERS else f'{target}.md'}")

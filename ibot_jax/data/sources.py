@@ -15,6 +15,7 @@ from ibot_jax.data.folders import FolderSource
 from ibot_jax.data.images import MODES
 from ibot_jax.data.tfds import TfdsStream, open_tfds
 from ibot_jax.errors import UserError
+from ibot_jax.paths import require_reachable
 
 IMAGENET_EXAMPLES = 1_281_167
 SYNTHETIC_SIZE = (375, 500)  # height, width: about ImageNet's mean
@@ -64,12 +65,14 @@ def open_source(
       channels: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA), to which images will be converted.
 
     Raises:
-      UserError: if there is no such source or split, it is empty, or it cannot be so restricted.
+      UserError: if there is no such source or split, its bucket cannot be reached, it is empty, or
+        it cannot be so restricted.
     """
     if channels not in MODES:
         raise UserError(f"data.channels={channels} will not do; it is 1, 2, 3 or 4")
     kind, _, rest = spec.partition(":")
     if kind == "folder" and rest:
+        require_reachable(rest)
         return FolderSource(rest, split, max_per_class=max_per_class)
     if kind == "digits" and not rest:
         return DigitsSource(split, max_per_class=max_per_class)
@@ -79,6 +82,7 @@ def open_source(
             f'folders or digits, not {spec!r}; set it to 0 (TFDS splits can be cut: "train[:10%]")'
         )
     if kind == "tfds" and rest:
+        require_reachable(data_dir)
         return open_tfds(rest, split, data_dir=data_dir)
     if kind == "synthetic" and (not rest or (rest.isdecimal() and int(rest))):
         return SyntheticSource(int(rest or IMAGENET_EXAMPLES), channels)

@@ -39,8 +39,8 @@ from ibot_jax.errors import UserError
 from ibot_jax.evaluate.opening import Views, open_model, open_views
 from ibot_jax.evaluate.options import add_batch_size, add_workers, positive
 from ibot_jax.optimizer import Params
+from ibot_jax.paths import absolute_path, require_writable
 from ibot_jax.pretrained import Model
-from ibot_jax.workdir import absolute_path
 
 _PART_BYTES = 2**26  # of the features that are written, and kept in memory, at a time
 
@@ -79,6 +79,7 @@ def _embed(args: argparse.Namespace) -> None:
         raise UserError(f"--out={args.out} is neither .parquet nor .npz; end it with one of them")
     if target.exists() and not args.overwrite:
         raise UserError(f"--out={args.out} exists; choose another path, or --overwrite")
+    require_writable(target, "--out")
     mesh = sharding.make_mesh()
     model, params = open_model(args, mesh)
     views = open_views(args, model)

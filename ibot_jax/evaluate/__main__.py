@@ -50,8 +50,11 @@ def _run(argv: list[str]) -> None:
     module, args = parsed
     from ibot_jax import agreement, distributed  # which import jax: no mistake waits for that
     from ibot_jax.evaluate.options import output_folder
+    from ibot_jax.paths import absolute_path, require_writable
 
     distributed.join(args.coordinator_address, args.num_processes, args.process_id)
+    with agreement.same_end():  # told now, and not when all has been computed
+        require_writable(absolute_path(output_folder(args)), "--out")
     report = module.run(args)
     with agreement.same_end():  # who leaves before the first process has written ends it
         report.publish(output_folder(args))

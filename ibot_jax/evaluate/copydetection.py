@@ -33,8 +33,8 @@ from ibot_jax.evaluate.image_files import list_images, read_image, share_batches
 from ibot_jax.evaluate.opening import check_batch_size, open_model, settings
 from ibot_jax.evaluate.report import Report
 from ibot_jax.evaluate.whitening import fit_whitening
+from ibot_jax.paths import absolute_path
 from ibot_jax.pretrained import Model
-from ibot_jax.workdir import absolute_path
 
 _RETRIEVED = 20
 _PREFIX = 4  # characters of a name that an original shares with its copies

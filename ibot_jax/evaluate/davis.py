@@ -34,8 +34,8 @@ from ibot_jax.evaluate.image_files import ahead, read_image
 from ibot_jax.evaluate.opening import open_model, settings
 from ibot_jax.evaluate.report import Report
 from ibot_jax.evaluate.video_measures import boundary_f, jaccard, statistics
+from ibot_jax.paths import absolute_path, require_writable
 from ibot_jax.pretrained import Model
-from ibot_jax.workdir import absolute_path
 
 _SIDE_MULTIPLE = 64
 
@@ -90,6 +90,9 @@ def run(args: argparse.Namespace) -> Report:
         temperature=args.temperature,
     )
     folder = absolute_path(args.predictions) if args.predictions else None
+    with same_end():
+        if folder:
+            require_writable(folder, "--predictions")
     rows, scores = [], []
     with same_end():
         for video in progress(videos, len(videos), "videos"):

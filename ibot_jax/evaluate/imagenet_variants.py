@@ -10,7 +10,7 @@ from ibot_jax.data.folders import FolderSource
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.corruptions import ALEXNET_ERRORS, SEVERITIES
 from ibot_jax.evaluate.image_files import require_folder
-from ibot_jax.workdir import absolute_path
+from ibot_jax.paths import absolute_path
 
 _GAP = ("mixed_same", "mixed_rand")
 

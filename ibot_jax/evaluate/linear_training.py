@@ -29,7 +29,7 @@ from ibot_jax.evaluate.cache import Features, progress
 from ibot_jax.evaluate.features import FeatureFn
 from ibot_jax.evaluate.linear_sweep import Sweep, SweepState
 from ibot_jax.evaluate.rows import num_parts
-from ibot_jax.workdir import absolute_path
+from ibot_jax.paths import absolute_path
 
 # Entries of the largest array that counting hits needs on a device: 2**26 of float32 are 256 MiB.
 _MAX_ENTRIES = 2**26

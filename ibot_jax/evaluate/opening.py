@@ -5,6 +5,7 @@ Every mistake is a UserError, on all processes, before anything slow begins.
 
 import argparse
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,9 @@ from ibot_jax.data.pipeline import eval_batches
 from ibot_jax.data.sources import Source, open_source
 from ibot_jax.data.tfds import TfdsStream
 from ibot_jax.errors import UserError
+from ibot_jax.evaluate.options import output_folder
 from ibot_jax.optimizer import Params
+from ibot_jax.paths import warn_if_among_images
 from ibot_jax.pretrained import Model
 
 
@@ -63,6 +66,8 @@ def open_model(
 ) -> tuple[Model, Params]:
     """Loads the model that --from, --weights, --step and --dtype name.
 
+    A warning says where --out lies among images that are read, or were trained on.
+
     Returns:
       The model, and its parameters, on all devices.
 
@@ -81,7 +86,16 @@ def open_model(
                 f"--weights={args.weights} is not what {args.source} holds, which is the "
                 f"{model.facts['weights']}; give --weights={model.facts['weights']}"
             )
+    if jax.process_index() == 0:
+        warn_if_among_images(output_folder(args), "--out", _image_sources(args, model.trained_on))
     return model, jax.device_put(jax.device_get(params), sharding.replicated(mesh))
+
+
+def _image_sources(args: argparse.Namespace, trained_on: str) -> list[str]:
+    """Returns what the flags name that holds images, and what the model was trained on."""
+    named = [getattr(args, name, None) or [] for name in ("data", "images")]
+    listed = ([text] if isinstance(text, str) else text for text in named)
+    return [*itertools.chain(*listed), trained_on]
 
 
 def open_views(args: argparse.Namespace, model: Model) -> Views:

@@ -4,7 +4,7 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 
-from ibot_jax.workdir import absolute_path
+from ibot_jax.paths import absolute_path
 
 FEATURES = ("cls", "mean", "cls+mean", "pixels")
 

@@ -9,8 +9,8 @@ import jax
 
 import ibot_jax
 from ibot_jax.errors import UserError
+from ibot_jax.paths import absolute_path
 from ibot_jax.tensorboard import TensorBoard
-from ibot_jax.workdir import absolute_path
 
 
 @dataclasses.dataclass(frozen=True)

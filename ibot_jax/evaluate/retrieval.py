@@ -34,8 +34,8 @@ from ibot_jax.evaluate.image_files import ahead, read_image, to_picture
 from ibot_jax.evaluate.opening import open_model, settings
 from ibot_jax.evaluate.report import Report
 from ibot_jax.evaluate.revisited import measure, read_benchmark
+from ibot_jax.paths import absolute_path
 from ibot_jax.pretrained import Model
-from ibot_jax.workdir import absolute_path
 
 SCALES = (1.0, 2**-0.5, 0.5)
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels

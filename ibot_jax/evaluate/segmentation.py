@@ -29,8 +29,8 @@ from ibot_jax.evaluate.patch_heads import Linear, knn_votes
 from ibot_jax.evaluate.report import Report
 from ibot_jax.evaluate.segmentation_data import Squares, find_splits
 from ibot_jax.evaluate.segmenting import Frozen, count_classes, fit_linear, sample_bank
+from ibot_jax.paths import absolute_path
 from ibot_jax.pretrained import Model
-from ibot_jax.workdir import absolute_path
 
 _HEADS = ("linear", "knn")
 

@@ -5,7 +5,7 @@ import numpy as np
 from ibot_jax.data.sources import Source
 from ibot_jax.data.tfds import TfdsStream
 from ibot_jax.errors import UserError
-from ibot_jax.workdir import absolute_path
+from ibot_jax.paths import absolute_path
 
 
 def choose(

@@ -7,9 +7,11 @@ import secrets
 from collections.abc import Sequence
 
 import numpy as np
+from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 
 from ibot_jax.errors import UserError
+from ibot_jax.paths import is_remote, require_writable
 
 FORMATS = (".png", ".webp", ".jpg", ".jpeg")
 INK, PAPER = (38, 38, 43), (255, 255, 255)
@@ -168,14 +170,26 @@ def check_out(path: str, formats: Sequence[str] = FORMATS) -> pathlib.Path:
     """Returns where a figure is to be written, before anything is computed for it.
 
     Raises:
-      UserError: if the format is none that can be written, or `path` is a folder.
+      UserError: if the format is none that can be written, or `path` is a folder or cannot be made.
     """
-    target = pathlib.Path(path).expanduser().absolute()
+    target = local_path(path)
     if target.suffix.lower() not in formats:
         raise UserError(f"--out={path} does not say its format; end it in {', '.join(formats)}")
     if target.is_dir():
         raise UserError(f"--out={path} is a folder; name a file in it")
+    require_writable(epath.Path(target), "--out")
     return target
+
+
+def local_path(path: str) -> pathlib.Path:
+    """Returns --out as an absolute path.
+
+    Raises:
+      UserError: if it is not on a disk.
+    """
+    if is_remote(path):
+        raise UserError(f"--out={path} is no local path, which figures need; give one")
+    return pathlib.Path(path).expanduser().absolute()
 
 
 def save(picture: Image.Image, target: pathlib.Path) -> None:

@@ -5,10 +5,12 @@ import pathlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+from etils import epath
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from ibot_jax.data.images import to_channels
 from ibot_jax.errors import UserError
+from ibot_jax.paths import require_writable
 from ibot_jax.pretrained import Model
 from ibot_jax.visualize import canvas
 from ibot_jax.visualize.pictures import Files, fit, open_images, read_pixels, readable
@@ -50,11 +52,12 @@ def check_folder(path: str) -> pathlib.Path:
     """Returns the folder that the frames go to.
 
     Raises:
-      UserError: if it holds anything already.
+      UserError: if it holds anything already, or cannot be made.
     """
-    folder = pathlib.Path(path).expanduser().absolute()
+    folder = canvas.local_path(path)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--out={path} is to be a new or empty folder; choose another one")
+    require_writable(epath.Path(folder), "--out")
     return folder
 
 

@@ -14,8 +14,8 @@ from ibot_jax.data.images import EncodedImage
 from ibot_jax.data.sources import Source, open_source
 from ibot_jax.data.tfds import TfdsStream
 from ibot_jax.errors import UserError
+from ibot_jax.paths import absolute_path
 from ibot_jax.pretrained import Model
-from ibot_jax.workdir import absolute_path
 
 T = TypeVar("T")
 
@@ -55,10 +55,9 @@ def open_images(args: argparse.Namespace, channels: int) -> Source:
       UserError: if there is no such thing, it holds no images, or has no random access.
     """
     first, *others = args.images
-    path = absolute_path(first)
     is_source = _SOURCES.match(first) is not None
-    if not others and (is_source or path.is_dir()):
-        spec = first if is_source else f"folder:{path}"
+    if not others and (is_source or absolute_path(first).is_dir()):
+        spec = first if is_source else f"folder:{absolute_path(first)}"
         source = open_source(spec, args.split, data_dir=args.data_dir, channels=channels)
         if isinstance(source, TfdsStream):
             raise UserError(
@@ -75,6 +74,8 @@ def open_images(args: argparse.Namespace, channels: int) -> Source:
             )
         if path.is_dir():
             raise UserError(f"--images={text} is a folder; give one folder, or files alone")
+        if path == absolute_path(args.out):
+            raise UserError(f"--out={args.out} is one of --images; choose another path")
     return Files([str(absolute_path(text)) for text in args.images])
 
 

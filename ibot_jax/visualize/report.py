@@ -23,13 +23,14 @@ from ibot_jax.data.sources import Subset
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.options import add_number, add_weights_options
 from ibot_jax.metrics import read_rows
+from ibot_jax.paths import absolute_path
 from ibot_jax.pretrained import recorded_config
 from ibot_jax.saved import complete_steps
 from ibot_jax.visualize import attention, canvas, page, patterns, pca
 from ibot_jax.visualize.charts import Series, line_chart, show
 from ibot_jax.visualize.options import add_image_options, open_model
 from ibot_jax.visualize.pictures import open_images, read_pictures, spread
-from ibot_jax.workdir import absolute_path, read_config
+from ibot_jax.workdir import read_config
 
 _CELL = 160
 # Section, chart, unit, and its curves by metric; whatever else a run reports gets its own chart.

@@ -48,7 +48,9 @@ def test_named_files_are_all_shown_and_folders_in_part(tmp_path):
     images = [np.full((8, 8, 3), shade, np.uint8) for shade in range(7)]
     folder = save_images(tmp_path / "a", *images)
     files = [f"{folder}/{i:03d}.png" for i in (6, 0, 3)]
-    args = argparse.Namespace(split="train", data_dir="", number=None, default_number=2)
+    args = argparse.Namespace(
+        split="train", data_dir="", out="figure.png", number=None, default_number=2
+    )
 
     def shown(names, number=None):
         source = pictures.open_images(

@@ -4,22 +4,16 @@ import logging
 import os
 import re
 import secrets
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from etils import epath
 
+from ibot_jax.data import remote
 from ibot_jax.data.tf import import_tensorflow
 from ibot_jax.errors import UserError
 
-_REACH_SECONDS = 15  # for a bucket's first answer; TensorFlow itself tries for many minutes
 _NO_FOLDER = re.compile("digits$|synthetic(:|$)|tfds:")  # sources of other kinds
 _log = logging.getLogger(__name__)
-
-
-def is_remote(path: str) -> bool:
-    """Returns whether a path begins with a scheme, such as gs://."""
-    return re.match(r"[A-Za-z][\w+.-]*://", path) is not None
 
 
 def absolute_path(path: str) -> epath.Path:
@@ -28,7 +22,7 @@ def absolute_path(path: str) -> epath.Path:
     Raises:
       UserError: if it is of another scheme, or its bucket does not answer.
     """
-    if not is_remote(path):
+    if not remote.is_remote(path):
         return epath.Path(os.path.abspath(os.path.expanduser(path)))
     require_reachable(path)
     return epath.Path(path)
@@ -38,16 +32,16 @@ def require_reachable(path: str) -> None:
     """Makes sure that the bucket of a path answers; of a local path nothing is asked.
 
     Raises:
-      UserError: if it does not within 15 s, or the scheme is none that is read here.
+      UserError: if it does not in time, or the scheme is another one.
     """
-    if not is_remote(path):
+    if not remote.is_remote(path):
         return
     scheme, _, rest = path.partition("://")
     bucket = rest.partition("/")[0]
     if scheme != "gs":
         raise UserError(
-            f"{path}: {scheme}:// is no storage that is read or written here; give a local path (a "
-            "bucket may be mounted there) or one of Google Cloud Storage, gs://BUCKET/PATH"
+            f"{path}: models and outputs are on disks or in gs://BUCKET/PATH, not behind "
+            f"{scheme}://; give such a path (a bucket can be mounted)"
         )
     if not bucket:
         raise UserError(f"{path} names no bucket; write gs://BUCKET/PATH")
@@ -66,28 +60,13 @@ def _refusal(bucket: str, path: str) -> str:
     if bucket in _answered:
         return ""
     import_tensorflow()  # which reads it; to import it is slow, and no fault of the bucket
-    # The path itself, since many accounts may look at objects but not at their bucket.
-    reason = _limited(epath.Path(path).exists, _REACH_SECONDS)
-    if not reason:
-        _answered.add(bucket)
-    return reason
-
-
-def _limited(ask: Callable[[], object], seconds: float) -> str:
-    """Returns why `ask` raised, or that it took longer; "" if it did neither."""
-    reasons = [f"no answer within {seconds:g} s"]
-
-    def run():
-        try:
-            ask()
-            reasons.append("")
-        except Exception as error:  # of TensorFlow, which has kinds of its own
-            reasons.append(reason_of(error))
-
-    thread = threading.Thread(target=run, daemon=True)  # it may wait for minutes
-    thread.start()
-    thread.join(seconds)
-    return reasons[-1]
+    try:
+        # The path itself, since many accounts may look at objects but not at their bucket.
+        remote.within(remote.ANSWER_SECONDS, epath.Path(path).exists)
+    except Exception as error:  # of TensorFlow, which has kinds of its own
+        return reason_of(error)
+    _answered.add(bucket)
+    return ""
 
 
 def reason_of(error: BaseException) -> str:
@@ -107,7 +86,7 @@ def require_writable(target: epath.Path, flag: str) -> None:
       UserError: if it cannot be made.
     """
     place = target if target.is_dir() else target.parent
-    while not (is_remote(str(place)) or os.path.lexists(place)):  # a bucket needs no folders
+    while not (remote.is_remote(str(place)) or os.path.lexists(place)):  # a bucket needs no folders
         place = place.parent
     probe = place / f".ibot_jax-{secrets.token_hex(4)}"
     try:
@@ -127,13 +106,14 @@ def warn_if_among_images(target: str, flag: str, sources: Sequence[str]) -> None
       flag: that names it.
       sources: paths, or sources such as "folder:PATH"; others are passed over.
     """
-    if is_remote(target):
+    if remote.is_remote(target):
         return
     inside = os.path.realpath(os.path.expanduser(target))
     for source in sources:
-        if not source or is_remote(source.removeprefix("folder:")) or _NO_FOLDER.match(source):
+        path = "" if _NO_FOLDER.match(source) else source.removeprefix("folder:")
+        if not path or remote.is_remote(path):
             continue
-        folder = os.path.realpath(os.path.expanduser(source.removeprefix("folder:")))
+        folder = os.path.realpath(os.path.expanduser(path))
         if os.path.isdir(folder) and os.path.commonpath((folder, inside)) == folder:
             _log.warning(
                 "%s=%s lies in %s, whose images are data: what is written there may be read as "

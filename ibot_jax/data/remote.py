@@ -4,19 +4,50 @@ Worker processes read them too, so that tensorflow's file systems, which take se
 of megabytes to import, will not do.
 """
 
-from collections.abc import Iterator
-from typing import Any
+import re
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import fsspec
 
 from ibot_jax.errors import UserError
 
+T = TypeVar("T")
+
+ANSWER_SECONDS = 15  # for a store's first answer; its own library may try for many minutes
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3"}  # of ibot-jax, by scheme
 
 
 def is_remote(path: str) -> bool:
     """Tells URLs from local paths."""
-    return "://" in path
+    return re.match(r"[A-Za-z][\w+.-]*://", path) is not None
+
+
+def within(seconds: float, ask: Callable[..., T], *args: Any) -> T:
+    """Returns ask(*args), or raises what it raises.
+
+    Raises:
+      TimeoutError: if it takes longer; it is then left alone, in a thread that ends with the
+        process.
+    """
+    answers: list[T] = []
+    errors: list[Exception] = []
+
+    def run():
+        try:
+            answers.append(ask(*args))
+        except Exception as error:  # each store has errors of its own
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not answers:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return answers[0]
 
 
 def read(url: str) -> bytes:
@@ -60,7 +91,7 @@ def _file_system(url: str) -> fsspec.AbstractFileSystem:
 
 def _asked(url: str, ask: Any) -> Any:
     try:
-        return ask(url)
+        return within(ANSWER_SECONDS, ask, url)
     except Exception as error:  # each store has errors of its own
         raise UserError(
             f"{url} cannot be listed: {type(error).__name__}: {error}; check the address, the "

@@ -72,7 +72,6 @@ def open_source(
         raise UserError(f"data.channels={channels} will not do; it is 1, 2, 3 or 4")
     kind, _, rest = spec.partition(":")
     if kind == "folder" and rest:
-        require_reachable(rest)
         return FolderSource(rest, split, max_per_class=max_per_class)
     if kind == "digits" and not rest:
         return DigitsSource(split, max_per_class=max_per_class)

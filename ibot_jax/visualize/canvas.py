@@ -10,8 +10,9 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 
+from ibot_jax.data.remote import is_remote
 from ibot_jax.errors import UserError
-from ibot_jax.paths import is_remote, require_writable
+from ibot_jax.paths import require_writable
 
 FORMATS = (".png", ".webp", ".jpg", ".jpeg")
 INK, PAPER = (38, 38, 43), (255, 255, 255)

@@ -1,6 +1,7 @@
 """The images that a figure shows: found, decoded, and made whole numbers of patches in size."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from ibot_jax.data import remote
 from ibot_jax.data.folders import read_file
 from ibot_jax.data.images import EncodedImage
 from ibot_jax.data.sources import Source, open_source
@@ -56,8 +58,8 @@ def open_images(args: argparse.Namespace, channels: int) -> Source:
     """
     first, *others = args.images
     is_source = _SOURCES.match(first) is not None
-    if not others and (is_source or absolute_path(first).is_dir()):
-        spec = first if is_source else f"folder:{absolute_path(first)}"
+    if not others and (is_source or _is_folder(first)):
+        spec = first if is_source else f"folder:{_located(first)}"
         source = open_source(spec, args.split, data_dir=args.data_dir, channels=channels)
         if isinstance(source, TfdsStream):
             raise UserError(
@@ -66,17 +68,27 @@ def open_images(args: argparse.Namespace, channels: int) -> Source:
             )
         return source
     for text in args.images:
-        path = absolute_path(text)
-        if not path.exists():
+        if not (remote.is_remote(text) or os.path.exists(_located(text))):
             raise UserError(
                 f"--images={text} does not exist; give image files, a folder, or a source "
                 "(digits, folder:PATH, tfds:NAME)"
             )
-        if path.is_dir():
+        if _is_folder(text):
             raise UserError(f"--images={text} is a folder; give one folder, or files alone")
-        if path == absolute_path(args.out):
+        if _located(text) == _located(args.out):
             raise UserError(f"--out={args.out} is one of --images; choose another path")
-    return Files([str(absolute_path(text)) for text in args.images])
+    return Files([_located(text) for text in args.images])
+
+
+def _located(text: str) -> str:
+    """Returns a path that a user gives as absolute, a URL as it is."""
+    return text if remote.is_remote(text) else str(absolute_path(text))
+
+
+def _is_folder(text: str) -> bool:
+    if remote.is_remote(text):
+        return remote.is_folder(text)
+    return os.path.isdir(_located(text))
 
 
 def read_pictures(args: argparse.Namespace, model: Model) -> list[np.ndarray]:

@@ -19,7 +19,6 @@ def get_config(pod=""):
     config.data.update(
         dict(source="tfds:imagenet2012", global_scale=(0.32, 1.0), local_scale=(0.05, 0.32))
     )
-    config.knn.test_split = "validation"
     config.knn.every = "25 epochs"
     apply_pod(config, pod)
     return config

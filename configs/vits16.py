@@ -13,7 +13,6 @@ def get_config(pod=""):
     config.duration = "800 epochs"
     config.head.norm_last_layer = False
     config.data.source = "tfds:imagenet2012"
-    config.knn.test_split = "validation"
     config.knn.every = "50 epochs"
     apply_pod(config, pod)
     return config

@@ -5,6 +5,7 @@ ones: whether there is the memory for them is another question (`memory`).
 """
 
 from ibot_jax.config_keys import Between, Duration, Interval, Key, Kind, OneOf
+from ibot_jax.data.splits import AUTO
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -144,7 +145,11 @@ KEYS = {
         0.996, "of the teacher's moving average; rises to 1 on a cosine", SHARE
     ),
     "data.source": Key("", "digits, folder:PATH, tfds:NAME or synthetic"),
-    "data.split": Key("train", "a subfolder, or TFDS split syntax such as train[:10%]"),
+    "data.split": Key(
+        "train",
+        "a subfolder, or TFDS split syntax such as train[:10%]; train is all of a folder without "
+        "splits",
+    ),
     "data.data_dir": Key("", "where TFDS keeps its data; '' is its own default", kind=EXECUTED),
     "data.max_per_class": Key(
         0, "keep the first so many images of each class, by name; 0 keeps all", COUNT
@@ -200,7 +205,12 @@ KEYS = {
         REPORTED,
     ),
     "knn.train_split": Key("train", "the images to search", kind=REPORTED),
-    "knn.test_split": Key("test", "the images to classify", kind=REPORTED),
+    "knn.test_split": Key(
+        AUTO,
+        "the images to classify; auto finds test, val or validation, and leaves k-NN out if there "
+        "is none",
+        kind=REPORTED,
+    ),
     "knn.max_train_per_class": Key(0, "images of each class; 0 takes all", COUNT, REPORTED),
     "knn.max_test_per_class": Key(0, "images of each class; 0 takes all", COUNT, REPORTED),
     "knn.max_unlabelled": Key(

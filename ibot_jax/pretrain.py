@@ -57,6 +57,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
             data_dir=config.data.data_dir,
             max_per_class=config.data.max_per_class,
             channels=config.data.channels,
+            key="data.split",
         )
         plan = make_plan(config, len(source))
         check_plan(config, plan)

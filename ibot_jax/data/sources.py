@@ -11,8 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ibot_jax.data import folders, tfds
 from ibot_jax.data.folders import FolderSource
 from ibot_jax.data.images import MODES
+from ibot_jax.data.splits import AUTO
 from ibot_jax.data.tfds import TfdsStream, open_tfds
 from ibot_jax.errors import UserError
 from ibot_jax.paths import require_reachable
@@ -52,17 +54,27 @@ class Source(Protocol):
 
 
 def open_source(
-    spec: str, split: str, *, data_dir: str = "", max_per_class: int = 0, channels: int = 3
+    spec: str,
+    split: str,
+    *,
+    data_dir: str = "",
+    max_per_class: int = 0,
+    channels: int = 3,
+    labelled: bool = True,
+    key: str = "split",
 ) -> Source | TfdsStream:
     """Opens a source.
 
     Args:
       spec: "digits", "folder:PATH", "tfds:NAME", "synthetic" or "synthetic:NUMBER_OF_IMAGES".
-      split: "train" or "test" of the digits; a subfolder, or "train" where PATH has no such
-        subfolder; TFDS split syntax such as "train[:10%]"; of no meaning for synthetic images.
+      split: "train" or "test" of the digits; of a folder see `folders.FolderSource`; TFDS split
+        syntax such as "train[:10%]"; of no meaning for synthetic images.
       data_dir: where TFDS keeps its data; "" for its default.
       max_per_class: keeps the first so many images of each class, by name; 0 keeps all.
       channels: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA), to which images will be converted.
+      labelled: False takes every image of a folder, also those beside class folders, without
+        labels.
+      key: what `split` is called in errors.
 
     Raises:
       UserError: if there is no such source or split, its bucket cannot be reached, it is empty, or
@@ -72,9 +84,9 @@ def open_source(
         raise UserError(f"data.channels={channels} will not do; it is 1, 2, 3 or 4")
     kind, _, rest = spec.partition(":")
     if kind == "folder" and rest:
-        return FolderSource(rest, split, max_per_class=max_per_class)
+        return FolderSource(rest, split, max_per_class=max_per_class, labelled=labelled, key=key)
     if kind == "digits" and not rest:
-        return DigitsSource(split, max_per_class=max_per_class)
+        return DigitsSource(split, max_per_class=max_per_class, key=key)
     if max_per_class and kind in ("tfds", "synthetic"):
         raise UserError(
             f"max_per_class={max_per_class} needs a source whose labels are known beforehand, "
@@ -82,7 +94,7 @@ def open_source(
         )
     if kind == "tfds" and rest:
         require_reachable(data_dir)
-        return open_tfds(rest, split, data_dir=data_dir)
+        return open_tfds(rest, split, data_dir=data_dir, key=key)
     if kind == "synthetic" and (not rest or (rest.isdecimal() and int(rest))):
         return SyntheticSource(int(rest or IMAGENET_EXAMPLES), channels)
     raise UserError(
@@ -91,12 +103,96 @@ def open_source(
     )
 
 
+def splits_for_testing(spec: str, *, data_dir: str = "") -> list[str]:
+    """Returns the splits of a source that are called like one to test on, the likeliest first.
+
+    Args:
+      spec: as of `open_source`.
+      data_dir: where TFDS keeps its data; "" for its default.
+
+    Raises:
+      UserError: if there is no such source.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "folder":
+        return folders.splits_for_testing(rest)
+    if kind == "tfds":
+        return tfds.splits_for_testing(rest, data_dir=data_dir)
+    return ["test"] if spec == "digits" else []
+
+
+class NoTestSplit(UserError):
+    """There is nothing to test on, and nobody has named a split that should be there."""
+
+
+def open_test_split(
+    spec: str,
+    split: str,
+    train: Source | TfdsStream,
+    *,
+    data_dir: str = "",
+    max_per_class: int = 0,
+    channels: int = 3,
+    key: str = "split",
+) -> tuple[Source | TfdsStream, str]:
+    """Opens the split that a classifier of the training images is tested on.
+
+    Args:
+      spec: as of `open_source`.
+      split: its name; "auto" finds one that is called so and labelled as the training images are.
+      train: the training images, labelled.
+      data_dir: as of `open_source`.
+      max_per_class: as of `open_source`.
+      channels: as of `open_source`.
+      key: what `split` is called in errors.
+
+    Returns:
+      The source, and the name of the split.
+
+    Raises:
+      NoTestSplit: if the split is "auto", and there is none.
+      UserError: if the split that is named cannot be opened, is labelled otherwise, or is a part of
+        the training images.
+    """
+
+    def opened(name):
+        options = dict(data_dir=data_dir, max_per_class=max_per_class, channels=channels)
+        source = open_source(spec, name, **options, key=key)
+        if reason := _unfit(source, train):
+            raise UserError(f"{key}={name!r} of {spec!r} {reason}")
+        return source, name
+
+    if split != AUTO:
+        return opened(split)
+    reasons = []
+    for name in splits_for_testing(spec, data_dir=data_dir):
+        try:
+            return opened(name)
+        except UserError as error:
+            reasons.append(str(error))
+    raise NoTestSplit("; ".join(reasons) or f"{spec} has no split called test, val or validation")
+
+
+def _unfit(test: Source | TfdsStream, train: Source | TfdsStream) -> str:
+    """Returns why a classifier of the training images cannot be tested on a split, "" if it can."""
+    inside = isinstance(train, FolderSource) and isinstance(test, FolderSource)
+    if inside and test.root.startswith(f"{train.root}/"):
+        return f"is one of the class folders of {train.name}, which are trained on"
+    if test.num_classes is None:
+        return "has no labels: it needs a folder for each class"
+    if (test.num_classes, test.class_names) != (train.num_classes, train.class_names):
+        odd = sorted(set(test.class_names or ()) ^ set(train.class_names or ()))
+        only = f": only one of them has {odd[0]}" if odd else ""
+        return f"has other classes than {train.name}{only}"
+    return ""
+
+
 class DigitsSource:
     """scikit-learn's 1,797 handwritten digits, 8x8 grey pixels; every fifth of a class is test."""
 
-    def __init__(self, split: str, *, max_per_class: int = 0):
+    def __init__(self, split: str, *, max_per_class: int = 0, key: str = "split"):
         if split not in ("train", "test"):
-            raise UserError(f"split={split!r} is not in data.source='digits'; use train or test")
+            raise UserError(f"{key}={split!r} is not in data.source='digits'; use train or test")
         from sklearn.datasets import load_digits  # slow to import
 
         images, labels = load_digits(return_X_y=True)

@@ -4,6 +4,7 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any
 
+from ibot_jax.data import splits
 from ibot_jax.data.tf import import_tensorflow
 from ibot_jax.errors import UserError
 
@@ -14,12 +15,53 @@ SHUFFLE_BUFFER = 4096  # encoded images; about half a gigabyte for ImageNet
 STANDBY = 64  # images that stand in for bad ones of a stream
 
 
-def open_tfds(name: str, split: str, *, data_dir: str = "") -> "TfdsSource | TfdsStream":
+def open_tfds(
+    name: str, split: str, *, data_dir: str = "", key: str = "split"
+) -> "TfdsSource | TfdsStream":
     """Opens a prepared data set; see `sources.open_source`.
 
     Raises:
       UserError: if name or split are unknown, the data is not prepared or has no images.
     """
+    import_tensorflow()
+    import tensorflow_datasets as tfds
+
+    spec = f"data.source='tfds:{name}'"
+    builder = _prepared(name, data_dir)
+    try:
+        num_examples = builder.info.splits[split].num_examples
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{key}={split!r} is not in {spec}; it has {', '.join(builder.info.splits)} "
+            'and parts such as "train[:10%]"'
+        ) from error
+    if not num_examples:
+        raise UserError(f"{key}={split!r} of {spec} is empty; use a larger part")
+    image_key = _find_feature(builder, tfds.features.Image, "image")
+    if image_key is None:
+        raise UserError(
+            f"{spec} has no image feature; its features are {', '.join(builder.info.features)}"
+        )
+    label_key = _find_feature(builder, tfds.features.ClassLabel, "label")
+    random_access = tfds.core.file_adapters.FileFormat.with_random_access()
+    kind = TfdsSource if builder.info.file_format in random_access else TfdsStream
+    return kind(builder, split, image_key, label_key)
+
+
+def splits_for_testing(name: str, *, data_dir: str = "") -> list[str]:
+    """Returns the splits that are called like one to test on, the likeliest first.
+
+    That is the one for validation: the labels of a "test" are hidden in some sets (ImageNet).
+
+    Raises:
+      UserError: if the name is unknown, or the data is not prepared.
+    """
+    first = ("val", "validation", "valid")
+    return splits.for_testing(_prepared(name, data_dir).info.splits, first)
+
+
+def _prepared(name: str, data_dir: str) -> Any:
+    """Returns the builder of a data set that is prepared."""
     import_tensorflow()
     import tensorflow_datasets as tfds
 
@@ -39,24 +81,7 @@ def open_tfds(name: str, split: str, *, data_dir: str = "") -> "TfdsSource | Tfd
             f"--file_format=array_record --data_dir={builder.data_dir_root} "
             "(and --manual_dir=DIR for archives that you fetched yourself)"
         )
-    try:
-        num_examples = builder.info.splits[split].num_examples
-    except (ValueError, KeyError) as error:
-        raise UserError(
-            f"split={split!r} is not in {spec}; it has {', '.join(builder.info.splits)} "
-            'and parts such as "train[:10%]"'
-        ) from error
-    if not num_examples:
-        raise UserError(f"split={split!r} of {spec} is empty; use a larger part")
-    image_key = _find_feature(builder, tfds.features.Image, "image")
-    if image_key is None:
-        raise UserError(
-            f"{spec} has no image feature; its features are {', '.join(builder.info.features)}"
-        )
-    label_key = _find_feature(builder, tfds.features.ClassLabel, "label")
-    random_access = tfds.core.file_adapters.FileFormat.with_random_access()
-    kind = TfdsSource if builder.info.file_format in random_access else TfdsStream
-    return kind(builder, split, image_key, label_key)
+    return builder
 
 
 def _find_feature(builder: Any, kind: type, preferred: str) -> str | None:

@@ -83,7 +83,7 @@ def _embed(args: argparse.Namespace) -> None:
     mesh = sharding.make_mesh()
     model, params = open_model(args, mesh)
     views = open_views(args, model)
-    source = open_source(f"folder:{args.images}", "", channels=views.channels)
+    source = open_source(f"folder:{args.images}", "", channels=views.channels, labelled=False)
     names = _Names(source, args.images)
     parts = Parts(target, _settings(args, params, views, names))
     patches = tuple(side // model.config.model.patch_size for side in views.size)

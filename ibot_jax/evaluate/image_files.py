@@ -11,8 +11,8 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from ibot_jax.data.folders import EXTENSIONS
 from ibot_jax.data.images import EncodedImage
+from ibot_jax.data.listing import EXTENSIONS
 from ibot_jax.errors import UserError
 
 T = TypeVar("T")

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from ibot_jax.agreement import in_step
 from ibot_jax.data.pipeline import eval_batches
-from ibot_jax.data.sources import Source, Subset, open_source
+from ibot_jax.data.sources import NoTestSplit, Source, Subset, open_source, open_test_split
+from ibot_jax.data.splits import AUTO
 from ibot_jax.data.tfds import TfdsStream
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.features import FeatureFn, extract
@@ -48,8 +49,8 @@ class Evaluation:
 
         Args:
           config: of the run.
-          source: the training images; where they have labels, `knn.train_split` and
-            `knn.test_split` are evaluated, else they are, evenly spaced.
+          source: the training images; where they have labels, and there is a split to test on,
+            `knn.train_split` and `knn.test_split` are evaluated, else they are, evenly spaced.
           watch: is told of every wait for images.
 
         Raises:
@@ -58,19 +59,18 @@ class Evaluation:
         self._config = config
         self._watch = watch
         self._outputs = _make_outputs(config)
-        if source.num_classes is None:
+        self._train, self._test, why_not = _open_splits(config, source)
+        if self._train is None:
             most = config.knn.max_unlabelled or len(source)
-            self._train, self._test = None, source
+            self._test = source
             if not isinstance(source, TfdsStream) and most < len(source):
                 self._test = Subset(source, np.arange(most) * len(source) // most)
             self._num_batches = -(-most // config.knn.batch_size)  # a stream's first ones
             self.num_images = min(len(source), most)
-            self.description = f"rank and prototypes, {self.num_images:,} images without labels"
+            self.description = f"rank and prototypes, {self.num_images:,} {why_not}"
         else:
-            self._train, self._test = self._open("train"), self._open("test")
             self._num_batches = None
             self.num_images = len(self._test)
-            self._check_splits()
             probe = " and linear probe" if config.probe.max_steps else ""
             self.description = (
                 f"k-NN (k = {config.knn.k}){probe}, {len(self._train):,} train and "
@@ -86,13 +86,13 @@ class Evaluation:
           mesh: the devices.
 
         Returns:
-          Of the test images, or of those without labels: `feature_rank` (RankMe of the class
-          tokens); `prototypes_used` and `patch_prototypes_used`, the shares of prototypes that are
-          the teacher's first choice for some class token, and for some patch token (one an image,
-          at another place in each). With labels also, in percent, `prototype_nmi`, the normalised
-          mutual information of labels and the class tokens' first choices; `knn_top1` and
-          `knn_top5`; `probe_top1` and `probe_top5` unless `probe.max_steps` is 0. A first choice is
-          what the losses' targets favour: the centers are subtracted.
+          Of the test images, or of training images where there are none: `feature_rank` (RankMe of
+          the class tokens); `prototypes_used` and `patch_prototypes_used`, the shares of prototypes
+          that are the teacher's first choice for some class token, and for some patch token (one an
+          image, at another place in each). Of test images also, in percent, `prototype_nmi`, the
+          normalised mutual information of labels and the class tokens' first choices; `knn_top1`
+          and `knn_top5`; `probe_top1` and `probe_top5` unless `probe.max_steps` is 0. A first
+          choice is what the losses' targets favour: the centers are subtracted.
         """
         outputs, labels = extract(self._outputs, weights, self._batches(self._test), mesh)
         values = {
@@ -141,36 +141,6 @@ class Evaluation:
             values[f"{name}_top1"], values[f"{name}_top5"] = accuracy(classes, labels)
         return values
 
-    def _open(self, name: str) -> Source | TfdsStream:
-        data, settings = self._config.data, self._config.knn
-        split = settings[f"{name}_split"]
-        source = open_source(
-            data.source,
-            split,
-            data_dir=data.data_dir,
-            max_per_class=settings[f"max_{name}_per_class"],
-            channels=data.channels,
-        )
-        if source.num_classes is None:
-            raise UserError(
-                f"knn.{name}_split={split!r} of {data.source!r} has no labels; turn "
-                'evaluations off with knn.every=""'
-            )
-        return source
-
-    def _check_splits(self) -> None:
-        settings = self._config.knn
-        if self._train.class_names != self._test.class_names:
-            raise UserError(
-                f"knn.test_split={settings.test_split!r} has other classes than "
-                f'knn.train_split={settings.train_split!r}; mend one, or set knn.every=""'
-            )
-        if settings.k > len(self._train):
-            raise UserError(
-                f"knn.k={settings.k} is larger than the {len(self._train)} images of "
-                f"{self._train.name}; lower it"
-            )
-
     def _batches(self, source: Source | TfdsStream) -> Iterator[dict[str, np.ndarray]]:
         data, settings = self._config.data, self._config.knn
         batches = eval_batches(
@@ -185,6 +155,43 @@ class Evaluation:
         )
         batches = itertools.islice(batches, self._num_batches)
         return (batch for batch, _ in in_step(batches, watch=self._watch))
+
+
+def _open_splits(
+    config: ConfigDict, source: Source | TfdsStream
+) -> tuple[Source | TfdsStream | None, Source | TfdsStream | None, str]:
+    """Returns what k-NN takes its neighbours from and what it classifies, or None and why not."""
+    data, settings = config.data, config.knn
+    turn_off = 'mend it, or turn evaluations off with knn.every=""'
+
+    def options(name):
+        return dict(
+            data_dir=data.data_dir,
+            max_per_class=settings[f"max_{name}_per_class"],
+            channels=data.channels,
+            key=f"knn.{name}_split",
+        )
+
+    if source.num_classes is None:
+        if settings.test_split != AUTO:  # it is not needed, but what is named has to be there
+            open_source(data.source, settings.test_split, **options("test") | {"max_per_class": 0})
+        return None, None, "images without labels"
+    train = open_source(data.source, settings.train_split, **options("train"))
+    if train.num_classes is None:
+        raise UserError(
+            f"knn.train_split={settings.train_split!r} of {data.source!r} has no labels; {turn_off}"
+        )
+    try:
+        test, _ = open_test_split(data.source, settings.test_split, train, **options("test"))
+    except NoTestSplit as error:
+        return None, None, f"training images; no k-NN, for {error}"
+    except UserError as error:
+        raise UserError(f"{error}; {turn_off}") from error
+    if settings.k > len(train):
+        raise UserError(
+            f"knn.k={settings.k} is larger than the {len(train)} images of {train.name}; lower it"
+        )
+    return train, test, ""
 
 
 def _make_outputs(config: ConfigDict) -> FeatureFn:

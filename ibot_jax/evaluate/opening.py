@@ -4,6 +4,7 @@ Every mistake is a UserError, on all processes, before anything slow begins.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator
@@ -15,7 +16,14 @@ import numpy as np
 from ibot_jax import pretrained, sharding
 from ibot_jax.agreement import in_step, same_end
 from ibot_jax.data.pipeline import eval_batches
-from ibot_jax.data.sources import Source, open_source
+from ibot_jax.data.sources import (
+    NoTestSplit,
+    Source,
+    open_source,
+    open_test_split,
+    splits_for_testing,
+)
+from ibot_jax.data.splits import AUTO
 from ibot_jax.data.tfds import TfdsStream
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.options import output_folder
@@ -126,23 +134,20 @@ def check_batch_size(args: argparse.Namespace) -> None:
 
 
 def open_split(args: argparse.Namespace, model: Model, name: str) -> Source | TfdsStream:
-    """Opens the "train" or the "test" split of --data.
+    """Opens the "train" or the "test" split of --data; of a split "auto", args gets the name.
 
     Raises:
       UserError: if there is none.
     """
     split = getattr(args, f"{name}_split")
-    with same_end():
-        try:
-            return open_source(
-                args.data,
-                split,
-                data_dir=args.data_dir,
-                max_per_class=getattr(args, f"max_{name}_per_class"),
-                channels=model.config.data.channels,
-            )
-        except UserError as error:
-            raise UserError(f"--data={args.data} --{name}-split={split}: {error}") from error
+    with same_end(), _named(args, name):
+        if split == AUTO:
+            found = splits_for_testing(args.data, data_dir=args.data_dir)
+            if not found:
+                raise NoTestSplit(f"{args.data} has no split called test, val or validation")
+            split = found[0]
+            setattr(args, f"{name}_split", split)
+        return open_source(args.data, split, **_split_options(args, model, name))
 
 
 def open_labelled(
@@ -150,19 +155,38 @@ def open_labelled(
 ) -> tuple[Source | TfdsStream, Source | TfdsStream]:
     """Opens the train and the test split of --data, which must be labelled alike.
 
+    Of a --test-split "auto", args gets the name.
+
     Raises:
       UserError: if they cannot be opened, have no labels or not the same classes.
     """
-    train, test = (open_split(args, model, name) for name in ("train", "test"))
-    for name, source in (("train", train), ("test", test)):
-        require_labels(args, name, source)
-    if (train.num_classes, train.class_names) != (test.num_classes, test.class_names):
-        odd = set(train.class_names or ()) ^ set(test.class_names or ())
-        raise UserError(
-            f"--test-split={args.test_split} has other classes than --train-split="
-            f"{args.train_split}{f': only one has {min(odd)}' if odd else ''}; mend one"
+    train = open_split(args, model, "train")
+    require_labels(args, "train", train)
+    with same_end(), _named(args, "test"):
+        test, args.test_split = open_test_split(
+            args.data, args.test_split, train, **_split_options(args, model, "test")
         )
     return train, test
+
+
+def _split_options(args: argparse.Namespace, model: Model, name: str) -> dict[str, Any]:
+    return dict(
+        data_dir=args.data_dir,
+        max_per_class=getattr(args, f"max_{name}_per_class"),
+        channels=model.config.data.channels,
+        key=f"--{name}-split",
+    )
+
+
+@contextlib.contextmanager
+def _named(args: argparse.Namespace, name: str) -> Iterator[None]:
+    """Adds to errors which data was asked for, and what names another split."""
+    try:
+        yield
+    except NoTestSplit as error:
+        raise UserError(f"--data={args.data}: {error}; name one by --{name}-split") from error
+    except UserError as error:
+        raise UserError(f"--data={args.data}: {error}") from error
 
 
 def require_labels(args: argparse.Namespace, name: str, source: Source | TfdsStream) -> None:

@@ -4,8 +4,14 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 
+from ibot_jax.data.splits import AUTO
 from ibot_jax.paths import absolute_path
 
+# Default of --SPLIT-split, and what that is.
+_SPLITS = {
+    "train": ("train", "train, which is all where there are no splits"),
+    "test": (AUTO, "the one called test, val or validation"),
+}
 FEATURES = ("cls", "mean", "cls+mean", "pixels")
 
 
@@ -124,9 +130,9 @@ def add_data_options(
     for split in splits:
         group.add_argument(
             f"--{split}-split",
-            default=split,
+            default=_SPLITS[split][0],
             metavar="NAME",
-            help=f"a subfolder, or TFDS's split syntax (default: {split})",
+            help=f"a subfolder, or TFDS's split syntax (default: {_SPLITS[split][1]})",
         )
     for split in splits:
         group.add_argument(

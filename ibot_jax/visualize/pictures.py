@@ -60,7 +60,8 @@ def open_images(args: argparse.Namespace, channels: int) -> Source:
     is_source = _SOURCES.match(first) is not None
     if not others and (is_source or _is_folder(first)):
         spec = first if is_source else f"folder:{_located(first)}"
-        source = open_source(spec, args.split, data_dir=args.data_dir, channels=channels)
+        options = dict(data_dir=args.data_dir, channels=channels, labelled=False)
+        source = open_source(spec, args.split, **options, key="--split")
         if isinstance(source, TfdsStream):
             raise UserError(
                 f"--images={first} can be read from its beginning only; prepare it with "

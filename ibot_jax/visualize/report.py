@@ -19,7 +19,8 @@ import ibot_jax
 from ibot_jax import sharding
 from ibot_jax.config import get_config
 from ibot_jax.config_check import flatten
-from ibot_jax.data.sources import Subset
+from ibot_jax.data.sources import Subset, splits_for_testing
+from ibot_jax.data.splits import AUTO
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.options import add_number, add_weights_options
 from ibot_jax.metrics import read_rows
@@ -176,9 +177,9 @@ def figures(args: argparse.Namespace, workdir: epath.Path, config: dict[str, Any
     mesh = sharding.make_mesh()
     model, params = open_model(args, mesh, head=True)
     own_data = args.images is None
-    if own_data:
-        args = argparse.Namespace(**vars(args) | _data_of_run(config))
     try:
+        if own_data:
+            args = argparse.Namespace(**vars(args) | _data_of_run(config))
         source = open_images(args, model.config.data.channels)
         pictures = read_pictures(args, model)
     except UserError as error:
@@ -240,9 +241,11 @@ def _as_json(config: ConfigDict) -> dict[str, Any]:
 
 def _data_of_run(config: dict[str, Any]) -> dict[str, Any]:
     """Returns the flags that name the run's own data: what k-NN tests on, or else trains on."""
+    source, data_dir = config["data.source"], config["data.data_dir"]
     split = config["knn.test_split"] if config["knn.every"] else config["data.split"]
-    source = config["data.source"]
-    return dict(images=[source], split=split, data_dir=config["data.data_dir"])
+    if split == AUTO:
+        split = next(iter(splits_for_testing(source, data_dir=data_dir)), config["data.split"])
+    return dict(images=[source], split=split, data_dir=data_dir)
 
 
 def _values(rows: Rows, key: str) -> dict[int, float]:

@@ -209,11 +209,11 @@ def test_a_url_that_cannot_be_read_is_one_line(monkeypatch, url, error, remedy):
 def test_a_million_paths_need_little_memory(monkeypatch, tmp_path):
     import tracemalloc
 
-    from ibot_jax.data import folders
+    from ibot_jax.data.listing import Folder
 
     count = 200_000
     listing = [f"n01440764_{index:08d}.JPEG" for index in range(count)]
-    monkeypatch.setattr(folders, "_list_folder", lambda path: (listing, []))
+    monkeypatch.setattr(Folder, "list", lambda folder, left_out: (listing, []))
     tracemalloc.start()
     source = open_source(f"folder:{tmp_path}", "train")
     held, _ = tracemalloc.get_traced_memory()

@@ -6,7 +6,7 @@ import pytest
 from ibot_jax.config import make_plan
 from ibot_jax.data.labelled import labelled_batches
 from ibot_jax.data.pipeline import eval_batches, train_batches
-from ibot_jax.data.sources import open_source
+from ibot_jax.data.sources import open_source, splits_for_testing
 from ibot_jax.data.tfds import TfdsStream
 from ibot_jax.errors import TrainingError, UserError
 from ibot_jax.finetune.config import get_config as finetune_config
@@ -51,6 +51,11 @@ def data_dir(tmp_path_factory):
 
 def open_levels(data_dir, file_format, split="train"):
     return open_source("tfds:levels", split, data_dir=str(data_dir / file_format))
+
+
+def test_the_split_to_test_on_is_found(data_dir):
+    found = splits_for_testing("tfds:levels", data_dir=str(data_dir / "tfrecord"))
+    assert found == ["test"]
 
 
 def levels(batches):

@@ -175,7 +175,7 @@ def test_the_projection_is_kept_where_the_weights_have_one(finetune, workdir, tm
             "duration='6 epochs' is too short for optim.warmup='6 epochs'",
         ),
         (["--config.test_every=0"], "test_every='0' is less than one step; make it longer"),
-        (["--test-split=val"], "split='val' is no subfolder of"),
+        (["--test-split=val"], "--test-split='val' is no subfolder of"),
         (["--data=synthetic:64"], "has no labels in --train-split=train; this task needs"),
         (["--from=nowhere"], "nowhere does not exist; give a run's workdir, a checkpoint or"),
     ],
@@ -195,4 +195,4 @@ def test_images_without_classes_and_other_classes_are_told(finetune, images, tmp
     odd = tmp_path / "odd"
     shutil.copytree(images, odd)
     pathlib.Path(odd / "test/red").rename(odd / "test/pink")
-    assert "--test-split=test has other classes" in finetune(f"--data=folder:{odd}")[2]
+    assert "has other classes" in finetune(f"--data=folder:{odd}")[2]

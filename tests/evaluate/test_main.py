@@ -37,8 +37,8 @@ def test_every_task_explains_itself(task, capsys):
         (["--speed=3"], "unrecognized arguments: --speed=3; see --help"),
         (["--from=nowhere"], "nowhere does not exist; give a run's workdir, a checkpoint or"),
         (["--step=5"], "--step=5 is not in "),
-        (["--test-split=val"], "--test-split=val: split='val' is no subfolder of "),
-        (["--data=folder:nowhere"], "--data=folder:nowhere --train-split=train: "),
+        (["--test-split=val"], "--test-split='val' is no subfolder of "),
+        (["--data=folder:nowhere"], "--data=folder:nowhere: data.source="),
         (["--data=synthetic:64"], "has no labels in --train-split=train; this task needs"),
         (["--batch-size=12"], "--batch-size=12 is no multiple of the 8 devices"),
         (["--blocks=9"], "--blocks=9 is more than the 2 of the model"),
@@ -65,7 +65,7 @@ def test_splits_with_other_classes_are_refused(evaluate, images, tmp_path):
         (tmp_path / "odd" / name).symlink_to(original)
     status, _, err = evaluate("knn", f"--data=folder:{tmp_path / 'odd'}")
     assert status == 2
-    assert "--test-split=test has other classes than --train-split=train: only one has blue" in err
+    assert "--test-split='test' of" in err and "train: only one of them has blue" in err
 
 
 def test_weights_of_another_architecture_are_refused(evaluate, workdir, tmp_path):

@@ -1,6 +1,7 @@
 """What is measured of a teacher during training, from features and logits found another way."""
 
 import io
+import re
 
 import jax
 import numpy as np
@@ -167,16 +168,55 @@ def test_images_are_made_by_as_many_workers_as_those_of_training(
     assert started == [3, 3]
 
 
-def test_splits_with_other_classes_or_without_labels_are_mistakes(config, images, tmp_path):
-    for name in ("train/a", "test/b"):
-        (tmp_path / name).mkdir(parents=True)
-        Image.new("RGB", (16, 16)).save(tmp_path / name / "0.png")
+def write(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16)).save(folder / name)
+
+
+def opened(config, folder, split):
     other = config.copy_and_resolve_references()
-    other.data.source = f"folder:{tmp_path}"
-    source = open_source(other.data.source, "train")
-    with pytest.raises(UserError, match=r"^knn\.test_split='test' has other classes than"):
-        Evaluation(other, source)
-    (tmp_path / "test/b/0.png").rename(tmp_path / "test/0.png")
-    (tmp_path / "test/b").rmdir()
-    with pytest.raises(UserError, match=r"^knn\.test_split='test' of .* has no labels; turn"):
-        Evaluation(other, source)
+    other.data.source, other.knn.test_split, other.knn.k = f"folder:{folder}", split, 1
+    return Evaluation(other, open_source(other.data.source, "train"))
+
+
+@pytest.mark.parametrize("name", ["test", "Val", "VALIDATION"])
+def test_the_split_to_test_on_is_found(config, tmp_path, name):
+    write(tmp_path, "train/a/0.png", "train/b/0.png", f"{name}/a/0.png", f"{name}/b/0.png")
+    found = opened(config, tmp_path, "auto").description
+    assert found.startswith("k-NN (k = 1) and linear probe, 2 train and 2 test images")
+
+
+def test_without_a_split_to_test_on_training_images_are_measured(config, tmp_path, weights):
+    write(tmp_path, "a/0.png", "a/1.png", "test/2.png")
+    evaluation = opened(config, tmp_path, "auto")
+    assert evaluation.description == (
+        f"rank and prototypes, 3 training images; no k-NN, for folder:{tmp_path} has no split "
+        "called test, val or validation, every 10 epochs"
+    )
+    assert set(evaluation(weights, ONE)) == LABEL_FREE
+    with pytest.raises(UserError, match=r"^knn\.test_split='val' is no subfolder.*: a, test"):
+        opened(config, tmp_path, "val")
+    with pytest.raises(UserError, match=r"^knn\.test_split='test' .* is one of the class folders"):
+        opened(config, tmp_path, "test")
+
+
+def test_a_split_that_is_named_has_to_be_there_without_labels_too(config, tmp_path):
+    write(tmp_path, "0.png")
+    assert "1 images without labels" in opened(config, tmp_path, "auto").description
+    with pytest.raises(UserError, match=r"^knn\.test_split='test' is no subfolder"):
+        opened(config, tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("test/b/0.png", "has other classes than .*: only one of them has a"),
+        ("test/0.png", "has no"),
+    ],
+)
+def test_a_split_with_other_labels_is_a_mistake_or_left_out(config, tmp_path, name, reason):
+    write(tmp_path, "train/a/0.png", name)
+    assert re.search(f"; no k-NN, for .*{reason}", opened(config, tmp_path, "auto").description)
+    with pytest.raises(UserError, match=rf"^knn\.test_split='test' of .* {reason}.*knn\.every"):
+        opened(config, tmp_path, "test")

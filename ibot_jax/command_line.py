@@ -90,10 +90,15 @@ def _quieten_libraries() -> None:
     absl_logging.set_verbosity(absl_logging.FATAL)  # errors of Orbax's threads are raised, too
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the same
 
+    told = set()  # evaluations open the same folders and read the same images again and again
+
     class Screen(logging.Handler):
         def emit(self, record):
-            with contextlib.suppress(OSError):  # the terminal may be gone
-                tqdm.write(f"warning: {record.getMessage()}", file=sys.stderr)
+            message = record.getMessage()
+            if message not in told:
+                told.add(message)
+                with contextlib.suppress(OSError):  # the terminal may be gone
+                    tqdm.write(f"warning: {message}", file=sys.stderr)
 
     logger = logging.getLogger("ibot_jax")
     logger.handlers = [Screen()]

@@ -1,6 +1,7 @@
 """How commands end."""
 
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -137,3 +138,14 @@ def test_a_reader_that_left_is_no_error():
     )
     process.stdout.close()
     assert (process.stderr.read(), process.wait(60)) == ("", 0)
+
+
+def test_a_warning_is_printed_once_in_a_command(capsys):
+    def command():
+        for image in ("a.png", "b.png", "a.png"):
+            logging.getLogger("ibot_jax.data").warning("skipped %s", image)
+
+    assert exit_status(command) == 0
+    assert capsys.readouterr().err == "warning: skipped a.png\nwarning: skipped b.png\n"
+    assert exit_status(command) == 0
+    assert "a.png" in capsys.readouterr().err

@@ -107,6 +107,7 @@ class _Tfds:
         self._num_examples = info.splits[split].num_examples
         self._decoders = {image_key: tfds.decode.SkipDecoding()}  # the image stays encoded
         self.name = f"tfds:{info.full_name}, {split}"
+        self.data_dir = str(builder.data_dir)
         self.class_names = info.features[label_key].names if label_key else None
         self.num_classes = info.features[label_key].num_classes if label_key else None
 

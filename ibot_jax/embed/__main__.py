@@ -20,9 +20,9 @@ if __name__ == "__main__":
     signals.end_at_once()  # a signal during the imports is one line, too
 
 import argparse
-import hashlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import that reads it
 
@@ -31,11 +31,12 @@ import numpy as np
 from tqdm import tqdm
 
 from ibot_jax import sharding
-from ibot_jax.card import flat_tensors, weights_hash
 from ibot_jax.command_line import OneLineParser, exit_status, leave
+from ibot_jax.data.identity import fingerprint
 from ibot_jax.data.sources import Source, Subset, open_source
 from ibot_jax.embed.parts import FORMATS, Parts
 from ibot_jax.errors import UserError
+from ibot_jax.evaluate.cache import identity
 from ibot_jax.evaluate.opening import Views, open_model, open_views
 from ibot_jax.evaluate.options import add_batch_size, add_workers, positive
 from ibot_jax.optimizer import Params
@@ -85,7 +86,7 @@ def _embed(args: argparse.Namespace) -> None:
     views = open_views(args, model)
     source = open_source(f"folder:{args.images}", "", channels=views.channels, labelled=False)
     names = _Names(source, args.images)
-    parts = Parts(target, _settings(args, params, views, names))
+    parts = Parts(target, _settings(args, model, params, views, source), len(source))
     patches = tuple(side // model.config.model.patch_size for side in views.size)
     for start, stop, features in _features(model, params, views, source, parts.end, args, mesh):
         rows = features.pop("rows")
@@ -108,26 +109,13 @@ class _Names:
         name = self._source.describe(index).removeprefix(self._prefix)
         return os.fsencode(name).decode("utf-8", "backslashreplace")
 
-    def digest(self) -> str:
-        """Returns a hash of all names in order."""
-        digest = hashlib.sha256()
-        for index in range(len(self._source)):
-            digest.update(self[index].encode() + b"\0")
-        return digest.hexdigest()
-
 
 def _settings(
-    args: argparse.Namespace, params: Params, views: Views, names: _Names
-) -> dict[str, str | int | bool | list[int]]:
-    """Returns what must be the same for a command to go on where another one ended."""
-    return {
-        "weights": weights_hash(flat_tensors(jax.device_get(params))),
-        "images": names.digest(),
-        "size": list(views.size),
-        "resize": views.resize,
-        "dtype": args.dtype,
-        "patches": args.patches,
-    }
+    args: argparse.Namespace, model: Model, params: Params, views: Views, source: Source
+) -> dict[str, Any]:
+    """Returns what must be the same for a command to go on where another one ended; JSON types."""
+    features = {**identity(model, params, "tokens", 1), "patches": args.patches}
+    return features | views.cut() | {"images": fingerprint(source)}
 
 
 def _features(

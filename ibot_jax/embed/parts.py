@@ -7,6 +7,7 @@ Each part has its own name only when it is whole, and so has OUT.
 """
 
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.writers import as_json, renamed, write_bytes
 
 _SETTINGS = "settings.json"
+_PART = re.compile(r"(\d{12})-(\d{12})\.npz")
 Part = dict[str, np.ndarray]  # names [M] str, class [M, D] and perhaps patches [M, N, D]
 
 
@@ -28,34 +30,43 @@ class Parts:
       end: how many images are done.
     """
 
-    def __init__(self, target: epath.Path, settings: Mapping[str, Any]):
+    def __init__(self, target: epath.Path, settings: Mapping[str, Any], images: int):
         """Finds what an earlier command has left.
 
         Args:
           target: the file that is to be, which ends in a key of `FORMATS`.
           settings: what the features are of; JSON types only.
+          images: how many there are.
 
         Raises:
-          UserError: if the parts that are there are of something else, or cannot be written.
+          UserError: if the folder of the parts holds those of something else, or what is no part,
+            or cannot be written.
         """
         self._target = target
+        self._images = images
         self._folder = target.with_name(f"{target.name}.parts")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._compare(settings)
+            self._paths = self._find()
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"--out={target} cannot be written ({reason})") from error
-        self._paths = self._find()
         self.end = int(self._paths[-1].stem.split("-")[1]) if self._paths else 0
 
     def _compare(self, settings: Mapping[str, Any]) -> None:
         file = self._folder / _SETTINGS
         if not file.exists():
+            if parts := [path for path in self._entries() if _PART.fullmatch(path.name)]:
+                raise self._odd(parts[0], f"lies there without {_SETTINGS}")
             write_bytes(file, as_json(settings).encode())
             return
-        earlier = json.loads(file.read_text())
-        if changed := [key for key in settings if earlier.get(key) != settings[key]]:
+        try:
+            earlier = json.loads(file.read_text())
+            changed = [k for k, v in json.loads(as_json(settings)).items() if earlier.get(k) != v]
+        except (ValueError, AttributeError, RecursionError, OSError) as error:
+            raise self._odd(file, f"is damaged ({error})") from error
+        if changed:
             raise UserError(
                 f"{self._folder} holds features of other {' and '.join(changed)}; remove it, or "
                 "choose another --out"
@@ -64,13 +75,28 @@ class Parts:
     def _find(self) -> list[epath.Path]:
         """Returns the parts in order, as far as none is missing."""
         found, end = [], 0
-        for path in sorted(p for p in self._folder.iterdir() if p.suffix == ".npz"):
-            start, stop = map(int, path.stem.split("-"))
-            if start != end:
-                break
-            found.append(path)
-            end = stop
+        for path in self._entries():
+            if path.name == _SETTINGS:
+                continue
+            name = _PART.fullmatch(path.name)
+            start, stop = map(int, name.groups()) if name else (0, 0)
+            if not start < stop <= self._images:
+                raise self._odd(path, "is no part")
+            if start == end:
+                _require_whole(path, stop - start)
+                found.append(path)
+                end = stop
         return found
+
+    def _entries(self) -> list[epath.Path]:
+        """Returns what the folder holds, without what an interrupted writer left, by name."""
+        return sorted(path for path in self._folder.iterdir() if not path.name.startswith("."))
+
+    def _odd(self, path: epath.Path, what: str) -> UserError:
+        return UserError(
+            f"{path} {what}; remove {self._folder}, whose features are then computed anew, or "
+            "choose another --out"
+        )
 
     def add(self, start: int, stop: int, part: Mapping[str, Any]) -> None:
         """Writes the features of images `start` to `stop` - 1."""
@@ -96,10 +122,31 @@ class Parts:
     def _read(self, names: Sequence[str] | None = None) -> Iterator[Part]:
         """Yields the parts that hold anything, or only some of their arrays."""
         for path in self._paths:
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                part = {name: file[name] for name in names or file.files}
+            part = _read_part(path, names)
             if len(next(iter(part.values()))):
                 yield part
+
+
+def _read_part(path: epath.Path, names: Sequence[str] | None) -> Part:
+    """Returns some arrays of a part, or all.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return {name: file[name] for name in names or file.files}
+    except Exception as error:  # NumPy and zipfile raise many kinds
+        raise UserError(
+            f"{path} is damaged ({error}); remove it: the same command computes it anew"
+        ) from error
+
+
+def _require_whole(path: epath.Path, most: int) -> None:
+    """Raises a UserError if a part is none of at most so many images."""
+    names = _read_part(path, ("names",))["names"]
+    if names.ndim != 1 or names.dtype.kind != "U" or len(names) > most:
+        raise UserError(f"{path} is no part of at most {most} images; remove it")
 
 
 Read = Callable[..., Iterator[Part]]

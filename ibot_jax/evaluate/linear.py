@@ -24,10 +24,11 @@ from ml_collections import ConfigDict
 from ibot_jax import sharding
 from ibot_jax.agreement import same_end
 from ibot_jax.config import Plan
+from ibot_jax.data.identity import fingerprint
 from ibot_jax.data.labelled import labelled_batches
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import linear_training, opening, options
-from ibot_jax.evaluate.cache import FeatureCache, fingerprint, identity
+from ibot_jax.evaluate.cache import FeatureCache, identity
 from ibot_jax.evaluate.features import make_feature_fn
 from ibot_jax.evaluate.linear_sweep import Sweep, Variant
 from ibot_jax.evaluate.linear_training import Task
@@ -113,7 +114,7 @@ def run(args: argparse.Namespace) -> Report:
     config = _data_config(args)
     with same_end():
         about = identity(model, params, kind, blocks)
-        about |= {"size": views.size, "resize": views.resize, "data": config.to_json()}
+        about |= views.cut() | {"data": config.to_json()}
         about |= {"train": fingerprint(train), "test": fingerprint(test)}
 
     def batches(start_step):

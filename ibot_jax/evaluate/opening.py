@@ -50,6 +50,11 @@ class Views:
     batch_size: int
     workers: int = 0
 
+    def cut(self) -> dict[str, Any]:
+        """Returns what determines an image's pixels; JSON types."""
+        fields = dataclasses.asdict(self)
+        return {key: fields[key] for key in fields if key not in ("batch_size", "workers")}
+
     def batches(self, source: Source | TfdsStream) -> Iterator[dict[str, np.ndarray]]:
         """Yields this process's share of every image of a source once; see `eval_batches`."""
         batches = eval_batches(

@@ -1,11 +1,12 @@
 """A set is told by the number and the names of its images."""
 
 import hashlib
+import os
 import shutil
 
 from PIL import Image
 
-from ibot_jax.data.identity import identify
+from ibot_jax.data.identity import fingerprint, identify
 from ibot_jax.data.sources import open_source
 
 
@@ -42,3 +43,25 @@ def test_sources_without_files():
     assert identify(open_source("synthetic:7", "train"))["images"] == 7
     train, test = (identify(open_source("digits", split)) for split in ("train", "test"))
     assert train["names"] != test["names"]
+
+
+def test_a_fingerprint_tells_another_picture_behind_the_same_name(tmp_path, monkeypatch):
+    for name in "ab":
+        picture(tmp_path / f"pictures/x/{name}.png")
+
+    def now(path="pictures"):
+        monkeypatch.chdir(tmp_path)
+        return fingerprint(open_source(f"folder:{path}", "train"))
+
+    before = now()
+    assert now(f"{tmp_path}/pictures") == now("./pictures") == before  # however it is called
+    file = tmp_path / "pictures/x/a.png"
+    times = file.stat()
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    touched = now()
+    file.write_bytes(file.read_bytes() + b"more")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    longer = now()
+    shutil.copytree(tmp_path / "pictures", tmp_path / "copy")
+    (tmp_path / "pictures/x").rename(tmp_path / "pictures/y")
+    assert len({before, touched, longer, now("copy"), now()}) == 5

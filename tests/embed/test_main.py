@@ -1,7 +1,10 @@
 """Features in a file are those of the model, image by image, however often it was interrupted."""
 
+import json
+import os
 import pathlib
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -13,6 +16,8 @@ from tiny import tiny_config, tiny_plan
 
 import ibot_jax
 from ibot_jax import sharding
+from ibot_jax.data.identity import fingerprint
+from ibot_jax.data.sources import open_source
 from ibot_jax.embed import __main__ as embed
 from ibot_jax.step import make_init
 
@@ -121,6 +126,96 @@ def test_an_interrupted_command_goes_on(
     assert names.tolist() == READABLE
     np.testing.assert_allclose(class_tokens, np.delete(tokens, 3, axis=0)[:, 0], atol=1e-5)
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+@pytest.fixture(scope="module")
+def halfway(workdir, images, tmp_path_factory):
+    """Returns images, and the folder of parts that an interrupted command left, all its own."""
+    folder = tmp_path_factory.mktemp("halfway")
+    shutil.copytree(images, folder / "images")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embed, "_PART_BYTES", 1)
+        patch.setattr(embed.Parts, "finish", interrupt)
+        assert run(workdir, folder / "images", folder / "out.npz", "--batch-size=8") == 130
+    (folder / "out.npz.parts/000000000016-000000000020.npz").unlink()
+    return folder
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def go_on(halfway, workdir, tmp_path, change):
+    """Copies what was left, times and all, changes it, and gives the command again."""
+    shutil.copytree(halfway, tmp_path, dirs_exist_ok=True)
+    for path in (halfway / "images").rglob("*"):
+        shutil.copystat(path, tmp_path / path.relative_to(halfway))
+    settings = tmp_path / "out.npz.parts/settings.json"
+    there = fingerprint(open_source(f"folder:{tmp_path}/images", ""))
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"images": there}))
+    change(tmp_path)
+    return run(workdir, tmp_path / "images", tmp_path / "out.npz", "--batch-size=8")
+
+
+def replace(folder):
+    """Another picture of the same size in bytes, as it happens, but of another time."""
+    file = folder / "images/birds/00.png"
+    file.write_bytes(file.read_bytes())
+    os.utime(file, ns=(0, 10**18))
+
+
+def enlarge(folder):
+    file = folder / "images/birds/00.png"
+    times = file.stat()
+    file.write_bytes(file.read_bytes() + b"more")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def part(folder, name):
+    return folder / f"out.npz.parts/{name}"
+
+
+SETTINGS = "settings.json"
+FIRST = "000000000000-000000000008.npz"
+ODD = {
+    "replaced": (replace, "out.npz.parts holds features of other images; remove it"),
+    "grown": (enlarge, "out.npz.parts holds features of other images; remove it"),
+    "a list": (lambda f: part(f, "settings.json").write_text("[]"), "settings.json is damaged"),
+    "a cut": (lambda f: part(f, "settings.json").write_text('{"a'), "settings.json is damaged"),
+    "no text": (
+        lambda f: part(f, "settings.json").write_bytes(b"\xff"),
+        "settings.json is damaged",
+    ),
+    "gone": (lambda f: part(f, "settings.json").unlink(), "lies there without settings.json"),
+    "odd name": (lambda f: part(f, "copy of 1.npz").touch(), "copy of 1.npz is no part; remove"),
+    "notes": (lambda f: part(f, "notes.txt").touch(), "notes.txt is no part; remove"),
+    "a folder": (lambda f: part(f, "more").mkdir(), "more is no part; remove"),
+    "too long": (
+        lambda f: part(f, FIRST).rename(part(f, "000000000000-000000000099.npz")),
+        "000000000000-000000000099.npz is no part; remove",
+    ),
+    "cut": (lambda f: part(f, FIRST).write_bytes(b"PK"), f"{FIRST} is damaged"),
+    "of others": (lambda f: np.savez(part(f, FIRST), names=np.arange(8)), f"{FIRST} is no part"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), ODD.values(), ids=ODD)
+def test_what_does_not_belong_to_an_interrupted_command_is_named(
+    halfway, workdir, tmp_path, capsys, change, message
+):
+    assert go_on(halfway, workdir, tmp_path, change) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.startswith("error: ") and err.count("\n") == 1 and message in err
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_what_an_interrupted_writer_left_is_passed_by(halfway, workdir, tmp_path, tokens):
+    def leave(folder):
+        part(folder, f".{FIRST}.12ab34cd").write_bytes(b"PK")
+
+    assert go_on(halfway, workdir, tmp_path, leave) == 0
+    _, class_tokens = read(tmp_path / "out.npz")
+    np.testing.assert_allclose(class_tokens, np.delete(tokens, 3, axis=0)[:, 0], atol=1e-5)
 
 
 def test_mistakes_are_one_line(workdir, images, tmp_path, capsys):

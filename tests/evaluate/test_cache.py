@@ -96,12 +96,20 @@ def changed_dtype(loaded):
     return model, loaded[1]
 
 
+def changed_heads(loaded):
+    """The same tensors, read as those of another model."""
+    model = dataclasses.replace(loaded[0], config=copy.deepcopy(loaded[0].config))
+    model.config.model.heads = 4
+    return model, loaded[1]
+
+
 CHANGES = {
     "weights": (changed_weights, {}),
     "dtype": (changed_dtype, {}),
     "size": (None, {"views": Views((12, 16), 16, 3, 16)}),
     "resize": (None, {"views": Views((16, 16), 20, 3, 16)}),
     "kind": (None, {"kind": "mean"}),
+    "heads": (changed_heads, {}),
     "blocks": (None, {"blocks": 2}),
 }
 
@@ -112,6 +120,21 @@ def test_what_determines_them_makes_them_anew(kept, loaded, extractions, change,
     after = features(cached, change(loaded) if change else loaded, folder, **options)
     assert len(extractions) == 1
     assert before.values.shape != after.values.shape or np.any(before.values != after.values)
+
+
+def test_so_does_another_version_of_the_code(kept, loaded, extractions, monkeypatch):
+    folder, cached, _ = kept
+    monkeypatch.setattr(caches, "VERSION", caches.VERSION + 1)
+    features(cached, loaded, folder)
+    assert len(extractions) == 1
+
+
+def test_whatever_cuts_an_image_belongs_to_the_key():
+    """Every field of `Views` but those that only say how fast images come."""
+    cut = VIEWS.cut()
+    speed = {"batch_size", "workers"}
+    assert cut.keys() == {field.name for field in dataclasses.fields(Views)} - speed
+    assert (cut["size"], cut["resize"], cut["channels"]) == ((16, 16), 16, 3)
 
 
 def test_so_does_another_image(tmp_path, loaded, folder, extractions):
@@ -153,3 +176,60 @@ def test_a_damaged_entry_is_named(tmp_path, loaded, folder):
 def test_the_folder_is_local(tmp_path, loaded):
     with pytest.raises(UserError, match="must be a local folder"):
         FeatureCache("gs://bucket/cache", *loaded, sharding.make_mesh())
+
+
+def pictures(folder):
+    """Writes pictures of every kind that is decoded in a way of its own, made of waves."""
+    y, x = np.mgrid[:90, :120]
+    waves = np.stack([np.sin(x / 7 + c) * np.cos(y / (5 + c)) for c in range(4)], axis=-1)
+    rgba = np.round(127.5 + 127.5 * waves).astype(np.uint8)
+    (folder / "a").mkdir(parents=True)
+    Image.fromarray(rgba[..., :3]).save(folder / "a/0.png")
+    Image.fromarray(rgba[..., :3]).save(folder / "a/1.jpg", quality=95)
+    Image.fromarray(rgba[..., 0]).save(folder / "a/2.png")
+    Image.fromarray(rgba).save(folder / "a/3.png")
+    palette = Image.fromarray(rgba[..., 0] // 32).convert("P")
+    palette.putpalette(rgba[0, :8, :3].tobytes())
+    palette.save(folder / "a/4.png")
+    Image.fromarray(rgba[::3, ::6, :3]).save(folder / "a/5.png")  # 30 high, 20 wide
+    return folder
+
+
+# Of each picture an entry of the class token and two of the patch tokens' mean, and three pixels
+# as the model sees them.
+# Recorded with version 1 on CPU, jax 0.10.2, Pillow 13.0.
+RECORDED = {
+    "cls+mean": [
+        [-0.033, -0.139, -0.207],
+        [-0.031, -0.133, -0.222],
+        [-0.033, -0.636, -0.918],
+        [-0.033, -0.139, -0.207],
+        [0.001, -0.760, -1.368],
+        [-0.045, -0.375, -0.713],
+    ],
+    "pixels": [
+        [1.769, 0.153, -0.619],
+        [1.735, 0.153, -0.602],
+        [1.769, 0.695, 0.444],
+        [1.769, 0.153, -0.619],
+        [1.838, 2.411, 1.734],
+        [-0.217, 0.310, 1.385],
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", RECORDED)
+def test_a_recorded_feature_still_is_what_it_was(tmp_path, loaded, kind):
+    """Where it no longer is, raise `cache.VERSION` and record it anew.
+
+    Else features that an earlier version has kept would be taken for those of this one.
+    """
+    model, params = loaded
+    shapes, treedef = jax.tree.flatten(params)
+    rng = np.random.default_rng(0)
+    fixed = [(3 * rng.random(x.shape) - 1.5).astype(np.float32) for x in shapes]
+    folder = pictures(tmp_path / "pictures")
+    found = features(tmp_path, (model, treedef.unflatten(fixed)), folder, kind=kind).values
+    shown = found[:, [1, 20, 30] if kind == "cls+mean" else [0, 400, 767]]
+    assert caches.VERSION == 1
+    np.testing.assert_allclose(shown, RECORDED[kind], atol=5e-3)

@@ -74,17 +74,24 @@ def _to_steps(key: str, text: str, *lengths: int) -> int:
         raise UserError(f"{key}={text!r} {error}") from None
 
 
-def make_plan(config: ConfigDict, num_examples: int) -> Plan:
+def make_plan(config: ConfigDict, num_examples: int, *, multiple: int = 1) -> Plan:
     """Derives the run's length from the config and the number of training examples.
+
+    Args:
+      config: of the run.
+      num_examples: in the data.
+      multiple: what the batch size is a multiple of, for the message if it is too large.
 
     Raises:
       UserError: if the data holds less than one batch, the run has no step, or too many.
     """
     steps_per_epoch = num_examples // config.batch_size
     if steps_per_epoch == 0:
+        largest = num_examples // multiple * multiple
+        remedy = f"the largest that does is {largest}" if largest else "use more images"
         raise UserError(
             f"batch_size={config.batch_size} is larger than the data set ({num_examples} images); "
-            "use a smaller batch"
+            + remedy
         )
     total = _to_steps("duration", config.duration, config.batch_size, steps_per_epoch)
     if total < 1:

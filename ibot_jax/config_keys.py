@@ -8,6 +8,7 @@ right, and which keys a continued run may change.
 import dataclasses
 import difflib
 import enum
+import math
 import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
@@ -151,12 +152,14 @@ class Key:
         )
         if not fits:
             return f"has the wrong type; it takes {type_name(self.default)}"
-        for entry in entries(value):
-            if isinstance(entry, float) and not abs(entry) < float("inf"):
-                return "is not finite; give a number"
-            if isinstance(entry, float) and 0 < abs(entry) < _SMALLEST:
-                return f"is 0 in float32; write 0, or at least {_SMALLEST:.2g}"
-        return self.rule.problem(value)
+        numbers = [entry for entry in entries(value) if isinstance(entry, float)]
+        if not all(map(math.isfinite, numbers)):
+            return "is not finite; give a number"
+        if problem := self.rule.problem(value):
+            return problem
+        if any(0 < abs(number) < _SMALLEST for number in numbers):
+            return f"is 0 in float32; write 0, or at least {_SMALLEST:.2g}"
+        return ""
 
 
 Keys = Mapping[str, Key]  # by dotted name
@@ -221,17 +224,31 @@ def listing(keys: Keys, sections: Mapping[str, str]) -> str:
       keys: to list.
       sections: of what each section, "" for no section, speaks.
     """
-    lines, last = [], None
-    for name, key in keys.items():
-        section = name.rpartition(".")[0]
-        if section != last:
-            lines += ["", f"{section or 'the run'}: {sections[section]}"]
-            last = section
-        free = "" if key.kind is Kind.LEARNED else "; a resumed run may change it"
-        about = "; ".join(filter(None, (key.meaning, str(key.rule)))) + free
-        lines.append(f"  --config.{name}={_shown(key.default)}")
-        lines += textwrap.wrap(about, 92, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    lines = []
+    for section, about in sections.items():
+        lines += ["", f"{section or 'the run'}: {about}"]
+        for name, key in _of_section(keys, section).items():
+            free = "" if key.kind is Kind.LEARNED else "a resumed run may change it"
+            about = "; ".join(filter(None, (key.meaning, str(key.rule), free)))
+            lines.append(f"  --config.{name}={_shown(key.default)}")
+            lines += textwrap.wrap(about, 92, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines[1:])
+
+
+def _of_section(keys: Keys, section: str) -> Keys:
+    return {name: key for name, key in keys.items() if name.rpartition(".")[0] == section}
+
+
+def groups(keys: Keys, sections: Mapping[str, str]) -> str:
+    """Returns the names of all keys by section; arguments as of `listing`."""
+    lines = ["Keys of the config:"]
+    for section, about in sections.items():
+        names = map(_leaf, _of_section(keys, section))
+        lines += ["", f"  {section or 'the run'}: {about}"]
+        lines += textwrap.wrap(
+            ", ".join(names), 92, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    return "\n".join(lines)
 
 
 def _shown(value: Any) -> str:

@@ -4,6 +4,8 @@ A check of several keys is a generator that takes the config, flattened, and yie
 sentences. It reads the keys that it needs; where one of them is wrong by itself, it says nothing.
 """
 
+import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -58,11 +60,22 @@ def refuse(found: Iterable[str]) -> None:
         raise UserError("; ".join(found))
 
 
+@contextlib.contextmanager
+def noted(found: list[str]) -> Iterator[None]:
+    """Adds the UserError that ends the block, if one does, to what was found."""
+    try:
+        yield
+    except UserError as error:
+        found.append(str(error))
+
+
 def share_of_run(flat: Flat, key: str, plan: Plan | None) -> float:
     """Returns the duration `key` over that of the run.
 
-    Without a plan it is NaN if only the data can tell.
+    It is NaN if there is no such key, or if only the data can tell, and there is no plan.
     """
+    if key not in flat:
+        return math.nan
     if plan is not None:
         return plan.steps(key, flat[key]) / plan.total_steps
     return durations.share(flat[key], flat["duration"], flat["batch_size"])
@@ -95,7 +108,7 @@ def run_too_short(
 def periods_too_short(flat: Flat, keys: Iterable[str], plan: Plan) -> Iterator[str]:
     """Yields a sentence for each of the periods `keys` that is less than a step."""
     for key in keys:
-        if flat[key] and plan.steps(key, flat[key]) < 1:
+        if flat.get(key) and plan.steps(key, flat[key]) < 1:
             yield stated(flat, key, "is less than one step; make it longer")
 
 

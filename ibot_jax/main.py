@@ -1,6 +1,10 @@
 """The command line that trains.
 
-    python -m ibot_jax.main --config=configs/digits.py [--workdir=DIR] [--config.KEY=VALUE ...]
+    python -m ibot_jax.main --config=CONFIG [--workdir=DIR] [--config.KEY=VALUE ...]
+    python -m ibot_jax.main --help=config
+
+CONFIG is a file or the name of one that comes with the project, such as digits or vitb16:v5e-256.
+--help=config lists every key with its default, range and meaning; their groups stand below.
 
 Started again on the same workdir, it resumes. On several hosts, start it on each; where JAX does
 not find the others by itself (it does on Cloud TPU, GKE, SLURM, Open MPI), add
@@ -17,6 +21,7 @@ if __name__ == "__main__":
     signals.end_at_once()  # a signal during the imports is one line, too
 
 import dataclasses
+import functools
 import os
 import pathlib
 import sys
@@ -27,8 +32,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import flags
 from ml_collections import ConfigDict
 
-from ibot_jax.command_line import config_path, exit_status, leave, parse_config
-from ibot_jax.config_check import check_config
+from ibot_jax import config_check
+from ibot_jax.command_line import exit_status, leave, print_help
+from ibot_jax.config_file import config_path, parse_config
+from ibot_jax.config_keys import groups, listing
+from ibot_jax.defaults import KEYS, SECTIONS
 from ibot_jax.errors import UserError
 
 
@@ -39,11 +47,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    arguments = parse_arguments(argv)
-    if arguments is None:
-        print(__doc__)
+    if "--help=config" in argv[1:]:
+        print_help(listing(KEYS, SECTIONS))
         return 0
-    check_config(arguments.config)
+    if {"--help", "-h", "-help"} & set(argv[1:]):
+        print_help(f"{__doc__}\n{groups(KEYS, SECTIONS)}")
+        return 0
+    arguments = parse_arguments(argv)
     return _pretrain(arguments)
 
 
@@ -83,20 +93,18 @@ class Arguments:
     process_id: int | None
 
 
-def parse_arguments(argv: list[str]) -> Arguments | None:
+def parse_arguments(argv: list[str]) -> Arguments:
     """Reads the command line.
 
     Args:
       argv: as in sys.argv.
 
     Returns:
-      What it says; None if --help was asked for.
+      What it says, the config checked without data and devices.
 
     Raises:
-      UserError: for whatever does not parse.
+      UserError: with all mistakes.
     """
-    if {"--help", "-h", "-help"} & set(argv[1:]):
-        return None
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "where the run writes; runs/CONFIG if not given", values)
     flags.DEFINE_boolean(
@@ -107,7 +115,8 @@ def parse_arguments(argv: list[str]) -> Arguments | None:
     number, this = "how many processes the run has", "the number of this one, from 0 on"
     flags.DEFINE_integer("num_processes", None, number, flag_values=values)
     flags.DEFINE_integer("process_id", None, this, flag_values=values)
-    config = parse_config(argv, values)
+    check = functools.partial(config_check.check_config, data=True)
+    config = parse_config(argv, values, check=check)
     return Arguments(
         config=config,
         workdir=values.workdir or f"runs/{_config_name(config_path(argv))}",

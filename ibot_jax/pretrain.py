@@ -12,12 +12,14 @@ from ibot_jax.agreement import require_same, same_end
 from ibot_jax.checkpoint import Checkpoints, start_from
 from ibot_jax.collapse import collapse_signs, evaluation_signs
 from ibot_jax.config import Plan, make_plan
-from ibot_jax.config_check import check_devices, check_plan, flatten
+from ibot_jax.config_check import device_problems, flatten, length_problems
+from ibot_jax.config_rules import noted, refuse
 from ibot_jax.data.pipeline import train_batches
 from ibot_jax.data.sources import open_source
 from ibot_jax.errors import TrainingError
 from ibot_jax.evaluate.online import Evaluation
 from ibot_jax.loop import Loop, Metrics, make_watchdog
+from ibot_jax.memory import memory_problems
 from ibot_jax.metrics import Reporter, header
 from ibot_jax.paths import warn_if_among_images
 from ibot_jax.step import TrainState, jit_init, jit_train_step, state_layout, teacher_params
@@ -47,26 +49,32 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
       TrainingError: if the run cannot go on; its state is saved, unless saving is what failed.
     """
     require_same(json.dumps(flatten(config)), "config")
-    check_devices(config, jax.device_count(), jax.process_count())
-    mesh = sharding.make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
+    found = list(device_problems(config, jax.device_count(), jax.process_count()))
     watchdog = make_watchdog(config.data.stall_seconds)
     with same_end():
-        source = open_source(
-            config.data.source,
-            config.data.split,
-            data_dir=config.data.data_dir,
-            max_per_class=config.data.max_per_class,
-            channels=config.data.channels,
-            key="data.split",
-        )
+        found += memory_problems(config)
+        evaluation = None
+        with noted(found):
+            source = open_source(
+                config.data.source,
+                config.data.split,
+                data_dir=config.data.data_dir,
+                max_per_class=config.data.max_per_class,
+                channels=config.data.channels,
+                key="data.split",
+            )
+            shares = jax.device_count() // config.mesh.tensor * config.grad_accum_steps
+            found += length_problems(config, len(source), multiple=shares)
+            if config.knn.every:
+                evaluation = Evaluation(config, source, watchdog.waiting)
+        refuse(found)
         plan = make_plan(config, len(source))
-        check_plan(config, plan)
-        evaluation = Evaluation(config, source, watchdog.waiting) if config.knn.every else None
         folder = open_workdir(workdir, config, allow_config_change=allow_config_change)
         if jax.process_index() == 0:
             warn_if_among_images(workdir, "--workdir", [config.data.source])
     with same_end():
         require_shared(folder)
+    mesh = sharding.make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
 
     checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
     state, start = _first_state(config, plan, mesh, checkpoints)

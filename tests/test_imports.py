@@ -37,6 +37,9 @@ LAYERS = [
         "workdir",
         "config_check",
         "config_rules",
+        "config_relations",
+        "config_file",
+        "memory",
         "collapse",
         "command_line",
         "unforeseen",
@@ -47,7 +50,7 @@ LAYERS = [
     {"pretrain"},
     {"export", "writers", "card"},
     {"convert", "embed"},
-    {"main", "tools"},
+    {"main", "tools", "__main__"},
 ]
 PURE = {*LAYERS[4], *LAYERS[5], "step"}
 IMPURE_LIBRARIES = {"tensorflow", "tensorflow_datasets", "absl", "clu", "os", "pathlib", "etils"}

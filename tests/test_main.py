@@ -163,10 +163,6 @@ MISTAKES = {
         ["--config=configs/digits.py", "--config.optim={}"],
         "config.optim is a section; set its keys one by one",
     ),
-    "an override before its config": (
-        ["--config.batch_size=8", "--config=configs/digits.py"],
-        "Found --config.batch_size=8 in argv before a value for --config was specified",
-    ),
     "unknown flag": (
         ["--config=configs/digits.py", "--work_dir=x"],
         "Unknown command line flag 'work_dir'. Did you mean: workdir ?; see --help",
@@ -264,6 +260,7 @@ def test_overrides_and_the_default_workdir():
             "--config",
             "configs/cifar10.py:reference",
             "--config.data.global_size=(48, 64)",
+            "--config.knn.resize=64",
             "--config.optim.lr",
             "1",
             "--config.head.shared=false",

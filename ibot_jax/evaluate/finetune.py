@@ -5,10 +5,10 @@
 
 A linear classifier is put on the class token, and all is trained by the recipe in --config: AdamW
 with layer-wise decay of the learning rate, stochastic depth, RandAugment, random erasing, mixup,
-CutMix, label smoothing. The recipe without --config is that of ibot_jax/finetune/config.py, which
-lists all keys and what they mean; each can be set by --config.KEY=VALUE. At another --size,
-positions are resampled once, and trained at that size. For few labels, --config.start=projection
-keeps the first layer of the projection head under the classifier.
+CutMix, label smoothing. Recipes come by name, --config=vits16; the default is that for ViT-B/16.
+Each key can be set by --config.KEY=VALUE, and --help=config lists them with default, range and
+meaning. At another --size, positions are resampled once, and trained at that size. For few labels,
+--config.start=projection keeps the first layer of the projection head under the classifier.
 
 Beside the report, --out gets a folder finetune/ with metrics.jsonl, tensorboard/ and checkpoints/,
 the latest and the best. The same command goes on where it stopped; Ctrl-C and SIGTERM save first,
@@ -27,8 +27,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from ibot_jax import sharding
-from ibot_jax.command_line import parse_config
 from ibot_jax.config_check import flatten
+from ibot_jax.config_file import add_config_arguments, parse_config
 from ibot_jax.evaluate.opening import open_labelled, open_model, open_views, settings
 from ibot_jax.evaluate.options import add_data_options, add_model_options, output_folder
 from ibot_jax.evaluate.report import Report
@@ -54,12 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     add_data_options(parser)
     group = parser.add_argument_group("recipe")
-    group.add_argument(
-        "--config",
-        default=default.__file__,
-        metavar="FILE",
-        help="a recipe, such as configs/finetune/vits16.py; override its keys with "
-        "--config.KEY=VALUE (default: ibot_jax/finetune/config.py)",
+    add_config_arguments(
+        group, default=default.__file__, keys=default.KEYS, sections=default.SECTIONS
     )
     group.add_argument(
         "--allow_config_change",
@@ -77,9 +73,11 @@ def run(args: argparse.Namespace) -> Report:
       SystemExit: with 130 or 143, after Ctrl-C or SIGTERM and a save.
     """
     recipe = parse_config(
-        ["finetune", f"--config={args.config}", *args.overrides], flags.FlagValues()
+        ["finetune", f"--config={args.config}", *args.overrides],
+        flags.FlagValues(),
+        folder="finetune",
+        check=check_config,
     )
-    check_config(recipe)
     mesh = sharding.make_mesh()
     model, params = open_model(args, mesh, head=recipe.start == "projection")
     views = open_views(args, model)

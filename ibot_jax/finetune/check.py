@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from ibot_jax.config import Plan
-from ibot_jax.config_check import check_rates, check_workers, flatten
+from ibot_jax.config_check import flatten
+from ibot_jax.config_relations import check_rates, check_workers
 from ibot_jax.config_rules import (
     Flat,
     config_problems,

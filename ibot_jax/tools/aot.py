@@ -29,12 +29,11 @@ from ml_collections import ConfigDict
 
 from ibot_jax.command_line import (
     OneLineParser,
-    add_config_argument,
     exit_status,
     leave,
-    parse_config,
 )
 from ibot_jax.config_check import check_config
+from ibot_jax.config_file import add_config_arguments, parse_config
 from ibot_jax.data.sources import IMAGENET_EXAMPLES
 from ibot_jax.errors import UserError
 from ibot_jax.tools.ahead import compile_ahead, pod_devices
@@ -66,7 +65,7 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add_config_argument(parser)
+    add_config_arguments(parser)
     parser.add_argument("--topology", required=True, help="such as v5e:16x16, v4:4x4x4, v5p:4x4x4")
     parser.add_argument(
         "--mesh", metavar="DxFxT", help="devices over data, fsdp and tensor, such as 32x8x1"

@@ -22,9 +22,9 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
-from ibot_jax.command_line import add_config_argument, parse_config
 from ibot_jax.config import make_plan
 from ibot_jax.config_check import check_config
+from ibot_jax.config_file import add_config_arguments, parse_config
 from ibot_jax.data.examples import MakeExample
 from ibot_jax.data.host_colors import apply_color
 from ibot_jax.data.images import EncodedImage
@@ -51,7 +51,7 @@ _PARTS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this command."""
-    add_config_argument(parser)
+    add_config_arguments(parser)
     parser.add_argument("--data", metavar="SOURCE", help="such as folder:PATH; else the config's")
     parser.add_argument(
         "--batch", type=int, default=64, help="images a batch, if there are so many (default: 64)"

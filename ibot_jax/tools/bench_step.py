@@ -18,9 +18,9 @@ from ml_collections import ConfigDict
 
 from ibot_jax import models, sharding
 from ibot_jax.colors import COLUMNS, JITTER, Color
-from ibot_jax.command_line import add_config_argument, parse_config
 from ibot_jax.config import make_plan
 from ibot_jax.config_check import check_config, check_devices
+from ibot_jax.config_file import add_config_arguments, parse_config
 from ibot_jax.data.masks import draw_mask
 from ibot_jax.errors import UserError
 from ibot_jax.step import TrainState, jit_init, jit_train_step
@@ -35,7 +35,7 @@ _STEPS_PER_EPOCH = 1000  # of the plan that the schedules need; no speed depends
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this command."""
-    add_config_argument(parser)
+    add_config_arguments(parser)
     parser.add_argument("--batch", type=int, help="images a step, instead of the config's")
     parser.add_argument("--steps", type=int, default=10, help="steps to time (default: 10)")
     parser.add_argument(

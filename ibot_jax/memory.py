@@ -1,0 +1,165 @@
+"""What a run takes of memory at the very least, against what its devices and this host have.
+
+Sizes that cannot fit are found before anything compiles. The bound counts what every program needs
+that trains such a model: the state and its gradients, the views of a batch, and the input of each
+block, which the backward pass begins from. What a step really needs is more; the compiler knows
+(`python -m ibot_jax.tools.bench step`).
+"""
+
+import dataclasses
+import math
+import pathlib
+import resource
+from collections.abc import Iterator
+
+import jax
+import psutil
+from ml_collections import ConfigDict
+
+from ibot_jax import models
+
+# Copies of a parameter: student, gradient, moments, and the teacher.
+_COPIES = {"adamw": 5, "sgd": 4, "lars": 4}
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """What takes memory.
+
+    Attributes:
+      what: in words.
+      keys: of the config, on which it depends; the first one most.
+      size: bytes.
+    """
+
+    what: str
+    keys: tuple[str, ...]
+    size: int
+
+
+def num_parameters(config: ConfigDict) -> dict[tuple[str, ...], int]:
+    """Returns how many parameters a student has, by the keys on which their number depends.
+
+    In closed form: a model that does not fit could take forever to describe.
+    """
+    model, head, channels = config.model, config.head, config.data.channels
+    width, hidden = model.width, int(model.width * model.mlp_ratio)
+    attention = 4 * width * width + 4 * width  # queries, keys, values, projection
+    block = attention + 2 * width * hidden + hidden + width + 4 * width  # MLP, two norms
+    block += 2 * width if model.layer_scale else 0
+    rows, columns = (side // model.patch_size for side in config.data.global_size)
+    patches = (model.patch_size**2 * channels + 1) * width
+    others = 4 * width  # class token, mask token, last norm
+    mlp = (width + 1) * head.hidden_dim + (head.hidden_dim + 1) * head.hidden_dim
+    mlp += (head.hidden_dim + 1) * head.bottleneck_dim
+    outputs = head.prototypes + (0 if head.shared else head.patch_prototypes)
+    return {
+        ("model.width", "model.depth", "model.mlp_ratio"): model.depth * block,
+        ("data.global_size", "model.patch_size", "model.width"): (
+            (1 + rows * columns) * width + patches + others
+        ),
+        ("head.hidden_dim", "head.bottleneck_dim", "model.width"): mlp,
+        ("head.prototypes", "head.bottleneck_dim"): outputs * (head.bottleneck_dim + 1),
+    }
+
+
+def device_needs(config: ConfigDict, num_devices: int) -> Iterator[Need]:
+    """Yields what one of the devices of a run takes memory for."""
+    item = {"bfloat16": 2, "float32": 4, "float64": 8}[config.dtype]
+    parts = config.mesh.fsdp * config.mesh.tensor
+    copies = _COPIES[config.optim.name]
+    for keys, number in num_parameters(config).items():
+        yield Need("state", keys, number * copies * max(item, 4) // parts)
+    rows = config.batch_size * config.mesh.tensor // num_devices
+    at_once = math.ceil(rows / config.grad_accum_steps)
+    for kind, number in (("global", config.data.global_views), ("local", config.data.local_views)):
+        height, breadth = config.data[f"{kind}_size"]
+        if not number:
+            continue
+        pixels = number * height * breadth * config.data.channels
+        keys = f"data.{kind}_size", f"data.{kind}_views", "batch_size"
+        yield Need(f"{kind} views", keys, pixels * (rows + at_once * item))
+        tokens = 1 + (height // config.model.patch_size) * (breadth // config.model.patch_size)
+        inputs = at_once * number * tokens * config.model.width * config.model.depth * item
+        yield Need(f"tokens of {kind} views", ("model.width", "model.depth", *keys), inputs)
+        if models.block_kernels(config) == "xla" and jax.default_backend() != "tpu":
+            weights = at_once * number * config.model.heads * tokens**2 * item
+            yield Need(f"attention of {kind} views", (*keys, "model.patch_size"), weights)
+
+
+def host_needs(config: ConfigDict, num_processes: int) -> Iterator[Need]:
+    """Yields what a host takes memory for beside its devices."""
+    rows = -(-config.batch_size // num_processes)
+    for kind, number in (("global", config.data.global_views), ("local", config.data.local_views)):
+        pixels = math.prod(config.data[f"{kind}_size"]) * config.data.channels * number
+        keys = f"data.{kind}_size", f"data.{kind}_views", "batch_size"
+        yield Need(f"a batch's {kind} views", keys, rows * pixels)
+    if config.knn.every:
+        image = config.knn.resize**2 * config.data.channels
+        yield Need("an image to evaluate", ("knn.resize",), image)
+        pixels = math.prod(config.data.global_size) * config.data.channels
+        batch = -(-config.knn.batch_size // num_processes) * pixels
+        yield Need("a batch to evaluate", ("knn.batch_size", "data.global_size"), batch)
+
+
+def memory_problems(config: ConfigDict) -> Iterator[str]:
+    """Yields a sentence if devices or host have too little memory for a run.
+
+    Args:
+      config: of the run, checked.
+    """
+    count, local = jax.device_count(), jax.local_device_count()
+    on_device = list(device_needs(config, count))
+    on_host = list(host_needs(config, jax.process_count()))
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":  # devices of the host's own memory
+        on_host += [dataclasses.replace(need, size=need.size * local) for need in on_device]
+    else:
+        limit = (device.memory_stats() or {}).get("bytes_limit", math.inf)
+        yield from _too_much(on_device, limit, f"a {device.device_kind}", config)
+    yield from _too_much(on_host, host_memory(), "this host", config)
+
+
+def _too_much(needs: list[Need], limit: float, whose: str, config: ConfigDict) -> Iterator[str]:
+    total = sum(need.size for need in needs)
+    if total <= limit:
+        return
+    most = max(needs, key=lambda need: need.size)
+    values = config.to_dict()
+    shown = []
+    for key in most.keys:
+        section, _, leaf = key.rpartition(".")
+        shown.append(f"{key}={(values[section] if section else values)[leaf]!r}")
+    yield (
+        f"{', '.join(shown)}: the run takes {_in_words(total)} of memory at the least, of which "
+        f"{most.what} {_in_words(most.size)}, and {whose} has {_in_words(limit)}; {_help(most)}"
+    )
+
+
+def _help(most: Need) -> str:
+    if most.what == "state":
+        return f"lower {most.keys[0]}, or spread the state over devices (mesh.fsdp, mesh.tensor)"
+    if "batch_size" in most.keys:
+        return f"lower {most.keys[0]} or batch_size, or raise grad_accum_steps"
+    return f"lower {most.keys[0]}"
+
+
+def host_memory() -> float:
+    """Returns the bytes that this process may still take, its own limits included."""
+    limits = [psutil.virtual_memory().available]
+    for path in map(pathlib.Path, _CGROUP_LIMITS):
+        if path.exists() and (text := path.read_text().strip()).isdecimal():
+            limits.append(int(text))
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        limits.append(max(soft - psutil.Process().memory_info().vms, 0))
+    return min(limits)
+
+
+def _in_words(size: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            return f"{size:,.0f} {unit}" if size >= 100 else f"{size:.3g} {unit}"
+        size /= 1024
+    raise AssertionError

@@ -5,7 +5,6 @@ ones: whether there is the memory for them is another question (`memory`).
 """
 
 from ibot_jax.config_keys import Between, Duration, Interval, Key, Kind, OneOf
-from ibot_jax.data.splits import AUTO
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -206,7 +205,7 @@ KEYS = {
     ),
     "knn.train_split": Key("train", "the images to search", kind=REPORTED),
     "knn.test_split": Key(
-        AUTO,
+        "auto",
         "the images to classify; auto finds test, val or validation, and leaves k-NN out if there "
         "is none",
         kind=REPORTED,

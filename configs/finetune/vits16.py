@@ -4,7 +4,8 @@
 
 Epochs, layer decay, stochastic depth, batch, mixup, CutMix and the length of the warm-up are those
 of the original's commands, all else the defaults of the code that they call (BEiT's); value by
-value in docs/recipes.md. The original sweeps the learning rate; 4e-3 for 1,024 images is the default of its code. Not run to the end here.
+value in docs/recipes.md. The original sweeps the learning rate; 4e-3 for 1,024 images is the
+default of its code. Not run to the end here.
 """
 
 from ibot_jax.finetune.config import get_config as default_config

@@ -24,8 +24,14 @@ setup(
         "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    packages=find_packages(include=["ibot_jax*"]),
+    packages=[
+        *find_packages(include=["ibot_jax*"]),
+        "ibot_jax.configs",  # found by name from any folder, see config_file.py
+        "ibot_jax.configs.finetune",
+    ],
+    package_dir={"ibot_jax.configs": "configs", "ibot_jax.configs.finetune": "configs/finetune"},
     package_data={"ibot_jax.visualize": ["report.css", "report.js"]},
+    entry_points={"console_scripts": ["ibot-jax = ibot_jax.__main__:main"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",

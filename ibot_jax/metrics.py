@@ -11,7 +11,6 @@ cannot be cut: repeated steps are in them twice, of which TensorBoard shows the 
 
 import contextlib
 import math
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -19,16 +18,14 @@ from typing import Any
 
 import jax
 from etils import epath
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
-import ibot_jax
 from ibot_jax.config import Plan
 from ibot_jax.json_lines import JsonLines, read_lines
+from ibot_jax.progress import ProgressBar
 from ibot_jax.tensorboard import TensorBoard
 
 _FILE = "metrics.jsonl"
-_REFRESH_SECONDS = 1.0
 
 
 def read_rows(workdir: epath.Path) -> list[dict[str, Any]]:
@@ -53,7 +50,6 @@ class Reporter:
         self._warned = set()
         self._bar = None
         self._since = None  # (step, time) from which the speed is measured
-        self._refreshed = 0.0
         if not self._primary:
             return
         rows = [row for row in read_rows(workdir) if row["step"] <= start_step]
@@ -61,16 +57,7 @@ class Reporter:
         self._lines = JsonLines(workdir / _FILE, rows)
         self._tensorboard = TensorBoard(workdir / "tensorboard")
         if sys.stderr.isatty():
-            size = shutil.get_terminal_size()  # where tqdm finds none it would draw nothing
-            self._bar = tqdm(
-                total=plan.total_steps,
-                initial=start_step,
-                ncols=size.columns,
-                nrows=size.lines,
-                bar_format=(
-                    "{percentage:3.0f}% {bar:16} {n}/{total} [{elapsed}<{remaining}{postfix}]"
-                ),
-            )
+            self._bar = ProgressBar(plan.total_steps, start_step)
 
     def say(self, *lines: str) -> None:
         """Prints lines."""
@@ -97,11 +84,7 @@ class Reporter:
         if self._since is None:  # the first step compiles: no measure of speed
             self._since = (step, time.monotonic())
         if self._bar is not None:
-            self._bar.update(step - self._bar.n)
-            if time.monotonic() - self._refreshed > _REFRESH_SECONDS:
-                self._refreshed = time.monotonic()
-                values = {name: float(value) for name, value in metrics.items()}
-                self._bar.set_postfix_str(_state_of(values, self._speed(step)))
+            self._bar.update(step, lambda: _in_short(metrics, self._speed(step)))
 
     def train(self, step: int, metrics: Mapping[str, float]) -> None:
         """Reports one step's metrics in full."""
@@ -180,59 +163,12 @@ class Reporter:
         self._tensorboard.write(step, row)
 
 
-def header(
-    config: ConfigDict,
-    plan: Plan,
-    params: Any,
-    mesh: jax.sharding.Mesh,
-    *,
-    data: str,
-    evaluation: str,
-    start: str,
-    workdir: epath.Path,
-) -> list[str]:
-    """Returns the lines that say what is about to run.
-
-    Args:
-      config: of the run.
-      plan: its length.
-      params: the student's, {"backbone": ..., "head": ...}.
-      mesh: the devices.
-      data: name and size of the training data.
-      evaluation: what is measured of the teacher, and how often.
-      start: from what the run starts.
-      workdir: where it writes.
-    """
-    model = config.model
-    millions = {
-        part: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
-        for part, tree in params.items()
-    }
-    epochs = plan.total_steps / plan.steps_per_epoch
-    rows = {
-        "model": (
-            f"ViT of width {model.width}, depth {model.depth}, {model.heads} heads, patch "
-            f"{model.patch_size}; {config.head.prototypes} prototypes; {config.dtype}"
-        ),
-        "parameters": (
-            f"{millions['backbone']:.2f} M backbone + {millions['head']:.2f} M head, in student "
-            "and in teacher"
-        ),
-        "devices": (
-            f"{mesh.size} x {mesh.devices.flat[0].device_kind}, {jax.process_count()} process"
-            f"{'es' if jax.process_count() > 1 else ''}"
-        ),
-        "data": data,
-        "evaluation": evaluation,
-        "length": (
-            f"{plan.total_steps:,} steps of {plan.batch_size} images; {epochs:g} epochs of "
-            f"{plan.steps_per_epoch:,} steps"
-        ),
-        "start": start,
-        "writes": str(workdir),
-    }
-    title = f"ibot_jax {ibot_jax.__version__}, jax {jax.__version__}"
-    return [title, *(f"  {name:<11}{text}" for name, text in rows.items())]
+def _in_short(metrics: Mapping[str, jax.Array], speed: float | None) -> str:
+    """Returns what a terminal of 80 columns has room for."""
+    text = f"loss {float(metrics['loss']):.3f}"
+    if "teacher_entropy" in metrics:
+        text += f" entropy {float(metrics['teacher_entropy']):.2f}"
+    return f"{text} {speed:.4g} images/s" if speed else text
 
 
 def _state_of(metrics: Mapping[str, float], speed: float | None) -> str:

@@ -18,9 +18,10 @@ from ibot_jax.data.pipeline import train_batches
 from ibot_jax.data.sources import open_source
 from ibot_jax.errors import TrainingError
 from ibot_jax.evaluate.online import Evaluation
+from ibot_jax.header import header
 from ibot_jax.loop import Loop, Metrics, make_watchdog
 from ibot_jax.memory import memory_problems
-from ibot_jax.metrics import Reporter, header
+from ibot_jax.metrics import Reporter
 from ibot_jax.paths import warn_if_among_images
 from ibot_jax.step import TrainState, jit_init, jit_train_step, state_layout, teacher_params
 from ibot_jax.watchdog import Watchdog

@@ -34,6 +34,8 @@ LAYERS = [
         "checkpoint",
         "saved",
         "metrics",
+        "header",
+        "progress",
         "workdir",
         "config_check",
         "config_rules",

@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import re
+import time
 
 import pytest
 from disk import full_disk
@@ -135,23 +137,62 @@ def test_lines_on_a_screen_that_is_no_terminal(workdir, capsys):
     assert err == "warning: beware\n"
 
 
-def test_a_bar_on_a_terminal(workdir, capsys, monkeypatch):
-    """Also on one that does not tell its size; lines of evaluations go above the bar."""
+def eighty_columns(monkeypatch):
+    """Returns a terminal of 80 columns; it does not tell its size."""
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stderr", terminal)
-    monkeypatch.setenv("COLUMNS", "150")
-    monkeypatch.setattr("ibot_jax.metrics._REFRESH_SECONDS", 0.0)
+    monkeypatch.setenv("COLUMNS", "80")
+    return terminal
+
+
+def test_a_bar_on_a_terminal(workdir, capsys, monkeypatch):
+    """Lines of evaluations go above the bar."""
+    terminal = eighty_columns(monkeypatch)
+    monkeypatch.setattr("ibot_jax.progress._REFRESH_SECONDS", 0.0)
     report = reporter(workdir, start_step=10)
     report.step_done(11, METRICS)
     report.evaluation(11, EVALUATION)
     report.train(11, METRICS)
     report.close()
     assert "11/40" in terminal.getvalue()
-    assert "loss 5.500 (class 3.000, patch 2.500)  teacher entropy 1.25" in terminal.getvalue()
+    assert "loss 5.500 entropy 1.25" in terminal.getvalue()
     out = capsys.readouterr().out
     assert out.startswith("teacher at step 11")
     assert "loss" not in out
+
+
+def test_the_bar_of_a_long_run_fits_80_columns(workdir, monkeypatch):
+    """It has run for hours and has days to go; the numbers that are looked at are whole."""
+    terminal = eighty_columns(monkeypatch)
+    now = [0.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ibot_jax.metrics.time.monotonic", lambda: now[0])
+    plan = Plan(batch_size=1024, steps_per_epoch=5000, total_steps=1_000_000)
+    report = Reporter(workdir, plan, start_step=0)
+    for step in range(400_000, 400_003):
+        now[0] += 40_000
+        report.step_done(step, METRICS | {"loss": 18.125, "teacher_entropy": 8.25})
+    report.close()
+    lines = [line for line in re.split("[\r\n]", terminal.getvalue()) if "images/s" in line]
+    assert lines
+    for line in lines:
+        assert len(line) <= 80
+        assert re.match(r"loss 18\.125 entropy 8\.25 0\.0256 images/s +40%", line)
+        assert "40000" in line
+
+
+def test_the_bar_is_drawn_anew_while_a_step_takes_its_time(workdir, monkeypatch):
+    terminal = eighty_columns(monkeypatch)
+    monkeypatch.setattr("ibot_jax.progress._REFRESH_SECONDS", 0.01)
+    report = reporter(workdir)
+    drawn = terminal.getvalue().count("0/40")
+    deadline = time.monotonic() + 60
+    while terminal.getvalue().count("0/40") < drawn + 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    report.close()
+    assert terminal.getvalue().count("0/40") >= drawn + 3
 
 
 def test_speed_and_time_left_leave_out_the_first_step_and_pauses(workdir, capsys, monkeypatch):

@@ -1,0 +1,91 @@
+"""The lines that say what is about to run."""
+
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+import ibot_jax
+from ibot_jax.config import Plan
+
+
+def suggested_momentum(batch_size: int, total_steps: int) -> float:
+    """Returns the momentum of the teacher that goes with a batch, by a rule of thumb.
+
+    1 - momentum is 0.004 (batch / 1024)^1.5, which gives the published 0.996 for 1,024 images, and
+    the 0.9995 that the original's authors suggest for 256. In a short run the teacher must follow
+    sooner: 1 - momentum is at least 10 / steps, so that it averages a tenth of the run at most.
+    """
+    rest = max(0.004 * min(batch_size / 1024, 1) ** 1.5, 10 / max(total_steps, 20))
+    return 1 - float(f"{rest:.2g}")
+
+
+def header(
+    config: ConfigDict,
+    plan: Plan,
+    params: Any,
+    mesh: jax.sharding.Mesh,
+    *,
+    data: str,
+    evaluation: str,
+    start: str,
+    workdir: epath.Path,
+) -> list[str]:
+    """Returns the lines that say what is about to run.
+
+    Args:
+      config: of the run.
+      plan: its length.
+      params: the student's, {"backbone": ..., "head": ...}.
+      mesh: the devices.
+      data: name and size of the training data.
+      evaluation: what is measured of the teacher, and how often.
+      start: from what the run starts.
+      workdir: where it writes.
+    """
+    model = config.model
+    millions = {
+        part: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
+        for part, tree in params.items()
+    }
+    epochs = plan.total_steps / plan.steps_per_epoch
+    rows = {
+        "model": (
+            f"ViT of width {model.width}, depth {model.depth}, {model.heads} heads, patch "
+            f"{model.patch_size}; {config.head.prototypes} prototypes; {config.dtype}"
+        ),
+        "parameters": (
+            f"{millions['backbone']:.2f} M backbone + {millions['head']:.2f} M head, in student "
+            "and in teacher"
+        ),
+        "devices": (
+            f"{mesh.size} x {mesh.devices.flat[0].device_kind}, {jax.process_count()} process"
+            f"{'es' if jax.process_count() > 1 else ''}"
+        ),
+        "data": data,
+        "evaluation": evaluation,
+        "length": (
+            f"{plan.total_steps:,} steps of {plan.batch_size} images; {epochs:g} epochs of "
+            f"{plan.steps_per_epoch:,} steps"
+        ),
+        "rate": _rate(config, plan),
+        "start": start,
+        "writes": str(workdir),
+    }
+    title = f"ibot_jax {ibot_jax.__version__}, jax {jax.__version__}"
+    return [title, *(f"  {name:<11}{text}" for name, text in rows.items())]
+
+
+def _rate(config: ConfigDict, plan: Plan) -> str:
+    """Returns the learning rate as the batch scales it, and the teacher's momentum, in words."""
+    optim = config.optim
+    peak = optim.lr * plan.batch_size / 256
+    text = (
+        f"{peak:.4g} (optim.lr {optim.lr:g} x {plan.batch_size} / 256), then down to "
+        f"{optim.min_lr:g}; teacher_momentum {config.teacher_momentum:g}"
+    )
+    if plan.batch_size < 1024:
+        suggested = suggested_momentum(plan.batch_size, plan.total_steps)
+        text += f", suggested for this batch and length {suggested:g}"
+    return text

@@ -1,0 +1,48 @@
+"""The bar of a run on a terminal."""
+
+import contextlib
+import shutil
+import threading
+import time
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+_REFRESH_SECONDS = 1.0
+
+
+class ProgressBar:
+    """A bar that fits 80 columns and is fresh each second, however long a step takes."""
+
+    def __init__(self, total_steps: int, start_step: int):
+        """Draws it on stderr, a terminal."""
+        size = shutil.get_terminal_size()  # where tqdm finds none it would draw nothing
+        self._refreshed = 0.0
+        self._bar = tqdm(
+            total=total_steps,
+            initial=start_step,
+            ncols=size.columns,
+            nrows=size.lines,
+            # What is last is what a narrow terminal cuts.
+            bar_format="{desc} {percentage:3.0f}%{bar}{n}/{total} [{elapsed}<{remaining}]",
+        )
+        self._closed = threading.Event()
+        threading.Thread(target=self._tick, daemon=True).start()
+
+    def update(self, step: int, text: Callable[[], str]) -> None:
+        """Notes that a step is done; `text` says how the run does, if it is time to say it."""
+        self._bar.update(step - self._bar.n)
+        if time.monotonic() - self._refreshed > _REFRESH_SECONDS:
+            self._refreshed = time.monotonic()
+            self._bar.set_description_str(text())
+
+    def close(self) -> None:
+        """Leaves it as it is."""
+        self._closed.set()
+        self._bar.close()
+
+    def _tick(self) -> None:
+        """Draws it anew while a step, an evaluation or a compilation takes its time."""
+        with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+            while not self._closed.wait(_REFRESH_SECONDS):
+                self._bar.refresh()

@@ -1,17 +1,15 @@
 """Model cards: what a set of weights is, in Markdown, as model hubs show it."""
 
-import hashlib
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.traverse_util
 import numpy as np
 from etils import epath
 
 from ibot_jax.errors import UserError
-from ibot_jax.optimizer import Params
+from ibot_jax.tensors import weights_hash
 
 # What of a run's config tells how the weights came about.
 _SCHEDULE = (
@@ -48,25 +46,6 @@ _HASH = """
         digest.update(array.tobytes())
     print(digest.hexdigest())
 """
-
-
-def flat_tensors(params: Params) -> dict[str, np.ndarray]:
-    """Returns parameters by "backbone.blocks_0.attn.qkv.kernel", as they are hashed."""
-    return flax.traverse_util.flatten_dict(params, sep=".")
-
-
-def weights_hash(tensors: Mapping[str, np.ndarray]) -> str:
-    """Returns the SHA-256 of tensors, as 64 hexadecimal digits.
-
-    For each, by name: the UTF-8 text "NAME DTYPE SHAPE" and a newline, then its bytes, row by row
-    and little-endian; so neither file format nor order matters.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        array = np.asarray(tensors[name])
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def read_report(path: epath.Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import NoReturn
 
 from absl import logging as absl_logging
@@ -138,3 +138,25 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")
+
+    def written_out(self, args: argparse.Namespace, leave_out: Container[str] = ()) -> list[str]:
+        """Returns flags that parse to these values, defaults included.
+
+        Args:
+          args: the values; --config's overrides in `overrides`.
+          leave_out: names of values that are not wanted.
+        """
+        words = []
+        for action in self._actions:
+            value = getattr(args, action.dest, None)
+            if action.dest in leave_out or value is None or (not value and not action.default):
+                continue
+            flag = action.option_strings[-1]
+            if isinstance(value, list):
+                words += [flag, *map(str, value)]
+            elif value is True:
+                words.append(flag)
+            else:
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                words.append(f"{flag}={text}")
+        return words + getattr(args, "overrides", [])

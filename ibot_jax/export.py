@@ -27,13 +27,14 @@ import flax.traverse_util
 import jax
 
 import ibot_jax
-from ibot_jax.card import flat_tensors, make_card, read_report
+from ibot_jax.card import make_card, read_report
 from ibot_jax.command_line import OneLineParser, exit_status, leave
 from ibot_jax.errors import UserError
 from ibot_jax.exported import import_safetensors
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import absolute_path, warn_if_among_images
 from ibot_jax.saved import find_checkpoint, read_params
+from ibot_jax.tensors import flat_tensors
 from ibot_jax.workdir import read_config
 from ibot_jax.writers import FOLDERS, OWN_FORMATS, check_target, told_by_path
 

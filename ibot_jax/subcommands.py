@@ -18,7 +18,7 @@ from ibot_jax.errors import UserError
 
 def parse(
     argv: Sequence[str], package: str, commands: Sequence[str], *, noun: str, doc: str
-) -> tuple[ModuleType, argparse.Namespace] | None:
+) -> tuple[ModuleType, argparse.ArgumentParser, argparse.Namespace] | None:
     """Reads a command line that begins with a command.
 
     Args:
@@ -29,8 +29,8 @@ def parse(
       doc: printed before a line for each command where there is none, or --help.
 
     Returns:
-      The command's module and its flags; None where help was asked for and printed. A command with
-      the flag --config finds the overrides, --config.KEY=VALUE, in `overrides`.
+      The command's module, its parser and its flags; None where help was asked for and printed. A
+      command with the flag --config finds the overrides, --config.KEY=VALUE, in `overrides`.
 
     Raises:
       UserError: for whatever does not parse.
@@ -49,7 +49,7 @@ def parse(
         args.overrides = unknown  # which argparse cannot know
     elif unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    return module, args
+    return module, parser, args
 
 
 def _summary(package: str, name: str) -> str:

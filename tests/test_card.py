@@ -8,10 +8,11 @@ import pytest
 from etils import epath
 from tiny import tiny_config
 
-from ibot_jax.card import make_card, read_report, weights_hash
+from ibot_jax.card import make_card, read_report
 from ibot_jax.config_check import flatten
 from ibot_jax.errors import UserError
 from ibot_jax.export import describe
+from ibot_jax.tensors import weights_hash
 
 TENSORS = {"b": np.arange(3, dtype=np.float32), "a": np.ones((2, 1))}
 

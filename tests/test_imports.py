@@ -47,6 +47,7 @@ LAYERS = [
         "unforeseen",
         "subcommands",
     },
+    {"tensors"},
     {"pretrained", "exported", "loop"},
     {"evaluate", "visualize", "finetune"},
     {"pretrain"},

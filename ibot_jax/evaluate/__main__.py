@@ -37,6 +37,9 @@ TASKS = (
     "copydetection",
 )
 
+# Flags that no outcome depends on.
+_NO_MATTER = {"out", "cache", "workers", "coordinator_address", "num_processes", "process_id"}
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
@@ -47,17 +50,20 @@ def _run(argv: list[str]) -> None:
     parsed = subcommands.parse(argv, "ibot_jax.evaluate", TASKS, noun="task", doc=__doc__)
     if parsed is None:
         return
-    module, args = parsed
+    module, parser, args = parsed
     from ibot_jax import agreement, distributed  # which import jax: no mistake waits for that
-    from ibot_jax.evaluate.options import output_folder
+    from ibot_jax.evaluate.results import settle
     from ibot_jax.paths import absolute_path, require_writable
 
     distributed.join(args.coordinator_address, args.num_processes, args.process_id)
     with agreement.same_end():  # told now, and not when all has been computed
-        require_writable(absolute_path(output_folder(args)), "--out")
+        settle(args)
+        require_writable(absolute_path(args.out), "--out")
+    agreement.require_same(f"{args.step} {args.out}", "--step or --out")
     report = module.run(args)
     with agreement.same_end():  # who leaves before the first process has written ends it
-        report.publish(output_folder(args))
+        flags = parser.written_out(args, _NO_MATTER)
+        report.publish(args.out, ["python", "-m", "ibot_jax.evaluate", report.task, *flags])
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from ibot_jax.evaluate.features import extract_batches, make_feature_fn
 from ibot_jax.evaluate.opening import Views
 from ibot_jax.optimizer import Params
 from ibot_jax.pretrained import DESCRIBED_DATA, Model
+from ibot_jax.tensors import backbone_hash
 
 T = TypeVar("T")
 
@@ -175,7 +176,7 @@ def identity(model: Model, params: Params, kind: str, blocks: int) -> dict[str, 
         "platform": jax.default_backend(),  # in bfloat16 each rounds in its own way
         "features": kind,
         "blocks": blocks,
-        "weights": _hash_of_tree({} if kind == "pixels" else params["backbone"]),
+        "weights": "" if kind == "pixels" else backbone_hash(params),
         "model": config["model"],
         "channels": {key: config["data"][key] for key in DESCRIBED_DATA},
         "dtype": config["dtype"],
@@ -218,11 +219,3 @@ def _told(folder: pathlib.Path) -> Iterator[None]:
 def _everywhere(found: bool) -> bool:
     """Returns whether something was found on all processes."""
     return bool(np.all(multihost_utils.process_allgather(np.asarray(found))))
-
-
-def _hash_of_tree(tree: Params) -> str:
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()

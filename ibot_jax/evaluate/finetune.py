@@ -30,7 +30,7 @@ from ibot_jax import sharding
 from ibot_jax.config_check import flatten
 from ibot_jax.config_file import add_config_arguments, parse_config
 from ibot_jax.evaluate.opening import open_labelled, open_model, open_views, settings
-from ibot_jax.evaluate.options import add_data_options, add_model_options, output_folder
+from ibot_jax.evaluate.options import add_data_options, add_model_options
 from ibot_jax.evaluate.report import Report
 from ibot_jax.finetune import config as default
 from ibot_jax.finetune.check import check_config
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> Report:
     folder, signum = finetune(
         _recorded(recipe, args, views.size),
         Task(model, params, train, test, views),
-        os.path.join(output_folder(args), "finetune"),
+        os.path.join(args.out, "finetune"),
         mesh,
         allow_config_change=args.allow_config_change,
     )

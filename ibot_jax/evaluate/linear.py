@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> Report:
         mesh=mesh,
         seed=args.seed,
     )
-    top = linear_training.train(task, options.output_folder(args), about)
+    top = linear_training.train(task, args.out, about)
     rows = [
         {
             "features": v.kind,

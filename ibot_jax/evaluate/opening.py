@@ -26,10 +26,10 @@ from ibot_jax.data.sources import (
 from ibot_jax.data.splits import AUTO
 from ibot_jax.data.tfds import TfdsStream
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.options import output_folder
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import warn_if_among_images
 from ibot_jax.pretrained import Model
+from ibot_jax.tensors import backbone_hash
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +99,9 @@ def open_model(
                 f"--weights={args.weights} is not what {args.source} holds, which is the "
                 f"{model.facts['weights']}; give --weights={model.facts['weights']}"
             )
+        model.facts["sha256"] = backbone_hash(params)
     if jax.process_index() == 0:
-        warn_if_among_images(output_folder(args), "--out", _image_sources(args, model.trained_on))
+        warn_if_among_images(args.out, "--out", _image_sources(args, model.trained_on))
     return model, jax.device_put(jax.device_get(params), sharding.replicated(mesh))
 
 
@@ -114,6 +115,8 @@ def _image_sources(args: argparse.Namespace, trained_on: str) -> list[str]:
 def open_views(args: argparse.Namespace, model: Model) -> Views:
     """Returns how images are cut: as for k-NN during the model's training, unless flags say else.
 
+    In `args`, --size and --resize become what they are.
+
     Raises:
       UserError: if the flags make no sense for the model or the devices.
     """
@@ -126,8 +129,9 @@ def open_views(args: argparse.Namespace, model: Model) -> Views:
         raise UserError(f"--size={size[0]} {size[1]} is less than a patch of {patch_size} pixels")
     scale = min(size) / min(data.global_size)
     check_batch_size(args)
-    resize = args.resize or round(model.config.knn.resize * scale)
-    return Views(size, resize, data.channels, args.batch_size, args.workers)
+    args.size = list(size)
+    args.resize = args.resize or round(model.config.knn.resize * scale)
+    return Views(size, args.resize, data.channels, args.batch_size, args.workers)
 
 
 def check_batch_size(args: argparse.Namespace) -> None:

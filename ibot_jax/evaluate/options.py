@@ -1,11 +1,9 @@
 """Flags that the tasks share, and types of their values."""
 
 import argparse
-import os
 from collections.abc import Callable, Sequence
 
 from ibot_jax.data.splits import AUTO
-from ibot_jax.paths import absolute_path
 
 # Default of --SPLIT-split, and what that is.
 _SPLITS = {
@@ -79,7 +77,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--out",
         metavar="DIR",
-        help="for TASK.json and tensorboard/ (default: evaluations/ and the model's name)",
+        help="for TASK.json and tensorboard/ (default: evaluations/STEP in a run's workdir, "
+        "evaluations/NAME beside an export)",
     )
     group.add_argument("--coordinator_address", help="HOST:PORT of the first of several processes")
     group.add_argument("--num_processes", type=positive, help="how many there are")
@@ -223,18 +222,3 @@ def add_number(
         metavar=metavar,
         help=f"{text} (default: {default})",
     )
-
-
-def output_folder(args: argparse.Namespace) -> str:
-    """Returns --out, or a folder for these weights: evaluations/mine, evaluations/mine-student."""
-    if args.out:
-        return args.out
-    path = absolute_path(args.source)
-    parts = [path.name]
-    if path.name.isdecimal() and path.parent.name == "checkpoints":
-        parts = [path.parent.parent.name, path.name]
-    elif args.step != "latest":
-        parts.append(args.step)
-    if args.weights != "teacher":
-        parts.append(args.weights)
-    return os.path.join("evaluations", "-".join(parts))

@@ -1,16 +1,22 @@
 """What an evaluation found: a table on the screen, JSON, and TensorBoard."""
 
 import dataclasses
+import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from etils import epath
 
 import ibot_jax
 from ibot_jax.errors import UserError
 from ibot_jax.paths import absolute_path
 from ibot_jax.tensorboard import TensorBoard
+
+# Settings that only say how the model is called: its hash tells which it is.
+_NAMES = ("from", "step", "knn_top1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +37,23 @@ class Report:
     rows: Sequence[Mapping[str, Any]]
     curves: Mapping[str, Sequence[tuple[int, float]]] = dataclasses.field(default_factory=dict)
 
-    def publish(self, folder: str) -> None:
-        """Prints the table; writes FOLDER/TASK.json and FOLDER/tensorboard.
+    @property
+    def key(self) -> str:
+        """Returns a hash of what was evaluated: the weights, the data, and how."""
+        settings = {k: v for k, v in self.settings.items() if k not in _NAMES}
+        about = json.dumps([self.task, settings], sort_keys=True)
+        return hashlib.sha256(about.encode()).hexdigest()[:8]
 
-        Only the first of several processes does. Written under a temporary name first.
+    def publish(self, folder: str, command: Sequence[str] = ()) -> None:
+        """Prints the table; writes FOLDER/TASK-KEY.json, the same as FOLDER/TASK.json, and events.
+
+        TASK.json is the latest of the task; what an earlier one said under another key, or none, is
+        kept. FOLDER/tensorboard/TASK-KEY has the events. Only the first of several processes
+        writes. All is written under a temporary name first.
+
+        Args:
+          folder: local or of a bucket; made where it is missing.
+          command: words of the command line that finds the same.
 
         Raises:
           UserError: if the folder cannot be written.
@@ -44,23 +63,54 @@ class Report:
             return
         print(table(self.rows))
         target = absolute_path(folder)
-        content = {"task": self.task, "ibot_jax": ibot_jax.__version__}
-        content |= {"settings": self.settings, "metrics": self.metrics, "rows": list(self.rows)}
+        name = f"{self.task}-{self.key}"
+        own, latest = target / f"{name}.json", target / f"{self.task}.json"
+        content = {"task": self.task, "ibot_jax": ibot_jax.__version__, "key": self.key}
+        content |= {"command": shlex.join(command), "settings": self.settings}
+        content |= {"metrics": self.metrics, "rows": list(self.rows)}
+        text = json.dumps(content, indent=2) + "\n"
         try:
             target.mkdir(parents=True, exist_ok=True)
-            temporary = target / f".{self.task}.json.new"
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
-            temporary.replace(target / f"{self.task}.json")
-            board = TensorBoard(target / "tensorboard")
-            board.write(self.settings.get("step") or 0, _named(self.task, self.metrics))
-            for name, curve in self.curves.items():
-                for x, y in curve:
-                    board.write(x, _named(self.task, {f"curves/{name}": y}))
-            board.close()
-            board.check()
+            replaced = own.exists()
+            _keep_earlier(latest)
+            for path in (own, latest):
+                temporary = target / f".{path.name}.new"
+                temporary.write_text(text)
+                temporary.replace(path)
+            self._write_events(target / "tensorboard" / name)
         except OSError as error:
             raise UserError(f"--out={folder} cannot be written ({error.strerror})") from error
-        print(f"written to {target / f'{self.task}.json'}")
+        print(f"written to {own}, and as {latest.name}")
+        if replaced:
+            print("which replaces what the same evaluation had found before")
+
+    def _write_events(self, folder: epath.Path) -> None:
+        if folder.is_dir():
+            folder.rmtree()
+        board = TensorBoard(folder)
+        board.write(self.settings.get("step") or 0, _named(self.task, self.metrics))
+        for name, curve in self.curves.items():
+            for x, y in curve:
+                board.write(x, _named(self.task, {f"curves/{name}": y}))
+        board.close()
+        board.check()
+
+
+def _keep_earlier(latest: epath.Path) -> None:
+    """Makes sure that what TASK.json says has a file of its own, too."""
+    if not latest.exists():
+        return
+    text = latest.read_text()
+    try:
+        key = json.loads(text)["key"]
+        known = key.isalnum()
+    except (ValueError, KeyError, TypeError, AttributeError):  # of an earlier version, or no report
+        known = False
+    if not known:
+        key = hashlib.sha256(text.encode()).hexdigest()[:8]
+    own = latest.with_name(f"{latest.stem}-{key}.json")
+    if not own.exists():
+        own.write_text(text)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

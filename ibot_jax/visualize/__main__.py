@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str]) -> None:
     parsed = subcommands.parse(argv, "ibot_jax.visualize", FIGURES, noun="figure", doc=__doc__)
     if parsed is not None:
-        module, args = parsed
+        module, _, args = parsed
         module.run(args)
 
 

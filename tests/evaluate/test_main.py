@@ -3,14 +3,17 @@
 import argparse
 import json
 import pathlib
+import shlex
+import shutil
 
 import numpy as np
 import pytest
 
 from ibot_jax import export
+from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as command
+from ibot_jax.evaluate import results
 from ibot_jax.evaluate.opening import settings
-from ibot_jax.evaluate.options import output_folder
 from ibot_jax.evaluate.report import Report
 from ibot_jax.pretrained import Model
 
@@ -97,19 +100,79 @@ def test_teacher_student_random_weights_and_pixels_differ(evaluate, tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 8
 
 
+def settled(**flags):
+    """Returns where results go and which step is meant, as the command finds them."""
+    args = argparse.Namespace(**{"out": None, "step": "latest", "weights": "teacher"} | flags)
+    results.settle(args)
+    return args.out, args.step
+
+
+def test_results_lie_beside_what_was_evaluated(workdir, tmp_path):
+    """Of every run, step, export and kind of weights there are others; each step by its number."""
+    home = f"{workdir}/evaluations"
+    assert settled(source=workdir) == (f"{home}/3", "3")
+    assert settled(source=f"{workdir}/checkpoints/3") == (f"{home}/3", "3")
+    assert settled(source=workdir, step="best", weights="student") == (f"{home}/3-student", "3")
+    assert settled(source=workdir, out="here") == ("here", "3")
+    for name in ("mine.npz", "mine"):
+        export.export(workdir, str(tmp_path / name), to="npz" if "." in name else "orbax")
+        found, step = settled(source=str(tmp_path / name), weights="random")
+        assert (found, step) == (f"{tmp_path}/evaluations/{name}-random", "latest")
+    with pytest.raises(UserError, match=r"nowhere does not exist; give a run's workdir"):
+        settled(source=str(tmp_path / "nowhere"))
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_two_runs_of_the_same_name_do_not_meet(workdir, images, evaluate, tmp_path):
+    """And in the same --out both are there: results are told apart by what was evaluated."""
+    flags = [f"--data=folder:{images}", "--k=1", f"--cache={tmp_path}/cache", "--batch-size=16"]
+    for side in "ab":
+        run = shutil.copytree(workdir, tmp_path / side / "mine")
+        assert command.main(["knn", f"--from={run}", *flags]) == 0
+        assert read(run / "evaluations/3/knn.json")["settings"]["from"] == str(run)
+    for weights in ("teacher", "student"):
+        assert evaluate("knn", "--k=1", f"--weights={weights}")[0] == 0
+    kept = [read(path) for path in (tmp_path / "out").glob("knn-*.json")]
+    assert {found["settings"]["weights"] for found in kept} == {"teacher", "student"}
+    assert len({found["settings"]["sha256"] for found in kept}) == 2
+    assert read(tmp_path / "out/knn.json")["settings"]["weights"] == "student"  # the latest
+
+
+def test_only_a_repetition_is_replaced_and_that_is_said(evaluate, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "knn.json").write_text('{"task": "knn"}')  # of an earlier version
+    said = [evaluate("knn", f"--k={k}")[1] for k in (1, 2, 1)]
+    assert ["replaces" in text for text in said] == [False, False, True]
+    kept = [read(path) for path in out.glob("knn-*.json")]
+    assert sorted(str(found.get("settings", {}).get("k")) for found in kept) == [
+        "None",
+        "[1]",
+        "[2]",
+    ]
+    assert len(list((out / "tensorboard").iterdir())) == 2
+    assert all(len(list(path.iterdir())) == 1 for path in (out / "tensorboard").iterdir())
+
+
 @pytest.mark.parametrize(
-    ("flags", "folder"),
+    "flags",
     [
-        ({}, "evaluations/mine"),
-        ({"weights": "random"}, "evaluations/mine-random"),
-        ({"source": "runs/mine/checkpoints/30"}, "evaluations/mine-30"),
-        ({"step": "best", "weights": "student"}, "evaluations/mine-best-student"),
-        ({"out": "here"}, "here"),
+        ("knn", "--k=1,3", "--temperature=0.2", "--size", "12", "16", "--features=mean"),
+        ("logistic", "--labels=all,50%", "--seed=3", "--l2=0.01", "--max-train-per-class=9"),
     ],
 )
-def test_every_set_of_weights_has_its_own_folder(flags, folder):
-    defaults = {"out": None, "source": "runs/mine/", "step": "latest", "weights": "teacher"}
-    assert output_folder(argparse.Namespace(**(defaults | flags))) == folder
+def test_the_command_in_a_report_finds_the_same(evaluate, tmp_path, flags):
+    assert evaluate(*flags)[0] == 0
+    first = read(tmp_path / f"out/{flags[0]}.json")
+    program, *words = shlex.split(first["command"])
+    assert (program, *words[:2]) == ("python", "-m", "ibot_jax.evaluate")
+    assert command.main([*words[2:], f"--out={tmp_path / 'again'}"]) == 0
+    again = read(tmp_path / f"again/{flags[0]}.json")
+    assert again == first
+    assert first["settings"]["test_split"] == "test" and first["settings"]["resize"] in (14, 18)
 
 
 def test_a_report_is_a_table_and_json(tmp_path, capsys):

@@ -1,0 +1,39 @@
+"""Where results go: beside what was evaluated, so that no two models meet.
+
+WORKDIR/evaluations/STEP/             of a run, and of one of its checkpoints
+FOLDER/evaluations/NAME/              of an export, FOLDER/NAME
+.../STEP-student/, .../STEP-random/   of other weights
+"""
+
+import argparse
+
+from ibot_jax.errors import UserError
+from ibot_jax.exported import is_checkpoint, is_exported_folder
+from ibot_jax.paths import absolute_path
+from ibot_jax.saved import find_checkpoint
+
+_FOLDER = "evaluations"
+
+
+def settle(args: argparse.Namespace) -> None:
+    """Says in `args` which step is meant, of a run, and where the outcome goes, if flags do not.
+
+    A run may go on meanwhile: its latest step is that of now.
+
+    Raises:
+      UserError: if there is no such model or step.
+    """
+    path = absolute_path(args.source)
+    if not path.exists():
+        raise UserError(
+            f"{args.source} does not exist; give a run's workdir, a checkpoint or an export"
+        )
+    home, name = path.parent, path.name
+    if is_checkpoint(path):
+        home, args.step = path.parent.parent, path.name
+    elif path.is_dir() and not is_exported_folder(path) and (path / "checkpoints").is_dir():
+        home, name = path, str(find_checkpoint(path, args.step)[0])
+        args.step = name
+    if args.out is None:
+        suffix = "" if args.weights == "teacher" else f"-{args.weights}"
+        args.out = str(home / _FOLDER / f"{name}{suffix}")

@@ -18,7 +18,7 @@ def test_colours_are_told_apart_and_reported(evaluate, tmp_path):
     ]
     assert report["settings"]["weights"] == "teacher" and report["settings"]["step"] == 3
     assert "temperature" in out and "100.00" in out
-    assert list((tmp_path / "out/tensorboard").glob("events.out.tfevents.*"))
+    assert list((tmp_path / "out/tensorboard").glob("knn-*/events.out.tfevents.*"))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from etils import epath
 
 from ibot_jax.errors import UserError
 
-# torch.FloatStorage and its like, and torch.float32 and its like, as NumPy dtypes.
+# torch.FloatStorage and its like, as NumPy dtypes.
 STORAGES = {
     "FloatStorage": np.dtype(np.float32),
     "DoubleStorage": np.dtype(np.float64),
@@ -34,8 +34,28 @@ STORAGES = {
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
 }
-_DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8")
+# torch.float32 and its like. Storages of the newer ones have no type of their own.
+_DTYPES = {
+    **{
+        name: np.dtype(name)
+        for name in ("float32", "float64", "float16", "int64", "int32", "int16", "int8")
+    },
+    **{name: np.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64", "bool")},
+    **{
+        name: np.dtype(getattr(ml_dtypes, name))
+        for name in (
+            "bfloat16",
+            "float8_e4m3fn",
+            "float8_e4m3fnuz",
+            "float8_e5m2",
+            "float8_e5m2fnuz",
+            "float8_e8m0fnu",
+        )
+    },
+}
+_UNTYPED = "UntypedStorage"
 _MAX_PICKLE = 2**28  # bytes; names and shapes of the largest models take a few MiB
+_MAX_EXPANDED = 2**28  # elements of a tensor that repeats what it has in its file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +85,12 @@ class StoredTensor:
           Exception: of many kinds, where the file is damaged or says what cannot be.
         """
         data = _read_entry(self.archive, self.entry)
-        if math.prod(self.shape) * self.dtype.itemsize > len(data):
+        size, elements = self.dtype.itemsize, math.prod(self.shape)
+        repeats = any(n > 1 and not s for n, s in zip(self.shape, self.strides, strict=True))
+        if repeats and elements > _MAX_EXPANDED:
+            raise ValueError(f"it repeats {self.entry} up to the shape {self.shape}")
+        if not repeats and elements * size > len(data):
             raise ValueError(f"{self.entry} has fewer bytes than its tensor of shape {self.shape}")
-        size = self.dtype.itemsize
         strides = tuple(stride * size for stride in self.strides)
         # NumPy checks that shape, offset and strides stay inside the buffer.
         view = np.ndarray(self.shape, self.dtype, data, self.offset * size, strides)
@@ -138,7 +161,7 @@ class _Unpickler(pickle.Unpickler):
         self._archive = archive
         self._folder = folder
         self._order = order
-        self._names = _allowed(archive)
+        self._names = _allowed(archive, order)
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
@@ -152,12 +175,14 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> tuple[str, np.dtype]:
         """Returns the archive's entry of a storage, and its dtype."""
         kind, dtype, key, _, _ = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype):
+        if kind != "storage" or not (dtype == _UNTYPED or isinstance(dtype, np.dtype)):
             raise ValueError(f"{pid!r} is no storage")
-        return f"{self._folder}data/{key}", dtype.newbyteorder(self._order)
+        if dtype != _UNTYPED:
+            dtype = dtype.newbyteorder(self._order)
+        return f"{self._folder}data/{key}", dtype
 
 
-def _allowed(archive: zipfile.ZipFile) -> dict[str, Any]:
+def _allowed(archive: zipfile.ZipFile, order: str) -> dict[str, Any]:
     """Returns what a pickle may name: stand-ins that build plain data.
 
     They are made anew for each file, since a pickle can set attributes of whatever it names.
@@ -182,6 +207,12 @@ def _allowed(archive: zipfile.ZipFile) -> dict[str, Any]:
         entry, dtype = storage
         return StoredTensor(archive, entry, dtype, offset, tuple(shape), tuple(strides))
 
+    def rebuild_untyped(storage, offset, shape, strides, requires_grad, hooks, dtype, *_):
+        del requires_grad, hooks
+        entry, _ = storage
+        dtype = _DTYPES[dtype.removeprefix("torch.")].newbyteorder(order)
+        return StoredTensor(archive, entry, dtype, offset, tuple(shape), tuple(strides))
+
     def numpy_scalar(dtype, data):
         return np.frombuffer(data, np.dtype(dtype.name))[0].item()
 
@@ -204,5 +235,7 @@ def _allowed(archive: zipfile.ZipFile) -> dict[str, Any]:
         "torch.Size": tuple,
         "torch.device": lambda *place: ":".join(map(str, place)),
         "torch._utils._rebuild_tensor_v2": rebuild_tensor,
+        "torch._utils._rebuild_tensor_v3": rebuild_untyped,
         "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+        "torch.storage.UntypedStorage": _UNTYPED,
     }

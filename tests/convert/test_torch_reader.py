@@ -16,7 +16,7 @@ from etils import epath
 from ibot_jax.convert.torch_reader import StoredTensor, read_torch
 from ibot_jax.errors import UserError
 
-# torch.save(...) of PyTorch 2.14.1, of tensors of which all values are known.
+# torch.save(...) of PyTorch 2.14.1 or 2.13.0 (rare ones), of tensors whose values are known.
 SAVED = epath.Path(pathlib.Path(__file__).parent.parent / "data/torch_saved.pth")
 BASE = np.arange(12, dtype=np.float32).reshape(3, 4) / 8
 
@@ -76,6 +76,25 @@ def test_every_kind_of_tensor_is_what_pytorch_saved():
         read = tensors[name].read()
         assert (read.dtype, read.shape) == (array.dtype, array.shape), name
         assert read.flags.c_contiguous
+        np.testing.assert_array_equal(read, array)
+
+
+def test_rare_kinds_of_tensors_are_what_pytorch_saved():
+    """Of eight bits, without a storage type of their own, and expanded from fewer numbers."""
+    tensors = read_torch(SAVED.with_name("torch_saved_rare.pth"))
+    expected = {
+        "f8": np.array([1, -2.5, 448], ml_dtypes.float8_e4m3fn),
+        "f85": np.array([1, -2.5], ml_dtypes.float8_e5m2),
+        "u16": np.array([1, 65535], np.uint16),
+        "i16": np.array([-3, 7], np.int16),
+        "bf": np.array([1.5, -0.25], ml_dtypes.bfloat16),
+        "exp": np.float32([[1, 1, 1], [2, 2, 2]]),
+        "scalar": np.full((2, 2), np.float32(3)),
+    }
+    assert list(tensors) == list(expected)
+    for name, array in expected.items():
+        read = tensors[name].read()
+        assert (read.dtype, read.shape) == (array.dtype, array.shape), name
         np.testing.assert_array_equal(read, array)
 
 

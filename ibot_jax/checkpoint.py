@@ -26,6 +26,7 @@ from etils import epath
 from ibot_jax.agreement import same_end, wait_for_all
 from ibot_jax.errors import SaveError, UserError
 from ibot_jax.paths import absolute_path
+from ibot_jax.sanity import check_finite
 from ibot_jax.saved import complete_steps
 from ibot_jax.step import TrainState, teacher_params
 
@@ -191,7 +192,7 @@ def start_from(path: str, state: TrainState) -> TrainState:
       state: fresh; its optimiser state and step stay.
 
     Raises:
-      UserError: if there is no checkpoint, or a tensor has another shape there.
+      UserError: if there is no checkpoint, or a tensor has another shape there or is not finite.
     """
     folder = _find_checkpoint(path)
     layouts = jax.tree.map(
@@ -202,6 +203,7 @@ def start_from(path: str, state: TrainState) -> TrainState:
         for name in _WEIGHTS:
             _check_shapes(folder, name, layouts[name])
             weights[name] = checkpointer.restore(folder / name, layouts[name])
+            check_finite(weights[name], f"init_from={path!r}: {name}")
     return state.replace(
         params=weights["student"],
         opt_state=optax.tree.set(state.opt_state, teacher=weights["teacher"]),

@@ -33,6 +33,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.exported import import_safetensors
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import absolute_path, warn_if_among_images
+from ibot_jax.sanity import check_finite
 from ibot_jax.saved import find_checkpoint, read_params
 from ibot_jax.tensors import flat_tensors
 from ibot_jax.workdir import read_config
@@ -142,6 +143,7 @@ def export(
     }
     parts = ("backbone", "head") if head else ("backbone",)
     params = read_params(source, number, weights, parts)
+    check_finite(params, f"--workdir={workdir} --step={number}")
     card = own_card(target.name, to, params, description, license_id, evaluations)
     with told_by_path(out):
         OWN_FORMATS[to](target, params, description, card)

@@ -17,9 +17,15 @@ Params = dict  # {"backbone": ..., "head": ...}, nested dicts with arrays as lea
 def normalize(views: Array, mean: tuple, std: tuple, dtype: jnp.dtype) -> Array:
     """Normalises uint8 pixels [..., C] to `dtype`; floating views are taken as normalised."""
     if views.dtype == jnp.uint8:
-        # In float32: bfloat16 would round the mean and standard deviation first.
-        views = (views.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
+        views = standardize(views.astype(jnp.float32) / 255, mean, std)
     return views.astype(dtype)
+
+
+def standardize(pixels: Array, mean: tuple, std: tuple) -> Array:
+    """Normalises floating pixels [..., C] from 0 to 1, in float32 (float64 for float64)."""
+    # bfloat16 would round the mean and standard deviation first.
+    pixels = pixels.astype(jnp.promote_types(pixels.dtype, jnp.float32))
+    return (pixels - jnp.array(mean)) / jnp.array(std)
 
 
 def _flat(x: Array | None) -> Array | None:

@@ -23,6 +23,7 @@ from ibot_jax.models.head import Head
 from ibot_jax.models.vit import ViT
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import absolute_path
+from ibot_jax.sanity import check_finite, check_images, check_normalization
 from ibot_jax.saved import find_checkpoint, read_params
 from ibot_jax.workdir import read_config
 
@@ -38,8 +39,11 @@ _MODEL = ("model", "head", "dtype", "patch_grid", "resize", *DESCRIBED_DATA)
 class Model:
     """A Vision Transformer and how it sees images; parameters are passed to each call.
 
-    Images are [B, H, W, C], uint8 or floating and normalised, of any height and width: positions
-    are resampled for sizes other than that of the training. All methods are pure and may be jitted.
+    Images are [B, H, W, C] and whole patches in height and width; positions are resampled for sizes
+    other than that of the training. uint8 are pixels from 0 to 255. Floating ones have to say what
+    they are: `floats="unit"` are pixels from 0 to 1, `floats="normalized"` those less the mean of
+    each channel, over its standard deviation (`config.data.mean`, `config.data.std`). Other dtypes,
+    shapes and sizes are a UserError. All methods are pure and may be jitted.
 
     Attributes:
       config: of a run, of which the sections `model`, `head` and `data` describe the model.
@@ -68,28 +72,54 @@ class Model:
         """The Linen module of the projection head, for `params["head"]`, where that is there."""
         return models.build_head(self.config, teacher=self.facts.get("weights") != "student")
 
-    def tokens(self, params: Params, images: jax.Array) -> jax.Array:
-        """Returns the normalised output tokens [B, 1 + N, D] float32, the class token first."""
-        return self._apply(params, images)
+    def tokens(self, params: Params, images: jax.Array, *, floats: str | None = None) -> jax.Array:
+        """Returns the normalised output tokens [B, 1 + N, D] float32, the class token first.
 
-    def last_layers(self, params: Params, images: jax.Array, n: int) -> jax.Array:
-        """Returns the normalised tokens of the last n blocks, [n, B, 1 + N, D] float32."""
-        return self._apply(params, images, n, method="last_layers")
+        Args:
+          params: {"backbone": ...}.
+          images: [B, H, W, C]: uint8, pixels from 0 to 255; or floating, see `floats`.
+          floats: "unit" or "normalized", what floating images are; see the class.
 
-    def last_attention(self, params: Params, images: jax.Array) -> jax.Array:
-        """Returns the attention weights of the last block, [B, heads, 1 + N, 1 + N] float32."""
-        return self._apply(params, images, method="last_attention")
+        Raises:
+          UserError: for images of another dtype, shape or size.
+        """
+        return self._apply(params, images, floats=floats)
+
+    def last_layers(
+        self, params: Params, images: jax.Array, n: int, *, floats: str | None = None
+    ) -> jax.Array:
+        """Returns the normalised tokens of the last n blocks, [n, B, 1 + N, D] float32.
+
+        Images and errors as of `tokens`.
+        """
+        return self._apply(params, images, n, floats=floats, method="last_layers")
+
+    def last_attention(
+        self, params: Params, images: jax.Array, *, floats: str | None = None
+    ) -> jax.Array:
+        """Returns the attention weights of the last block, [B, heads, 1 + N, 1 + N] float32.
+
+        Images and errors as of `tokens`.
+        """
+        return self._apply(params, images, floats=floats, method="last_attention")
+
+    def whole_patches(self, images: jax.Array) -> jax.Array:
+        """Returns images [B, H, W, C] without last rows and columns that do not fill a patch."""
+        side = self.config.model.patch_size
+        return images[:, : images.shape[1] // side * side, : images.shape[2] // side * side]
 
     def logits(self, params: Params, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the class and the patch logits of tokens [..., D], each [..., K] float32."""
         with jax.default_matmul_precision(self._precision):
             return self.head.apply({"params": params["head"]}, tokens)
 
-    def _apply(self, params, images, *args, method=None):
+    def _apply(self, params, images, *args, floats, method=None):
         data = self.config.data
-        images = forward.normalize(
-            jnp.asarray(images), data.mean, data.std, models.compute_dtype(self.config)
-        )
+        check_images(images, floats, data.channels, self.config.model.patch_size)
+        images = jnp.asarray(images)
+        if floats == "unit" and images.dtype != jnp.uint8:
+            images = forward.standardize(images, data.mean, data.std)
+        images = forward.normalize(images, data.mean, data.std, models.compute_dtype(self.config))
         variables = {"params": params["backbone"]}
         with jax.default_matmul_precision(self._precision):
             outputs = self.backbone.apply(variables, images, *args, method=method)
@@ -125,7 +155,8 @@ def load(
       The model, and its parameters {"backbone": ..., and by option "head": ...}, NumPy arrays.
 
     Raises:
-      UserError: if there is no model at `path`, or it lacks what is asked for.
+      UserError: if there is no model at `path`, it lacks what is asked for, or its weights are not
+        finite.
     """
     source = absolute_path(path)
     parts = ("backbone", "head") if head else ("backbone",)
@@ -145,6 +176,7 @@ def load(
     config.dtype = dtype
     model = Model(config, path, facts, history)
     _check_shapes(model, params)
+    check_finite(params, path)
     return model, params
 
 
@@ -215,7 +247,8 @@ def recorded_config(flat: dict[str, Any], path: str) -> ConfigDict:
     """Returns a config from its JSON, {"model.width": 384, ...}; what is absent is the default.
 
     Raises:
-      UserError: if it has keys that no config has; `path` names the file in the message.
+      UserError: if it has keys that no config has, or a normalisation of other pixels than those
+        in [0, 1]; `path` names the file in the message.
     """
     config = get_config()
     if unknown := flat.keys() - flatten(config).keys():
@@ -225,6 +258,7 @@ def recorded_config(flat: dict[str, Any], path: str) -> ConfigDict:
     config.update_from_flattened_dict(
         {key: tuple(value) if isinstance(value, list) else value for key, value in flat.items()}
     )
+    check_normalization({name: config.data[name] for name in ("mean", "std")}, f"{path}: ")
     return config
 
 

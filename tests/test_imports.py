@@ -45,6 +45,7 @@ LAYERS = [
         "collapse",
         "command_line",
         "unforeseen",
+        "sanity",
         "subcommands",
     },
     {"tensors"},

@@ -1,5 +1,6 @@
 """Loading a model gives what the run or the export holds, from wherever it lies."""
 
+import functools
 import json
 
 import jax
@@ -10,6 +11,7 @@ from tiny import normalized, tiny_config, tiny_plan
 
 import ibot_jax
 from ibot_jax import export, models, sharding
+from ibot_jax.checkpoint import start_from
 from ibot_jax.errors import UserError
 from ibot_jax.pretrained import untrained
 from ibot_jax.step import make_init, teacher_params
@@ -100,6 +102,68 @@ def test_a_path_without_a_model_is_told_in_words(workdir, tmp_path):
         ibot_jax.load(workdir, step="4")
 
 
+@pytest.fixture(scope="module")
+def loaded(workdir):
+    return ibot_jax.load(workdir)
+
+
+def test_floating_images_say_what_they_are(loaded, config):
+    model, params = loaded
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
+    unit = pixels.astype(np.float64) / 255
+    standard = (unit - config.data.mean) / config.data.std
+    for method, arguments in (("tokens", ()), ("last_layers", (2,)), ("last_attention", ())):
+        call = functools.partial(getattr(model, method), params)
+        expected = call(pixels, *arguments)
+        for images, floats in ((unit, "unit"), (standard, "normalized")):
+            for dtype in (np.float32, np.float64):
+                found = call(images.astype(dtype), *arguments, floats=floats)
+                np.testing.assert_allclose(found, expected, atol=1e-5)
+            with pytest.raises(UserError, match=r"float32, which may be pixels or normalised"):
+                call(images.astype(np.float32), *arguments)
+    jitted = jax.jit(functools.partial(model.tokens, floats="unit"))
+    np.testing.assert_allclose(
+        jitted(params, unit.astype(np.float32)), model.tokens(params, pixels), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "dtype", ["int8", "int16", "int32", "int64", "uint16", "uint32", "uint64", "bool", "complex64"]
+)
+def test_other_numbers_are_no_images(loaded, dtype):
+    model, params = loaded
+    for floats in (None, "unit", "normalized"):
+        with pytest.raises(UserError, match=f"images are {dtype}; give uint8"):
+            model.tokens(params, np.ones((1, 16, 16, 3), dtype), floats=floats)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((16, 16, 3), np.uint8), r"\(16, 16, 3\), not \[B, H, W, 3\]; .* images\[None\]"),
+        (np.zeros((1, 2, 16, 16, 3), np.uint8), r"not \[B, H, W, 3\]$"),
+        (np.zeros((1, 3, 16, 16), np.uint8), r"images\.transpose\(0, 2, 3, 1\) puts them last"),
+        (np.zeros((1, 16, 16, 1), np.uint8), "of the model's 3 channels$"),
+        (np.zeros((1, 17, 18, 3), np.uint8), "17x18 pixels, .* of 4x4; .* to 16x16"),
+        (np.zeros((1, 3, 16, 3), np.uint8), "3x16 pixels, .* of 4x4; .* to 4x16"),
+        (np.zeros((1, 0, 16, 3), np.uint8), "0x16 pixels"),
+    ],
+)
+def test_images_of_another_shape_are_told_what_to_do(loaded, images, message):
+    model, params = loaded
+    with pytest.raises(UserError, match=message):
+        model.tokens(params, images)
+
+
+def test_pixels_that_are_not_from_0_to_1_are_no_unit_ones(loaded):
+    model, params = loaded
+    images = np.full((1, 16, 16, 3), 255.0, np.float32)
+    with pytest.raises(UserError, match=r"from 255 to 255, and floats='unit' are from 0 to 1"):
+        model.tokens(params, images, floats="unit")
+    with pytest.raises(UserError, match=r"floats='pixels' is unknown"):
+        model.tokens(params, images, floats="pixels")
+
+
 def test_a_description_that_lacks_something_names_it(workdir, tmp_path):
     export.export(workdir, str(tmp_path / "out"), to="orbax")
     file = tmp_path / "out" / "config.json"
@@ -107,6 +171,29 @@ def test_a_description_that_lacks_something_names_it(workdir, tmp_path):
     file.write_text(json.dumps({k: v for k, v in description.items() if k != "mean"}))
     with pytest.raises(UserError, match="does not say its mean"):
         ibot_jax.load(str(tmp_path / "out"))
+    file.write_text(json.dumps(description | {"std": [58.395, 57.12, 57.375]}))
+    with pytest.raises(UserError, match=r"std=58.395,57.12,57.375 .*; divide it by 255"):
+        ibot_jax.load(str(tmp_path / "out"))
     file.write_text(json.dumps(description | {"model": description["model"] | {"wings": 2}}))
     with pytest.raises(UserError, match=r"another version of ibot_jax: .*wings"):
         ibot_jax.load(str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused_wherever_they_are_used(
+    tmp_path, config, state, value
+):
+    """By what reads a model, by what exports it, and by a run that starts from it."""
+    kernel = state.params["backbone"]["blocks_0"]["mlp"]["fc1"]["kernel"]
+    params = jax.tree.map(lambda x: x, state.params)
+    params["backbone"]["blocks_0"]["mlp"]["fc1"]["kernel"] = kernel.at[3, 5].set(value)
+    workdir = str(save_run(tmp_path / "run", config, state.replace(params=params)))
+    named = r"NaN or infinities in backbone.blocks_0.mlp.fc1.kernel"
+    with pytest.raises(UserError, match=named):
+        ibot_jax.load(workdir, weights="student")
+    with pytest.raises(UserError, match=named):
+        export.export(workdir, str(tmp_path / "out.npz"), to="npz", weights="student")
+    assert not (tmp_path / "out.npz").exists()
+    with pytest.raises(UserError, match=named):
+        start_from(workdir, state)
+    ibot_jax.load(workdir)  # the teacher is sound

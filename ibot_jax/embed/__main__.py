@@ -138,7 +138,7 @@ def _features(
 
     @jax.jit
     def program(params, images):
-        tokens = model.tokens(params, images)
+        tokens = model.tokens(params, model.whole_patches(images))
         features = {"class": tokens[:, 0]}
         return features | ({"patches": tokens[:, 1:]} if args.patches else {})
 

@@ -117,7 +117,7 @@ def make_copy_fn(model: Model) -> FeatureFn:
     """Returns the function from (params, images) to class tokens and GeM means, [B, 2 D]."""
 
     def features(params, images):
-        tokens = model.tokens(params, images)
+        tokens = model.tokens(params, model.whole_patches(images))
         patches = jnp.maximum(tokens[:, 1:], 1e-6)
         gem = jnp.mean(patches**_POWER, axis=1) ** (1 / _POWER)
         return jnp.concatenate([tokens[:, 0], gem], axis=-1)

@@ -38,7 +38,7 @@ def make_feature_fn(model: Model, kind: str, blocks: int) -> FeatureFn:
         )
 
     def features(params, images):
-        layers = model.last_layers(params, images, blocks)  # [n, B, 1 + N, D]
+        layers = model.last_layers(params, model.whole_patches(images), blocks)  # [n, B, 1 + N, D]
         classes = list(layers[:, :, 0])
         means = list(layers[:, :, 1:].mean(axis=2))
         parts = {

@@ -102,7 +102,7 @@ def make_describe(
 
     @jax.jit
     def class_token(params, image):
-        return model.tokens(params, image[None])[0, 0]
+        return model.tokens(params, image[None], floats="normalized")[0, 0]
 
     def describe(params, pixels):
         image = forward.normalize(jnp.asarray(pixels), data.mean, data.std, jnp.float32)

@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> Report:
     classifier = Classifier(bank, train.num_classes, args.k, args.temperature, mesh)
 
     def class_token(params, images):
-        return model.tokens(params, images)[:, :1]
+        return model.tokens(params, model.whole_patches(images))[:, :1]
 
     def measure(source, what, feature_fn=class_token, **kwargs):
         batches = extract_batches(feature_fn, params, views.batches(source), mesh)

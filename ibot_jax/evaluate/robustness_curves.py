@@ -81,7 +81,8 @@ def make_curve_fn(
     def features(params, images):
         images = forward.normalize(images, data.mean, data.std, jnp.float32)
         images = images[:, :height, :width]
-        attention = model.last_attention(params, images)[:, :, 0, 1:].mean(axis=1)  # [B, N]
+        attention = model.last_attention(params, images, floats="normalized")
+        attention = attention[:, :, 0, 1:].mean(axis=1)  # [B, N]
         of_patches, of_tiles = jax.random.split(jax.random.key(seed))
         scores = jnp.stack([jax.random.uniform(of_patches, attention.shape), attention, -attention])
 
@@ -94,7 +95,7 @@ def make_curve_fn(
         def one_point(point):
             action, kind, share = point
             disturbed = jax.lax.switch(action, [blank, *map(shuffle, grids)], kind, share)
-            return model.tokens(params, disturbed)[:, 0]
+            return model.tokens(params, disturbed, floats="normalized")[:, 0]
 
         points = jnp.array(actions), jnp.array(kinds), jnp.array(shares, jnp.float32)
         return jnp.moveaxis(jax.lax.map(one_point, points), 0, 1)

@@ -70,7 +70,8 @@ def test_a_feature_is_the_mean_class_token_of_three_scales():
     The made class token is the first and the last pixel of the image, cut to whole patches.
     """
 
-    def tokens(params, images):
+    def tokens(params, images, *, floats):
+        assert floats == "normalized"
         corners = jnp.concatenate([images[:, 0, 0], images[:, -1, -1]], axis=-1)
         return params * corners[:, None]
 

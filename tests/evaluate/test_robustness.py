@@ -28,7 +28,8 @@ def made_model():
         x = images.reshape(batch, height // 4, 4, width // 4, 4, 3).mean(axis=(2, 4, 5))
         return x.reshape(batch, -1)
 
-    def last_attention(params, images):
+    def last_attention(params, images, *, floats):
+        assert floats == "normalized"
         bright = jax.nn.softmax(patches(images))
         row = jnp.pad(bright, ((0, 0), (1, 0)))
         return jnp.broadcast_to(row[:, None, None], (len(row), 2, row.shape[1], row.shape[1]))
@@ -36,7 +37,7 @@ def made_model():
     return SimpleNamespace(
         config=tiny_config(),
         backbone=SimpleNamespace(patch_size=4),
-        tokens=lambda params, images: patches(images)[:, None],
+        tokens=lambda params, images, floats: patches(images)[:, None],
         last_attention=last_attention,
     )
 

@@ -2,6 +2,7 @@
 
 import json
 import types
+import zipfile
 from typing import Any
 
 import flax.traverse_util
@@ -49,8 +50,16 @@ def read_exported(source: epath.Path, path: str, weights: str) -> tuple[dict[str
                 as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
                 args = ocp.args.PyTreeRestore(restore_args=as_numpy)
                 params = checkpointer.restore(folder, args=args)
-            return json.loads((source / CONFIG).read_text()), params
+            description = json.loads((source / CONFIG).read_text())
+            if folder.name in SETS:  # it holds both, whatever its description says
+                description["weights"] = folder.name
+            return description, params
         if source.suffix == ".npz":
+            if not is_own_npz(source):
+                raise UserError(
+                    f"{path} has no config in it: it is no export of ibot_jax; convert it first: "
+                    "python -m ibot_jax.convert"
+                )
             with np.load(source.open("rb"), allow_pickle=False) as file:
                 flat = {name: file[name] for name in file.files}
             config = json.loads(str(flat.pop("config")))
@@ -81,6 +90,17 @@ def import_safetensors() -> types.ModuleType:
             "safetensors files need a package that is not here: pip install ibot-jax[export]"
         ) from None
     return safetensors
+
+
+def is_own_npz(path: epath.Path) -> bool:
+    """Returns whether a file is a .npz file that this project wrote for itself, damaged or not."""
+    if path.suffix != ".npz":
+        return False
+    try:
+        with zipfile.ZipFile(path.open("rb")) as file:
+            return "config.npy" in file.namelist()
+    except zipfile.BadZipFile:
+        return True
 
 
 def is_own_safetensors(path: epath.Path) -> bool:

@@ -13,7 +13,8 @@ FORMAT
     stablehlo                 a program from images to features
 
 Nothing in IN is executed. Every tensor is accounted for: what is missing or left over is named, and
-is an error unless --allow says that it may be. Exit status: 0; 2 for a mistake, 130 for Ctrl-C.
+is an error unless --allow says that it may be; what computes tokens is never left over. Exit
+status: 0; 2 for a mistake, 130 for Ctrl-C.
 """
 
 from ibot_jax import signals
@@ -24,6 +25,7 @@ if __name__ == "__main__":
 import argparse
 import functools
 import os
+import re
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import that reads it
@@ -83,12 +85,18 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
             help=f"{words} of each channel, of pixels in [0, 1] (if nothing tells: ImageNet's)",
         )
     parser.add_argument(
+        "--grid",
+        type=_grid,
+        metavar="HxW",
+        help="rows and columns of patches that positions are for, where IN does not tell them",
+    )
+    parser.add_argument(
         "--allow",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="of names of tensors that may be left over, or missing (biases and gains); may be "
-        "repeated",
+        help="of names of tensors that may be left over (what reads the tokens: classifiers, "
+        "poolers, decoders), or missing (biases and gains); may be repeated",
     )
     add_output_options(parser)
     return parser.parse_args(argv)
@@ -101,6 +109,15 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no list of numbers such as 0.5,0.5,0.5"
         ) from None
+
+
+def _grid(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if not match:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no grid of patches such as 14x14, rows and columns"
+        )
+    return int(match.group(1)), int(match.group(2))
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -117,7 +134,7 @@ def _convert(args: argparse.Namespace) -> None:
         weights=args.weights,
         step=args.step,
         head=args.head or whole,
-        known=Known(args.heads, args.mean, args.std, tuple(args.allow)),
+        known=Known(args.heads, args.mean, args.std, args.grid, tuple(args.allow)),
         whole=whole,
     )
     _say(args.source, found)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ibot_jax.convert.contents import Tensors
-from ibot_jax.convert.dialects import FileNames
+from ibot_jax.convert.file_names import FileNames
 from ibot_jax.errors import UserError
 
 MASK_TOKEN = "backbone.masked_embed"
@@ -15,18 +15,17 @@ _MAX_NAMED = 6  # tensors in a message
 
 
 def account(
-    names: FileNames,
-    tensors: Tensors,
-    expected: Mapping[str, tuple[int, ...]],
-    path: str,
-    allow: Sequence[str],
+    names: FileNames, tensors: Tensors, expected: Sequence[str], path: str, allow: Sequence[str]
 ) -> list[str]:
-    """Compares the tensors of a file with those of a model.
+    """Compares the names of a file's tensors with those of a model.
+
+    What computes tokens is as the model has it or is refused: nothing of it may be left over,
+    whatever is allowed. See `FileNames.is_after_tokens` and `neutral` for what may be allowed.
 
     Args:
       names: how the file names them.
       tensors: of the file, by its names.
-      expected: shapes of the model's tensors, by the original's names.
+      expected: names of the model's tensors, the original's; the mask token may be missing.
       path: of the file, for messages.
       allow: patterns, as of shells, of what may be missing or left over.
 
@@ -34,87 +33,102 @@ def account(
       Notes on what is not there or not taken, all of it allowed.
 
     Raises:
-      UserError: with the names of all tensors that are missing, left over or of another shape
-        without being allowed to be.
+      UserError: with the names of all tensors that are missing or left over without being allowed
+        to be.
     """
-    missing, notes = _missing(names, tensors, expected, allow)
-    surplus, more_notes = _left_over(names, tensors, expected, allow)
+    lacking, replaced = _missing(names, tensors, expected)
+    foreign, surplus, notes = _left_over(names, tensors, expected, allow)
+    allowable = [name for name in replaced if not _all_match([name], allow)]
+    if not (lacking or foreign or surplus or allowable):
+        if replaced:
+            notes.append(f"missing, with neutral values in their place: {listed(replaced)}")
+        return notes
     faults = []
-    if missing:
+    if missing := [*lacking, *allowable]:
         faults.append(f"it lacks {listed(missing)}")
+    if foreign:
+        faults.append(f"it holds {listed(foreign)} besides, with which no model here computes")
     if surplus:
         faults.append(f"it holds {listed(surplus)} besides")
-    faults += _misshapen(names, tensors, expected)
-    if faults:
-        example = (surplus or missing or ["NAME"])[0]
-        raise UserError(
-            f"{path} does not hold the Vision Transformer that it looks like: {'; '.join(faults)}. "
-            "What may be missing (biases and gains only) or left over can be named: "
-            f"--allow='{example}', or with wildcards"
+    hint = ""
+    if not (lacking or foreign):  # else nothing that is allowed would help
+        hint = (
+            ". What may be missing (biases and gains only) or left over (what reads the tokens) "
+            f"can be named: --allow='{(surplus or allowable)[0]}', or with wildcards"
         )
-    return notes + more_notes
+    raise UserError(
+        f"{path} does not hold the Vision Transformer that it looks like: {'; '.join(faults)}{hint}"
+    )
 
 
 def _missing(
-    names: FileNames,
-    tensors: Tensors,
-    expected: Mapping[str, tuple[int, ...]],
-    allow: Sequence[str],
+    names: FileNames, tensors: Tensors, expected: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """Returns what is missing and must not be, and notes on what may be."""
-    notes, replaced, faults = [], [], []
-    for name, shape in expected.items():
+    """Returns what is missing and cannot be, and what has a neutral value that is to be allowed."""
+    lacking, replaced = [], []
+    for name in expected:
         absent = [part for part in names.find(name) if part not in tensors]
-        if absent and name == MASK_TOKEN:
-            notes.append(NO_MASK_TOKEN)
-        elif _all_match(absent, allow) and neutral(name, shape) is not None:
+        if neutral(name) is None or _without_its_norm(names, tensors, name):
+            lacking += absent
+        elif name != MASK_TOKEN:
             replaced += absent
-        else:
-            faults += absent
-    if replaced:
-        notes.append(f"missing, with neutral values in their place: {listed(replaced)}")
-    return faults, notes
+    return lacking, replaced
+
+
+def _without_its_norm(names: FileNames, tensors: Tensors, name: str) -> bool:
+    """Returns whether it is of a norm that is missing whole: there is none, not a plain one."""
+    layer = name.rpartition(".")[0]
+    return "norm" in layer and not any(
+        part in tensors for leaf in ("weight", "bias") for part in names.find(f"{layer}.{leaf}")
+    )
 
 
 def _left_over(
-    names: FileNames,
-    tensors: Tensors,
-    expected: Mapping[str, tuple[int, ...]],
-    allow: Sequence[str],
-) -> tuple[list[str], list[str]]:
-    """Returns what is left over and must not be, and notes on what may be."""
-    notes = []
+    names: FileNames, tensors: Tensors, expected: Sequence[str], allow: Sequence[str]
+) -> tuple[list[str], list[str], list[str]]:
+    """Returns what is left over and cannot be, what must be allowed to be, and notes."""
     used = {part for name in expected for part in names.find(name)}
     with_head = any(name.startswith("head.") for name in expected)
-    rest, of_head = [], []
-    for name in tensors:
+    foreign, surplus, permitted, of_head = [], [], [], []
+    for name, tensor in tensors.items():
         if name in used:
             continue
-        if not names.is_head(name) or (with_head and not names.is_second_last_layer(name)):
-            rest.append(name)
-        elif not with_head:
+        is_integer = np.issubdtype(tensor.dtype, np.integer)
+        if names.is_head(name) and not with_head:
             of_head.append(name)
+        elif not names.is_after_tokens(name, is_integer=is_integer, head=with_head):
+            foreign.append(name)
+        elif _all_match([name], allow):
+            permitted.append(name)
+        else:
+            surplus.append(name)
+    notes = []
     if of_head:
         notes.append(f"left out: the projection head, {len(of_head)} tensors; --head takes it")
-    if permitted := [name for name in rest if _all_match([name], allow)]:
+    if permitted:
         notes.append(f"left out: {listed(permitted)}")
-    return [name for name in rest if not _all_match([name], allow)], notes
+    return foreign, surplus, notes
 
 
-def _misshapen(
-    names: FileNames, tensors: Tensors, expected: Mapping[str, tuple[int, ...]]
-) -> list[str]:
-    """Returns what is of another shape, in words."""
+def check_shapes(
+    names: FileNames, tensors: Tensors, expected: Mapping[str, tuple[int, ...]], path: str
+) -> None:
+    """Compares shapes of a file's tensors with those expected, by the original's names.
+
+    Raises:
+      UserError: with all tensors of another shape.
+    """
     faults = []
     for name, shape in expected.items():
         parts = names.find(name)
-        if not all(part in tensors for part in parts):
-            continue
         there = joint_shape([tensors[part].shape for part in parts])
         # Hugging Face's mask token has one axis more.
         if there != shape and (name, there) != (MASK_TOKEN, (1, *shape)):
             faults.append(f"its {' and '.join(parts)} has shape {there}, where {shape} would fit")
-    return faults
+    if faults:
+        raise UserError(
+            f"{path} does not hold the Vision Transformer that it looks like: {'; '.join(faults)}"
+        )
 
 
 def joint_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -124,18 +138,16 @@ def joint_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
-def neutral(name: str, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Returns what a layer without this tensor would have in its place; None if nothing does.
+def neutral(name: str) -> float | None:
+    """Returns what each number of a missing tensor would be in a layer that is without it.
 
-    Args:
-      name: the original's.
-      shape: of the tensor.
+    That is None if nothing stands in for it. The name is the original's.
     """
     leaf = name.rpartition(".")[2]
     if leaf == "bias" or name == MASK_TOKEN:
-        return np.zeros(shape, np.float32)
+        return 0.0
     if leaf.startswith("gamma_") or leaf == "weight_g" or ("norm" in name and leaf == "weight"):
-        return np.ones(shape, np.float32)
+        return 1.0
     return None
 
 

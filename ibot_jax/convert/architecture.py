@@ -9,15 +9,13 @@ from ml_collections import ConfigDict
 
 from ibot_jax.config import VIT_SIZES, get_config
 from ibot_jax.errors import UserError
+from ibot_jax.sanity import check_normalization
 
 # Attention heads of the published models by width, which no tensor tells.
 _HEADS = {size["width"]: size["heads"] for size in VIT_SIZES.values()} | {1280: 16, 1536: 24}
 # What the architecture is read off.
-_CLASS, _POSITIONS, _PATCHES = REQUIRED = (
-    "backbone.cls_token",
-    "backbone.pos_embed",
-    "backbone.patch_embed.proj.weight",
-)
+_CLASS, _POSITIONS = "backbone.cls_token", "backbone.pos_embed"
+_PATCHES, _HIDDEN = "backbone.patch_embed.proj.weight", "backbone.blocks.0.mlp.fc1.weight"
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -29,45 +27,62 @@ class Known:
       heads: of attention.
       mean: of each channel, for pixels in [0, 1].
       std: the same.
+      grid: rows and columns of patches that positions are for.
       allow: patterns, as of shells, of names of tensors that may be missing or left over.
     """
 
     heads: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    grid: tuple[int, int] | None = None
     allow: tuple[str, ...] = ()
+
+
+def told_depth(facts: Mapping[str, Any]) -> int | None:
+    """Returns the number of blocks that a file says, be it by the original's `--arch=vit_small`."""
+    arch = str(facts.get("args", {}).get("arch", ""))
+    named = VIT_SIZES.get(arch.removeprefix("vit_"), {}).get("depth")
+    return facts.get("depth") or named
 
 
 def infer_config(
     shapes: Shapes, facts: Mapping[str, Any], known: Known, path: str, *, depth: int
-) -> ConfigDict:
-    """Returns the default config with the sections `model`, `head` and `data` as found.
+) -> tuple[ConfigDict, list[str]]:
+    """Returns the default config with the sections `model`, `head` and `data` as found, and notes.
 
     Args:
-      shapes: by the original's names, as many as there are, `REQUIRED` ones included.
+      shapes: by the original's names; biases and gains may be absent.
       facts: what the file says, see `contents.Contents`.
       known: what the user says.
       path: of the file, for messages.
-      depth: number of blocks by their names.
+      depth: number of blocks.
 
     Raises:
-      UserError: if the shapes are not those of a Vision Transformer, or do not tell enough.
+      UserError: if the shapes are not those of a Vision Transformer, do not tell enough, or are
+        others than the file says.
     """
     described = facts.get("description", {})
-    facts = _described_facts(described) | dict(facts)
+    facts = _described_facts(described, path) | dict(facts)
     width = _shape(shapes, _CLASS, 3, path)[-1]
     _, channels, patch, across = _shape(shapes, _PATCHES, 4, path)
     if patch != across:
         raise UserError(f"{path} has patches of {patch}x{across} pixels; here they are square")
+    hidden = _shape(shapes, _HIDDEN, 2, path)[0]
+    found = {"width": width, "channels": channels, "patch_size": patch, "hidden": hidden}
+    for name, value in found.items():
+        if facts.get(name, value) != value:
+            raise UserError(
+                f"{path} has tensors for {name}={value}, and a config.json that says "
+                f"{facts[name]}; restore the one or the other"
+            )
     positions = _shape(shapes, _POSITIONS, 3, path)[1]
-    grid = _grid(positions - 1, facts.get("size"), patch, path)
-    hidden = shapes.get("backbone.blocks.0.mlp.fc1.weight", (4 * width,))[0]
+    grid, notes = _grid(positions - 1, facts.get("size"), patch, known, path)
 
     config = get_config()
     config.dtype = "float32"
     config.model.update(
         width=width,
-        depth=facts.get("depth") or _depth_by_name(facts) or depth,
+        depth=depth,
         heads=_heads(width, facts, known, path),
         patch_size=patch,
         mlp_ratio=hidden / width,
@@ -76,54 +91,72 @@ def infer_config(
     config.data.global_size = tuple(patch * side for side in grid)
     config.data.channels = channels
     for name in ("mean", "std"):
-        value = getattr(known, name) or facts.get(name) or config.data[name]
+        said = getattr(known, name)
+        value = said or facts.get(name) or config.data[name]
         if len(value) != channels:
             raise UserError(f"{path} takes images of {channels} channels; say --{name}=... of each")
         config.data[name] = tuple(float(x) for x in value)
+        check_normalization({name: config.data[name]}, "--" if said else f"{path}: ")
     config.knn.resize = described.get("resize", round(min(config.data.global_size) * 8 / 7))
     _infer_head(config.head, shapes, facts.get("act", "gelu"))
-    return config
+    return config, notes
 
 
-def _described_facts(description: Mapping[str, Any]) -> dict[str, Any]:
+def _described_facts(description: Mapping[str, Any], path: str) -> dict[str, Any]:
     """Returns the facts in this project's own description of a model."""
     if not description:
         return {}
-    return {
-        "heads": description["model"]["heads"],
-        "size": description["global_size"],
-        "mean": description["mean"],
-        "std": description["std"],
-        "act": description.get("head", {}).get("act", "gelu"),
-    }
+    try:
+        return {
+            "heads": description["model"]["heads"],
+            "size": description["global_size"],
+            "mean": description["mean"],
+            "std": description["std"],
+            "act": description.get("head", {}).get("act", "gelu"),
+        }
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{path} has a description by ibot_jax that is not whole; convert it anew"
+        ) from None
 
 
 def _shape(shapes: Shapes, name: str, rank: int, path: str) -> Sequence[int]:
-    if len(shapes[name]) != rank:
+    if len(shapes[name]) != rank or 0 in shapes[name]:
         short = name.removeprefix("backbone.")
         raise UserError(f"{path} has {short} of shape {tuple(shapes[name])}, not of {rank} axes")
     return shapes[name]
 
 
-def _grid(patches: int, size: Sequence[int] | None, patch: int, path: str) -> tuple[int, int]:
-    """Returns the rows and columns of patches that positions are trained for."""
+def _grid(
+    patches: int, size: Sequence[int] | None, patch: int, known: Known, path: str
+) -> tuple[tuple[int, int], list[str]]:
+    """Returns the rows and columns of patches that positions are trained for, and notes."""
+    if known.grid:
+        rows, columns = known.grid
+        if rows * columns != patches:
+            raise UserError(
+                f"--grid={rows}x{columns} are {rows * columns} patches; {path} has positions of a "
+                f"class token and {patches}"
+            )
+        return known.grid, []
     if size is not None:
         rows, columns = (side // patch for side in size)
-        if rows * columns == patches:
-            return rows, columns
+        if rows * columns != patches:
+            raise UserError(
+                f"{path} is for {size[0]}x{size[1]} pixels, {rows}x{columns} patches of {patch}, "
+                f"and has positions of a class token and {patches}; say which by --grid=HxW"
+            )
+        return (rows, columns), []
     side = math.isqrt(max(patches, 0))
     if side * side != patches or not side:
         raise UserError(
             f"{path} has {patches + 1} positions: no class token and a square grid of patches, and "
-            "nothing tells another grid"
+            "nothing tells another grid; say which by --grid=HxW, in patches"
         )
-    return side, side
-
-
-def _depth_by_name(facts: Mapping[str, Any]) -> int | None:
-    """Returns the depth of the original's `--arch=vit_small`."""
-    arch = str(facts.get("args", {}).get("arch", ""))
-    return VIT_SIZES.get(arch.removeprefix("vit_"), {}).get("depth")
+    return (side, side), [
+        f"nothing tells the grid of patches: taken for square, {side}x{side}; --grid=HxW says "
+        "another one"
+    ]
 
 
 def _heads(width: int, facts: Mapping[str, Any], known: Known, path: str) -> int:

@@ -1,7 +1,7 @@
 """What a file or folder of another project holds, before anything is made of it.
 
 *.pth, *.pt, *.bin      what torch.save wrote: the original's checkpoints, or tensors by name
-*.safetensors           tensors by name
+*.safetensors, *.npz    tensors by name
 a folder                of timm or transformers: config.json, model.safetensors, ...
 """
 
@@ -14,6 +14,8 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
+from ibot_jax.convert.file_names import split_by_owner
+from ibot_jax.convert.folder_configs import parse_object, read_configs
 from ibot_jax.convert.torch_reader import StoredTensor, is_torch_file, read_torch
 from ibot_jax.errors import UserError
 from ibot_jax.exported import import_safetensors
@@ -22,16 +24,23 @@ DESCRIPTION = "ibot_jax"  # where files that this project writes for others keep
 Tensors = Mapping[str, StoredTensor | np.ndarray]
 
 _SETS = ("teacher", "student")
-_NESTED = ("state_dict", "model", "model_state_dict")  # where others keep their tensors
+_NESTED = ("state_dict", "model", "model_state_dict", "module")  # where others keep their tensors
 _WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
-_MODEL_TYPES = ("vit", "dinov2")
 _SAFETENSORS_DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "F8_E8M0": ml_dtypes.float8_e8m0fnu,
     "I64": np.int64,
     "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
@@ -46,9 +55,10 @@ class Contents:
       sets: tensors by the names they have there, by "teacher" and "student"; by "" where there is
         one set and nothing says whose.
       centers: of the losses, by kind, where there are any.
-      facts: what else is known of the model: `heads`, `depth`, `size` [height, width], `mean`,
-        `std`, `epsilon` of LayerNorm, `args` and `epoch` of the original's run, `act` of its head,
-        and `description`, which this project has written into the file.
+      facts: what else is known of the model: `heads`, `depth`, `width`, `hidden` units of an MLP,
+        `patch_size`, `channels`, `size` [height, width], `mean`, `std`, `epsilon` of LayerNorm,
+        `args` and `epoch` of the original's run, `act` of its head, and `description`, which this
+        project has written into the file.
       others: names of what is in the file besides.
     """
 
@@ -65,10 +75,17 @@ def read_contents(path: epath.Path) -> Contents:
     Raises:
       UserError: if it is none of the above, is damaged, or holds no tensors.
     """
-    if path.is_dir():
-        return _read_folder(path)
+    contents = _read_folder(path) if path.is_dir() else _read_file(path)
+    if "" in contents.sets:
+        contents = dataclasses.replace(contents, sets=split_by_owner(contents.sets[""]))
+    return contents
+
+
+def _read_file(path: epath.Path) -> Contents:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    if path.suffix == ".npz":
+        return _read_npz(path)
     if is_torch_file(path):
         return _read_checkpoint(path)
     raise UserError(
@@ -83,38 +100,67 @@ def _read_checkpoint(path: epath.Path) -> Contents:
         raise UserError(f"{path} holds a {type(tree).__name__}, not tensors by name")
     facts = {}
     if isinstance(tree.get(DESCRIPTION), str):
-        facts["description"] = _parse(tree[DESCRIPTION], path)
-    sets = {name: tree[name] for name in _SETS if isinstance(tree.get(name), Mapping)}
-    if sets:
-        args = tree.get("args")
-        if isinstance(args, Mapping):
-            facts |= {"args": _plain(args), "act": args.get("act_in_head", "gelu")}
-        if isinstance(tree.get("epoch"), int):
-            facts["epoch"] = tree["epoch"]
-        loss = tree.get("ibot_loss")
-        centers = {}
-        if isinstance(loss, Mapping) and {"center", "center2"} <= loss.keys():
-            centers = {"class": loss["center"], "patch": loss["center2"]}
-        known = {*_SETS, DESCRIPTION} | ({"ibot_loss"} if centers else set())
-        others = tuple(str(name) for name in tree if name not in known)
-        sets = {name: _only_tensors(tensors, path) for name, tensors in sets.items()}
-        return Contents("PyTorch checkpoint", sets, centers, facts, others)
-    nested = next((name for name in _NESTED if isinstance(tree.get(name), Mapping)), None)
-    tensors = tree if nested is None else tree[nested]
-    others = () if nested is None else tuple(str(name) for name in tree if name != nested)
-    return Contents("PyTorch weights", {"": _only_tensors(tensors, path)}, {}, facts, others)
+        facts["description"] = parse_object(tree[DESCRIPTION], path)
+    if isinstance(args := tree.get("args"), Mapping):
+        facts |= {"args": _plain(args), "act": args.get("act_in_head", "gelu")}
+    if isinstance(tree.get("epoch"), int):
+        facts["epoch"] = tree["epoch"]
+    known, centers, loss = {DESCRIPTION}, {}, tree.get("ibot_loss")
+    if isinstance(loss, Mapping) and {"center", "center2"} <= loss.keys():
+        centers = {"class": loss["center"], "patch": loss["center2"]}
+        known.add("ibot_loss")
+    sets, others = _find_sets(tree)
+    tensors = {}
+    for who, there in sets.items():
+        tensors[who], passed = _tensors(there, path)
+        others += passed
+    kind = "PyTorch weights" if "" in sets else "PyTorch checkpoint"
+    return Contents(kind, tensors, centers, facts, tuple(x for x in others if x not in known))
 
 
-def _only_tensors(tensors: Mapping[Any, Any], path: epath.Path) -> Tensors:
-    for name, tensor in tensors.items():
-        if not (isinstance(name, str) and isinstance(tensor, StoredTensor)):
-            raise UserError(
-                f"{path} does not hold tensors by name: {str(name)[:60]!r} is a "
-                f"{type(tensor).__name__}; its entries are {', '.join(map(str, list(tensors)[:8]))}"
-            )
+def _find_sets(tree: Mapping[Any, Any]) -> tuple[dict[str, Mapping[Any, Any]], list[str]]:
+    """Returns what holds tensors, by whose they are, and the names of what lies beside."""
+    others = []
+    while True:
+        sets = {name: tree[name] for name in _SETS if isinstance(tree.get(name), Mapping)}
+        if not sets:
+            nested = next((name for name in _NESTED if isinstance(tree.get(name), Mapping)), None)
+            if nested is None:
+                return {"": tree}, others
+        others += [str(name) for name in tree if name not in (sets or (nested,))]
+        if sets:
+            return sets, others
+        tree = tree[nested]
+
+
+def _tensors(tree: Mapping[Any, Any], path: epath.Path) -> tuple[Tensors, list[str]]:
+    """Returns the tensors of a tree by names with dots, and the names of what is none."""
+    tensors = _flat(tree)
     if not tensors:
-        raise UserError(f"{path} holds no tensors")
+        if not tree:
+            raise UserError(f"{path} holds no tensors")
+        name, value = next(iter(tree.items()))
+        raise UserError(
+            f"{path} does not hold tensors by name: {str(name)[:60]!r} is a "
+            f"{type(value).__name__}; its entries are {', '.join(map(str, list(tree)[:8]))}"
+        )
+    return tensors, [str(name) for name in tree if not _is_of_tensors(name, tree[name])]
+
+
+def _flat(tree: Mapping[Any, Any]) -> dict[str, StoredTensor]:
+    tensors = {}
+    for name, value in tree.items():
+        if _is_of_tensors(name, value):
+            inner = {"": value} if isinstance(value, StoredTensor) else _flat(value)
+            tensors |= {".".join(filter(None, (name, key))): inner[key] for key in inner}
     return tensors
+
+
+def _is_of_tensors(name: Any, value: Any) -> bool:
+    """Returns whether it is a tensor, or a module's: tensors by name and nothing else."""
+    if isinstance(value, Mapping):
+        return bool(value) and all(_is_of_tensors(key, value[key]) for key in value)
+    return isinstance(name, str) and isinstance(value, StoredTensor)
 
 
 def _plain(args: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,20 +176,38 @@ def _read_safetensors(path: epath.Path) -> Contents:
     safetensors = import_safetensors()
     content = path.read_bytes()
     try:
-        tensors = {
-            name: np.frombuffer(entry["data"], _SAFETENSORS_DTYPES[entry["dtype"]]).reshape(
-                entry["shape"]
-            )
-            for name, entry in safetensors.deserialize(content)
-        }
+        entries = dict(safetensors.deserialize(content))
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     except Exception as error:  # safetensors raises a kind of its own
         raise UserError(f"{path} is no safetensors file, or is damaged ({error})") from error
+    tensors = {}
+    for name, entry in sorted(entries.items()):
+        dtype = _SAFETENSORS_DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise UserError(
+                f"{path} holds {name} as {entry['dtype']}, which cannot be read here; save it as "
+                "float32"
+            )
+        tensors[name] = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
     facts = {}
     described = header.get("__metadata__", {}).get(DESCRIPTION)
     if described is not None:
-        facts["description"] = _parse(described, path)
+        facts["description"] = parse_object(described, path)
     return Contents("safetensors", {"": tensors}, {}, facts)
+
+
+def _read_npz(path: epath.Path) -> Contents:
+    tensors = {}
+    try:
+        with np.load(path.open("rb"), allow_pickle=False) as file:
+            for name in file.files:
+                tensors[name] = file[name]
+    except Exception as error:  # of zipfile, zlib and NumPy
+        where = f" behind {list(tensors)[-1]}" if tensors else ""
+        raise UserError(f"{path} cannot be read as arrays by name{where} ({error})") from error
+    if not tensors:
+        raise UserError(f"{path} holds no tensors")
+    return Contents("NumPy arrays", {"": tensors})
 
 
 def _read_folder(path: epath.Path) -> Contents:
@@ -162,55 +226,5 @@ def _read_folder(path: epath.Path) -> Contents:
             f"{file} itself with --heads=N"
         )
     contents = read_contents(file)
-    config = _parse((path / "config.json").read_text(), path / "config.json")
-    if "architecture" in config:
-        kind, facts = "folder of timm", _timm_facts(config)
-    else:
-        kind, facts = "folder of transformers", _transformers_facts(config, path)
-    known = {name: value for name, value in facts.items() if value is not None}
-    return dataclasses.replace(contents, kind=kind, facts=known | contents.facts)
-
-
-def _timm_facts(config: dict[str, Any]) -> dict[str, Any]:
-    settings = config.get("pretrained_cfg", config)
-    input_size = settings.get("input_size")  # channels, height, width
-    return {
-        "heads": config.get("model_args", {}).get("num_heads"),
-        "size": input_size and input_size[1:],
-        "mean": settings.get("mean"),
-        "std": settings.get("std"),
-    }
-
-
-def _transformers_facts(config: dict[str, Any], path: epath.Path) -> dict[str, Any]:
-    name = path / "config.json"
-    if config.get("model_type") not in _MODEL_TYPES:
-        raise UserError(
-            f"{name} has model_type={config.get('model_type')!r}; only "
-            f"{' and '.join(_MODEL_TYPES)} can be converted"
-        )
-    for key, needed in (("hidden_act", "gelu"), ("use_swiglu_ffn", False), ("qkv_bias", True)):
-        if config.get(key, needed) != needed:
-            raise UserError(f"{name} has {key}={config[key]!r}; here it is {needed!r} always")
-    size = config.get("image_size")
-    facts = {
-        "heads": config.get("num_attention_heads"),
-        "depth": config.get("num_hidden_layers"),
-        "size": [size, size] if isinstance(size, int) else size,
-        "epsilon": config.get("layer_norm_eps"),
-    }
-    preprocessor = path / "preprocessor_config.json"
-    if preprocessor.exists():
-        settings = _parse(preprocessor.read_text(), preprocessor)
-        facts |= {"mean": settings.get("image_mean"), "std": settings.get("image_std")}
-    return facts
-
-
-def _parse(text: str, path: epath.Path) -> dict[str, Any]:
-    try:
-        parsed = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}); restore it") from None
-    if not isinstance(parsed, dict):
-        raise UserError(f"{path} holds no description of a model; restore it")
-    return parsed
+    kind, facts = read_configs(path)
+    return dataclasses.replace(contents, kind=kind, facts=facts | contents.facts)

@@ -11,10 +11,6 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from ibot_jax.errors import UserError
-
-_WRAPPERS = ("module.", "_orig_mod.")  # before every name, by what wrapped the model
-_BACKBONES = ("backbone.", "vit.", "dinov2.")  # before a backbone's names, beside those of a head
 _QKV = ("query", "key", "value")
 _HUGGING_FACE = (
     (r"^cls_token$", "embeddings.cls_token"),
@@ -100,58 +96,3 @@ def to_dialect(dialect: Dialect, tensors: Mapping[str, np.ndarray]) -> dict[str,
         names = dialect.names(original)
         renamed |= zip(names, np.split(tensor, len(names)), strict=True)
     return renamed
-
-
-@dataclasses.dataclass(frozen=True)
-class FileNames:
-    """How one file names the original's tensors.
-
-    Attributes:
-      dialect: of its backbone.
-      wrapper: what all names start with.
-      backbone: what the backbone's names start with after that.
-      depth: how many blocks the names tell of.
-      has_head: whether there is a projection head.
-    """
-
-    dialect: Dialect
-    wrapper: str
-    backbone: str
-    depth: int
-    has_head: bool
-
-    @classmethod
-    def of(cls, names: Iterable[str], path: str) -> "FileNames":
-        names = list(names)
-        if any("relative_position_bias" in name for name in names):
-            raise UserError(
-                f"{path} holds a Swin Transformer; only Vision Transformers can be read"
-            )
-        wrapper = ""
-        while prefix := next((p for p in _WRAPPERS if all(n.startswith(p) for n in names)), ""):
-            wrapper += prefix
-            names = [name.removeprefix(prefix) for name in names]
-        backbone = next((p for p in _BACKBONES if any(n.startswith(p) for n in names)), "")
-        local = [name.removeprefix(backbone) for name in names if name.startswith(backbone)]
-        dialect = find_dialect(local)
-        if dialect is None:
-            raise UserError(
-                f"{path} holds no Vision Transformer: its first names are {', '.join(names[:4])}"
-            )
-        has_head = backbone == "backbone." and any(name.startswith("head.") for name in names)
-        return cls(dialect, wrapper, backbone, dialect.depth(local), has_head)
-
-    def find(self, original: str) -> tuple[str, ...]:
-        """Returns the names in the file of one of the original's tensors, or of its parts."""
-        part, _, name = original.partition(".")
-        if part == "head":
-            return (f"{self.wrapper}{original}",)
-        return tuple(f"{self.wrapper}{self.backbone}{n}" for n in self.dialect.names(name))
-
-    def is_head(self, name: str) -> bool:
-        """Returns whether a name in the file is that of a tensor of the projection head."""
-        return self.has_head and name.startswith(f"{self.wrapper}head.")
-
-    def is_second_last_layer(self, name: str) -> bool:
-        """Returns whether it is that of the last layer for patch tokens, if shared a copy."""
-        return name.startswith(f"{self.wrapper}head.last_layer2.")

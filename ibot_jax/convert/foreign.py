@@ -11,13 +11,22 @@ from ml_collections import ConfigDict
 
 from ibot_jax import models
 from ibot_jax.convert import torch_names
-from ibot_jax.convert.accounting import account, joint_shape, neutral
-from ibot_jax.convert.architecture import REQUIRED, Known, infer_config
+from ibot_jax.convert.accounting import (
+    MASK_TOKEN,
+    NO_MASK_TOKEN,
+    account,
+    check_shapes,
+    joint_shape,
+    neutral,
+)
+from ibot_jax.convert.architecture import Known, infer_config, told_depth
 from ibot_jax.convert.contents import Contents, Tensors
-from ibot_jax.convert.dialects import Dialect, FileNames
+from ibot_jax.convert.dialects import Dialect
+from ibot_jax.convert.file_names import FileNames
 from ibot_jax.convert.torch_reader import StoredTensor
 from ibot_jax.errors import UserError
 from ibot_jax.models.layer_norm import LAYER_NORM_EPSILON
+from ibot_jax.sanity import check_finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,71 +60,96 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool) -
       UserError: if it is no Vision Transformer as this project has them, or if a tensor is missing,
         left over or of another shape and not allowed to be; the message names it as the file does.
     """
-    tensors = contents.sets[who]
+    tensors, student = contents.sets[who], who == "student"
     names = FileNames.of(tensors, path)
-    if head and not names.has_head:
-        raise UserError(f"{path} holds no projection head; leave --head out")
-    found = {
-        name: names.find(name)
-        for name in torch_names.all_names(names.depth)
-        if head or not name.startswith("head.")
-    }
+    if head and not names.head:
+        raise UserError(
+            f"{path} holds no projection head, which --head and --to=checkpoint are about"
+        )
+    depth = told_depth(contents.facts) or names.depth
+    args = contents.facts.get("args", {})
+    wanted = _expected_names(names, tensors, depth, args, head=head, student=student)
+    notes = account(names, tensors, wanted, path, known.allow) + _epsilon(contents.facts, path)
+    found = {name: names.find(name) for name in wanted}
     shapes = {
         name: joint_shape([tensors[part].shape for part in parts])
         for name, parts in found.items()
         if all(part in tensors for part in parts)
     }
-    for name in REQUIRED:
-        if name not in shapes:
-            raise UserError(
-                f"{path} lacks {', '.join(found[name])}, which no model here is without"
-            )
-    config = infer_config(shapes, contents.facts, known, path, depth=names.depth)
-    student = who == "student"
+    if MASK_TOKEN not in shapes:
+        notes.append(NO_MASK_TOKEN)
+    config, more_notes = infer_config(shapes, contents.facts, known, path, depth=depth)
     if head:
         last = {name: _read(tensors, found[name], path) for name in shapes if "last_layer" in name}
-        _infer_last_layers(config, last, contents.facts.get("args", {}), student=student)
+        _infer_last_layers(config, last)
     shared = config.head.shared
     expected = expected_shapes(config, head=head, student=student)
     if shared:  # written twice by the original, once by DINO
         expected = {name: shape for name, shape in expected.items() if "last_layer2" not in name}
-    notes = account(names, tensors, expected, path, known.allow) + _epsilon(contents.facts)
+    check_shapes(names, tensors, {n: s for n, s in expected.items() if n in shapes}, path)
     values = {
         name: _read(tensors, found[name], path).reshape(shape)
         if name in shapes
-        else neutral(name, shape)
+        else np.full(shape, neutral(name), np.float32)
         for name, shape in expected.items()
     }
-    return Taken(config, torch_names.to_flax(values, shared), names.dialect, tuple(notes))
+    params = torch_names.to_flax(values, shared)
+    return Taken(config, params, names.dialect, (*notes, *more_notes))
 
 
-def _infer_last_layers(
-    config: ConfigDict,
-    values: Mapping[str, np.ndarray],
+def _expected_names(
+    names: FileNames,
+    tensors: Tensors,
+    depth: int,
     args: Mapping[str, Any],
     *,
+    head: bool,
     student: bool,
-) -> None:
+) -> list[str]:
+    """Returns the original's names of the tensors of the model that a file's names tell of.
+
+    Args:
+      names: of the file.
+      tensors: of the file, by its names.
+      depth: number of blocks.
+      args: of the original's run.
+      head: whether the model has a projection head.
+      student: whose it is.
+    """
+    parts = torch_names.all_names(depth)
+    said = args.get("shared_head", True)
+    separate = not (said if student else args.get("shared_head_teacher", said))
+
+    def any_there(mark: str) -> bool:
+        return any(part in tensors for n in parts if mark in n for part in names.find(n))
+
+    with_gains = any_there(".gamma_")
+    with_second = separate or any_there("last_layer2")
+    return [
+        name
+        for name in parts
+        if (head or not name.startswith("head."))
+        and (with_gains or ".gamma_" not in name)
+        and (with_second or "last_layer2" not in name)
+        and not (names.has_decoder and name == MASK_TOKEN)
+    ]
+
+
+def _infer_last_layers(config: ConfigDict, values: Mapping[str, np.ndarray]) -> None:
     """Sets whether class and patch tokens share the last layer, and whether its norms are 1.
 
     Args:
       config: to be changed.
       values: of the last layers' tensors, by the original's names.
-      args: of the original's run.
-      student: whose last layers they are.
     """
     pairs = [
         (f"head.last_layer.{leaf}", f"head.last_layer2.{leaf}") for leaf in ("weight_g", "weight_v")
     ]
-    if not any(second in values for _, second in pairs):
-        said = args.get("shared_head", True)
-        shared = said if student else args.get("shared_head_teacher", said)
-    else:
-        shared = all(
-            first in values and second in values and np.array_equal(values[first], values[second])
-            for first, second in pairs
-        )
-    config.head.shared = config.head.shared_teacher = bool(shared)
+    shared = not any(second in values for _, second in pairs) or all(
+        first in values and second in values and np.array_equal(values[first], values[second])
+        for first, second in pairs
+    )
+    config.head.shared = config.head.shared_teacher = shared
     config.head.norm_last_layer = bool(np.all(values.get(pairs[0][0], 1) == 1))
 
 
@@ -138,11 +172,22 @@ def expected_shapes(config: ConfigDict, *, head: bool, student: bool) -> dict[st
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 
-def _epsilon(facts: Mapping[str, Any]) -> list[str]:
-    """Returns a note if the model was made with another epsilon in its LayerNorms than here."""
-    epsilon = facts.get("epsilon")
-    if epsilon is None or epsilon == LAYER_NORM_EPSILON:
+def _epsilon(facts: Mapping[str, Any], path: str) -> list[str]:
+    """Returns a note if the model was made with a smaller epsilon in its LayerNorms than here.
+
+    That of 1e-6, beside the variance of a token, is as good as none; a larger one is not.
+
+    Raises:
+      UserError: if it was made with a larger one.
+    """
+    epsilon = facts.get("epsilon", LAYER_NORM_EPSILON)
+    if epsilon == LAYER_NORM_EPSILON:
         return []
+    if not 0 <= epsilon < LAYER_NORM_EPSILON:
+        raise UserError(
+            f"{path} has layer_norm_eps={epsilon:g}; LayerNorm's epsilon is "
+            f"{LAYER_NORM_EPSILON:g} here"
+        )
     return [f"LayerNorm's epsilon is {epsilon:g} there and {LAYER_NORM_EPSILON:g} here"]
 
 
@@ -154,7 +199,7 @@ def read_tensor(tensor: StoredTensor | np.ndarray, name: str, path: str) -> np.n
     """Returns a tensor as float32, or float64 where it is that.
 
     Raises:
-      UserError: if it is damaged, or holds no floating-point numbers.
+      UserError: if it is damaged, or holds other than finite floating-point numbers.
     """
     if isinstance(tensor, StoredTensor):
         try:
@@ -165,4 +210,5 @@ def read_tensor(tensor: StoredTensor | np.ndarray, name: str, path: str) -> np.n
         raise UserError(
             f"{path} holds {name} as {tensor.dtype}; weights are floating-point numbers"
         )
+    check_finite({name: tensor}, path)
     return tensor.astype(np.promote_types(tensor.dtype, np.float32))

@@ -16,7 +16,13 @@ from ibot_jax.convert.contents import Contents, read_contents
 from ibot_jax.convert.foreign import Taken, read_tensor, take
 from ibot_jax.errors import UserError
 from ibot_jax.export import describe
-from ibot_jax.exported import SETS, is_checkpoint, is_exported_folder, is_own_safetensors
+from ibot_jax.exported import (
+    SETS,
+    is_checkpoint,
+    is_exported_folder,
+    is_own_npz,
+    is_own_safetensors,
+)
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import absolute_path
 
@@ -62,13 +68,19 @@ def read_model(
     if _is_own(source):
         if whole and _has_both(source):
             raise UserError(f"{path} needs no conversion: --config.init_from={path} takes it")
+        if known != Known():
+            raise UserError(
+                f"{path} says all of its model; leave out --heads, --grid, --mean, --std, --allow"
+            )
         return _read_own(path, weights=weights, step=step, head=head)
     contents = read_contents(source)
     unnamed = "" in contents.sets
     if unnamed:
         wanted = (contents.facts.get("description", {}).get("weights", weights),)
+    elif whole:  # of one of them both are made
+        wanted = tuple(who for who in SETS if who in contents.sets)
     else:
-        wanted = SETS if whole else (weights,)
+        wanted = (weights,)
     if missing := [who for who in wanted if not unnamed and who not in contents.sets]:
         raise UserError(f"{path} holds no {missing[0]}, only the {' and '.join(contents.sets)}")
     taken = {who: take(contents, "" if unnamed else who, path, known, head=head) for who in wanted}
@@ -89,7 +101,7 @@ def _is_own(source: epath.Path) -> bool:
     """Returns whether `pretrained.load` is to read it."""
     if source.is_dir():
         return _has_both(source) or is_exported_folder(source)
-    return source.suffix == ".npz" or is_own_safetensors(source)
+    return is_own_npz(source) or is_own_safetensors(source)
 
 
 def _has_both(source: epath.Path) -> bool:

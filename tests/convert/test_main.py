@@ -1,8 +1,6 @@
 """Weights come through every format as they were, and what is not whole is refused by name."""
 
-import contextlib
 import functools
-import io
 import json
 import pathlib
 import re
@@ -13,13 +11,13 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from foreign_weights import convert, failure, vit
 from runs import save_run
 from tiny import tiny_config, tiny_plan
 
 import ibot_jax
 from ibot_jax import sharding
 from ibot_jax.checkpoint import start_from
-from ibot_jax.convert.__main__ import main
 from ibot_jax.convert.torch_writer import torch_bytes
 from ibot_jax.step import make_init, teacher_params
 from ibot_jax.tools.replay import Recording
@@ -71,23 +69,6 @@ def unusual(tmp_path_factory):
 @pytest.fixture(params=["plain", "unusual"])
 def run(request):
     return request.getfixturevalue(request.param)
-
-
-def convert(*arguments):
-    """Runs the command line; returns what it printed."""
-    screen = io.StringIO()
-    with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):
-        assert main([*map(str, arguments)]) == 0, screen.getvalue()
-    return screen.getvalue()
-
-
-def failure(*arguments):
-    """Runs the command line; returns the one line that it fails with."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        assert main([*map(str, arguments)]) == 2
-    assert err.getvalue().startswith("error: ") and err.getvalue().count("\n") == 1
-    return err.getvalue()
 
 
 def images_for(model, number=3):
@@ -416,17 +397,17 @@ def test_wrong_arguments_are_one_line(plain, tmp_path):
     assert "exists and is not a file" in failure(plain, out, "--to=pth", "--overwrite")
     (out / "thesis.tex").touch()
     assert "holds more than an earlier export" in failure(plain, out, "--to=hf", "--overwrite")
-    weights = {"blocks.0.norm1.bias": np.ones(48, "f"), "cls_token": np.ones((1, 1, 48), "f")}
-    weights |= {
-        "pos_embed": np.ones((1, 5, 48), "f"),
-        "patch_embed.proj.weight": np.ones((48, 3, 8, 8), "f"),
-    }
+    weights = vit()
     (tmp_path / "x.pth").write_bytes(torch_bytes(weights))
     assert "say so by --heads=N" in failure(tmp_path / "x.pth", tmp_path / "y", "--to=npz")
-    (tmp_path / "x.pth").write_bytes(torch_bytes(weights | {"pos_embed": np.ones((1, 4, 48), "f")}))
+    (tmp_path / "x.pth").write_bytes(torch_bytes(weights | {"pos_embed": np.ones((1, 4, 32), "f")}))
     assert "4 positions: no class token and a square grid" in failure(
-        tmp_path / "x.pth", tmp_path / "y", "--to=npz", "--heads=3"
+        tmp_path / "x.pth", tmp_path / "y", "--to=npz", "--heads=4"
     )
+    for flag in ("--heads=2", "--grid=4x4", "--mean=0,0,0", "--std=1,1,1", "--allow=x"):
+        assert "says all of its model; leave out" in failure(
+            plain, tmp_path / "y", "--to=npz", flag
+        )
 
 
 def test_the_feature_extractor_runs_without_this_package(run, tmp_path):

@@ -1,4 +1,4 @@
-"""Checkpoints with Orbax: saved in the background, resumed, or taken as a start.
+"""Checkpoints with Orbax: saved in the background, and resumed.
 
 A checkpoint holds its parts side by side, so that whoever needs one reads no other:
 
@@ -7,13 +7,13 @@ A checkpoint holds its parts side by side, so that whoever needs one reads no ot
     checkpoints/STEP/centers    {"class": [K], "patch": [K]}
     checkpoints/STEP/optimizer  the optimiser's state without the teacher, and the step
     checkpoints/STEP/metrics    {"knn_top1": percent}, where k-NN was evaluated at this step
+    checkpoints/STEP/checksums.json  of all these, see `checksums`
 
 Another kind of state has other parts, and another figure that tells the best (`Parts`).
 """
 
 import concurrent.futures
 import dataclasses
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -24,15 +24,11 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from ibot_jax.agreement import same_end, wait_for_all
-from ibot_jax.errors import SaveError, UserError
-from ibot_jax.paths import absolute_path
-from ibot_jax.sanity import check_finite
-from ibot_jax.saved import complete_steps
+from ibot_jax.checksums import ANNOUNCED, add_figures, read_figures, write_checksums
+from ibot_jax.errors import SaveError
+from ibot_jax.restoring import check_shapes, readable
+from ibot_jax.saved import set_damaged_aside
 from ibot_jax.step import TrainState, teacher_params
-
-_WEIGHTS = ("student", "teacher", "centers")
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,21 +57,26 @@ class Checkpoints:
     def __init__(self, workdir: epath.Path, *, keep: int, parts: Parts | None = None):
         """Opens the folder; what an interrupted save left there is removed.
 
-        A checkpoint that lacks files, say by an interrupted copy, is renamed and named in the log.
+        Where the newest checkpoint is damaged, the newest that is whole becomes the latest: those
+        after it are renamed, never deleted, and named in the log.
 
         Args:
           workdir: of the run.
           keep: how many of the latest to keep; the best stays besides.
           parts: of the state; by default those of a `TrainState`, the best being that by k-NN.
+
+        Raises:
+          UserError: if there are checkpoints, and none is whole.
         """
         self._parts = parts or _PRETRAINING
         folder = workdir / "checkpoints"
         with same_end():
             if jax.process_index() == 0:
-                _set_incomplete_aside(folder, self._parts.names)
+                set_damaged_aside(folder, self._parts.names)
         self._waiter = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._saved = concurrent.futures.Future()  # of the save in the background
         self._saved.set_result(None)
+        self._saving = 0  # the step of that save
         policies = ocp.checkpoint_managers
         self._manager = ocp.CheckpointManager(
             folder,
@@ -92,6 +93,9 @@ class Checkpoints:
                 ),
                 best_fn=self._quality,  # has metrics written, and makes best_step() known
                 cleanup_tmp_directories=True,
+                async_options=ocp.options.AsyncOptions(
+                    post_finalization_callback=self._write_checksums
+                ),
             ),
         )
 
@@ -118,12 +122,39 @@ class Checkpoints:
         known = {name: value for name, value in metrics.items() if value is not None}
         parts = self._parts.split(state)
         args = {name: ocp.args.StandardSave(part) for name, part in parts.items()}
-        self._guard(
-            lambda: self._manager.save(
-                step, args=ocp.args.Composite(**args), metrics=known or None, force=True
+
+        def save():
+            self._manager.wait_until_finished()  # Orbax saves one after the other
+            self._saving = step
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(**args),
+                metrics=known or None,
+                custom_metadata=ANNOUNCED,
+                force=True,
             )
-        )
+
+        self._guard(save)
         self._saved = self._waiter.submit(self._manager.wait_until_finished)
+
+    def record(self, step: int, **figures: float) -> None:
+        """Adds what was evaluated after a step was saved, so that it may be the best.
+
+        Figures that were saved with the step, or recorded before, stay. Waits for the save.
+
+        Args:
+          step: that is saved.
+          **figures: percent.
+
+        Raises:
+          SaveError: if they cannot be written, or a save failed.
+        """
+        self.wait()
+        with same_end():
+            folder = self._manager.directory / str(step)
+            if jax.process_index() == 0 and not read_figures(folder):
+                self._guard(lambda: add_figures(folder, figures))
+        self._manager.reload()
 
     def check(self) -> None:
         """Looks after the save in the background, without waiting for it.
@@ -141,15 +172,16 @@ class Checkpoints:
           like: jax.ShapeDtypeStructs with shardings, which say how to lay it out.
 
         Raises:
-          UserError: if a tensor has another shape.
+          UserError: if a tensor has another shape, or cannot be read.
         """
         step = self._manager.latest_step()
         parts = self._parts.split(like)
         path = self._manager.directory / str(step)
-        for name, part in parts.items():
-            _check_shapes(path, name, part)
         args = {name: ocp.args.StandardRestore(part) for name, part in parts.items()}
-        return self._parts.join(self._manager.restore(step, args=ocp.args.Composite(**args)))
+        with readable(path):
+            for name, part in parts.items():
+                check_shapes(path, name, part)
+            return self._parts.join(self._manager.restore(step, args=ocp.args.Composite(**args)))
 
     def wait(self) -> None:
         """Waits until all processes have written all.
@@ -171,7 +203,13 @@ class Checkpoints:
         self._guard(self._manager.close)
 
     def _quality(self, metrics: dict[str, float]) -> float:
-        return metrics[self._parts.metric]
+        return float(metrics.get(self._parts.metric, "-inf"))
+
+    def _write_checksums(self) -> None:
+        """Completes what is being saved; called in the background, by the first process alone."""
+        final = self._manager.directory / str(self._saving)
+        temporary = final.with_name(final.name + ocp.utils.TMP_DIR_SUFFIX)
+        write_checksums(temporary if temporary.exists() else final, self._saving)
 
     def _guard(self, action) -> None:
         try:
@@ -182,45 +220,6 @@ class Checkpoints:
                 f"{' '.join(str(error).split()) or type(error).__name__}; the latest complete one "
                 f"is that of step {self._manager.latest_step()}"
             ) from error
-
-
-def start_from(path: str, state: TrainState) -> TrainState:
-    """Replaces a fresh state's student, teacher and centers by those of another run.
-
-    Args:
-      path: a workdir, whose latest checkpoint is taken, or one checkpoint's folder.
-      state: fresh; its optimiser state and step stay.
-
-    Raises:
-      UserError: if there is no checkpoint, or a tensor has another shape there or is not finite.
-    """
-    folder = _find_checkpoint(path)
-    layouts = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _split(state)
-    )
-    weights = {}
-    with ocp.StandardCheckpointer() as checkpointer:
-        for name in _WEIGHTS:
-            _check_shapes(folder, name, layouts[name])
-            weights[name] = checkpointer.restore(folder / name, layouts[name])
-            check_finite(weights[name], f"init_from={path!r}: {name}")
-    return state.replace(
-        params=weights["student"],
-        opt_state=optax.tree.set(state.opt_state, teacher=weights["teacher"]),
-        centers=weights["centers"],
-    )
-
-
-def _set_incomplete_aside(folder: epath.Path, names: tuple[str, ...]) -> None:
-    """Renames checkpoints that lack what is written last, which Orbax would take for complete."""
-    for entry in folder.iterdir() if folder.exists() else ():
-        written = [entry / "_CHECKPOINT_METADATA", *(entry / part / "_METADATA" for part in names)]
-        if entry.name.isdecimal() and not all(path.exists() for path in written):
-            aside = entry.with_name(f"{entry.name}.incomplete")
-            if aside.exists():
-                aside.rmtree()
-            entry.rename(aside)
-            _log.warning("%s is no complete checkpoint; it is now %s", entry, aside.name)
 
 
 def _split(state: TrainState) -> dict[str, Any]:
@@ -249,40 +248,4 @@ def _join(parts: dict[str, Any]) -> TrainState:
     )
 
 
-_PRETRAINING = Parts((*_WEIGHTS, "optimizer"), _split, _join, "knn_top1")
-
-
-def _find_checkpoint(path: str) -> epath.Path:
-    """Returns the folder of a checkpoint: `path`, or the latest one of the workdir `path`."""
-    given = absolute_path(path)
-    for folder in (given / "checkpoints", given):
-        if steps := complete_steps(folder):
-            return folder / str(steps[-1])
-    if all((given / name).is_dir() for name in _WEIGHTS):
-        return given
-    raise UserError(
-        f"init_from={path!r} holds no checkpoint; give the workdir of a run, or one folder of "
-        "its checkpoints/"
-    )
-
-
-def _check_shapes(folder: epath.Path, name: str, like: Any) -> None:
-    """Compares the saved shapes of a part with those of `like`, tensor by tensor."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        saved = _shapes(checkpointer.metadata(folder / name).item_metadata.tree)
-    wanted = _shapes(like)
-    for tensor in sorted(saved.keys() | wanted.keys()):
-        if saved.get(tensor) != wanted.get(tensor):
-            raise UserError(
-                f"{folder} does not fit this config: {name}/{tensor} has shape "
-                f"{saved.get(tensor, 'none')} there and {wanted.get(tensor, 'none')} here; "
-                "make model, head, input size and optimiser equal"
-            )
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in leaves
-    }
+_PRETRAINING = Parts(("student", "teacher", "centers", "optimizer"), _split, _join, "knn_top1")

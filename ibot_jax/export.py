@@ -34,7 +34,7 @@ from ibot_jax.exported import import_safetensors
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import absolute_path, warn_if_among_images
 from ibot_jax.sanity import check_finite
-from ibot_jax.saved import find_checkpoint, read_params
+from ibot_jax.saved import find_checkpoint, find_workdir, read_params
 from ibot_jax.tensors import flat_tensors
 from ibot_jax.workdir import read_config
 from ibot_jax.writers import FOLDERS, OWN_FORMATS, check_target, told_by_path
@@ -127,12 +127,13 @@ def export(
         import_safetensors()  # its absence is told before anything is read
     check_target(target, folder_of=FOLDERS.get(to), overwrite=overwrite)
     evaluations = [read_report(absolute_path(path)) for path in reports]
+    source, step = find_workdir(source, step)
     recorded = read_config(source)
     if recorded is None:
         what = "config.json in it" if source.is_dir() else "such folder"
         raise UserError(f"--workdir={workdir} holds no run: there is no {what}; give that of a run")
     warn_if_among_images(out, "--out", [recorded.get("data.source", "")])
-    number, top1 = find_checkpoint(source, step)
+    number, top1 = find_checkpoint(source, step, [weights])
     description = describe(recorded, head=head)
     description |= {
         "weights": weights,

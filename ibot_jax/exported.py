@@ -13,14 +13,10 @@ from etils import epath
 
 from ibot_jax.errors import UserError
 from ibot_jax.optimizer import Params
+from ibot_jax.saved import is_checkpoint
 
 PARAMS, CONFIG = "params", "config.json"  # what an Orbax export consists of
 SETS = ("teacher", "student")  # what a checkpoint to start from has in place of `PARAMS`
-
-
-def is_checkpoint(path: epath.Path) -> bool:
-    """Returns whether a path is that of a run's checkpoint, WORKDIR/checkpoints/STEP."""
-    return path.name.isdecimal() and path.parent.name == "checkpoints"
 
 
 def is_exported_folder(path: epath.Path) -> bool:

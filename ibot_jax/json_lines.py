@@ -3,6 +3,7 @@
 import contextlib
 import json
 import secrets
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,26 @@ from etils import epath
 from ibot_jax.errors import SaveError
 
 Row = dict[str, Any]
+
+
+def parse_object(text: bytes) -> Row:
+    """Returns the JSON object in a text.
+
+    Raises:
+      ValueError: that says what is there instead, "is no JSON".
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):  # not UTF-8 is a ValueError, too
+        raise ValueError("is no JSON") from None
+    if not isinstance(value, dict):
+        raise ValueError("is no JSON object")
+    return value
+
+
+def is_finite_number(value: Any) -> bool:
+    """Returns whether a value from a JSON text is a number that a float can hold."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def read_lines(path: epath.Path) -> list[Row]:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from ibot_jax import sharding
 from ibot_jax.agreement import require_same, same_end
-from ibot_jax.checkpoint import Checkpoints, start_from
+from ibot_jax.checkpoint import Checkpoints
 from ibot_jax.collapse import collapse_signs, evaluation_signs
 from ibot_jax.config import Plan, make_plan
 from ibot_jax.config_check import device_problems, flatten, length_problems
@@ -23,6 +23,7 @@ from ibot_jax.loop import Loop, Metrics, make_watchdog
 from ibot_jax.memory import memory_problems
 from ibot_jax.metrics import Reporter
 from ibot_jax.paths import warn_if_among_images
+from ibot_jax.starting import start_from
 from ibot_jax.step import TrainState, jit_init, jit_train_step, state_layout, teacher_params
 from ibot_jax.watchdog import Watchdog
 from ibot_jax.workdir import open_workdir, require_shared

@@ -18,13 +18,13 @@ from ibot_jax import forward, models
 from ibot_jax.config import get_config
 from ibot_jax.config_check import flatten
 from ibot_jax.errors import UserError
-from ibot_jax.exported import CONFIG, is_checkpoint, is_exported_folder, read_exported
+from ibot_jax.exported import CONFIG, is_exported_folder, read_exported
 from ibot_jax.models.head import Head
 from ibot_jax.models.vit import ViT
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import absolute_path
 from ibot_jax.sanity import check_finite, check_images, check_normalization
-from ibot_jax.saved import find_checkpoint, read_params
+from ibot_jax.saved import find_checkpoint, find_workdir, read_params
 from ibot_jax.workdir import read_config
 
 # What an export says of the data that its model was trained for; see `export.describe`.
@@ -266,13 +266,11 @@ def _load_run(
     source: epath.Path, path: str, weights: str, step: str, parts: tuple[str, ...]
 ) -> tuple[ConfigDict, Params, dict[str, Any], dict[str, Any]]:
     """Loads from a workdir or from one of its checkpoints, WORKDIR/checkpoints/STEP."""
-    workdir = source
-    if is_checkpoint(source):
-        workdir, step = source.parent.parent, source.name
+    workdir, step = find_workdir(source, step)
     recorded = read_config(workdir)
     if recorded is None:
         raise UserError(f"{path} holds no model: it is no run's workdir, checkpoint or export")
-    number, top1 = find_checkpoint(workdir, step)
+    number, top1 = find_checkpoint(workdir, step, [weights])
     params = read_params(workdir, number, weights, parts)
     facts = {"weights": weights, "step": number, "knn_top1": top1}
     return recorded_config(recorded, str(workdir / CONFIG)), params, facts, {"run": recorded}

@@ -2,7 +2,14 @@
 
 import concurrent.futures
 import errno
+import json
 import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +18,18 @@ import orbax.checkpoint as ocp
 import pytest
 from disk import full_disk
 from etils import epath
+from runs import PRETRAINING
 from tiny import tiny_batch, tiny_config, tiny_plan
 
 from ibot_jax import sharding
-from ibot_jax.checkpoint import Checkpoints, start_from
+from ibot_jax.checkpoint import Checkpoints
+from ibot_jax.checksums import find_damage
 from ibot_jax.errors import SaveError, UserError
 from ibot_jax.saved import complete_steps, find_checkpoint
+from ibot_jax.starting import start_from
 from ibot_jax.step import jit_init, make_init, make_train_step, state_layout, teacher_params
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -117,7 +129,7 @@ def test_the_latest_and_the_best_are_kept(workdir):
 
     assert steps() == [3, 5, 6]
     reopened = Checkpoints(workdir, keep=2)
-    saved = [find_checkpoint(workdir, which) for which in ("best", "5", "latest")]
+    saved = [find_checkpoint(workdir, which, PRETRAINING) for which in ("best", "5", "latest")]
     assert saved == [(3, 90.0), (5, 50.0), (6, None)]
     reopened.save(at_step(state, 7), knn_top1=60.0)
     reopened.save(at_step(state, 8), knn_top1=95.0)
@@ -155,26 +167,173 @@ def test_what_a_killed_save_left_behind_is_no_checkpoint(workdir):
     assert Checkpoints(workdir, keep=3).latest_step() == 8
 
 
-@pytest.mark.parametrize("lost", ["_CHECKPOINT_METADATA", "teacher/_METADATA", "everything"])
-def test_a_checkpoint_that_lacks_files_is_set_aside(workdir, caplog, lost):
-    """As an interrupted copy leaves it; its step can then be saved again."""
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """Returns the workdir of a run with the checkpoints 4, of k-NN 40 %, and 8; to be copied."""
+    workdir = epath.Path(tmp_path_factory.mktemp("run"))
     state = first_state(tiny_config())
     checkpoints = Checkpoints(workdir, keep=3)
-    checkpoints.save(at_step(state, 4))
+    checkpoints.save(at_step(state, 4), knn_top1=40.0)
     checkpoints.save(at_step(state, 8))
     checkpoints.close()
-    if lost == "everything":
-        (workdir / "checkpoints/8").rmtree()
-        (workdir / "checkpoints/8").mkdir()
-    else:
-        (workdir / "checkpoints/8" / lost).unlink()
+    return workdir
+
+
+@pytest.fixture
+def folder(two_steps, workdir):
+    """Returns checkpoints/ of a copy of it."""
+    return epath.Path(shutil.copytree(two_steps / "checkpoints", workdir / "checkpoints"))
+
+
+def swap(folder, part):
+    """Gives each of the two steps the other's part."""
+    (folder / "4" / part).rename(folder / "aside")
+    (folder / "8" / part).rename(folder / "4" / part)
+    (folder / "aside").rename(folder / "8" / part)
+
+
+def test_the_newest_whole_checkpoint_is_used(workdir, folder, caplog):
+    """The step of a damaged one, which is kept aside, can be saved again."""
+    state = first_state(tiny_config())
+    (folder / "8/teacher/d").rmtree()
     reopened = Checkpoints(workdir, keep=3)
     assert reopened.latest_step() == 4
-    assert int(reopened.restore(abstract(state)).step) == 4
-    assert "8 is no complete checkpoint; it is now 8.incomplete" in caplog.text
+    told = r"/checkpoints/8 is damaged: teacher/d/\S+ is missing; it is now 8.damaged"
+    assert re.search(told, caplog.text)
+    assert_equal(reopened.restore(abstract(state)), at_step(state, 4))
     reopened.save(at_step(state, 8))
     reopened.close()
     assert Checkpoints(workdir, keep=3).latest_step() == 8
+    assert (folder / "8.damaged/teacher/_METADATA").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("_CHECKPOINT_METADATA", None, "_CHECKPOINT_METADATA is missing"),
+        ("_CHECKPOINT_METADATA", "[]", "_CHECKPOINT_METADATA is no JSON object"),
+        ("teacher/_METADATA", None, "teacher/_METADATA is missing"),
+        ("optimizer", None, "optimizer/_METADATA is missing"),
+        ("checksums.json", None, "checksums.json is missing"),
+        ("centers/manifest.ocdbt", "", r"centers/manifest.ocdbt has 0 bytes, not \d+"),
+    ],
+)
+def test_whatever_is_damaged_is_set_aside(workdir, folder, caplog, name, content, told):
+    (folder / "8.damaged").mkdir()
+    path = folder / "8" / name
+    if content is not None:
+        path.write_text(content)
+    elif path.is_dir():
+        path.rmtree()
+    else:
+        path.unlink()
+    assert Checkpoints(workdir, keep=3).latest_step() == 4
+    assert re.search(f"checkpoints/8 is damaged: {told}; it is now 8.damaged-2", caplog.text)
+
+
+def test_checkpoints_none_of_which_is_whole_are_left_as_they_are(workdir, folder):
+    """A run must not begin anew beside them."""
+    swap(folder, "student")
+    with pytest.raises(
+        UserError, match=r"no whole checkpoint \(step 8: student/.*; step 4: studen"
+    ):
+        Checkpoints(workdir, keep=3)
+    assert complete_steps(folder) == [4, 8]
+    assert find_checkpoint(workdir, "latest", ["teacher"]) == (8, None)
+    with pytest.raises(UserError, match=r"no whole checkpoint for step=latest \(step 8: stude"):
+        find_checkpoint(workdir, "latest", ["student"])
+
+
+def test_every_file_of_every_part_is_listed(folder):
+    """What a part consists of is Orbax's affair: one bit is flipped wherever there is one."""
+    folder = folder / "8"
+    found = 0
+    for path in pathlib.Path(folder).glob("*/**/*"):
+        if path.is_file() and path.name != "commit_success.txt":
+            whole = path.read_bytes()
+            content = bytearray(whole or b"x")
+            content[len(content) // 2] ^= 1
+            path.write_bytes(bytes(content))
+            name = str(path.relative_to(folder))
+            assert find_damage(folder, 8, PRETRAINING).startswith(f"{name} ")
+            path.write_bytes(whole)
+            found += 1
+    assert found > 4 * len(PRETRAINING)
+    assert find_damage(folder, 8, PRETRAINING) is None
+
+
+def test_readers_take_the_newest_whole_checkpoint_and_say_so(workdir, folder, caplog):
+    (folder / "8/teacher/_METADATA").write_text("{}")
+    assert find_checkpoint(workdir, "latest", ["teacher"]) == (4, 40.0)
+    assert re.search(r"checkpoints/8 is damaged: teacher/_METADATA .* step 4 is taken", caplog.text)
+    with pytest.raises(UserError, match="step 8: teacher/_METADATA"):
+        find_checkpoint(workdir, "8", ["teacher"])
+    (folder / "4/metrics/metrics").write_text('{"knn_top1": 99.0}')
+    with pytest.raises(UserError, match="step 4: metrics/metrics"):
+        find_checkpoint(workdir, "best", ["teacher"])
+    assert sorted(entry.name for entry in folder.iterdir()) == ["4", "8"]  # the run's to tidy up
+
+
+def test_figures_that_come_after_the_save_make_a_step_the_best(workdir):
+    state = first_state(tiny_config())
+    checkpoints = Checkpoints(workdir, keep=1)
+    for step, accuracy in ((1, 60.0), (2, 80.0), (3, 70.0)):
+        checkpoints.save(at_step(state, step))
+        checkpoints.record(step, knn_top1=accuracy)
+        checkpoints.record(step, knn_top1=0.0)  # the first stays
+    checkpoints.close()
+    assert complete_steps(workdir / "checkpoints") == [2, 3]
+    assert find_checkpoint(workdir, "best", PRETRAINING) == (2, 80.0)
+    Checkpoints(workdir, keep=1).close()
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(workdir, caplog):
+    script = """
+import os, signal, sys
+sys.path.insert(0, "tests")
+from etils import epath
+from test_checkpoint import Checkpoints, at_step, first_state, tiny_config
+from ibot_jax import checkpoint
+
+state = first_state(tiny_config())
+checkpoints = Checkpoints(epath.Path(sys.argv[1]), keep=1)
+checkpoints.save(at_step(state, 4))
+checkpoints.wait()
+checkpoint.write_checksums = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+checkpoints.save(at_step(state, 8))
+checkpoints.wait()
+"""
+    command = [sys.executable, "-c", script, str(workdir)]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
+    reopened = Checkpoints(workdir, keep=1)
+    assert reopened.latest_step() == 4
+    state = first_state(tiny_config())
+    assert_equal(reopened.restore(abstract(state)), at_step(state, 4))
+    assert "damaged" not in caplog.text
+    assert [entry.name for entry in (workdir / "checkpoints").iterdir()] == ["4"]
+
+
+def make_old(folder):
+    """Makes a checkpoint what a version without checksums wrote."""
+    (folder / "checksums.json").unlink()
+    metadata = json.loads((folder / "_CHECKPOINT_METADATA").read_text())
+    metadata["custom_metadata"] = {}
+    (folder / "_CHECKPOINT_METADATA").write_text(json.dumps(metadata))
+
+
+def test_checkpoints_without_checksums_are_used_unverified(workdir, folder, caplog):
+    state = first_state(tiny_config())
+    for step in ("4", "8"):
+        make_old(folder / step)
+    reopened = Checkpoints(workdir, keep=3)
+    assert_equal(reopened.restore(abstract(state)), at_step(state, 8))
+    assert caplog.text.count("without checksums: not verified") == 1
+    assert find_checkpoint(workdir, "best", ["teacher"]) == (4, 40.0)
+    for path in pathlib.Path(folder / "8/teacher").glob("**/manifest.ocdbt"):
+        path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(UserError, match=r"checkpoints/8 cannot be read \("):
+        reopened.restore(abstract(state))
 
 
 def test_an_error_before_the_save_goes_to_the_background_is_reported(workdir, monkeypatch):

@@ -32,6 +32,9 @@ LAYERS = [
     {"agreement", "distributed"},
     {
         "checkpoint",
+        "checksums",
+        "restoring",
+        "starting",
         "saved",
         "metrics",
         "header",

@@ -18,13 +18,13 @@ from ibot_jax.errors import UserError
 from ibot_jax.export import describe
 from ibot_jax.exported import (
     SETS,
-    is_checkpoint,
     is_exported_folder,
     is_own_npz,
     is_own_safetensors,
 )
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import absolute_path
+from ibot_jax.saved import is_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,9 @@ from tiny import normalized, tiny_config, tiny_plan
 
 import ibot_jax
 from ibot_jax import export, models, sharding
-from ibot_jax.checkpoint import start_from
 from ibot_jax.errors import UserError
 from ibot_jax.pretrained import untrained
+from ibot_jax.starting import start_from
 from ibot_jax.step import make_init, teacher_params
 
 

@@ -8,9 +8,9 @@ FOLDER/evaluations/NAME/              of an export, FOLDER/NAME
 import argparse
 
 from ibot_jax.errors import UserError
-from ibot_jax.exported import is_checkpoint, is_exported_folder
+from ibot_jax.exported import is_exported_folder
 from ibot_jax.paths import absolute_path
-from ibot_jax.saved import find_checkpoint
+from ibot_jax.saved import find_checkpoint, is_checkpoint
 
 _FOLDER = "evaluations"
 

@@ -17,8 +17,8 @@ from tiny import tiny_config, tiny_plan
 
 import ibot_jax
 from ibot_jax import sharding
-from ibot_jax.checkpoint import start_from
 from ibot_jax.convert.torch_writer import torch_bytes
+from ibot_jax.starting import start_from
 from ibot_jax.step import make_init, teacher_params
 from ibot_jax.tools.replay import Recording
 

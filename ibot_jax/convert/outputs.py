@@ -21,6 +21,7 @@ from ibot_jax.convert.reading import Found
 from ibot_jax.convert.torch_writer import torch_bytes
 from ibot_jax.exported import CONFIG, import_safetensors
 from ibot_jax.models.layer_norm import LAYER_NORM_EPSILON
+from ibot_jax.tensors import flat_tensors
 from ibot_jax.writers import CARD, as_json, renamed, write_file, write_items
 
 MakeCard = Callable[..., str]  # `card.make_card` with all but what depends on the format
@@ -127,7 +128,7 @@ def write_checkpoint(target: epath.Path, found: Found, make_card: MakeCard) -> N
         "centers": found.centers or zeros,
     }
     text = make_card(
-        tensors=card.flat_tensors(items),
+        tensors=flat_tensors(items),
         reading=f"""
             import pathlib
 

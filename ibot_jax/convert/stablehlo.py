@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from ibot_jax import card
 from ibot_jax.convert.outputs import MakeCard
 from ibot_jax.convert.reading import Found
 from ibot_jax.errors import UserError
 from ibot_jax.pretrained import Model, described_config
+from ibot_jax.tensors import flat_tensors
 from ibot_jax.writers import write_file
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -48,7 +48,7 @@ def write_stablehlo(target: epath.Path, found: Found, make_card: MakeCard) -> No
             "another format"
         ) from error
     text = make_card(
-        tensors=card.flat_tensors(params),
+        tensors=flat_tensors(params),
         reading="""
             # The weights are constants of the program; this hashes what they were made of.
             import flax.traverse_util

@@ -1,5 +1,9 @@
 """Errors that are meant for the person at the keyboard."""
 
+import contextlib
+import re
+from collections.abc import Iterable, Iterator
+
 
 class UserError(Exception):
     """A mistake that the user can mend; the command line prints it as one line and exits with 2.
@@ -25,3 +29,20 @@ def in_words(error: Exception) -> str:
     if isinstance(error, UserError | TrainingError):
         return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+@contextlib.contextmanager
+def about_arguments() -> Iterator[None]:
+    """Lets what is raised in a Python call name its arguments, as a command's errors name flags."""
+    try:
+        yield
+    except UserError as error:
+        text = re.sub(r"--([a-z][a-z_-]*)", lambda flag: flag[1].replace("-", "_"), str(error))
+        raise UserError(text) from error.__cause__
+
+
+def require_one_of(flag: str, value: str, words: Iterable[str]) -> None:
+    """Raises a UserError if a flag, or what a Python call has for it, is none of some words."""
+    words = list(words)
+    if value not in words:
+        raise UserError(f"{flag}={value} is unknown; use {' or '.join(words)}")

@@ -29,10 +29,11 @@ import jax
 import ibot_jax
 from ibot_jax.card import make_card, read_report
 from ibot_jax.command_line import OneLineParser, exit_status, leave
-from ibot_jax.errors import UserError
+from ibot_jax.errors import UserError, about_arguments, require_one_of
 from ibot_jax.exported import import_safetensors
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import absolute_path, warn_if_among_images
+from ibot_jax.quiet import quiet_libraries
 from ibot_jax.sanity import check_finite
 from ibot_jax.saved import find_checkpoint, find_workdir, read_params
 from ibot_jax.tensors import flat_tensors
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _export(args: argparse.Namespace) -> None:
     print(
-        export(
+        export.__wrapped__(  # whose errors name flags
             args.workdir,
             args.out,
             to=args.to,
@@ -91,6 +92,8 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@about_arguments()
+@quiet_libraries()
 def export(
     workdir: str,
     out: str,
@@ -122,6 +125,8 @@ def export(
     Raises:
       UserError: if there is nothing to export, or `out` exists or cannot be written.
     """
+    require_one_of("--to", to, OWN_FORMATS)
+    require_one_of("--weights", weights, ("teacher", "student"))
     source, target = absolute_path(workdir), absolute_path(out)
     if to == "safetensors":
         import_safetensors()  # its absence is told before anything is read

@@ -15,9 +15,10 @@ def suggested_momentum(batch_size: int, total_steps: int) -> float:
 
     1 - momentum is 0.004 (batch / 1024)^1.5, which gives the published 0.996 for 1,024 images, and
     the 0.9995 that the original's authors suggest for 256. In a short run the teacher must follow
-    sooner: 1 - momentum is at least 10 / steps, so that it averages a tenth of the run at most.
+    sooner: 1 - momentum is at least 10 / steps, so that it averages a tenth of the run at most; but
+    not more than the published 0.004.
     """
-    rest = max(0.004 * min(batch_size / 1024, 1) ** 1.5, 10 / max(total_steps, 20))
+    rest = min(max(0.004 * (batch_size / 1024) ** 1.5, 10 / total_steps), 0.004)
     return 1 - float(f"{rest:.2g}")
 
 

@@ -168,7 +168,7 @@ def _in_short(metrics: Mapping[str, jax.Array], speed: float | None) -> str:
     text = f"loss {float(metrics['loss']):.3f}"
     if "teacher_entropy" in metrics:
         text += f" entropy {float(metrics['teacher_entropy']):.2f}"
-    return f"{text} {speed:.4g} images/s" if speed else text
+    return f"{text} {_speed_in_words(speed)}" if speed else text
 
 
 def _state_of(metrics: Mapping[str, float], speed: float | None) -> str:
@@ -178,7 +178,11 @@ def _state_of(metrics: Mapping[str, float], speed: float | None) -> str:
             f" (class {metrics['class_loss']:.3f}, patch {metrics['patch_loss']:.3f})  "
             f"teacher entropy {metrics['teacher_entropy']:.2f}"
         )
-    return f"{text}  {speed:.4g} images/s" if speed else text
+    return f"{text}  {_speed_in_words(speed)}" if speed else text
+
+
+def _speed_in_words(speed: float) -> str:
+    return f"{speed:.4g} images/s" if speed < 1000 else f"{speed:.0f} images/s"
 
 
 def _is_evaluation(row: Mapping[str, float]) -> bool:

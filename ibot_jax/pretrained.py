@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from ibot_jax import forward, models
 from ibot_jax.config import get_config
 from ibot_jax.config_check import flatten
-from ibot_jax.errors import UserError
+from ibot_jax.errors import UserError, require_one_of
 from ibot_jax.exported import CONFIG, is_exported_folder, read_exported
 from ibot_jax.models.head import Head
 from ibot_jax.models.vit import ViT
@@ -56,6 +56,15 @@ class Model:
     name: str
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     history: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Returns one line; the whole config is `config`."""
+        model, size = self.config.model, "x".join(map(str, self.config.data.global_size))
+        facts = (f"{key}={self.facts[key]}" for key in ("weights", "step") if key in self.facts)
+        return (
+            f"Model({', '.join([self.name, *facts])}: ViT of width {model.width}, depth "
+            f"{model.depth}, {model.heads} heads, patch {model.patch_size}, for {size} images)"
+        )
 
     @property
     def trained_on(self) -> str:
@@ -158,6 +167,8 @@ def load(
       UserError: if there is no model at `path`, it lacks what is asked for, or its weights are not
         finite.
     """
+    require_one_of("--weights", weights, ("teacher", "student"))
+    require_one_of("--dtype", dtype, ("float32", "bfloat16"))
     source = absolute_path(path)
     parts = ("backbone", "head") if head else ("backbone",)
     if not source.exists():

@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "ibot_jax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module may import from layers below its own, and from its own.
 LAYERS = [
-    {"errors", "signals", "durations", "other_names"},
+    {"errors", "signals", "durations", "other_names", "quiet"},
     {"config_keys"},
     {"defaults"},
     {"config", "colors"},

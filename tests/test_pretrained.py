@@ -2,6 +2,8 @@
 
 import functools
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -96,7 +98,7 @@ def test_a_path_without_a_model_is_told_in_words(workdir, tmp_path):
     with pytest.raises(UserError, match=r"broken\.npz is no export of ibot_jax, or is damaged"):
         ibot_jax.load(str(tmp_path / "broken.npz"))
     export.export(workdir, str(tmp_path / "headless.npz"), to="npz")
-    with pytest.raises(UserError, match="holds no head; export it anew with --head"):
+    with pytest.raises(UserError, match="holds no head; export it anew with head"):
         ibot_jax.load(str(tmp_path / "headless.npz"), head=True)
     with pytest.raises(UserError, match="there are latest, best, 3"):
         ibot_jax.load(workdir, step="4")
@@ -162,6 +164,43 @@ def test_pixels_that_are_not_from_0_to_1_are_no_unit_ones(loaded):
         model.tokens(params, images, floats="unit")
     with pytest.raises(UserError, match=r"floats='pixels' is unknown"):
         model.tokens(params, images, floats="pixels")
+
+
+def test_errors_of_calls_name_arguments_and_no_flags(workdir, tmp_path):
+    out = str(tmp_path / "x.npz")
+    export.export(workdir, out, to="npz")
+    for call in (
+        lambda: ibot_jax.load(workdir, step="4"),
+        lambda: ibot_jax.load(workdir, weights="pupil"),
+        lambda: ibot_jax.load(workdir, dtype="float16"),
+        lambda: ibot_jax.load(out, head=True),
+        lambda: export.export(workdir, out, to="npz"),
+        lambda: export.export(workdir, str(tmp_path / "y"), to="zip"),
+        lambda: export.export(str(tmp_path), str(tmp_path / "y"), to="npz"),
+        lambda: export.export(workdir, str(tmp_path / "y"), to="npz", step="4"),
+    ):
+        with pytest.raises(UserError) as error:
+            call()
+        assert "--" not in str(error.value)
+    with pytest.raises(UserError, match=r"^step=4 is not in .*; there are latest, best, 3"):
+        ibot_jax.load(workdir, step="4")
+
+
+def test_a_model_prints_as_one_short_line(workdir):
+    model, _ = ibot_jax.load(workdir)
+    assert "\n" not in str(model)
+    assert len(str(model).replace(workdir, "")) < 120
+    for part in ("teacher", "step=3", "width 16", "depth 2", "16x16"):
+        assert part in repr(model)
+
+
+@pytest.mark.slow
+def test_loading_prints_nothing(workdir):
+    """In a process of its own, where nobody has told the libraries to be quiet."""
+    code = f"import ibot_jax; ibot_jax.load({workdir!r}); import warnings; warnings.warn('mine')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.splitlines()[0].endswith("UserWarning: mine")
 
 
 def test_a_description_that_lacks_something_names_it(workdir, tmp_path):

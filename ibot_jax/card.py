@@ -1,6 +1,7 @@
 """Model cards: what a set of weights is, in Markdown, as model hubs show it."""
 
 import json
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +10,8 @@ import numpy as np
 from etils import epath
 
 from ibot_jax.errors import UserError
-from ibot_jax.tensors import weights_hash
+from ibot_jax.optimizer import Params
+from ibot_jax.tensors import backbone_hash, weights_hash
 
 # What of a run's config tells how the weights came about.
 _SCHEDULE = (
@@ -51,18 +53,33 @@ _HASH = """
 def read_report(path: epath.Path) -> dict[str, Any]:
     """Reads what `ibot_jax.evaluate` wrote, TASK.json.
 
+    Returns:
+      Its `task`, `settings`, `metrics` and `command`, "" where that is not recorded, and `path`.
+
     Raises:
       UserError: if the file is no such report.
     """
     try:
         report = json.loads(path.read_text())
         return {key: report[key] for key in ("task", "settings", "metrics")} | {
-            "command": report.get("command", "")
+            "command": str(report.get("command", "")),
+            "path": str(path),
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"--report={path} is no report; give a TASK.json that python -m ibot_jax.evaluate wrote"
         ) from None
+
+
+def require_same_weights(reports: Sequence[Mapping[str, Any]], params: Params) -> None:
+    """Raises a UserError if a report says that it is of other weights than these."""
+    own = backbone_hash(params)
+    for report in reports:
+        if report["settings"].get("sha256", own) != own:
+            raise UserError(
+                f"--report={report['path']} is of other weights than these; evaluate them, or give "
+                "that of this step"
+            )
 
 
 def make_card(
@@ -72,6 +89,7 @@ def make_card(
     title: str,
     reading: str,
     usage: str,
+    source: str = "PATH",
     library: str = "ibot_jax",
     license_id: str = "",
     reports: Sequence[Mapping[str, Any]] = (),
@@ -85,6 +103,7 @@ def make_card(
       title: name of the files.
       reading: Python that makes `tensors`, a dict of NumPy arrays by name, out of the files.
       usage: Python that computes features.
+      source: what `ibot_jax.load` and --from read; "PATH" if it does not read these files.
       library: that reads the files, in the words of model hubs.
       license_id: SPDX identifier of the weights' licence; "" if it is not stated.
       reports: of evaluations, see `read_report`.
@@ -104,7 +123,7 @@ def make_card(
         "Architecture": _architecture(description),
         "Input": _input(description),
         "Training": _training(description),
-        "Metrics": _metrics(description, reports),
+        "Metrics": _metrics(description, reports, source),
         "Licence": license_id
         or "Not stated by whoever wrote these files. The code that wrote them, ibot_jax, is "
         "Apache-2.0, which says nothing of the weights.",
@@ -191,21 +210,64 @@ def _training(description: Mapping[str, Any]) -> str:
     return "Data and schedule are not recorded in what these weights were converted from."
 
 
-def _metrics(description: Mapping[str, Any], reports: Sequence[Mapping[str, Any]]) -> str:
+def _metrics(
+    description: Mapping[str, Any], reports: Sequence[Mapping[str, Any]], source: str
+) -> str:
     lines = []
     if description.get("knn_top1") is not None:
-        run = description.get("run", {})
+        step = description.get("step")
         lines.append(
             f"- k-NN top-1 {description['knn_top1']:.2f} %, found during training"
-            + (f" with k = {run['knn.k']}" if "knn.k" in run else "")
-            + "; again by `python -m ibot_jax.evaluate knn --from=PATH"
-            + f" --data={run.get('data.source', 'SOURCE')}"
-            + f" --train-split={run.get('knn.train_split', 'train')}"
-            + f" --test-split={run.get('knn.test_split', 'test')}`"
+            + (f" at step {step:,}" if step is not None else "")
         )
+        if "run" in description:
+            lines[-1] += f"; again by `{shlex.join(_knn_command(description['run'], source))}`"
     for report in reports:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in report["metrics"].items())
-        settings = " ".join(f"{name}={value}" for name, value in report["settings"].items())
-        command = report["command"] or f"python -m ibot_jax.evaluate {report['task']}"
-        lines.append(f"- {report['task']}: {figures}, by `{command}` ({settings})")
+        lines.append(f"- {report['task']}: {figures}, by `{_command_of(report, source)}`")
+    if source == "PATH" and any("--from=PATH" in line for line in lines):
+        lines.append(
+            "\nPATH stands for these weights in a format of ibot_jax's own, which `python -m "
+            "ibot_jax.convert` writes (--to=npz)."
+        )
     return "\n".join(lines) or "None are recorded."
+
+
+def _knn_command(run: Mapping[str, Any], source: str) -> list[str]:
+    """Returns the words of a command line that finds what k-NN found during a run.
+
+    Args:
+      run: its config, {"knn.k": 20, ...}.
+      source: as of `make_card`.
+    """
+    flags = {
+        "--data": run.get("data.source"),
+        "--data-dir": run.get("data.data_dir"),
+        "--train-split": run.get("knn.train_split"),
+        "--test-split": run.get("knn.test_split"),
+        "--max-train-per-class": run.get("knn.max_train_per_class"),
+        "--max-test-per-class": run.get("knn.max_test_per_class"),
+        "--resize": run.get("knn.resize"),
+        "--features": "cls",
+        "--blocks": 1,
+        "--k": run.get("knn.k"),
+        "--temperature": run.get("knn.temperature"),
+        "--dtype": "bfloat16" if run.get("dtype") == "bfloat16" else "float32",
+    }
+    size = [str(side) for side in run.get("data.global_size", ())]
+    return [
+        *("python", "-m", "ibot_jax.evaluate", "knn", f"--from={source}"),
+        *(f"{flag}={value}" for flag, value in flags.items() if value),
+        *(["--size", *size] if size else []),
+    ]
+
+
+def _command_of(report: Mapping[str, Any], source: str) -> str:
+    """Returns the command line of a report, of the weights that the card is of."""
+    if not report["command"]:  # of an earlier version
+        settings = " ".join(f"{name}={value}" for name, value in report["settings"].items())
+        return f"python -m ibot_jax.evaluate {report['task']}`, with `{settings}"
+    words = [word for word in shlex.split(report["command"]) if not word.startswith("--step=")]
+    if "sha256" in report["settings"]:
+        words = [f"--from={source}" if word.startswith("--from=") else word for word in words]
+    return shlex.join(words)

@@ -27,7 +27,7 @@ import flax.traverse_util
 import jax
 
 import ibot_jax
-from ibot_jax.card import make_card, read_report
+from ibot_jax.card import make_card, read_report, require_same_weights
 from ibot_jax.command_line import OneLineParser, exit_status, leave
 from ibot_jax.errors import UserError, about_arguments, require_one_of
 from ibot_jax.exported import import_safetensors
@@ -143,13 +143,14 @@ def export(
     description |= {
         "weights": weights,
         "step": number,
-        "knn_top1": top1,
+        "knn_top1": top1 if weights == "teacher" else None,  # of which it is
         "ibot_jax": ibot_jax.__version__,
         "run": recorded,
     }
     parts = ("backbone", "head") if head else ("backbone",)
     params = read_params(source, number, weights, parts)
     check_finite(params, f"--workdir={workdir} --step={number}")
+    require_same_weights(evaluations, params)
     card = own_card(target.name, to, params, description, license_id, evaluations)
     with told_by_path(out):
         OWN_FORMATS[to](target, params, description, card)
@@ -183,6 +184,7 @@ def own_card(
             model, params = ibot_jax.load("{name}")
             tokens = model.tokens(params, images)  # uint8 [B, H, W, C] to [B, 1 + N, D]
             """,
+        source=name,
         license_id=license_id,
         reports=reports,
     )

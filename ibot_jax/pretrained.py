@@ -283,5 +283,5 @@ def _load_run(
         raise UserError(f"{path} holds no model: it is no run's workdir, checkpoint or export")
     number, top1 = find_checkpoint(workdir, step, [weights])
     params = read_params(workdir, number, weights, parts)
-    facts = {"weights": weights, "step": number, "knn_top1": top1}
+    facts = {"weights": weights, "step": number, "knn_top1": top1 if weights == "teacher" else None}
     return recorded_config(recorded, str(workdir / CONFIG)), params, facts, {"run": recorded}

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
 from etils import epath
 from tiny import tiny_config
 
-from ibot_jax.card import make_card, read_report
+from ibot_jax import subcommands
+from ibot_jax.card import make_card, read_report, require_same_weights
 from ibot_jax.config_check import flatten
 from ibot_jax.errors import UserError
 from ibot_jax.export import describe
@@ -18,7 +21,7 @@ TENSORS = {"b": np.arange(3, dtype=np.float32), "a": np.ones((2, 1))}
 
 
 def card(**known):
-    options = {key: known.pop(key) for key in ("license_id", "reports") if key in known}
+    options = {key: known.pop(key) for key in ("license_id", "reports", "source") if key in known}
     description = describe(flatten(tiny_config()), head=False) | known
     kwargs = dict(title="mine", reading="tensors = ...", usage="model = ...")
     return make_card(description, TENSORS, **kwargs, **options)
@@ -50,8 +53,77 @@ def test_schedule_metrics_and_licence(tmp_path):
     assert "license: cc-by-4.0\n" in text
     assert "| `optim.lr` | 0.125 |" in text
     assert "after 1,234 steps" in text
-    assert "- k-NN top-1 61.50 %" in text and "--data=folder:cats --train-split=train" in text
+    assert "- k-NN top-1 61.50 %, found during training at step 1,234; again by `" in text
     assert "- linear: top1 71.25, by `python -m ibot_jax.evaluate linear`" in text
+
+
+def test_the_command_of_knn_has_all_that_made_its_number():
+    """What the config says, in the flags of `evaluate knn`, as its parser reads them."""
+    run = tiny_config(
+        data__source="folder:my cats",
+        data__global_size=(16, 32),
+        dtype="bfloat16",
+        **{
+            f"knn__{key}": value
+            for key, value in dict(
+                train_split="a",
+                test_split="b",
+                max_train_per_class=2,
+                max_test_per_class=1,
+                resize=36,
+                k=3,
+                temperature=0.2,
+            ).items()
+        },
+    )
+    text = card(run=flatten(run), step=5, knn_top1=61.5, source="mine.npz")
+    args = read_command(re.search(r"again by `(.*)`", text).group(1))
+    assert (
+        vars(args).items()
+        >= dict(
+            source="mine.npz",
+            data="folder:my cats",
+            train_split="a",
+            test_split="b",
+            max_train_per_class=2,
+            max_test_per_class=1,
+            size=[16, 32],
+            resize=36,
+            k=(3,),
+            temperature=(0.2,),
+            features="cls",
+            blocks=1,
+            dtype="bfloat16",
+            weights="teacher",
+        ).items()
+    )
+    assert "--from=PATH" in card(run=flatten(run), knn_top1=1.0)
+    assert "PATH stands for these weights" in card(run=flatten(run), knn_top1=1.0)
+
+
+def read_command(text):
+    program, option, module, *words = shlex.split(text)
+    assert (program, option, module) == ("python", "-m", "ibot_jax.evaluate")
+    return subcommands.parse(words, module, ("knn",), noun="task", doc="")[2]
+
+
+def report(tmp_path, sha256):
+    content = {"task": "knn", "metrics": {"top1": 71.25}, "settings": {"sha256": sha256}}
+    content["command"] = "python -m ibot_jax.evaluate knn --from=/else/where --step=7 --data=digits"
+    (tmp_path / "knn.json").write_text(json.dumps(content))
+    return read_report(epath.Path(tmp_path / "knn.json"))
+
+
+def test_a_report_is_of_the_weights_of_the_card(tmp_path):
+    """Its command then is that of the card's files; of other weights it is refused."""
+    params = {"backbone": {"norm": {"scale": np.ones(3, np.float32)}}}
+    content = b"backbone.norm.scale float32 (3,)\n" + np.ones(3, "<f4").tobytes()
+    own = report(tmp_path, hashlib.sha256(content).hexdigest())
+    require_same_weights([own], {**params, "head": {"x": np.zeros(2)}})
+    command = "`python -m ibot_jax.evaluate knn --from=mine.npz --data=digits`"
+    assert f"- knn: top1 71.25, by {command}" in card(reports=[own], source="mine.npz")
+    with pytest.raises(UserError, match=r"--report=\S+knn.json is of other weights"):
+        require_same_weights([report(tmp_path, "0" * 64)], params)
 
 
 def test_another_file_is_no_report(tmp_path):

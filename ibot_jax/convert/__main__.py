@@ -34,7 +34,7 @@ import jax
 from etils import epath
 
 from ibot_jax import writers
-from ibot_jax.card import make_card, read_report
+from ibot_jax.card import make_card, read_report, require_same_weights
 from ibot_jax.command_line import OneLineParser, exit_status, leave
 from ibot_jax.convert import outputs
 from ibot_jax.convert.architecture import Known
@@ -140,6 +140,8 @@ def _convert(args: argparse.Namespace) -> None:
     _say(args.source, found)
     trained_on = found.description.get("run", {}).get("data.source", "")
     warn_if_among_images(args.out, "OUT", [trained_on])
+    for params in found.params.values():
+        require_same_weights(reports, params)
     with writers.told_by_path(args.out):
         _write(to, target, found, args.license, reports)
     print(f"{target} ({to}), {target / 'README.md' if to in _FOLDERS else f'{target}.md'}")

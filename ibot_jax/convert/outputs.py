@@ -128,6 +128,7 @@ def write_checkpoint(target: epath.Path, found: Found, make_card: MakeCard) -> N
         "centers": found.centers or zeros,
     }
     text = make_card(
+        source=target.name,
         tensors=flat_tensors(items),
         reading=f"""
             import pathlib

@@ -153,7 +153,7 @@ def test_the_command_draws_curves_and_measures_folders(flags, images, tmp_path):
     assert top1["imagenet_9", "mixed_same"] == 100
     assert report["metrics"]["imagenet_9_gap"] == pytest.approx(100 / 3)
 
-    events = EventAccumulator(str(tmp_path / "out/tensorboard"))
+    events = EventAccumulator(str(next((tmp_path / "out/tensorboard").iterdir())))
     events.Reload()
     tag = "robustness/curves/occlusion_random"
     written = events.Tensors(tag) if tag in events.Tags()["tensors"] else events.Scalars(tag)

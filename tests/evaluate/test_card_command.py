@@ -16,13 +16,13 @@ from ibot_jax.evaluate.online import Evaluation
 from ibot_jax.step import make_init, teacher_params
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_knn_found_during_training(images, tmp_path, monkeypatch, dtype):
+@pytest.mark.slow
+def test_what_knn_found_during_training(images, tmp_path, monkeypatch):
     """With settings that are no defaults, each of which changes what is found."""
     config = tiny_config(
         data__source=f"folder:{images}",
         data__global_size=(12, 16),
-        dtype=dtype,
+        dtype="bfloat16",
         knn__resize=14,
         knn__k=3,
         knn__temperature=0.5,
@@ -31,7 +31,7 @@ def test_what_knn_found_during_training(images, tmp_path, monkeypatch, dtype):
         knn__batch_size=8,
         probe__max_steps=0,
     )
-    state = make_init(config, tiny_plan(config))(jax.random.key(1))
+    state = jax.jit(make_init(config, tiny_plan(config)))(jax.random.key(1))
     evaluation = Evaluation(config, open_source(f"folder:{images}", "train"))
     weights = {**teacher_params(state), "centers": state.centers}
     found = evaluation(weights, sharding.make_mesh())["knn_top1"]

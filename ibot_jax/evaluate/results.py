@@ -10,7 +10,7 @@ import argparse
 from ibot_jax.errors import UserError
 from ibot_jax.exported import is_exported_folder
 from ibot_jax.paths import absolute_path
-from ibot_jax.saved import find_checkpoint, is_checkpoint
+from ibot_jax.saved import find_checkpoint, find_workdir
 
 _FOLDER = "evaluations"
 
@@ -29,10 +29,10 @@ def settle(args: argparse.Namespace) -> None:
             f"{args.source} does not exist; give a run's workdir, a checkpoint or an export"
         )
     home, name = path.parent, path.name
-    if is_checkpoint(path):
-        home, args.step = path.parent.parent, path.name
-    elif path.is_dir() and not is_exported_folder(path) and (path / "checkpoints").is_dir():
-        home, name = path, str(find_checkpoint(path, args.step)[0])
+    workdir, step = find_workdir(path, args.step)
+    if (workdir / "checkpoints").is_dir() and not is_exported_folder(path):
+        reads = ["student" if args.weights == "student" else "teacher"]
+        home, name = workdir, str(find_checkpoint(workdir, step, reads)[0])
         args.step = name
     if args.out is None:
         suffix = "" if args.weights == "teacher" else f"-{args.weights}"

@@ -108,7 +108,9 @@ KEYS = {
     ),
     "loss.teacher_patch_temp": Key(0.07, "and after its warm-up", TEMPERATURE),
     "loss.teacher_temp_warmup": Key(
-        "30 epochs", "in which the teacher's temperatures rise", Duration()
+        "30 epochs",
+        "in which the teacher's temperatures rise, by epochs if it is in epochs, else by steps",
+        Duration(),
     ),
     "loss.center_momentum": Key(0.9, "of the moving average of the teacher's outputs", SHARE),
     "loss.max_logits": Key(

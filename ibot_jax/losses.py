@@ -148,7 +148,7 @@ def teacher_temperature(
     """The original's teacher temperature: constant within an epoch.
 
     Args:
-      epoch: floating scalar, from 0.
+      epoch: floating scalar, from 0; or a step, where the lengths are in steps, too.
       start: the value during `wait_epochs` and in the first epoch of the warm-up.
       final: the value in the last epoch of the warm-up and from there on.
       warmup_epochs: length of the linear warm-up, both ends included.

@@ -4,7 +4,7 @@ import math
 
 from ml_collections import ConfigDict
 
-from ibot_jax import losses
+from ibot_jax import durations, losses
 from ibot_jax.config import Plan
 from ibot_jax.optimizer import Schedule, cosine_schedule
 
@@ -17,15 +17,17 @@ def make_schedules(config: ConfigDict, plan: Plan) -> dict[str, Schedule]:
     optim, loss = config.optim, config.loss
     total = plan.total_steps
 
-    def temperature(start: float, final: float, wait: str) -> Schedule:
-        def epochs(key, duration):
-            return math.ceil(plan.steps(key, duration) / plan.steps_per_epoch)
+    # A rise of some epochs goes by epochs, as the original's; any other goes by steps.
+    by_epochs = durations.parse(loss.teacher_temp_warmup)[1] == "epochs"
+    stair = plan.steps_per_epoch if by_epochs else 1
 
-        warmup = epochs("loss.teacher_temp_warmup", loss.teacher_temp_warmup)
-        wait = epochs("masks.start", wait)
-        return lambda step: losses.teacher_temperature(
-            step // plan.steps_per_epoch, start, final, warmup, wait
-        )
+    def temperature(start: float, final: float, wait: str) -> Schedule:
+        def stairs(key, duration):
+            return math.ceil(plan.steps(key, duration) / stair)
+
+        warmup = stairs("loss.teacher_temp_warmup", loss.teacher_temp_warmup)
+        wait = stairs("masks.start", wait)
+        return lambda step: losses.teacher_temperature(step // stair, start, final, warmup, wait)
 
     return {
         "lr": cosine_schedule(

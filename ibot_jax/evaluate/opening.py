@@ -26,6 +26,7 @@ from ibot_jax.data.sources import (
 from ibot_jax.data.splits import AUTO
 from ibot_jax.data.tfds import TfdsStream
 from ibot_jax.errors import UserError
+from ibot_jax.memory import check_images
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import warn_if_among_images
 from ibot_jax.pretrained import Model
@@ -131,6 +132,13 @@ def open_views(args: argparse.Namespace, model: Model) -> Views:
     check_batch_size(args)
     args.size = list(size)
     args.resize = args.resize or round(model.config.knn.resize * scale)
+    check_images(
+        f"--size={size[0]} {size[1]} with --resize={args.resize} --batch-size={args.batch_size}",
+        args.batch_size // jax.process_count(),
+        size,
+        model.config,
+        resize=args.resize,
+    )
     return Views(size, args.resize, data.channels, args.batch_size, args.workers)
 
 

@@ -10,6 +10,8 @@ _SPLITS = {
     "train": ("train", "train, which is all where there are no splits"),
     "test": (AUTO, "the one called test, val or validation"),
 }
+_LARGEST = 10**9
+_SMALLEST = 1e-12
 FEATURES = ("cls", "mean", "cls+mean", "pixels")
 
 
@@ -25,17 +27,21 @@ def natural(text: str) -> int:
     """Returns an integer from 0 on; for argparse."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    if int(text) > _LARGEST:
+        raise argparse.ArgumentTypeError(f"{text} is above {_LARGEST}, the most that makes sense")
     return int(text)
 
 
 def above_zero(text: str) -> float:
-    """Returns a finite number above 0; for argparse."""
+    """Returns a number above 0 that is neither 0 nor infinite in float32; for argparse."""
     try:
         number = float(text)
     except ValueError:
         number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    if not _SMALLEST <= number <= 1 / _SMALLEST:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number from {_SMALLEST:g} to {1 / _SMALLEST:g}"
+        )
     return number
 
 

@@ -8,6 +8,7 @@ from ibot_jax import sharding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import opening
 from ibot_jax.evaluate.options import add_number, positive, share
+from ibot_jax.memory import check_images
 from ibot_jax.optimizer import Params
 from ibot_jax.pretrained import Model
 
@@ -94,6 +95,8 @@ def open_model(
     patch_size = model.config.model.patch_size
     if args.size is not None and args.size < patch_size:
         raise UserError(f"--size={args.size} is smaller than a patch of {patch_size} pixels")
+    if args.size is not None:
+        check_images(f"--size={args.size}", 1, (args.size, args.size), model.config)
     return model, params
 
 

@@ -8,6 +8,7 @@ from ibot_jax.config_keys import Between, Duration, Interval, Key, Kind, OneOf
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_PIXELS = 178_956_970  # above, Pillow takes an image for an attack
 
 EXECUTED, REPORTED = Kind.EXECUTED, Kind.REPORTED
 
@@ -156,6 +157,15 @@ KEYS = {
         0, "keep the first so many images of each class, by name; 0 keeps all", COUNT
     ),
     "data.channels": Key(3, "grey, grey and alpha, RGB, RGBA", Between(1, 4)),
+    "data.range": Key(
+        0.0,
+        "number that is white in greys of more than 8 bits; 0 takes 65535, and no floats",
+        Between(1e-6, 1e15, off=0),
+    ),
+    "data.exif": Key(False, "turn images as their EXIF orientation says, unlike the original"),
+    "data.max_pixels": Key(
+        MAX_PIXELS, "of an image; larger ones count as images that cannot be read", SIZE
+    ),
     "data.mean": Key(IMAGENET_MEAN, "of pixels in 0..1; one entry for each channel", SHARE),
     "data.std": Key(
         IMAGENET_STD, "of pixels in 0..1; one entry for each channel", Between(1e-3, 10)

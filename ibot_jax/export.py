@@ -33,6 +33,7 @@ from ibot_jax.errors import UserError, about_arguments, require_one_of
 from ibot_jax.exported import import_safetensors
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import absolute_path, warn_if_among_images
+from ibot_jax.pretrained import DECODED
 from ibot_jax.quiet import quiet_libraries
 from ibot_jax.sanity import check_finite
 from ibot_jax.saved import find_checkpoint, find_workdir, read_params
@@ -228,7 +229,8 @@ def describe(recorded: dict[str, Any], *, head: bool) -> dict[str, Any]:
       `model` and by option `head`, those sections of the config; `global_size` [height, width] and
       `channels` of the images it was trained for; their `patch_grid` [rows, columns]; `resize`, the
       shorter side before a central crop to that size in evaluations; `mean` and `std` of each
-      channel, for pixels in [0, 1]; `dtype` of the computation.
+      channel, for pixels in [0, 1]; `range` and `exif`, how files become pixels; `dtype` of the
+      computation.
 
     Raises:
       UserError: if the config lacks one of these.
@@ -239,6 +241,7 @@ def describe(recorded: dict[str, Any], *, head: bool) -> dict[str, Any]:
         return {
             **{section: config[section] for section in (("model", "head") if head else ("model",))},
             **{key: config["data"][key] for key in ("global_size", "channels", "mean", "std")},
+            **{key: config["data"][key] for key in DECODED if key in config["data"]},
             "patch_grid": [side // patch_size for side in global_size],
             "resize": config["knn"]["resize"],
             "dtype": config["dtype"],

@@ -29,10 +29,12 @@ from ibot_jax.workdir import read_config
 
 # What an export says of the data that its model was trained for; see `export.describe`.
 DESCRIBED_DATA = ("global_size", "channels", "mean", "std")
+# And of how files become pixels; what is absent is the default.
+DECODED = ("range", "exif")
 # What it says of how the weights came about: the config of the run, or what the original's says,
 # and the file that they were converted from.
 _HISTORY = ("run", "args", "epoch", "converted_from")
-_MODEL = ("model", "head", "dtype", "patch_grid", "resize", *DESCRIBED_DATA)
+_MODEL = ("model", "head", "dtype", "patch_grid", "resize", *DESCRIBED_DATA, *DECODED)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -249,6 +251,7 @@ def described_config(description: dict[str, Any], path: str) -> ConfigDict:
     if missing:
         raise UserError(f"{path} does not say its {min(missing)}; export or convert it anew")
     flat |= {f"data.{key}": description[key] for key in DESCRIBED_DATA}
+    flat |= {f"data.{key}": description[key] for key in DECODED if key in description}
     # The shorter side before a central crop; 256 before 224 where it is not said.
     flat["knn.resize"] = description.get("resize", round(min(description["global_size"]) * 8 / 7))
     return recorded_config(flat, path)

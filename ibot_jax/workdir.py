@@ -115,7 +115,9 @@ def differences(
 
     free, changes = free_keys(keys), []
     for key in sorted(recorded.keys() | now.keys()):
-        was, is_now = recorded.get(key, absent), now.get(key, absent)
+        # What the run's version did not have yet was as it is by default.
+        default = json.loads(json.dumps(keys[key].default)) if key in keys else absent
+        was, is_now = recorded.get(key, default), now.get(key, absent)
         if was != is_now and key not in free:
             changes.append((key, show(was), show(is_now)))
     return changes

@@ -149,6 +149,8 @@ def test_the_config_has_what_the_model_needs(workdir, tmp_path):
         "channels": 3,
         "mean": [0.5, 0.25, 0.125],
         "std": [0.229, 0.224, 0.225],
+        "range": 0.0,
+        "exif": False,
         "patch_grid": [4, 4],
         "resize": 256,
         "dtype": "float32",

@@ -21,6 +21,7 @@ class BadImages:
         self._max_share = max_share
         self._lock = threading.Lock()
         self._names: set[str] = set()
+        self._odd: set[str] = set()
         self._reads = 0
         self._failed_reads = 0
 
@@ -56,6 +57,15 @@ class BadImages:
                     f"data.max_bad_share={self._max_share} of {self._num_images}; mend or remove "
                     f"them, or raise the limit. Among them: {', '.join(sorted(self._names)[:5])}"
                 )
+
+    def note_odd(self, name: str, note: str) -> None:
+        """Names in the log an image that can be read, but may not be what is meant."""
+        with self._lock:
+            if name in self._odd or len(self._odd) > MAX_NAMED:
+                return
+            self._odd.add(name)
+            more = "" if len(self._odd) <= MAX_NAMED else "; further ones are not named"
+            _log.warning("%s: %s%s", name, note, more)
 
     def _warn(self, name: str, reason: str) -> None:
         if len(self._names) <= MAX_NAMED:

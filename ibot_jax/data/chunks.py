@@ -102,8 +102,10 @@ class TrainChunks:
         requests: Sequence[Request],
         draw_stand_in: Callable[[np.random.Generator], tuple[Any, int, str]],
     ) -> list[np.ndarray]:
-        arrays, errors = self._workers([self._arguments(request) for request in requests])
+        arrays, errors, notes = self._workers([self._arguments(request) for request in requests])
         self._bad_images.note_reads(len(requests))
+        for row, note in notes.items():
+            self._bad_images.note_odd(requests[row].name, note)
         for row, reason in errors.items():
             replacement = self._replace(requests[row], reason, draw_stand_in)
             for array, value in zip(arrays, replacement, strict=True):
@@ -122,7 +124,7 @@ class TrainChunks:
             self._bad_images.note_bad(request.name, reason)
             located, label, name = draw_stand_in(rng)
             request = dataclasses.replace(request, located=located, label=label, name=name)
-            arrays, errors = self._workers([self._arguments(request)])
+            arrays, errors, _ = self._workers([self._arguments(request)])
             self._bad_images.note_reads(1)
             if not errors:
                 return arrays
@@ -172,8 +174,10 @@ class EvalChunks:
     def _make(
         self, located: Sequence[Any], labels: Sequence[int], describe: Callable[[int], str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        (images,), errors = self._workers([(item,) for item in located])
+        (images,), errors, notes = self._workers([(item,) for item in located])
         valid = np.array([item is not None for item in located])
+        for row, note in notes.items():
+            self._bad_images.note_odd(describe(row), note)
         for row, reason in errors.items():
             if valid[row]:
                 self._bad_images.note_bad(describe(row), reason)

@@ -18,7 +18,7 @@ from ibot_jax.colors import COLUMNS
 from ibot_jax.config import Plan
 from ibot_jax.data.crops import central_view, largest_shrink
 from ibot_jax.data.host_colors import apply_color
-from ibot_jax.data.images import EncodedImage
+from ibot_jax.data.images import Decoding, EncodedImage
 from ibot_jax.data.masks import draw_mask
 from ibot_jax.data.resize import crop_and_resize
 from ibot_jax.data.views import draw_views, view_settings
@@ -77,7 +77,7 @@ class MakeExample:
         grid = tuple(side // config.model.patch_size for side in data.global_size)
         self._fetch = fetch
         self._seed = config.seed
-        self._channels = data.channels
+        self._decoding = Decoding.of(data)
         self._resize = data.resize
         self._color_on_host = data.augment == "host"
         global_settings, local_settings = view_settings(data)
@@ -97,8 +97,8 @@ class MakeExample:
         """Returns an example that is all zero."""
         return tuple(np.zeros(shape, dtype) for shape, dtype in self._arrays)
 
-    def __call__(self, out: Example, located: Any, epoch: int, index: int, masked: bool) -> None:
-        """Makes one example.
+    def __call__(self, out: Example, located: Any, epoch: int, index: int, masked: bool) -> str:
+        """Makes one example; returns what is odd about its image, "" if nothing is.
 
         Args:
           out: arrays as of `blank`, which are filled in: global views [G, H, W, C] uint8, local
@@ -112,11 +112,11 @@ class MakeExample:
         crop_rng, color_rng, mask_rng = (
             stream(self._seed, epoch, index, purpose) for purpose in (CROPS, COLORS, MASKS)
         )
-        image = EncodedImage(self._fetch(located))
+        image = EncodedImage(self._fetch(located), self._decoding)
         boxes, colors = draw_views(image.height, image.width, self._settings, crop_rng, color_rng)
         # Pillow's views are the original's to the byte, and so must be what they are cut from.
         shrink = 1 if self._resize == "pillow" else largest_shrink(boxes, self._sizes)
-        pixels = image.decode(self._channels, shrink)
+        pixels = image.decode(shrink)
         global_views, local_views, masks, *color_rows = out
         for target, box, color in zip((*global_views, *local_views), boxes, colors, strict=True):
             view = crop_and_resize(pixels, box, target.shape[:2], self._resize, shrink)
@@ -127,22 +127,29 @@ class MakeExample:
             mask[:] = draw_mask(mask_rng, *self._mask_settings) if masked else False
         for target, color in zip(itertools.chain(*color_rows), colors, strict=False):
             target[:] = color.row()
+        return image.note
 
 
 class MakeCentralView:
     """Makes the one undistorted view that evaluations use; a `workers.Task`."""
 
-    def __init__(self, fetch: Fetch, resize: int, size: tuple[int, int], channels: int):
+    def __init__(self, fetch: Fetch, resize: int, size: tuple[int, int], decoding: Decoding):
         self._fetch = fetch
         self._resize = resize
-        self._shape = (*size, channels)
+        self._decoding = decoding
+        self._shape = (*size, decoding.channels)
 
     def blank(self) -> tuple[np.ndarray]:
         """Returns a view that is all zero."""
         return (np.zeros(self._shape, np.uint8),)
 
-    def __call__(self, out: tuple[np.ndarray], located: Any) -> None:
-        """Makes the view, [H, W, C] uint8, in `out`, of what `Source.locate` returned."""
-        pixels = EncodedImage(self._fetch(located)).decode(self._shape[2])
+    def __call__(self, out: tuple[np.ndarray], located: Any) -> str:
+        """Makes the view, [H, W, C] uint8, in `out`, of what `Source.locate` returned.
+
+        Returns what is odd about the image, "" if nothing is.
+        """
+        image = EncodedImage(self._fetch(located), self._decoding)
+        pixels = image.decode()
         view = central_view(Image.fromarray(pixels), self._resize, self._shape[:2])
         out[0][:] = np.asarray(view).reshape(self._shape)
+        return image.note

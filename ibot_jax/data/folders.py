@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ibot_jax.data import remote, splits
+from ibot_jax.data.images import UnreadableImage
 from ibot_jax.data.listing import EXTENSIONS, Folder, LeftOut, is_folder, join
 from ibot_jax.errors import UserError
 
@@ -143,7 +144,7 @@ def read_file(path: str) -> bytes:
         return remote.read(path)
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
-        raise OSError(f"{_KINDS.get(stat.S_IFMT(mode), 'a device')} and no regular file")
+        raise UnreadableImage(f"{_KINDS.get(stat.S_IFMT(mode), 'a device')} and no regular file")
     # Should it have become a pipe since, opening must not wait either.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         return file.read()

@@ -10,7 +10,7 @@ from ibot_jax.config import Plan
 from ibot_jax.data.chunks import Request
 from ibot_jax.data.crops import draw_crop, largest_shrink
 from ibot_jax.data.examples import COLORS, CROPS, Fetch, stream
-from ibot_jax.data.images import EncodedImage
+from ibot_jax.data.images import Decoding, EncodedImage
 from ibot_jax.data.pipeline import TrainBatches, task_batches
 from ibot_jax.data.rand_augment import RandAugment
 from ibot_jax.data.resize import check_method, crop_and_resize
@@ -27,6 +27,7 @@ class MakeLabelledView:
         seed: int,
         size: tuple[int, int],
         mean: tuple[float, ...],
+        decoding: Decoding,
         data: ConfigDict,
     ):
         """Prepares it.
@@ -36,11 +37,13 @@ class MakeLabelledView:
           seed: of the run.
           size: height and width of the view, pixels.
           mean: of each channel, in [0, 1].
+          decoding: how files become pixels.
           data: with `scale`, `aspect`, `flip`, `resize` and the section `rand_augment`.
         """
         self._fetch = fetch
         self._seed = seed
-        self._shape = (*size, len(mean))
+        self._decoding = decoding
+        self._shape = (*size, decoding.channels)
         self._scale, self._aspect = tuple(data.scale), tuple(data.aspect)
         self._flip = data.flip
         self._resize = data.resize
@@ -53,8 +56,8 @@ class MakeLabelledView:
 
     def __call__(
         self, out: tuple[np.ndarray, np.ndarray], located: Any, epoch: int, index: int, label: int
-    ) -> None:
-        """Makes one example.
+    ) -> str:
+        """Makes one example; returns what is odd about its image, "" if nothing is.
 
         Args:
           out: arrays as of `blank`, which are filled in: the view [H, W, C] uint8, and its label.
@@ -64,11 +67,11 @@ class MakeLabelledView:
           label: of the image.
         """
         crop_rng = stream(self._seed, epoch, index, CROPS)
-        image = EncodedImage(self._fetch(located))
+        image = EncodedImage(self._fetch(located), self._decoding)
         box = draw_crop(crop_rng, image.height, image.width, self._scale, self._aspect)
-        size, channels = self._shape[:2], self._shape[2]
+        size = self._shape[:2]
         shrink = 1 if self._resize == "pillow" else largest_shrink([box], [size])
-        pixels = image.decode(channels, shrink)
+        pixels = image.decode(shrink)
         view = crop_and_resize(pixels, box, size, self._resize, shrink)
         if crop_rng.random() < self._flip:
             view = view[:, ::-1]
@@ -77,12 +80,14 @@ class MakeLabelledView:
             view = np.asarray(self._rand_augment(Image.fromarray(view), color_rng))
         out[0][:] = view.reshape(self._shape)
         out[1][...] = label
+        return image.note
 
 
 def labelled_batches(
     source: Source | TfdsStream,
     size: tuple[int, int],
     mean: tuple[float, ...],
+    decoding: Decoding,
     config: ConfigDict,
     plan: Plan,
     *,
@@ -99,6 +104,7 @@ def labelled_batches(
       source: labelled.
       size: height and width of the views, pixels.
       mean: of each channel, in [0, 1].
+      decoding: how files become pixels.
       config: with `seed` and the section `data`.
       plan: of the run.
       start_step: of the first batch.
@@ -115,7 +121,7 @@ def labelled_batches(
 
     return task_batches(
         source,
-        MakeLabelledView(source.fetch, config.seed, size, mean, config.data),
+        MakeLabelledView(source.fetch, config.seed, size, mean, decoding, config.data),
         arguments,
         ("images", "labels"),
         config,

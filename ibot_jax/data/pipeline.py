@@ -11,6 +11,7 @@ from ibot_jax.data.bad_images import BadImages
 from ibot_jax.data.batching import chunk_rows, run_batches
 from ibot_jax.data.chunks import EvalChunks, Request, TrainChunks
 from ibot_jax.data.examples import ORDER, MakeCentralView, MakeExample, Positions, stream
+from ibot_jax.data.images import Decoding
 from ibot_jax.data.resize import check_method
 from ibot_jax.data.sources import Source
 from ibot_jax.data.tf import import_tensorflow
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 BATCH_KEYS = ("global_views", "local_views", "masks", "global_colors", "local_colors")
 
 Batch = dict[str, np.ndarray]
+
+_PLAIN = Decoding()
 
 
 def train_batches(
@@ -144,7 +147,7 @@ def eval_batches(
     size: tuple[int, int],
     resize: int,
     batch_size: int,
-    channels: int = 3,
+    decoding: Decoding = _PLAIN,
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
@@ -161,7 +164,7 @@ def eval_batches(
       size: height and width of the images, pixels.
       resize: shorter side before the crop, pixels.
       batch_size: images a batch and process, B.
-      channels: of the source.
+      decoding: how files become pixels.
       process_index: of this process.
       process_count: of the run.
       workers: processes that make the images; 0 takes one for each core.
@@ -171,7 +174,7 @@ def eval_batches(
       valid [B] bool.
     """
     tf = import_tensorflow()
-    make_view = MakeCentralView(source.fetch, resize, tuple(size), channels)
+    make_view = MakeCentralView(source.fetch, resize, tuple(size), decoding)
     chunk = chunk_rows(make_view.blank(), batch_size)
     pool = Workers(make_view, workers, chunk)
     chunks = EvalChunks(source, batch_size, process_index, process_count, pool)

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from ibot_jax.data import shared_arrays
+from ibot_jax.data.images import in_words
 from ibot_jax.errors import TrainingError
 from ibot_jax.signals import SIGNALS
 
@@ -35,8 +36,11 @@ class Task(Protocol):
     def blank(self) -> tuple[np.ndarray, ...]:
         """Returns zeros of the shapes and dtypes of one example."""
 
-    def __call__(self, out: tuple[np.ndarray, ...], *args: Any) -> None:
-        """Makes one example in arrays as of `blank`, whatever they hold before."""
+    def __call__(self, out: tuple[np.ndarray, ...], *args: Any) -> str:
+        """Makes one example in arrays as of `blank`, whatever they hold before.
+
+        Returns what people should know of it, "" for nothing.
+        """
 
 
 class Workers:
@@ -66,15 +70,17 @@ class Workers:
                 raise self._gone(process) from error
             self._idle.put((process, arrays))
 
-    def __call__(self, requests: Sequence[tuple]) -> tuple[list[np.ndarray], dict[int, str]]:
+    def __call__(
+        self, requests: Sequence[tuple]
+    ) -> tuple[list[np.ndarray], dict[int, str], dict[int, str]]:
         """Runs the task on every request, in one of the processes.
 
         Args:
           requests: R tuples of arguments of the task.
 
         Returns:
-          The task's arrays stacked to [R, ...]; and the requests that failed, as row and reason:
-          their rows are zero.
+          The task's arrays stacked to [R, ...]; the requests that failed, as row and reason, whose
+          rows are zero; and by row what the task says of others.
 
         Raises:
           TrainingError: if the process is gone.
@@ -82,8 +88,8 @@ class Workers:
         process, arrays = self._idle.get()
         try:
             _send(requests, process.stdin)
-            errors = pickle.load(process.stdout)
-            return [array[: len(requests)].copy() for array in arrays], errors
+            errors, notes = pickle.load(process.stdout)
+            return [array[: len(requests)].copy() for array in arrays], errors, notes
         except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
             raise self._gone(process) from error
         finally:
@@ -159,15 +165,16 @@ def serve(descriptor: int, requests: BinaryIO, replies: BinaryIO) -> None:
             requested = pickle.load(requests)
         except EOFError:
             return
-        errors = {}
+        errors, notes = {}, {}
         for row, (out, args) in enumerate(zip(rows[: len(requested)], requested, strict=True)):
             try:
-                task(out, *args)
+                if note := task(out, *args):
+                    notes[row] = note
             except Exception as error:  # Pillow and file systems raise nearly every kind
-                errors[row] = f"{type(error).__name__}: {error}"
+                errors[row] = in_words(error)
                 for array in out:
                     array[...] = 0
-        _send(errors, replies)
+        _send((errors, notes), replies)
 
 
 def main() -> None:

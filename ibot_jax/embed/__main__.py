@@ -38,7 +38,7 @@ from ibot_jax.embed.parts import FORMATS, Parts
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.cache import identity
 from ibot_jax.evaluate.opening import Views, open_model, open_views
-from ibot_jax.evaluate.options import add_batch_size, add_workers, positive
+from ibot_jax.evaluate.options import add_batch_size, add_decoding_options, add_workers, positive
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import absolute_path, require_writable
 from ibot_jax.pretrained import Model
@@ -68,6 +68,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--resize", type=positive, metavar="PIXELS", help="shorter side before the central crop"
     )
+    add_decoding_options(parser)
     add_batch_size(parser, 64)
     add_workers(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")

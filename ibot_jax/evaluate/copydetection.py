@@ -23,6 +23,7 @@ from etils import epath
 
 from ibot_jax import sharding
 from ibot_jax.agreement import in_step, same_end
+from ibot_jax.data.images import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import options
 from ibot_jax.evaluate.average_precision import average_precision, positive_ranks
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> Report:
     feature_fn = make_copy_fn(model)
 
     def features(files: Sequence[epath.Path]) -> np.ndarray:
-        batches = square_batches(files, args.size, model.config.data.channels, args.batch_size)
+        batches = square_batches(files, args.size, Decoding.of(model.config.data), args.batch_size)
         return extract(feature_fn, params, batches, mesh)[0]
 
     queries, database = features(copies), features([*originals, *distractors])
@@ -126,14 +127,14 @@ def make_copy_fn(model: Model) -> FeatureFn:
 
 
 def square_batches(
-    files: Sequence[epath.Path], size: int, channels: int, batch_size: int
+    files: Sequence[epath.Path], size: int, decoding: Decoding, batch_size: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields batches of the images of files as `extract` takes them, all with the label 0."""
 
     def read(path):
-        return [to_square(read_image(path, channels), size)]
+        return [to_square(read_image(path, decoding), size)]
 
-    blank = [np.zeros((size, size, channels), np.uint8)]
+    blank = [np.zeros((size, size, decoding.channels), np.uint8)]
     batches = share_batches(read, files, blank, batch_size)
     batches = progress(in_step(batches), -(-len(files) // batch_size), "features")
     for ((images,), valid), _ in batches:

@@ -26,6 +26,7 @@ from PIL import Image
 
 from ibot_jax import sharding
 from ibot_jax.agreement import same_end
+from ibot_jax.data.images import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import options, propagation
 from ibot_jax.evaluate.cache import progress
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> Report:
     rows, scores = [], []
     with same_end():
         for video in progress(videos, len(videos), "videos"):
-            of_video = measure(follow, video, model.config.data.channels, folder)
+            of_video = measure(follow, video, Decoding.of(model.config.data), folder)
             rows.append({"video": video.name, "frames": len(video.frames), **_summary(of_video)})
             scores += of_video
     rows.append({"video": "all", "frames": sum(row["frames"] for row in rows), **_summary(scores)})
@@ -181,14 +182,14 @@ def make_follow(
 
 
 def measure(
-    follow: Follow, video: Video, channels: int, folder: epath.Path | None = None
+    follow: Follow, video: Video, decoding: Decoding, folder: epath.Path | None = None
 ) -> list[dict[str, float]]:
     """Follows the objects of a video and measures how well, object by object.
 
     Args:
       follow: as of `make_follow`.
       video: the video.
-      channels: of its frames.
+      decoding: how its frames become pixels.
       folder: where predictions are written, if they are.
 
     Returns:
@@ -201,7 +202,7 @@ def measure(
     if not first.any():
         raise UserError(f"{video.annotations[0]} shows no object to follow")
     same_size = functools.partial(_require_size, shape=first.shape)
-    frames = ahead(lambda path: same_size(read_image(path, channels), path=path), video.frames)
+    frames = ahead(lambda path: same_size(read_image(path, decoding), path=path), video.frames)
     truths = ahead(lambda path: same_size(read_objects(path), path=path), video.annotations[1:])
     if folder is not None and not jax.process_index():
         write_prediction(folder, video, 0, first)

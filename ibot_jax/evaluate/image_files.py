@@ -2,6 +2,8 @@
 
 import collections
 import io
+import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -11,7 +13,8 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from ibot_jax.data.images import EncodedImage
+from ibot_jax.data.folders import read_file
+from ibot_jax.data.images import Decoding, EncodedImage, in_words
 from ibot_jax.data.listing import EXTENSIONS
 from ibot_jax.errors import UserError
 
@@ -21,20 +24,25 @@ R = TypeVar("R")
 _THREADS = 8  # decoders release the interpreter's lock
 _AHEAD = 16
 
+_log = logging.getLogger(__name__)
 
-def read_image(path: epath.Path, channels: int) -> np.ndarray:
+
+def read_image(path: epath.Path, decoding: Decoding) -> np.ndarray:
     """Returns the pixels of an image, [H, W, C] uint8.
 
     Raises:
       UserError: if it is absent or no image.
     """
     try:
-        pixels = EncodedImage(path.read_bytes()).decode(channels)
+        image = EncodedImage(read_file(os.fspath(path)), decoding)
+        pixels = image.decode()
     except FileNotFoundError:
         raise UserError(f"{path} is absent") from None
     except Exception as error:  # Pillow's are of many kinds
-        raise UserError(f"{path} cannot be read ({error})") from error
-    return pixels.reshape(*pixels.shape[:2], channels)
+        raise UserError(f"{path} cannot be read ({in_words(error)})") from error
+    if image.note:
+        _log.warning("%s: %s", path, image.note)
+    return pixels.reshape(*pixels.shape[:2], decoding.channels)
 
 
 def to_picture(pixels: np.ndarray) -> Image.Image:
@@ -54,12 +62,12 @@ def read_labels(path: epath.Path) -> np.ndarray:
 def open_labels(path: epath.Path) -> Image.Image:
     """Returns an image of labels with its palette; otherwise as `read_labels`."""
     try:
-        image = Image.open(io.BytesIO(path.read_bytes()))
+        image = Image.open(io.BytesIO(read_file(os.fspath(path))))
         image.load()
     except FileNotFoundError:
         raise UserError(f"{path} is absent") from None
     except Exception as error:  # Pillow's are of many kinds
-        raise UserError(f"{path} cannot be read ({error})") from error
+        raise UserError(f"{path} cannot be read ({in_words(error)})") from error
     if image.mode not in ("L", "P"):
         raise UserError(f"{path} holds colours ({image.mode}), not labels (grey or a palette)")
     return image

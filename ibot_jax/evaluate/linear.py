@@ -122,6 +122,7 @@ def run(args: argparse.Namespace) -> Report:
             train,
             views.size,
             model.config.data.mean,
+            views.decoding,
             config,
             plan,
             start_step=start_step,

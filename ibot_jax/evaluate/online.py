@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ibot_jax.agreement import in_step
+from ibot_jax.data.images import Decoding
 from ibot_jax.data.pipeline import eval_batches
 from ibot_jax.data.sources import NoTestSplit, Source, Subset, open_source, open_test_split
 from ibot_jax.data.splits import AUTO
@@ -148,7 +149,7 @@ class Evaluation:
             data.global_size,
             settings.resize,
             settings.batch_size // jax.process_count(),
-            data.channels,
+            Decoding.of(data),
             jax.process_index(),
             jax.process_count(),
             data.workers,

@@ -15,6 +15,7 @@ import numpy as np
 
 from ibot_jax import pretrained, sharding
 from ibot_jax.agreement import in_step, same_end
+from ibot_jax.data.images import Decoding
 from ibot_jax.data.pipeline import eval_batches
 from ibot_jax.data.sources import (
     NoTestSplit,
@@ -26,6 +27,7 @@ from ibot_jax.data.sources import (
 from ibot_jax.data.splits import AUTO
 from ibot_jax.data.tfds import TfdsStream
 from ibot_jax.errors import UserError
+from ibot_jax.evaluate.options import DECODING
 from ibot_jax.memory import check_images
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import warn_if_among_images
@@ -40,16 +42,21 @@ class Views:
     Attributes:
       size: height and width, pixels.
       resize: shorter side before the central crop of `size`, pixels.
-      channels: of the images.
+      decoding: how files become pixels.
       batch_size: over all devices of all processes.
       workers: processes that make the images, of each process; 0 takes one for each core.
     """
 
     size: tuple[int, int]
     resize: int
-    channels: int
+    decoding: Decoding
     batch_size: int
     workers: int = 0
+
+    @property
+    def channels(self) -> int:
+        """Of the images."""
+        return self.decoding.channels
 
     def cut(self) -> dict[str, Any]:
         """Returns what determines an image's pixels; JSON types."""
@@ -63,7 +70,7 @@ class Views:
             self.size,
             self.resize,
             self.batch_size // jax.process_count(),
-            self.channels,
+            self.decoding,
             jax.process_index(),
             jax.process_count(),
             self.workers,
@@ -80,6 +87,7 @@ def open_model(
 ) -> tuple[Model, Params]:
     """Loads the model that --from, --weights, --step and --dtype name.
 
+    Its `config.data` says how files become pixels, as do --range, --exif and --max-pixels.
     A warning says where --out lies among images that are read, or were trained on.
 
     Returns:
@@ -101,6 +109,9 @@ def open_model(
                 f"{model.facts['weights']}; give --weights={model.facts['weights']}"
             )
         model.facts["sha256"] = backbone_hash(params)
+    for key in DECODING:
+        if getattr(args, key) is not None:
+            model.config.data[key] = getattr(args, key)
     if jax.process_index() == 0:
         warn_if_among_images(args.out, "--out", _image_sources(args, model.trained_on))
     return model, jax.device_put(jax.device_get(params), sharding.replicated(mesh))
@@ -139,7 +150,7 @@ def open_views(args: argparse.Namespace, model: Model) -> Views:
         model.config,
         resize=args.resize,
     )
-    return Views(size, args.resize, data.channels, args.batch_size, args.workers)
+    return Views(size, args.resize, Decoding.of(data), args.batch_size, args.workers)
 
 
 def check_batch_size(args: argparse.Namespace) -> None:

@@ -4,12 +4,14 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from ibot_jax.data.splits import AUTO
+from ibot_jax.defaults import MAX_PIXELS
 
 # Default of --SPLIT-split, and what that is.
 _SPLITS = {
     "train": ("train", "train, which is all where there are no splits"),
     "test": (AUTO, "the one called test, val or validation"),
 }
+DECODING = ("range", "exif", "max_pixels")  # flags that are keys of a config, too
 _LARGEST = 10**9
 _SMALLEST = 1e-12
 FEATURES = ("cls", "mean", "cls+mean", "pixels")
@@ -115,6 +117,30 @@ def add_weights_options(parser: argparse.ArgumentParser) -> None:
         default="float32",
         choices=("float32", "bfloat16"),
         help="of the computation (default: float32)",
+    )
+    add_decoding_options(parser)
+
+
+def add_decoding_options(parser: argparse.ArgumentParser) -> None:
+    """Adds how files become pixels, `DECODING`; `opening.open_model` tells the model."""
+    group = parser.add_argument_group("files (default: as in pre-training)")
+    group.add_argument(
+        "--range",
+        type=above_zero,
+        metavar="X",
+        help="number that is white in greys of more than 8 bits (else 65535)",
+    )
+    group.add_argument(
+        "--exif",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="turn images as their EXIF orientation says",
+    )
+    group.add_argument(
+        "--max-pixels",
+        type=positive,
+        metavar="N",
+        help=f"larger images are not read (else {MAX_PIXELS:,})",
     )
 
 

@@ -26,6 +26,7 @@ from PIL import Image
 
 from ibot_jax import forward, sharding
 from ibot_jax.agreement import same_end
+from ibot_jax.data.images import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import options
 from ibot_jax.evaluate.cache import progress
@@ -70,10 +71,10 @@ def run(args: argparse.Namespace) -> Report:
     model, params = open_model(args, sharding.make_mesh(jax.local_devices()[:1]))
     describe = make_describe(model, SCALES[:1] if args.single_scale else SCALES)
     describe = functools.partial(describe, params)
-    size, channels = args.size, model.config.data.channels
+    size, decoding = args.size, Decoding.of(model.config.data)
     with same_end():
-        database = features(describe, [(path, None) for path in benchmark.database], size, channels)
-        queries = features(describe, [(q.image, q.box) for q in benchmark.queries], size, channels)
+        database = features(describe, [(path, None) for path in benchmark.database], size, decoding)
+        queries = features(describe, [(q.image, q.box) for q in benchmark.queries], size, decoding)
     rankings = np.argsort(-np.asarray(similarity(queries, database)), axis=1, kind="stable")
     rows = measure(rankings, benchmark.queries)
     metrics = {
@@ -119,7 +120,7 @@ def features(
     describe: Callable[[np.ndarray], jax.Array],
     images: Sequence[tuple[epath.Path, Box | None]],
     size: int,
-    channels: int,
+    decoding: Decoding,
 ) -> np.ndarray:
     """Computes the feature of each image, [M, D], while the next ones are read.
 
@@ -127,13 +128,13 @@ def features(
       describe: from pixels [H, W, C] uint8 to a feature [D].
       images: files, and the box that is cut out of each.
       size: largest side of what is described, pixels.
-      channels: of the images.
+      decoding: how files become pixels.
 
     Raises:
       UserError: if an image cannot be read or is too small.
     """
     rows = []
-    read = functools.partial(_read, size=size, channels=channels)
+    read = functools.partial(_read, size=size, decoding=decoding)
     pixels_of = progress(ahead(read, images), len(images), "features")
     for (path, _), pixels in zip(images, pixels_of, strict=True):
         try:
@@ -146,13 +147,13 @@ def features(
     return np.stack(rows)
 
 
-def _read(image: tuple[epath.Path, Box | None], *, size: int, channels: int) -> np.ndarray:
+def _read(image: tuple[epath.Path, Box | None], *, size: int, decoding: Decoding) -> np.ndarray:
     path, box = image
-    picture = to_picture(read_image(path, channels))
+    picture = to_picture(read_image(path, decoding))
     if box is not None:
         picture = picture.crop(box)
     picture.thumbnail((size, size), Image.Resampling.LANCZOS)
-    return np.asarray(picture).reshape(picture.height, picture.width, channels)
+    return np.asarray(picture).reshape(picture.height, picture.width, decoding.channels)
 
 
 def _rescale(image: jax.Array, scale: float) -> jax.Array:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from ibot_jax import sharding
 from ibot_jax.agreement import same_end
+from ibot_jax.data.images import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import mean_iou, options
 from ibot_jax.evaluate.opening import check_batch_size, open_model, settings
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> Report:
         _make_patch_fn(model, args.blocks),
         params,
         model.backbone.patch_size,
-        Squares(args.size, model.config.data.channels, args.batch_size),
+        Squares(args.size, Decoding.of(model.config.data), args.batch_size),
         mesh,
     )
     votes = functools.partial(knn_votes, k=args.k, temperature=args.temperature)

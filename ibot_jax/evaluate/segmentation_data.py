@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from ibot_jax.data.images import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.image_files import (
     list_images,
@@ -78,12 +79,12 @@ class Squares:
 
     Attributes:
       size: images and annotations become squares of so many pixels, S.
-      channels: of the images.
+      decoding: how files become pixels.
       batch_size: B, over all processes.
     """
 
     size: int
-    channels: int
+    decoding: Decoding
     batch_size: int
 
     def number(self, split: Split) -> int:
@@ -102,13 +103,14 @@ class Squares:
           filled up with images whose pixels are all `IGNORED`.
         """
         square = (self.size, self.size)
-        blank = np.zeros((*square, self.channels), np.uint8), np.full(square, IGNORED, np.uint8)
+        pixels = np.zeros((*square, self.decoding.channels), np.uint8)
+        blank = pixels, np.full(square, IGNORED, np.uint8)
         read = functools.partial(self._read, split)
         for (images, labels), _ in share_batches(read, order, blank, self.batch_size):
             yield {"images": images, "labels": labels}
 
     def _read(self, split: Split, index: int) -> tuple[np.ndarray, np.ndarray]:
-        pixels, labels = read_image(split.images[index], self.channels), split.read_truth(index)
+        pixels, labels = read_image(split.images[index], self.decoding), split.read_truth(index)
         if pixels.shape[:2] != labels.shape:
             raise UserError(
                 f"{split.images[index]} has {pixels.shape[0]}x{pixels.shape[1]} pixels, but its "

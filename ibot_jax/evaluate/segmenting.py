@@ -41,7 +41,7 @@ class Frozen:
 
     def num_features(self) -> int:
         """Returns F."""
-        shape = (1, self.squares.size, self.squares.size, self.squares.channels)
+        shape = (1, self.squares.size, self.squares.size, self.squares.decoding.channels)
         image = jax.ShapeDtypeStruct(shape, jnp.uint8)
         return jax.eval_shape(self.patch_fn, self.params, image).shape[-1]
 

@@ -116,6 +116,7 @@ def finetune(
                 task.train,
                 task.views.size,
                 model_config.data.mean,
+                task.views.decoding,
                 config,
                 plan,
                 start_step=start_step,

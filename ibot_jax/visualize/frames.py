@@ -1,6 +1,7 @@
 """The frames of a video: read one by one, written as numbered files and an animation."""
 
 import argparse
+import io
 import pathlib
 from collections.abc import Iterable, Iterator
 
@@ -8,7 +9,8 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from ibot_jax.data.images import to_channels
+from ibot_jax.data.folders import read_file
+from ibot_jax.data.images import Decoding, UnreadableImage, in_words, to_channels
 from ibot_jax.errors import UserError
 from ibot_jax.paths import require_writable
 from ibot_jax.pretrained import Model
@@ -35,17 +37,18 @@ def read(args: argparse.Namespace, size: int, model: Model) -> Iterator[np.ndarr
 def _animation(path: str, size: int, model: Model) -> Iterator[np.ndarray]:
     """Yields the frames of an animated file."""
     try:
-        with Image.open(path) as video:
+        with Image.open(io.BytesIO(read_file(path))) as video:
             for frame in ImageSequence.Iterator(video):
-                pixels = np.asarray(to_channels(frame, model.config.data.channels))
+                converted, _ = to_channels(frame, Decoding.of(model.config.data))
+                pixels = np.asarray(converted)
                 yield fit(pixels, size, model.config.model.patch_size)
     except UnidentifiedImageError:
         raise UserError(
             f"--images={path} is no animation that Pillow reads (GIF, WebP, PNG); of another video "
             "extract the frames into a folder, for example by ffmpeg -i VIDEO FOLDER/%05d.png"
         ) from None
-    except ValueError as error:
-        raise UserError(f"--images={path}: {error}") from error
+    except (OSError, UnreadableImage) as error:
+        raise UserError(f"--images={path}: {in_words(error)}") from error
 
 
 def check_folder(path: str) -> pathlib.Path:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ibot_jax import sharding
 from ibot_jax.data.examples import MakeCentralView
+from ibot_jax.data.images import Decoding
 from ibot_jax.data.sources import Source, Subset
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.opening import Views
@@ -124,7 +125,7 @@ def draw(
     patch_size = model.config.model.patch_size
     grid = size[0] // patch_size, size[1] // patch_size
     batch = prototypes.batch_size(model, kind, grid[0] * grid[1], mesh.size)
-    views = Views(size, max(size), model.config.data.channels, batch)
+    views = Views(size, max(size), Decoding.of(model.config.data), batch)
     best = prototypes.find_best(
         model,
         params,
@@ -136,7 +137,7 @@ def draw(
     )
     if best.confidence.max() < 0:
         raise UserError(f"not one of the images of {source.name} can be read")
-    make_view = MakeCentralView(source.fetch, views.resize, size, views.channels)
+    make_view = MakeCentralView(source.fetch, views.resize, size, views.decoding)
 
     def thumbnail(image: int, patch: int, side: int) -> Image.Image:
         (pixels,) = view = make_view.blank()

@@ -1,6 +1,7 @@
 """The images that a figure shows: found, decoded, and made whole numbers of patches in size."""
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from PIL import Image
 
 from ibot_jax.data import remote
 from ibot_jax.data.folders import read_file
-from ibot_jax.data.images import EncodedImage
+from ibot_jax.data.images import Decoding, EncodedImage, UnreadableImage, in_words
 from ibot_jax.data.sources import Source, open_source
 from ibot_jax.data.tfds import TfdsStream
 from ibot_jax.errors import UserError
@@ -20,6 +21,8 @@ from ibot_jax.paths import absolute_path
 from ibot_jax.pretrained import Model
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 MAX_NUMBER = 64  # pictures in a figure
 _SOURCES = re.compile("digits$|synthetic(:|$)|folder:|tfds:")
@@ -143,7 +146,7 @@ def readable(
         try:
             made = make(int(index))
         except Exception as error:  # Pillow's are of many kinds
-            skipped.append(f"{source.describe(int(index))}: {' '.join(str(error).split())}")
+            skipped.append(f"{source.describe(int(index))}: {in_words(error)}")
             continue
         found = True
         yield int(index), made
@@ -156,10 +159,13 @@ def readable(
 
 def read_pixels(source: Source, size: int, model: Model) -> Callable[[int], np.ndarray]:
     """Returns a function from an index to the image as the model is to see it, [H, W, C] uint8."""
-    patch_size, channels = model.config.model.patch_size, model.config.data.channels
+    patch_size, decoding = model.config.model.patch_size, Decoding.of(model.config.data)
 
     def read(index: int) -> np.ndarray:
-        pixels = EncodedImage(source.fetch(source.locate(index)[0])).decode(channels)
+        image = EncodedImage(source.fetch(source.locate(index)[0]), decoding)
+        pixels = image.decode()
+        if image.note:
+            _log.warning("%s: %s", source.describe(index), image.note)
         return fit(pixels, size, patch_size)
 
     return read
@@ -183,13 +189,13 @@ def fit(pixels: np.ndarray, size: int, patch_size: int) -> np.ndarray:
       [H', W', C] uint8; its aspect ratio is the image's up to half a patch.
 
     Raises:
-      ValueError: if the image is smaller than a patch, before or after.
+      UnreadableImage: if the image is smaller than a patch, before or after.
     """
     sides = pixels.shape[:2]
     patches = [round(side * size / max(sides) / patch_size) for side in sides]
     if min(sides) < patch_size or min(patches) < 1:
         how = f", resized to {size}" if min(sides) >= patch_size else ""
-        raise ValueError(
+        raise UnreadableImage(
             f"its {sides[1]} x {sides[0]} pixels{how} are smaller than a patch of {patch_size} x "
             f"{patch_size}"
         )

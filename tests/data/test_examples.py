@@ -92,9 +92,9 @@ def test_only_large_images_are_decoded_smaller(
     shrinks = []
     decode = images.EncodedImage.decode
 
-    def spy(self, channels, shrink):
+    def spy(self, shrink):
         shrinks.append(shrink)
-        return decode(self, channels, shrink)
+        return decode(self, shrink)
 
     monkeypatch.setattr(images.EncodedImage, "decode", spy)
     encoded = picture(height, width, kind)

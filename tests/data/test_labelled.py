@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from ibot_jax.config import make_plan
+from ibot_jax.data.images import Decoding
 from ibot_jax.data.labelled import labelled_batches
 from ibot_jax.data.sources import open_source
 from ibot_jax.finetune.config import get_config
@@ -36,7 +37,7 @@ def folder(tmp_path):
 def run(config, folder, size=(16, 24), **options):
     source = open_source(f"folder:{folder}", "train")
     plan = make_plan(config, len(source))
-    return list(labelled_batches(source, size, MEAN, config, plan, **options))
+    return list(labelled_batches(source, size, MEAN, Decoding(), config, plan, **options))
 
 
 def plain(config):
@@ -124,5 +125,7 @@ def test_rand_augment_changes_most_views_and_fills_with_the_mean(config, folder)
 def test_grey_images_have_one_channel(config, folder, ops):
     config.data.rand_augment.ops = ops
     source = open_source(f"folder:{folder}", "train", channels=1)
-    batches = labelled_batches(source, (8, 8), (0.3,), config, make_plan(config, len(source)))
+    batches = labelled_batches(
+        source, (8, 8), (0.3,), Decoding(channels=1), config, make_plan(config, len(source))
+    )
     assert next(batches)["images"].shape == (8, 8, 8, 1)

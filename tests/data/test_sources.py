@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ibot_jax.data.images import EncodedImage
+from ibot_jax.data.images import Decoding, EncodedImage
 from ibot_jax.data.sources import Subset, open_source
 from ibot_jax.errors import UserError
 
@@ -25,7 +25,7 @@ def save(path, pixels, mode=None, **options):
 
 
 def read(source, index, channels=3):
-    return EncodedImage(source.fetch(source.locate(index)[0])).decode(channels)
+    return EncodedImage(source.fetch(source.locate(index)[0]), Decoding(channels)).decode()
 
 
 def read_one(folder, channels=3):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ibot_jax.config import make_plan
+from ibot_jax.data.images import Decoding
 from ibot_jax.data.labelled import labelled_batches
 from ibot_jax.data.pipeline import eval_batches, train_batches
 from ibot_jax.data.sources import open_source, splits_for_testing
@@ -106,7 +107,7 @@ def test_labels_come_with_their_images(data_dir, config, file_format):
     recipe.data.workers = 1
     source = open_levels(data_dir, file_format)
     plan = make_plan(config, len(source))
-    for batch in labelled_batches(source, (8, 8), (0.5,) * 3, recipe, plan):
+    for batch in labelled_batches(source, (8, 8), (0.5,) * 3, Decoding(), recipe, plan):
         np.testing.assert_array_equal(batch["labels"], batch["images"][:, 0, 0, 0] // 5 % 2)
 
 

@@ -50,7 +50,7 @@ def workers(monkeypatch):
 
 
 def test_rows_are_made_elsewhere_and_failures_are_named(workers):
-    (array,), errors = workers([(4,), (5,), (6,)])
+    (array,), errors, _ = workers([(4,), (5,), (6,)])
     assert array[:, 0].tolist() == [2, 0, 3]
     assert errors == {1: "ValueError: 5 is odd"}
     assert array[0, 1] != os.getpid()
@@ -60,14 +60,14 @@ def test_workers_read_urls_without_tensorflow(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(Path(__file__).parent)
     (tmp_path / "file").write_bytes(b"seven b")
     pool = Workers(Modules(), count=1, rows=1)
-    (array,), errors = pool([(f"file://{tmp_path}/file",)])
+    (array,), errors, _ = pool([(f"file://{tmp_path}/file",)])
     pool.close()
     assert errors == {} and array.tolist() == [[7, 0]]
 
 
 def test_what_was_returned_stays_as_it_is(workers):
-    (first,), _ = workers([(4,), (6,), (8,)])
-    (second,), _ = workers([(10,)])
+    (first,), *_ = workers([(4,), (6,), (8,)])
+    (second,), *_ = workers([(10,)])
     assert first[:, 0].tolist() == [2, 3, 4]
     assert second[:, 0].tolist() == [5]
 

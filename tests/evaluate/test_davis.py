@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
+from ibot_jax.data.images import Decoding
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate import davis
 from ibot_jax.evaluate.davis_data import find_videos
@@ -56,7 +57,7 @@ def test_squares_of_another_colour_are_followed(data, last_frames, tmp_path):
         colors_of_patches, None, 4, last_frames=last_frames, radius=4, top_k=5, temperature=0.1
     )
     (video,) = find_videos(epath.Path(data), "val")
-    scores = davis.measure(follow, video, 3, epath.Path(tmp_path / "predictions"))
+    scores = davis.measure(follow, video, Decoding(), epath.Path(tmp_path / "predictions"))
     assert len(scores) == 2
     for score in scores:
         assert score["j_mean"] > 98 and score["f_mean"] == 100

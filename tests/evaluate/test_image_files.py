@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
+from ibot_jax.data.images import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import image_files
 
@@ -67,7 +68,7 @@ def test_processes_share_batches_in_order(monkeypatch, processes):
 @pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 3), ("RGB", 1), ("L", 1)])
 def test_images_have_the_channels_that_are_asked_for(tmp_path, mode, channels):
     Image.new(mode, (5, 1)).save(tmp_path / "a.png")
-    pixels = image_files.read_image(epath.Path(tmp_path / "a.png"), channels)
+    pixels = image_files.read_image(epath.Path(tmp_path / "a.png"), Decoding(channels))
     assert pixels.shape == (1, 5, channels)
     assert image_files.to_square(pixels, 3).shape == (3, 3, channels)
 

@@ -11,6 +11,7 @@ from etils import epath
 from PIL import Image
 from tiny import tiny_config
 
+from ibot_jax.data.images import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate import retrieval
@@ -57,10 +58,10 @@ def test_what_a_box_shows_is_described_at_the_size_asked_for(data):
         return jnp.asarray(pixels.mean(axis=(0, 1)))
 
     images = [(folder / "query0.jpg", (4, 2, 26, 14)), (folder / "image0.jpg", None)]
-    features = retrieval.features(describe, images, size=18, channels=3)
+    features = retrieval.features(describe, images, size=18, decoding=Decoding())
     assert [pixels.shape for pixels in seen] == [(10, 18, 3), (10, 18, 3)]
     np.testing.assert_allclose(features[0], COLORS[0], atol=6)
-    retrieval.features(describe, images[1:], size=512, channels=3)
+    retrieval.features(describe, images[1:], size=512, decoding=Decoding())
     assert seen[-1].shape == (20, 36, 3)  # never enlarged
 
 
@@ -128,4 +129,4 @@ def test_mistakes_are_one_line_and_status_2(data, workdir, tmp_path, capsys, fla
 def test_an_image_that_is_none_is_named(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"a\.jpg cannot be read"):
-        retrieval.features(jnp.asarray, [(epath.Path(tmp_path / "a.jpg"), None)], 8, 3)
+        retrieval.features(jnp.asarray, [(epath.Path(tmp_path / "a.jpg"), None)], 8, Decoding())

@@ -9,6 +9,7 @@ from etils import epath
 from PIL import Image
 
 from ibot_jax import sharding
+from ibot_jax.data.images import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate import mean_iou
@@ -58,7 +59,7 @@ def patch_colors(params, images):
 @pytest.fixture
 def frozen():
     """The squares are as wide as the images, so that patches stay patches."""
-    return Frozen(patch_colors, jnp.float32(1), 4, Squares(48, 3, 8), sharding.make_mesh())
+    return Frozen(patch_colors, jnp.float32(1), 4, Squares(48, Decoding(), 8), sharding.make_mesh())
 
 
 @pytest.mark.parametrize("head", ["linear", "knn"])
@@ -93,7 +94,7 @@ def test_every_annotated_pixel_counts_at_its_own_size(voc, frozen):
 def test_batches_hold_every_image_once_in_order(voc):
     train, _ = find_splits("voc", epath.Path(voc))
     order = np.random.default_rng(1).permutation(len(train))
-    batches = list(Squares(16, 3, 4).batches(train, order))
+    batches = list(Squares(16, Decoding(), 4).batches(train, order))
     assert [batch["images"].shape for batch in batches] == [(4, 16, 16, 3)] * 3
     labels = np.concatenate([batch["labels"] for batch in batches])
     for row, index in enumerate(order):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from planted import save_images
 
+from ibot_jax.data.images import UnreadableImage
 from ibot_jax.errors import UserError
 from ibot_jax.visualize import pictures
 
@@ -34,7 +35,7 @@ def test_what_is_where_stays_there():
 
 @pytest.mark.parametrize(("shape", "size"), [((15, 99), 64), ((99, 15), 64), ((16, 400), 160)])
 def test_less_than_a_patch_is_refused(shape, size):
-    with pytest.raises(ValueError, match="smaller than a patch of 16 x 16"):
+    with pytest.raises(UnreadableImage, match="smaller than a patch of 16 x 16"):
         pictures.fit(np.zeros(shape, np.uint8), size, 16)
 
 

@@ -12,7 +12,7 @@ MAX_PIXELS = 178_956_970  # above, Pillow takes an image for an attack
 
 EXECUTED, REPORTED = Kind.EXECUTED, Kind.REPORTED
 
-SIZE = Between(1, 10**15)  # bounded by memory
+SIZE = Between(1, 10**15)  # bounded by memory, or not at all
 COUNT = Between(0, 10**15)  # 0 is all, or none
 WEIGHT = Between(1e-8, 1e4, off=0)
 TEMPERATURE = Between(1e-4, 100)
@@ -250,7 +250,7 @@ KEYS = {
     ),
     "checkpoint.every": Key("1 epochs", "between saves", Duration(), REPORTED),
     "checkpoint.keep": Key(
-        3, "the latest so many; the best by k-NN is kept besides", Between(1, 10**9), REPORTED
+        3, "the latest so many; the best by k-NN is kept besides", SIZE, REPORTED
     ),
     "log_every": Key("50 steps", "between reports of a step", Duration(), REPORTED),
 }

@@ -20,8 +20,8 @@ from ibot_jax.errors import TrainingError, UserError, in_words
 _PACKAGE = pathlib.Path(__file__).parent
 _MOST = 300  # characters of a library's message: some print their whole program
 _HINTS = {
-    "RESOURCE_EXHAUSTED": "the memory of the devices ran out: a smaller batch, model.remat=blocks, "
-    "a larger grad_accum_steps or mesh.fsdp needs less",
+    "RESOURCE_EXHAUSTED": "the memory of the devices ran out: a smaller batch or model, "
+    "model.remat=blocks, a larger grad_accum_steps or mesh.fsdp needs less",
     "MemoryError": "the memory of this host ran out: fewer data.workers or a smaller batch needs "
     "less",
 }

@@ -68,6 +68,23 @@ MISTAKES = {
         dict(loss__teacher_temp=0.0),
         r"loss\.teacher_temp=0\.0 must be from 0\.0001 to",
     ),
+    "lowest rate above the highest": (
+        dict(optim__lr=1e-3, optim__min_lr=1e-1),
+        r"optim\.min_lr=0\.1 is above .* optim\.lr=0\.001 x batch_size / 256 = 0\.004; lower",
+    ),
+    "no hidden unit": (
+        dict(model__width=6, model__mlp_ratio=0.1),
+        r"model\.mlp_ratio=0\.1 of model\.width=6 leaves no hidden unit; use at least 0\.167",
+    ),
+    "more processes than cores can run": (
+        dict(data__workers=10**12),
+        r"data\.workers=1000000000000 is more than 16 for each of the \d+ cores there are; use 0",
+    ),
+    "warm-up as long as the run": (
+        dict(duration="20 epochs"),
+        r"duration='20 epochs' is too short for loss\.teacher_temp_warmup='30 epochs'; .*\"30%\"",
+    ),
+    "a share of itself": (dict(duration="50%"), r"duration='50%' is a share of itself"),
     "batch": (dict(batch_size=0), r"batch_size=0 must be from 1 to"),
     "weight decay": (
         dict(optim__weight_decay=-0.1),
@@ -188,6 +205,63 @@ def test_durations_that_do_not_fit_the_run(changes, pattern):
     config_check.check_plan(config_with(**SHORT), PLAN)
     with pytest.raises(UserError, match=pattern):
         config_check.check_plan(config_with(**SHORT | changes), PLAN)
+
+
+def test_all_that_a_run_is_too_short_for_is_told_with_what_would_do():
+    """Of a published recipe, by the size of ImageNet: 5,004 steps an epoch."""
+    config = config_with(duration="300 steps", batch_size=256, knn__every="0.1 steps")
+    (short, every) = config_check.length_problems(config, 1_281_167)
+    assert short == (
+        "duration='300 steps' (300 steps) is too short for optim.warmup='10 epochs' (50040 steps), "
+        "optim.freeze_last_layer='1 epochs' (5004 steps) and loss.teacher_temp_warmup='30 epochs' "
+        '(150120 steps); lengthen it, or set optim.warmup="10%", optim.freeze_last_layer="1%" and '
+        'loss.teacher_temp_warmup="30%"'
+    )
+    assert every.startswith("knn.every='0.1 steps' is less than one step")
+    config.optim.update(warmup="10%", freeze_last_layer="1%")
+    config.loss.teacher_temp_warmup = "30%"
+    config.knn.every = "50%"
+    assert config_check.length_problems(config, 1_281_167) == []
+
+
+def test_a_batch_larger_than_the_data_is_told_with_the_largest_that_does():
+    config = config_with(batch_size=4096, duration="10 epochs")
+    too_large, too_short = config_check.length_problems(config, 1442, multiple=8)
+    assert too_large == (
+        "batch_size=4096 is larger than the data set (1442 images); the largest that does is 1440"
+    )
+    assert too_short.startswith("duration='10 epochs' (10 steps) is too short for optim.warmup=")
+    (few,) = config_check.length_problems(config_with(**SHORT, batch_size=16), 7, multiple=8)
+    assert few.endswith("larger than the data set (7 images); use more images")
+
+
+def test_a_run_has_no_more_steps_than_an_int32():
+    config = config_with(**SHORT | dict(duration="1e6 epochs", batch_size=8))
+    (problem,) = config_check.length_problems(config, 1_281_167)
+    assert problem.startswith(
+        "duration='1e6 epochs' is 160,145,000,000 steps; a run has at most 2,1"
+    )
+
+
+def test_a_key_that_is_wrong_hides_no_mistake_of_others():
+    changes = dict(optim__lr=-1.0, batch_size=0, data__channels=1, knn__k=0, optim__warmup="ten")
+    with pytest.raises(UserError) as error:
+        config_check.check_config(config_with(**changes, model__heads=5), data=True)
+    for part in ("optim.lr=-1", "batch_size=0", "data.mean=", "data.std=", "knn.k=0", "heads=5"):
+        assert str(error.value).count(part) == 1
+    assert "optim.warmup='ten' is no duration" in str(error.value)
+
+
+def test_once_something_is_wrong_data_at_hand_is_looked_at_for_more():
+    changes = dict(SHORT, data__source="synthetic:100", knn__k=0, batch_size=101)
+    with pytest.raises(UserError, match=r"^knn\.k=0 .*; batch_size=101 is larger than the data"):
+        config_check.check_config(config_with(**changes), data=True)
+    with pytest.raises(UserError, match=r"^knn\.k=0 .*; data\.source='folder:/nowhere'"):
+        config_check.check_config(
+            config_with(**changes | dict(data__source="folder:/nowhere")), data=True
+        )
+    with pytest.raises(UserError, match=r"^knn\.k=0 must be from 1 to \d+$"):
+        config_check.check_config(config_with(**changes))
 
 
 def test_batches_divide_by_the_devices():

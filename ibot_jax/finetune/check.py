@@ -30,12 +30,12 @@ def check_config(config: ConfigDict) -> None:
     refuse(config_problems(flatten(config), KEYS, _CHECKS))
 
 
-def check_run(config: ConfigDict, plan: Plan, *, channels: int, num_devices: int) -> None:
+def check_run(config: ConfigDict, plan: Plan | None, *, channels: int, num_devices: int) -> None:
     """Checks what depends on the size of the data, the model's input and the devices.
 
     Args:
       config: checked by `check_config`.
-      plan: the run's length.
+      plan: the run's length; None if there is none, of which nothing is said here.
       channels: of the images.
       num_devices: of all processes.
 
@@ -43,7 +43,8 @@ def check_run(config: ConfigDict, plan: Plan, *, channels: int, num_devices: int
       UserError: with all mistakes.
     """
     flat = flatten(config)
-    found = [*_too_late(flat, plan), *periods_too_short(flat, _PERIODS, plan)]
+    found = list(_too_late(flat, plan))
+    found += periods_too_short(flat, _PERIODS, plan) if plan else []
     key = "batch_size"
     if flat[key] % num_devices:
         nearest = max(round(flat[key] / num_devices), 1) * num_devices

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from ibot_jax import defaults
 from ibot_jax.config_keys import Between, Duration, Interval, Key, Kind, OneOf, make_config
-from ibot_jax.defaults import SHARE, STRENGTH
+from ibot_jax.defaults import SHARE, SIZE, STRENGTH
 
 SECTIONS = {
     "": "its length, batch and start",
@@ -77,7 +77,7 @@ KEYS = {
     "checkpoint.keep": Key(
         1,
         "the latest so many; the best by top-1 is kept besides",
-        Between(1, 10**9),
+        SIZE,
         Kind.REPORTED,
     ),
     "log_every": defaults.KEYS["log_every"],

@@ -11,6 +11,7 @@ The latest checkpoints are kept, and the best by top-1.
 import contextlib
 import dataclasses
 import json
+import math
 
 import jax
 from etils import epath
@@ -21,6 +22,7 @@ from ibot_jax.agreement import require_same, same_end
 from ibot_jax.checkpoint import Checkpoints, Parts
 from ibot_jax.config import Plan, make_plan
 from ibot_jax.config_check import flatten
+from ibot_jax.config_rules import noted, refuse
 from ibot_jax.data.labelled import labelled_batches
 from ibot_jax.data.sources import Source
 from ibot_jax.data.tfds import TfdsStream
@@ -93,8 +95,13 @@ def finetune(
     """
     require_same(json.dumps(flatten(config)), "config")
     with same_end():
-        plan = make_plan(config, len(task.train))
-        check_run(config, plan, channels=task.views.channels, num_devices=mesh.size)
+        plan, found = None, []
+        with noted(found):
+            shares = math.lcm(mesh.size, 2)  # images are mixed in pairs
+            plan = make_plan(config, len(task.train), multiple=shares)
+        with noted(found):
+            check_run(config, plan, channels=task.views.channels, num_devices=mesh.size)
+        refuse(found)
         folder = open_workdir(
             workdir, config, allow_config_change=allow_config_change, flag="--out", keys=KEYS
         )

@@ -30,11 +30,11 @@ import ibot_jax
 from ibot_jax.card import make_card, read_report, require_same_weights
 from ibot_jax.command_line import OneLineParser, exit_status, leave
 from ibot_jax.errors import UserError, about_arguments, require_one_of
-from ibot_jax.exported import import_safetensors
+from ibot_jax.exported import CONFIG, import_safetensors
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import absolute_path, warn_if_among_images
-from ibot_jax.pretrained import DECODED
 from ibot_jax.quiet import quiet_libraries
+from ibot_jax.recorded import DECODED, recorded_config
 from ibot_jax.sanity import check_finite
 from ibot_jax.saved import find_checkpoint, find_workdir, read_params
 from ibot_jax.tensors import flat_tensors
@@ -140,6 +140,7 @@ def export(
         raise UserError(f"--workdir={workdir} holds no run: there is no {what}; give that of a run")
     warn_if_among_images(out, "--out", [recorded.get("data.source", "")])
     number, top1 = find_checkpoint(source, step, [weights])
+    recorded_config(recorded, str(source / CONFIG))  # which looks at what it says
     description = describe(recorded, head=head)
     description |= {
         "weights": weights,

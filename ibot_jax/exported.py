@@ -49,7 +49,7 @@ def read_exported(source: epath.Path, path: str, weights: str) -> tuple[dict[str
             description = json.loads((source / CONFIG).read_text())
             if folder.name in SETS:  # it holds both, whatever its description says
                 description["weights"] = folder.name
-            return description, params
+            return _object(description), params
         if source.suffix == ".npz":
             if not is_own_npz(source):
                 raise UserError(
@@ -59,7 +59,7 @@ def read_exported(source: epath.Path, path: str, weights: str) -> tuple[dict[str
             with np.load(source.open("rb"), allow_pickle=False) as file:
                 flat = {name: file[name] for name in file.files}
             config = json.loads(str(flat.pop("config")))
-            return config, flax.traverse_util.unflatten_dict(flat, sep="/")
+            return _object(config), flax.traverse_util.unflatten_dict(flat, sep="/")
         if source.suffix == ".safetensors":
             return _read_safetensors(source)
     except UserError:
@@ -71,6 +71,12 @@ def read_exported(source: epath.Path, path: str, weights: str) -> tuple[dict[str
         f"{path} is no .npz, .safetensors or Orbax export; weights of other projects are "
         "converted first: python -m ibot_jax.convert"
     )
+
+
+def _object(description: Any) -> dict[str, Any]:
+    if not isinstance(description, dict):
+        raise ValueError(f"its config is a {type(description).__name__}")
+    return description
 
 
 def import_safetensors() -> types.ModuleType:
@@ -123,4 +129,4 @@ def _read_safetensors(source: epath.Path) -> tuple[dict[str, Any], Params]:
             "python -m ibot_jax.convert"
         )
     flat = safetensors.numpy.load(source.read_bytes())
-    return json.loads(metadata["config"]), flax.traverse_util.unflatten_dict(flat, sep=".")
+    return _object(json.loads(metadata["config"])), flax.traverse_util.unflatten_dict(flat, sep=".")

@@ -11,26 +11,22 @@ from typing import Any
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
 from ibot_jax import forward, models
-from ibot_jax.config import get_config
-from ibot_jax.config_check import flatten
 from ibot_jax.errors import UserError, require_one_of
 from ibot_jax.exported import CONFIG, is_exported_folder, read_exported
 from ibot_jax.models.head import Head
 from ibot_jax.models.vit import ViT
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import absolute_path
-from ibot_jax.sanity import check_finite, check_images, check_normalization
+from ibot_jax.recorded import DECODED, DESCRIBED_DATA, described_config, recorded_config
+from ibot_jax.sanity import check_finite, check_images
 from ibot_jax.saved import find_checkpoint, find_workdir, read_params
 from ibot_jax.workdir import read_config
 
-# What an export says of the data that its model was trained for; see `export.describe`.
-DESCRIBED_DATA = ("global_size", "channels", "mean", "std")
-# And of how files become pixels; what is absent is the default.
-DECODED = ("range", "exif")
 # What it says of how the weights came about: the config of the run, or what the original's says,
 # and the file that they were converted from.
 _HISTORY = ("run", "args", "epoch", "converted_from")
@@ -126,6 +122,8 @@ class Model:
 
     def _apply(self, params, images, *args, floats, method=None):
         data = self.config.data
+        if not isinstance(images, np.ndarray | jax.Array):
+            images = np.asarray(images)
         check_images(images, floats, data.channels, self.config.model.patch_size)
         images = jnp.asarray(images)
         if floats == "unit" and images.dtype != jnp.uint8:
@@ -182,6 +180,8 @@ def load(
         config = described_config(description, path)
         history = {key: description[key] for key in _HISTORY if key in description}
         facts = {k: v for k, v in description.items() if k not in (*_MODEL, *_HISTORY)}
+        if weights == "student" and facts.get("weights") == "teacher":
+            raise UserError(f"{path} holds no student, only the teacher")
         missing = [part for part in parts if part not in tensors]
         if missing:
             raise UserError(f"{path} holds no {missing[0]}; export it anew with --head")
@@ -221,7 +221,11 @@ def _init(model: Model, *, head: bool) -> Params:
 
 def _check_shapes(model: Model, params: Params) -> None:
     """Makes sure that the parameters are those of the architecture which the config describes."""
-    made = jax.eval_shape(functools.partial(_init, model, head="head" in params))
+    try:
+        made = jax.eval_shape(functools.partial(_init, model, head="head" in params))
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{model.name} describes no model that can be built ({reason})") from error
     wanted, found = (
         {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items()}
         for tree in (made, params)
@@ -233,47 +237,6 @@ def _check_shapes(model: Model, params: Params) -> None:
                 f"{found.get(name, 'absent')}, not {wanted.get(name, 'absent')}; restore the one "
                 "or the other"
             )
-
-
-def described_config(description: dict[str, Any], path: str) -> ConfigDict:
-    """Returns the default config with a model's description filled in.
-
-    Args:
-      description: as `export.describe` makes it.
-      path: of the export, for errors.
-
-    Raises:
-      UserError: if the description lacks something, or says what no config can hold.
-    """
-    flat = {f"model.{key}": value for key, value in description.get("model", {}).items()}
-    flat |= {f"head.{key}": value for key, value in description.get("head", {}).items()}
-    missing = {"model", *DESCRIBED_DATA} - description.keys()
-    if missing:
-        raise UserError(f"{path} does not say its {min(missing)}; export or convert it anew")
-    flat |= {f"data.{key}": description[key] for key in DESCRIBED_DATA}
-    flat |= {f"data.{key}": description[key] for key in DECODED if key in description}
-    # The shorter side before a central crop; 256 before 224 where it is not said.
-    flat["knn.resize"] = description.get("resize", round(min(description["global_size"]) * 8 / 7))
-    return recorded_config(flat, path)
-
-
-def recorded_config(flat: dict[str, Any], path: str) -> ConfigDict:
-    """Returns a config from its JSON, {"model.width": 384, ...}; what is absent is the default.
-
-    Raises:
-      UserError: if it has keys that no config has, or a normalisation of other pixels than those
-        in [0, 1]; `path` names the file in the message.
-    """
-    config = get_config()
-    if unknown := flat.keys() - flatten(config).keys():
-        raise UserError(
-            f"{path} is of another version of ibot_jax: it has {min(unknown)}, which no config has"
-        )
-    config.update_from_flattened_dict(
-        {key: tuple(value) if isinstance(value, list) else value for key, value in flat.items()}
-    )
-    check_normalization({name: config.data[name] for name in ("mean", "std")}, f"{path}: ")
-    return config
 
 
 def _load_run(

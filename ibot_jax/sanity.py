@@ -1,12 +1,13 @@
 """What no model has or takes: weights that are not finite, means of no pixels, other arrays."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ibot_jax.config_keys import entries
 from ibot_jax.defaults import KEYS
 from ibot_jax.errors import UserError
 
@@ -25,8 +26,9 @@ def check_finite(params: Any, path: str) -> None:
       UserError: with the name of the first tensor that holds NaN or an infinity.
     """
     for key, leaf in jax.tree_util.tree_leaves_with_path(params):
-        finite = _on_devices if isinstance(leaf, jax.Array) else np.isfinite
-        if jnp.issubdtype(leaf.dtype, jnp.floating) and not finite(leaf).all():
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            continue
+        if not (_on_devices(leaf) if isinstance(leaf, jax.Array) else _is_finite(leaf, np)):
             name = jax.tree_util.keystr(key, simple=True, separator=".")
             raise UserError(
                 f"{path} holds NaN or infinities in {name}; weights are finite: take an earlier "
@@ -34,36 +36,45 @@ def check_finite(params: Any, path: str) -> None:
             )
 
 
+def _is_finite(array: Any, numpy: Any) -> Any:
+    if array.dtype == np.float64:
+        return (abs(array) <= np.finfo(np.float32).max).all()  # what it becomes for a model
+    return numpy.isfinite(array).all()
+
+
 @jax.jit
 def _on_devices(array: jax.Array) -> jax.Array:
-    return jnp.isfinite(array).all()
+    return _is_finite(array, jnp)
 
 
-def check_normalization(values: Mapping[str, Sequence[float]], where: str) -> None:
+def check_normalization(values: Mapping[str, Any], where: str) -> None:
     """Makes sure that means and deviations are those of pixels in [0, 1].
 
     Args:
-      values: "mean" and "std", or one of them, of each channel.
+      values: "mean" and "std", or one of them: tuples of a number for each channel.
       where: what says so, for the message; names are put behind it.
 
     Raises:
       UserError: if they are not, those of pixels from 0 to 255 included.
     """
     for name, of_channels in values.items():
-        rule = KEYS[f"data.{name}"].rule
-        if rule.problem(of_channels):
+        key = KEYS[f"data.{name}"]
+        if key.problem(of_channels):
+            numbers = [x for x in entries(of_channels) if isinstance(x, int | float)]
             raise UserError(
-                f"{where}{name}={','.join(f'{x:g}' for x in of_channels)} is not of pixels in "
-                f"[0, 1]: each channel's is {rule}"
-                + ("; divide it by 255" if max(of_channels) > rule.high else "")
+                f"{where}{name}={','.join(map(str, entries(of_channels)))} is not of pixels in "
+                f"[0, 1]: each channel's is {key.rule}"
+                + ("; divide it by 255" if max(numbers, default=0) > key.rule.high else "")
             )
 
 
-def check_images(images: Any, floats: str | None, channels: int, patch_size: int) -> None:
+def check_images(
+    images: np.ndarray | jax.Array, floats: str | None, channels: int, patch_size: int
+) -> None:
     """Makes sure that images are what a model takes, and say what they are.
 
     Args:
-      images: [B, H, W, C], an array or what may be traced as one.
+      images: [B, H, W, C], traced or not.
       floats: "unit" or "normalized", what floating ones are; None if nothing is said.
       channels: C of the model.
       patch_size: side of its patches, pixels.
@@ -71,7 +82,7 @@ def check_images(images: Any, floats: str | None, channels: int, patch_size: int
     Raises:
       UserError: if they are anything else.
     """
-    shape = jnp.shape(images)
+    shape, dtype = images.shape, images.dtype
     if floats not in (None, "unit", "normalized"):
         raise UserError(f"floats={floats!r} is unknown; images are 'unit' or 'normalized'")
     if len(shape) != 4:
@@ -90,7 +101,6 @@ def check_images(images: Any, floats: str | None, channels: int, patch_size: int
             f"images have {height}x{width} pixels, which are no whole patches of {patch_size}x"
             f"{patch_size}; resize or cut them, to {low}x{high} for example"
         )
-    dtype = jnp.dtype(getattr(images, "dtype", None) or np.asarray(images).dtype)
     if dtype == jnp.uint8:
         return
     if not jnp.issubdtype(dtype, jnp.floating):

@@ -49,6 +49,7 @@ LAYERS = [
         "command_line",
         "unforeseen",
         "sanity",
+        "recorded",
         "subcommands",
     },
     {"tensors"},

@@ -15,6 +15,7 @@ import ibot_jax
 from ibot_jax import export, models, sharding
 from ibot_jax.errors import UserError
 from ibot_jax.pretrained import untrained
+from ibot_jax.sanity import check_finite
 from ibot_jax.starting import start_from
 from ibot_jax.step import make_init, teacher_params
 
@@ -77,6 +78,12 @@ def test_the_student_is_another_set_of_weights(workdir, state):
     _, params = ibot_jax.load(workdir, weights="student")
     jax.tree.map(np.testing.assert_array_equal, params["backbone"], state.params["backbone"])
     assert set(params) == {"backbone"}
+
+
+def test_a_student_is_not_what_holds_the_teacher_alone(workdir, tmp_path):
+    export.export(workdir, str(tmp_path / "out.npz"), to="npz")
+    with pytest.raises(UserError, match=r"out.npz holds no student, only the teacher"):
+        ibot_jax.load(str(tmp_path / "out.npz"), weights="student")
 
 
 def test_a_model_before_its_training_is_what_the_run_started_from(workdir, state):
@@ -157,6 +164,21 @@ def test_images_of_another_shape_are_told_what_to_do(loaded, images, message):
         model.tokens(params, images)
 
 
+def test_what_becomes_an_array_may_be_given(loaded):
+    model, params = loaded
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
+
+    class Tensor:  # as PyTorch's: a dtype of its own, and an array on demand
+        dtype = "torch.uint8"
+
+        def __array__(self, dtype=None, copy=None):
+            return pixels
+
+    np.testing.assert_array_equal(model.tokens(params, Tensor()), model.tokens(params, pixels))
+    with pytest.raises(UserError, match="images are int64; give uint8"):
+        model.tokens(params, pixels.tolist())
+
+
 def test_pixels_that_are_not_from_0_to_1_are_no_unit_ones(loaded):
     model, params = loaded
     images = np.full((1, 16, 16, 3), 255.0, np.float32)
@@ -213,6 +235,23 @@ def test_a_description_that_lacks_something_names_it(workdir, tmp_path):
     file.write_text(json.dumps(description | {"std": [58.395, 57.12, 57.375]}))
     with pytest.raises(UserError, match=r"std=58.395,57.12,57.375 .*; divide it by 255"):
         ibot_jax.load(str(tmp_path / "out"))
+    for changes, message in (
+        ({"mean": 0.5}, r"mean=0.5 is not of pixels"),
+        ({"mean": "grey"}, r"mean=grey is not of pixels"),
+        ({"std": [0.5]}, r"data.std for other than the 3 channels"),
+        ({"global_size": "16x16"}, r"data.global_size='16x16', which has the wrong type"),
+        ({"channels": 0}, r"data.channels=0, which must be from 1 to 4"),
+        ({"model": []}, r"has model=\[\]; export or convert it anew"),
+        ({"model": description["model"] | {"depth": -1}}, r"model.depth=-1, which must be"),
+        ({"model": description["model"] | {"heads": 3}}, r"no model that can be built"),
+        ({"model": description["model"] | {"depth": 1}}, r"weights of another architecture"),
+    ):
+        file.write_text(json.dumps(description | changes))
+        with pytest.raises(UserError, match=message):
+            ibot_jax.load(str(tmp_path / "out"))
+    file.write_text("[]")
+    with pytest.raises(UserError, match=r"damaged \(its config is a list\)"):
+        ibot_jax.load(str(tmp_path / "out"))
     file.write_text(json.dumps(description | {"model": description["model"] | {"wings": 2}}))
     with pytest.raises(UserError, match=r"another version of ibot_jax: .*wings"):
         ibot_jax.load(str(tmp_path / "out"))
@@ -235,4 +274,7 @@ def test_weights_that_are_not_finite_are_refused_wherever_they_are_used(
     assert not (tmp_path / "out.npz").exists()
     with pytest.raises(UserError, match=named):
         start_from(workdir, state)
+    huge = {"x": np.array([1.0, -1e300])}  # finite, but not as what a model makes of it
+    with pytest.raises(UserError, match=r"here holds NaN or infinities in x"):
+        check_finite(huge, "here")
     ibot_jax.load(workdir)  # the teacher is sound

@@ -81,6 +81,8 @@ def read_model(
         wanted = tuple(who for who in SETS if who in contents.sets)
     else:
         wanted = (weights,)
+    if unnamed and weights == "student" and wanted == ("teacher",):
+        raise UserError(f"{path} holds no student, only the teacher")
     if missing := [who for who in wanted if not unnamed and who not in contents.sets]:
         raise UserError(f"{path} holds no {missing[0]}, only the {' and '.join(contents.sets)}")
     taken = {who: take(contents, "" if unnamed else who, path, known, head=head) for who in wanted}

@@ -12,7 +12,8 @@ from etils import epath
 from ibot_jax.convert.outputs import MakeCard
 from ibot_jax.convert.reading import Found
 from ibot_jax.errors import UserError
-from ibot_jax.pretrained import Model, described_config
+from ibot_jax.pretrained import Model
+from ibot_jax.recorded import described_config
 from ibot_jax.tensors import flat_tensors
 from ibot_jax.writers import write_file
 

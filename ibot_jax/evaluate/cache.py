@@ -36,7 +36,8 @@ from ibot_jax.errors import UserError
 from ibot_jax.evaluate.features import extract_batches, make_feature_fn
 from ibot_jax.evaluate.opening import Views
 from ibot_jax.optimizer import Params
-from ibot_jax.pretrained import DESCRIBED_DATA, Model
+from ibot_jax.pretrained import Model
+from ibot_jax.recorded import DESCRIBED_DATA
 from ibot_jax.tensors import backbone_hash
 
 T = TypeVar("T")

@@ -25,7 +25,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.evaluate.options import add_number, add_weights_options
 from ibot_jax.metrics import read_rows
 from ibot_jax.paths import absolute_path
-from ibot_jax.pretrained import recorded_config
+from ibot_jax.recorded import recorded_config
 from ibot_jax.saved import complete_steps
 from ibot_jax.visualize import attention, canvas, page, patterns, pca
 from ibot_jax.visualize.charts import Series, line_chart, show

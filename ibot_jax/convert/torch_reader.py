@@ -33,14 +33,20 @@ STORAGES = {
     "CharStorage": np.dtype(np.int8),
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
+    "ComplexFloatStorage": np.dtype(np.complex64),
+    "ComplexDoubleStorage": np.dtype(np.complex128),
 }
 # torch.float32 and its like. Storages of the newer ones have no type of their own.
 _DTYPES = {
     **{
         name: np.dtype(name)
-        for name in ("float32", "float64", "float16", "int64", "int32", "int16", "int8")
+        for name in ("float32", "float64", "float16", "complex64", "complex128", "bool")
     },
-    **{name: np.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64", "bool")},
+    **{
+        f"{sign}int{bits}": np.dtype(f"{sign}int{bits}")
+        for sign in ("", "u")
+        for bits in (8, 16, 32, 64)
+    },
     **{
         name: np.dtype(getattr(ml_dtypes, name))
         for name in (

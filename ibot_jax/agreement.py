@@ -15,10 +15,12 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import distributed  # whose barriers, unlike the public ones, end in time
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ibot_jax.errors import SaveError, TrainingError, UserError
+from ibot_jax import signals
+from ibot_jax.errors import SaveError, TrainingError, UserError, in_words, noted
 from ibot_jax.watchdog import Watch
 
 T = TypeVar("T")
@@ -27,6 +29,7 @@ T = TypeVar("T")
 _AHEAD = 2
 _FAILED = 1 << 16  # a vote; above every signal's number
 _POLL_SECONDS = 0.1
+_FAIL_SECONDS = 60  # for the others to fail, too, before this process takes itself for the only one
 _MESSAGE_BYTES = 2000
 _KINDS = (UserError, SaveError, TrainingError)  # of errors that processes tell each other
 
@@ -72,6 +75,33 @@ def wait_for_all(done: Callable[[], bool]) -> None:
             time.sleep(_POLL_SECONDS)
 
 
+def all_fail(at: str) -> bool:
+    """Returns whether all processes call this within a minute, and so can still act as one.
+
+    Args:
+      at: names the occasion, once a run, in the same words on all processes.
+    """
+    if jax.process_count() == 1:
+        return True
+    try:
+        distributed.global_state.client.wait_at_barrier(f"ibot_jax/{at}", _FAIL_SECONDS * 1000)
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+def until_told(batches: Iterable[T], watch: Watch = contextlib.nullcontext) -> Iterator[T]:
+    """Yields batches as `in_step` does, until a process is told to end.
+
+    Raises:
+      signals.Interrupted: on all processes at the same batch, if one has noted a signal.
+    """
+    for batch, number in in_step(batches, signals.noted, watch):
+        if number:
+            raise signals.Interrupted(number)
+        yield batch
+
+
 def in_step(
     batches: Iterable[T],
     check: Callable[[], int] = lambda: 0,
@@ -92,8 +122,8 @@ def in_step(
       A batch, and the largest number that `check` returned on any process.
 
     Raises:
-      TrainingError: on all processes at the same batch, if it could not be made on one of them, or
-        if `check` raised it there.
+      Exception: what was raised where a batch could not be made, or `check` raised; on the other
+        processes, at the same batch, a TrainingError that says so.
     """
     made = _made(iter(batches), check, watch)
     ahead = 0 if jax.process_count() == 1 else _AHEAD
@@ -119,7 +149,8 @@ def _made(batches: Iterator[T], check: Callable[[], int], watch: Watch) -> Itera
     batch, vote, error = None, 0, None
     while True:
         try:
-            with watch("its next batch: the input of this host is slow or stuck"):
+            watched = watch("its next batch: the input of this host is slow or stuck")
+            with watched, noted("while a batch was made"):
                 batch = next(batches, None)
             vote = check()
         except Exception as raised:
@@ -160,7 +191,7 @@ def _message(error: Exception | None) -> bytes:
         return b""
     kind = next((kind for kind in _KINDS if isinstance(error, kind)), TrainingError)
     where = f"process {jax.process_index()} on {socket.gethostname()}"
-    return bytes([_KINDS.index(kind)]) + f"{where}: {error}".encode()
+    return bytes([_KINDS.index(kind)]) + f"{where}: {in_words(error)}".encode()
 
 
 def _gather(message: bytes) -> list[bytes]:

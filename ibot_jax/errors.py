@@ -1,4 +1,4 @@
-"""Errors that are meant for the person at the keyboard."""
+"""Errors that are meant for the person at the keyboard, and what is said of others."""
 
 import contextlib
 import re
@@ -29,6 +29,17 @@ def in_words(error: Exception) -> str:
     if isinstance(error, UserError | TrainingError):
         return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+@contextlib.contextmanager
+def noted(where: str) -> Iterator[None]:
+    """Adds where it came up to an error that is not meant for the user, and so does not say it."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, UserError | TrainingError):
+            error.add_note(where)
+        raise
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from ibot_jax.errors import SaveError
+from ibot_jax.errors import TrainingError
 
 Row = dict[str, Any]
 
@@ -54,7 +54,7 @@ class JsonLines:
         """Replaces what the file holds by these rows, at once or not at all.
 
         Raises:
-          SaveError: if it cannot be written.
+          TrainingError: if it cannot be written.
         """
         self._path = path
         self._lines = [json.dumps(row) + "\n" for row in rows]  # all of a bucket's file
@@ -88,7 +88,7 @@ class JsonLines:
                 self._rewrite(self._path)
 
     def check(self) -> None:
-        """Raises a SaveError if rows could not be written."""
+        """Raises a TrainingError if rows could not be written."""
         if self._error is not None:
             raise self._failure(self._error)
 
@@ -109,5 +109,5 @@ class JsonLines:
         except OSError as error:
             self._error = error
 
-    def _failure(self, error: OSError) -> SaveError:
-        return SaveError(f"{self._path} cannot be written ({error.strerror or error})")
+    def _failure(self, error: OSError) -> TrainingError:
+        return TrainingError(f"{self._path} cannot be written ({error.strerror or error})")

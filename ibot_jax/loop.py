@@ -1,4 +1,8 @@
-"""The loop on the host, whatever is trained: batches in; metrics, evaluations, checkpoints out."""
+"""The loop on the host, whatever is trained: batches in; metrics, evaluations, checkpoints out.
+
+Whatever ends it, the last good state is saved before, if that can be done: by all processes, or by
+none.
+"""
 
 import abc
 import collections
@@ -10,13 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from ibot_jax import sharding
-from ibot_jax.agreement import first_says, in_step
+from ibot_jax import sharding, signals
+from ibot_jax.agreement import all_fail, first_says, in_step
 from ibot_jax.checkpoint import Checkpoints
 from ibot_jax.config import Plan
-from ibot_jax.errors import SaveError, TrainingError
+from ibot_jax.errors import SaveError, TrainingError, UserError, in_words, noted
+from ibot_jax.lock import Lock
 from ibot_jax.metrics import Reporter
-from ibot_jax.signals import caught_signals
+from ibot_jax.signals import Interrupted, caught_signals
 from ibot_jax.watchdog import Watchdog
 
 State = Any  # a struct of arrays with `step` and `finite`
@@ -35,7 +40,13 @@ def make_watchdog(seconds: float) -> Watchdog:
 
 
 class Loop(abc.ABC):
-    """The loop and what it needs all along; a kind of training adds what is its own."""
+    """The loop and what it needs all along; a kind of training adds what is its own.
+
+    Attributes:
+      figure: of what is measured, the one by which the best checkpoint is chosen.
+    """
+
+    figure: str
 
     def __init__(
         self,
@@ -43,6 +54,7 @@ class Loop(abc.ABC):
         mesh: jax.sharding.Mesh,
         checkpoints: Checkpoints,
         reporter: Reporter,
+        lock: Lock,
         watchdog: Watchdog,
         *,
         log_every: int,
@@ -56,15 +68,17 @@ class Loop(abc.ABC):
           mesh: the devices.
           checkpoints: of the run.
           reporter: of the run.
+          lock: of the run's workdir.
           watchdog: is told of every wait.
           log_every: steps between reports; as the next two, at the last step besides.
-          save_every: steps between checkpoints; a state that was evaluated is saved, too.
+          save_every: steps between checkpoints; a state is also saved before it is evaluated.
           evaluate_every: steps between evaluations; 0 for none.
         """
         self._plan = plan
         self._mesh = mesh
         self._checkpoints = checkpoints
         self._reporter = reporter
+        self._lock = lock
         self._watchdog = watchdog
         self._log_every = log_every
         self._save_every = save_every
@@ -91,13 +105,14 @@ class Loop(abc.ABC):
           The number of the signal, else 0.
 
         Raises:
-          TrainingError: if the run cannot go on; the state is saved, unless saving is what failed.
+          Exception: whatever keeps the run from going on, with a note of what became of the state.
         """
         layout = sharding.replicated(self._mesh)
         # Computed, not put there: nothing can be put on the devices of other processes.
         key = jax.jit(lambda: jax.random.key(seed), out_shardings=layout)()
-        signum = self._run(state, batches, lambda state, batch: train_step(state, batch, key))
-        self._checkpoints.close()
+        with caught_signals():  # until all is on the disk
+            signum = self._run(state, batches, lambda state, batch: train_step(state, batch, key))
+            self._checkpoints.close()
         if signum:
             self._reporter.say(
                 f"{signal.Signals(signum).name}: stopped and saved at step "
@@ -107,8 +122,12 @@ class Loop(abc.ABC):
         return signum
 
     @abc.abstractmethod
-    def _measure(self, step: int, state: State) -> dict[str, float]:
-        """Evaluates and reports; returns the figures that are saved with the state."""
+    def _measure(self, state: State) -> dict[str, float]:
+        """Evaluates; returns what was measured, by name."""
+
+    @abc.abstractmethod
+    def _report_measured(self, step: int, values: dict[str, float]) -> None:
+        """Reports what `_measure` returned."""
 
     @abc.abstractmethod
     def _not_finite(self, step: int, metrics: Metrics) -> TrainingError:
@@ -124,37 +143,60 @@ class Loop(abc.ABC):
         def check() -> int:
             self._checkpoints.check()
             self._reporter.check()
-            return caught[0] if caught else 0
+            self._lock.check()
+            return signals.noted()
 
         def watch(what: str) -> contextlib.AbstractContextManager:
             return self._watchdog.waiting(f"{what}; steps done: {step:,}")
 
-        with caught_signals() as caught:
+        try:
             if self._evaluation_due(step) and not first_says(self._reporter.evaluated):
                 self._evaluate(step, state)
-            try:
-                for batch, stop in in_step(batches, check, watch):
-                    step += 1
+            for batch, stop in in_step(batches, check, watch):
+                with noted(f"in step {step + 1:,}"):
                     state, metrics = train_step(state, sharding.to_global(batch, self._mesh))
-                    self._pending.append((step, metrics))
-                    self._look(leave=_LAG)
-                    # A run that is told to stop has no time for it; the resumed one makes up.
-                    due = self._evaluation_due(step) and not stop
-                    figures = self._evaluate(step, state) if due else {}
-                    if figures or stop or self._due(self._save_every, step):
-                        self._save(state, figures)
-                    if stop:
-                        return stop
-            except SaveError:
-                raise
-            except TrainingError:
-                with contextlib.suppress(TrainingError):  # once not finite, a run remains so
-                    self._look()
-                self._pending.clear()
-                self._save(state, {})
-                self._checkpoints.wait()
-                raise
+                step += 1
+                self._pending.append((step, metrics))
+                self._look(leave=_LAG)
+                # A run that is told to stop has no time for it; the resumed one makes up.
+                due = self._evaluation_due(step) and not stop
+                if due or stop or self._due(self._save_every, step):
+                    self._save(state)
+                if due:
+                    self._evaluate(step, state)
+                if stop:
+                    return stop
+        except Interrupted as told:  # in an evaluation
+            self._save(state)
+            return told.number
+        except SaveError:
+            raise
+        except Exception as error:
+            error.add_note(self._rescue(step, state))
+            if isinstance(error, UserError):  # what was right when the run began
+                raise TrainingError("; ".join([str(error), *error.__notes__])) from error
+            raise
         return 0
+
+    def _rescue(self, step: int, state: State) -> str:
+        """Saves the last good state after a failure; returns what became of it, in words."""
+        with contextlib.suppress(Exception):  # once not finite, a run remains so
+            self._look()
+        self._pending.clear()
+        with contextlib.suppress(Exception):
+            self._reporter.flush()
+        try:
+            if any(array.is_deleted() for array in jax.tree.leaves(state)):
+                raise TrainingError("the failed step was given its memory")
+            if not all_fail(f"step {step}"):
+                raise TrainingError("not all processes failed")
+            self._checkpoints.save(state)
+            self._checkpoints.wait()
+        except Exception as failure:
+            latest = self._checkpoints.latest_step()
+            kept = "none is" if latest is None else f"that of step {latest} is"
+            return f"its state could not be saved ({in_words(failure)}), {kept}"
+        return f"saved at step {int(state.step):,}"
 
     def _due(self, every: int, step: int) -> bool:
         return step % every == 0 or step == self._plan.total_steps
@@ -162,17 +204,21 @@ class Loop(abc.ABC):
     def _evaluation_due(self, step: int) -> bool:
         return bool(self._evaluate_every) and self._due(self._evaluate_every, step)
 
-    def _evaluate(self, step: int, state: State) -> dict[str, float]:
+    def _evaluate(self, step: int, state: State) -> None:
         self._look()
         with self._reporter.paused():
-            return self._measure(step, state)
+            with noted(f"while step {step:,} was evaluated"):
+                values = self._measure(state)
+            if self.figure in values and self._checkpoints.latest_step() == step:
+                self._checkpoints.record(step, **{self.figure: values[self.figure]})
+            self._report_measured(step, values)
 
-    def _save(self, state: State, figures: dict[str, float]) -> None:
+    def _save(self, state: State) -> None:
         self._look()
         self._reporter.flush()  # before: the lines of a step that is saved are never lost
         waiting = self._watchdog.waiting("storage: the save before, or that of another process")
         with self._reporter.paused(), waiting:
-            self._checkpoints.save(state, **figures)
+            self._checkpoints.save(state)
 
     def _look(self, leave: int = 0) -> None:
         """Looks at the metrics of all steps but the last few, which waits for the device."""

@@ -25,7 +25,7 @@ from ibot_jax.json_lines import JsonLines, read_lines
 from ibot_jax.progress import ProgressBar
 from ibot_jax.tensorboard import TensorBoard
 
-_FILE = "metrics.jsonl"
+WRITTEN = _FILE, _FOLDER = "metrics.jsonl", "tensorboard"  # in the workdir, by a `Reporter`
 
 
 def read_rows(workdir: epath.Path) -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ class Reporter:
         rows = [row for row in read_rows(workdir) if row["step"] <= start_step]
         self.evaluated = any(row["step"] == start_step and _is_evaluation(row) for row in rows)
         self._lines = JsonLines(workdir / _FILE, rows)
-        self._tensorboard = TensorBoard(workdir / "tensorboard")
+        self._tensorboard = TensorBoard(workdir / _FOLDER)
         if sys.stderr.isatty():
             self._bar = ProgressBar(plan.total_steps, start_step)
 
@@ -133,7 +133,7 @@ class Reporter:
             self._tensorboard.flush()
 
     def check(self) -> None:
-        """Raises a SaveError if something could not be written."""
+        """Raises a TrainingError if something could not be written."""
         if self._primary:
             self._lines.check()
             self._tensorboard.check()

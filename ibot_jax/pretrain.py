@@ -19,17 +19,16 @@ from ibot_jax.data.sources import open_source
 from ibot_jax.errors import TrainingError
 from ibot_jax.evaluate.online import Evaluation
 from ibot_jax.header import header
+from ibot_jax.lock import Lock
 from ibot_jax.loop import Loop, Metrics, make_watchdog
 from ibot_jax.memory import memory_problems
-from ibot_jax.metrics import Reporter
+from ibot_jax.metrics import WRITTEN, Reporter
 from ibot_jax.paths import warn_if_among_images
 from ibot_jax.starting import start_from
 from ibot_jax.step import TrainState, jit_init, jit_train_step, state_layout, teacher_params
+from ibot_jax.unforeseen import told_in
 from ibot_jax.watchdog import Watchdog
 from ibot_jax.workdir import open_workdir, require_shared
-
-# How many steps the host may run ahead of what it has looked at: enough to keep the device busy.
-_LAG = 2
 
 
 def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = False) -> int:
@@ -43,12 +42,13 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
       allow_config_change: resume under a config that differs from the workdir's.
 
     Returns:
-      The exit status: 0 when the run is complete, 130 or 143 when Ctrl-C or SIGTERM ended it
-      early, its state saved.
+      The exit status: 0 when the run is complete, 130, 143 or 129 when SIGINT, SIGTERM or SIGHUP
+      ended it early, its state saved.
 
     Raises:
       UserError: for what the user can mend, before anything compiles.
-      TrainingError: if the run cannot go on; its state is saved, unless saving is what failed.
+      TrainingError: if the run cannot go on, whatever the reason; its last good state is saved,
+        unless saving is what failed.
     """
     require_same(json.dumps(flatten(config)), "config")
     found = list(device_problems(config, jax.device_count(), jax.process_count()))
@@ -74,14 +74,15 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
         folder = open_workdir(workdir, config, allow_config_change=allow_config_change)
         if jax.process_index() == 0:
             warn_if_among_images(workdir, "--workdir", [config.data.source])
-    with same_end():
-        require_shared(folder)
     mesh = sharding.make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
-
-    checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
-    state, start = _first_state(config, plan, mesh, checkpoints)
-    start_step = int(state.step)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(told_in(folder))
+        with same_end():
+            require_shared(folder)
+            lock = stack.enter_context(Lock(folder))
+        checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
+        state, start = _first_state(config, plan, mesh, checkpoints)
+        start_step = int(state.step)
         with same_end():
             reporter = Reporter(folder, plan, start_step=start_step)
             stack.enter_context(contextlib.closing(reporter))
@@ -93,6 +94,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),
             )
+            lock.watch("checkpoints", *WRITTEN)
         reporter.say(
             *header(
                 config,
@@ -105,7 +107,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
                 workdir=folder,
             )
         )
-        loop = PretrainLoop(config, plan, mesh, checkpoints, reporter, evaluation, watchdog)
+        loop = PretrainLoop(config, plan, mesh, checkpoints, reporter, evaluation, lock, watchdog)
         signum = loop.run(state, batches, jit_train_step(config, plan, mesh), config.seed)
         if signum:
             return 128 + signum
@@ -131,6 +133,8 @@ def _first_state(
 class PretrainLoop(Loop):
     """Trains student and teacher, evaluates the teacher, and looks for signs of collapse."""
 
+    figure = "knn_top1"  # there is none without labels
+
     def __init__(
         self,
         config: ConfigDict,
@@ -139,6 +143,7 @@ class PretrainLoop(Loop):
         checkpoints: Checkpoints,
         reporter: Reporter,
         evaluation: Evaluation | None,
+        lock: Lock,
         watchdog: Watchdog,
     ):
         """Prepares it; see `Loop`."""
@@ -147,6 +152,7 @@ class PretrainLoop(Loop):
             mesh,
             checkpoints,
             reporter,
+            lock,
             watchdog,
             log_every=plan.steps("log_every", config.log_every),
             save_every=plan.steps("checkpoint.every", config.checkpoint.every),
@@ -158,16 +164,16 @@ class PretrainLoop(Loop):
         warmup = plan.steps("optim.warmup", config.optim.warmup)
         self._warm_after = max(warmup, plan.steps_per_epoch)
 
-    def _measure(self, step: int, state: TrainState) -> dict[str, float]:
-        weights = {**teacher_params(state), "centers": state.centers}
-        values = self._evaluation(weights, self._mesh)
+    def _measure(self, state: TrainState) -> dict[str, float]:
+        return self._evaluation({**teacher_params(state), "centers": state.centers}, self._mesh)
+
+    def _report_measured(self, step: int, values: dict[str, float]) -> None:
         self._reporter.evaluation(step, values)
         if step > self._warm_after:
             head = self._config.head
             prototypes = {"class": head.prototypes, "patch": head.patch_prototypes}
             images = self._evaluation.num_images
             self._warn(step, evaluation_signs(values, images=images, prototypes=prototypes))
-        return {"knn_top1": values["knn_top1"]} if "knn_top1" in values else {}  # without labels
 
     def _report(self, step: int, values: dict[str, float]) -> None:
         super()._report(step, values)

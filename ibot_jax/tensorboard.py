@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from etils import epath
 
 from ibot_jax.data.tf import import_tensorflow
-from ibot_jax.errors import SaveError
+from ibot_jax.errors import TrainingError, in_words
 
 
 class TensorBoard:
@@ -32,9 +32,9 @@ class TensorBoard:
             self._writer.flush()
 
     def check(self) -> None:
-        """Raises a SaveError if something could not be written."""
+        """Raises a TrainingError if something could not be written."""
         if self._error is not None:
-            raise SaveError(f"{self._folder} cannot be written ({self._error})")
+            raise TrainingError(f"{self._folder} cannot be written ({in_words(self._error)})")
 
     def close(self) -> None:
         """Writes all and closes the files."""

@@ -53,7 +53,7 @@ LAYERS = [
         "subcommands",
     },
     {"tensors"},
-    {"pretrained", "exported", "loop"},
+    {"pretrained", "exported", "lock", "loop"},
     {"evaluate", "visualize", "finetune"},
     {"pretrain"},
     {"export", "writers", "card"},

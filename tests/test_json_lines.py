@@ -4,7 +4,7 @@ import pytest
 from disk import full_disk
 from etils import epath
 
-from ibot_jax.errors import SaveError
+from ibot_jax.errors import TrainingError
 from ibot_jax.json_lines import JsonLines, read_lines
 
 
@@ -59,10 +59,10 @@ def test_a_full_disk_is_reported_when_asked_for(tmp_path):
     lines.check()
     with full_disk():
         lines.write({"text": "x" * 5000})
-    with pytest.raises(SaveError, match=r"metrics\.jsonl cannot be written \(File too large\)"):
+    with pytest.raises(TrainingError, match=r"metrics\.jsonl cannot be written \(File too large\)"):
         lines.check()
 
 
 def test_a_file_that_cannot_be_written(tmp_path):
-    with pytest.raises(SaveError, match="cannot be written"):
+    with pytest.raises(TrainingError, match="cannot be written"):
         JsonLines(epath.Path(tmp_path) / "absent/metrics.jsonl", [])

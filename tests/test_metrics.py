@@ -11,7 +11,7 @@ from disk import full_disk
 from etils import epath
 
 from ibot_jax.config import Plan
-from ibot_jax.errors import SaveError
+from ibot_jax.errors import TrainingError
 from ibot_jax.metrics import Reporter, read_rows
 
 PLAN = Plan(batch_size=8, steps_per_epoch=10, total_steps=40)
@@ -113,7 +113,7 @@ def test_a_full_disk_is_reported_when_asked_for(workdir, monkeypatch, lost):
         for step in range(1, 30):
             report.train(step, METRICS)
         report.flush()
-        with pytest.raises(SaveError, match=rf"{lost} cannot be written \((?is:.*too large)"):
+        with pytest.raises(TrainingError, match=rf"{lost} cannot be written \((?is:.*too large)"):
             report.check()
         report.close()
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from ibot_jax.data.tf import import_tensorflow
 from ibot_jax.data.workers import Workers
-from ibot_jax.errors import TrainingError
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -51,8 +50,7 @@ def run_batches(
       workers: what `make` uses; they are closed at the end.
 
     Returns:
-      An iterator of lists of arrays [batch_size, ...], which raises `TrainingError` where `make`
-      raised any exception.
+      An iterator of lists of arrays [batch_size, ...], which raises what `make` raised.
     """
     guarded = _Guarded(make, [np.repeat(array[None], chunk, axis=0) for array in blank])
 
@@ -123,9 +121,6 @@ class _Guarded:
         return self.blank
 
     def raise_failure(self) -> None:
-        """Raises what went wrong, as a TrainingError."""
-        if isinstance(self._failure, TrainingError):
-            raise self._failure
+        """Raises what went wrong."""
         if self._failure is not None:
-            message = f"the input pipeline failed: {self._failure!r}"
-            raise TrainingError(message) from self._failure
+            raise self._failure

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ibot_jax.agreement import in_step
+from ibot_jax.agreement import until_told
 from ibot_jax.data.images import Decoding
 from ibot_jax.data.pipeline import eval_batches
 from ibot_jax.data.sources import NoTestSplit, Source, Subset, open_source, open_test_split
@@ -155,7 +155,7 @@ class Evaluation:
             data.workers,
         )
         batches = itertools.islice(batches, self._num_batches)
-        return (batch for batch, _ in in_step(batches, watch=self._watch))
+        return until_told(batches, self._watch)
 
 
 def _open_splits(

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from ibot_jax import pretrained, sharding
-from ibot_jax.agreement import in_step, same_end
+from ibot_jax.agreement import same_end, until_told
 from ibot_jax.data.images import Decoding
 from ibot_jax.data.pipeline import eval_batches
 from ibot_jax.data.sources import (
@@ -75,7 +75,7 @@ class Views:
             jax.process_count(),
             self.workers,
         )
-        return (batch for batch, _ in in_step(batches))
+        return until_told(batches)
 
     def number(self, source: Source | TfdsStream) -> int:
         """Returns how many batches a source makes."""

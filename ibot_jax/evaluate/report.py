@@ -57,7 +57,7 @@ class Report:
 
         Raises:
           UserError: if the folder cannot be written.
-          SaveError: if TensorBoard's file cannot.
+          TrainingError: if TensorBoard's file cannot.
         """
         if jax.process_index():
             return

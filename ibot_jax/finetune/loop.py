@@ -9,6 +9,7 @@ from ibot_jax.checkpoint import Checkpoints
 from ibot_jax.config import Plan
 from ibot_jax.errors import TrainingError
 from ibot_jax.finetune.step import FinetuneState, Metrics
+from ibot_jax.lock import Lock
 from ibot_jax.loop import Loop, make_watchdog
 from ibot_jax.metrics import Reporter
 from ibot_jax.optimizer import Params
@@ -16,6 +17,8 @@ from ibot_jax.optimizer import Params
 
 class FinetuneLoop(Loop):
     """Trains a classifier, and tests it now and then."""
+
+    figure = "test_top1"
 
     def __init__(
         self,
@@ -25,6 +28,7 @@ class FinetuneLoop(Loop):
         checkpoints: Checkpoints,
         reporter: Reporter,
         test: Callable[[Params], tuple[float, float]],
+        lock: Lock,
     ):
         """Prepares it.
 
@@ -35,12 +39,14 @@ class FinetuneLoop(Loop):
           checkpoints: of the run.
           reporter: of the run.
           test: from parameters to top-1 and top-5 accuracy in percent.
+          lock: of the run's workdir.
         """
         super().__init__(
             plan,
             mesh,
             checkpoints,
             reporter,
+            lock,
             make_watchdog(config.data.stall_seconds),
             log_every=plan.steps("log_every", config.log_every),
             save_every=plan.steps("checkpoint.every", config.checkpoint.every),
@@ -51,10 +57,12 @@ class FinetuneLoop(Loop):
     def _evaluation_due(self, step: int) -> bool:
         return step > 0 and super()._evaluation_due(step)  # a new classifier has learned nothing
 
-    def _measure(self, step: int, state: FinetuneState) -> dict[str, float]:
+    def _measure(self, state: FinetuneState) -> dict[str, float]:
         top1, top5 = self._test(state.params)
-        self._reporter.test(step, top1, top5)
-        return {"test_top1": top1}
+        return {"test_top1": top1, "test_top5": top5}
+
+    def _report_measured(self, step: int, values: dict[str, float]) -> None:
+        self._reporter.test(step, values["test_top1"], values["test_top5"])
 
     def _not_finite(self, step: int, metrics: Metrics) -> TrainingError:
         return TrainingError(

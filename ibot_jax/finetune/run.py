@@ -39,10 +39,12 @@ from ibot_jax.finetune.step import (
     make_rank_fn,
     make_train_step,
 )
-from ibot_jax.metrics import Reporter
+from ibot_jax.lock import Lock
+from ibot_jax.metrics import WRITTEN, Reporter
 from ibot_jax.models.classifier import Classifier
 from ibot_jax.optimizer import Params
 from ibot_jax.pretrained import Model
+from ibot_jax.unforeseen import told_in
 from ibot_jax.workdir import open_workdir, require_shared
 
 
@@ -91,7 +93,8 @@ def finetune(
 
     Raises:
       UserError: for what the user can mend, before anything compiles.
-      TrainingError: if the run cannot go on; its state is saved, unless saving is what failed.
+      TrainingError: if the run cannot go on, whatever the reason; its last good state is saved,
+        unless saving is what failed.
     """
     require_same(json.dumps(flatten(config)), "config")
     with same_end():
@@ -105,17 +108,18 @@ def finetune(
         folder = open_workdir(
             workdir, config, allow_config_change=allow_config_change, flag="--out", keys=KEYS
         )
-    with same_end():
-        require_shared(folder)
-
     model_config = _for_images_of(task.views.size, task.model.config, config)
     classifier = build_classifier(config, model_config, task.train.num_classes)
-    checkpoints = Checkpoints(folder, keep=config.checkpoint.keep, parts=_PARTS)
-    state, start = _first_state(config, plan, task, classifier, mesh, checkpoints)
-    for array in jax.tree.leaves(task.params):
-        array.delete()  # a second copy, which would stay there all along
-    start_step = int(state.step)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(told_in(folder))
+        with same_end():
+            require_shared(folder)
+            lock = stack.enter_context(Lock(folder, flag="--out"))
+        checkpoints = Checkpoints(folder, keep=config.checkpoint.keep, parts=_PARTS)
+        state, start = _first_state(config, plan, task, classifier, mesh, checkpoints)
+        for array in jax.tree.leaves(task.params):
+            array.delete()  # a second copy, which would stay there all along
+        start_step = int(state.step)
         with same_end():
             reporter = Reporter(folder, plan, start_step=start_step)
             stack.enter_context(contextlib.closing(reporter))
@@ -130,6 +134,7 @@ def finetune(
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),
             )
+            lock.watch("checkpoints", *WRITTEN)
         reporter.say(*_header(config, plan, task, start, folder))
         data = model_config.data
         train_step = make_train_step(config, plan, classifier, data.mean, data.std)
@@ -140,7 +145,7 @@ def finetune(
 
         layout = sharding.replicated(mesh)
         program = jax.jit(train_step, donate_argnums=0, out_shardings=layout)
-        loop = FinetuneLoop(config, plan, mesh, checkpoints, reporter, test)
+        loop = FinetuneLoop(config, plan, mesh, checkpoints, reporter, test, lock)
         signum = loop.run(state, batches, program, config.seed)
     return folder, signum
 

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ibot_jax import signals
-from ibot_jax.errors import SaveError, TrainingError, UserError, in_words, noted
+from ibot_jax.errors import SaveError, TrainingError, UserError, in_words, located
 from ibot_jax.watchdog import Watch
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ def until_told(batches: Iterable[T], watch: Watch = contextlib.nullcontext) -> I
     Raises:
       signals.Interrupted: on all processes at the same batch, if one has noted a signal.
     """
-    for batch, number in in_step(batches, signals.noted, watch):
+    for batch, number in in_step(batches, signals.pending, watch):
         if number:
             raise signals.Interrupted(number)
         yield batch
@@ -150,7 +150,7 @@ def _made(batches: Iterator[T], check: Callable[[], int], watch: Watch) -> Itera
     while True:
         try:
             watched = watch("its next batch: the input of this host is slow or stuck")
-            with watched, noted("while a batch was made"):
+            with watched, located("while a batch was made"):
                 batch = next(batches, None)
             vote = check()
         except Exception as raised:

@@ -100,9 +100,17 @@ def _quieten_libraries() -> None:
     logger = logging.getLogger("ibot_jax")
     logger.handlers = [Screen()]
     logger.propagate = False
-    threading.excepthook = lambda raised: logger.warning(
-        "a thread ended: %s", " ".join(in_words(raised.exc_value).split())
-    )
+
+    told = set()
+
+    def warn(error):  # of what libraries would print as tracebacks, many times over
+        text = " ".join(in_words(error).split())
+        if text not in told:
+            told.add(text)
+            logger.warning("in a library, %s", text)
+
+    threading.excepthook = sys.unraisablehook = lambda raised: warn(raised.exc_value)
+    sys.excepthook = lambda kind, error, trace: warn(error)
 
 
 def print_error(error: Exception) -> None:

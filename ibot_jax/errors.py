@@ -32,7 +32,7 @@ def in_words(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def noted(where: str) -> Iterator[None]:
+def located(where: str) -> Iterator[None]:
     """Adds where it came up to an error that is not meant for the user, and so does not say it."""
     try:
         yield

@@ -18,7 +18,7 @@ from ibot_jax import sharding, signals
 from ibot_jax.agreement import all_fail, first_says, in_step
 from ibot_jax.checkpoint import Checkpoints
 from ibot_jax.config import Plan
-from ibot_jax.errors import SaveError, TrainingError, UserError, in_words, noted
+from ibot_jax.errors import SaveError, TrainingError, UserError, in_words, located
 from ibot_jax.lock import Lock
 from ibot_jax.metrics import Reporter
 from ibot_jax.signals import Interrupted, caught_signals
@@ -144,7 +144,7 @@ class Loop(abc.ABC):
             self._checkpoints.check()
             self._reporter.check()
             self._lock.check()
-            return signals.noted()
+            return signals.pending()
 
         def watch(what: str) -> contextlib.AbstractContextManager:
             return self._watchdog.waiting(f"{what}; steps done: {step:,}")
@@ -153,7 +153,7 @@ class Loop(abc.ABC):
             if self._evaluation_due(step) and not first_says(self._reporter.evaluated):
                 self._evaluate(step, state)
             for batch, stop in in_step(batches, check, watch):
-                with noted(f"in step {step + 1:,}"):
+                with located(f"in step {step + 1:,}"):
                     state, metrics = train_step(state, sharding.to_global(batch, self._mesh))
                 step += 1
                 self._pending.append((step, metrics))
@@ -207,7 +207,7 @@ class Loop(abc.ABC):
     def _evaluate(self, step: int, state: State) -> None:
         self._look()
         with self._reporter.paused():
-            with noted(f"while step {step:,} was evaluated"):
+            with located(f"while step {step:,} was evaluated"):
                 values = self._measure(state)
             if self.figure in values and self._checkpoints.latest_step() == step:
                 self._checkpoints.record(step, **{self.figure: values[self.figure]})

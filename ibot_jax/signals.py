@@ -113,7 +113,7 @@ def caught_signals() -> Iterator[list[int]]:
         _caught = outer
 
 
-def noted() -> int:
+def pending() -> int:
     """Returns the first signal that `caught_signals` has collected, 0 if there is none."""
     return _caught[0] if _caught else 0
 

@@ -19,7 +19,7 @@ from ibot_jax.data.pipeline import eval_batches
 from ibot_jax.data.sources import NoTestSplit, Source, Subset, open_source, open_test_split
 from ibot_jax.data.splits import AUTO
 from ibot_jax.data.tfds import TfdsStream
-from ibot_jax.errors import UserError
+from ibot_jax.errors import TrainingError, UserError
 from ibot_jax.evaluate.features import FeatureFn, extract
 from ibot_jax.evaluate.monitors import (
     feature_rank,
@@ -94,8 +94,12 @@ class Evaluation:
           normalised mutual information of labels and the class tokens' first choices; `knn_top1`
           and `knn_top5`; `probe_top1` and `probe_top5` unless `probe.max_steps` is 0. A first
           choice is what the losses' targets favour: the centers are subtracted.
+
+        Raises:
+          TrainingError: if too few images can be read.
         """
         outputs, labels = extract(self._outputs, weights, self._batches(self._test), mesh)
+        _require_read(self._test, len(labels), 1)
         values = {
             "feature_rank": feature_rank(outputs["features"]),
             "prototypes_used": share_in_use(outputs["class"], len(weights["centers"]["class"])),
@@ -106,6 +110,7 @@ class Evaluation:
         if self._train is None:
             return values
         train, train_labels = extract(self._outputs, weights, self._batches(self._train), mesh)
+        _require_read(self._train, len(train_labels), self._config.knn.k)
         features = train["features"], train_labels, outputs["features"]
         values["prototype_nmi"] = normalized_mutual_information(outputs["class"], labels)
         return values | self._accuracies(features, labels, mesh)
@@ -193,6 +198,14 @@ def _open_splits(
             f"knn.k={settings.k} is larger than the {len(train)} images of {train.name}; lower it"
         )
     return train, test, ""
+
+
+def _require_read(source: Source | TfdsStream, read: int, needed: int) -> None:
+    if read < needed:
+        raise TrainingError(
+            f"{read} of the {len(source)} images of {source.name} can be read, and the evaluation "
+            f"needs {needed} or more; restore them"
+        )
 
 
 def _make_outputs(config: ConfigDict) -> FeatureFn:

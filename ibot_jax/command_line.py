@@ -71,13 +71,8 @@ def leave(status: int) -> NoReturn:
         except OSError:  # whoever read it has left; Python would try again, and tell
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     jax = sys.modules.get("jax")
-    waiting = status != 2 or any(
-        thread is not threading.main_thread() and not thread.daemon
-        for thread in threading.enumerate()
-    )
-    if (
-        status and waiting and not (jax and jax.distributed.is_initialized())
-    ):  # several part in good order
+    several = jax and jax.distributed.is_initialized()  # who part in good order
+    if status not in (0, 2) and not several:
         os._exit(status)
     sys.exit(status)
 
@@ -101,13 +96,8 @@ def _quieten_libraries() -> None:
     logger.handlers = [Screen()]
     logger.propagate = False
 
-    told = set()
-
-    def warn(error):  # of what libraries would print as tracebacks, many times over
-        text = " ".join(in_words(error).split())
-        if text not in told:
-            told.add(text)
-            logger.warning("in a library, %s", text)
+    def warn(error):  # of what libraries would print as tracebacks
+        logger.warning("in a library, %s", " ".join(in_words(error).split()))
 
     threading.excepthook = sys.unraisablehook = lambda raised: warn(raised.exc_value)
     sys.excepthook = lambda kind, error, trace: warn(error)

@@ -11,8 +11,12 @@ not find the others by itself (it does on Cloud TPU, GKE, SLURM, Open MPI), add
 
     --coordinator_address=HOST:PORT --num_processes=NUMBER --process_id=0, 1, ...
 
-Exit status: 0 complete, 1 the run cannot go on, 2 a mistake in command line, config or data, 130
-and 143 ended early by Ctrl-C and SIGTERM; in all but the third case the state is saved.
+One run writes to a workdir at a time; another one is refused. Exit status: 0 complete; 1 the run
+cannot go on, for whatever reason; 2 a mistake in command line, config or data; 130, 143, 129 ended
+early by Ctrl-C, SIGTERM, SIGHUP (nohup keeps the last one off). In all cases but a mistake the
+last good state is saved before, and the same command goes on. What ends a run is one line; where
+it has a traceback, that lies in WORKDIR/traceback-HOST-PROCESS.txt, and IBOT_TRACEBACK=1 prints it.
+Ctrl-C five seconds or more after the first ends at once, without a save.
 """
 
 from ibot_jax import signals

@@ -1,5 +1,6 @@
 """A run that is killed, told to stop, and resumed is the run that was left alone, bit for bit."""
 
+import os
 import signal
 
 import cli
@@ -40,13 +41,14 @@ def test_a_run_killed_stopped_and_resumed_is_the_same_run(left_alone, tmp_path):
     assert cli.finish(process)[0] == -signal.SIGKILL
 
     seen = 8
-    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)):
         process = cli.start(*arguments)
         cli.wait_for_step(tmp_path, seen + 12, process)
-        process.send_signal(number)
+        os.killpg(process.pid, number)  # workers, too
         code, out, err = cli.finish(process)
         assert code == status, err
-        assert "Traceback" not in err
+        assert err.count("\n") == 1 + err.count("\nwarning: at step")
+        assert list(tmp_path.glob("lock.json")) == []
         assert f"{number.name}: stopped and saved at step" in out
         assert "resumed at step" in out
         stopped = int(out.rsplit("saved at step ", 1)[1].split()[0])

@@ -5,7 +5,7 @@
 
 PATH is a run's workdir, one of its checkpoints, or an export. Each task prints a table and writes
 the same as JSON and for TensorBoard. On several hosts, start it on each, as ibot_jax.main. Exit
-status: 0; 1 if it cannot go on, 2 for a mistake, 130 for Ctrl-C, 143 for SIGTERM.
+status: 0; 1 if it cannot go on, 2 for a mistake, 130, 143, 129 for Ctrl-C, SIGTERM, SIGHUP.
 
 Tasks:
 """

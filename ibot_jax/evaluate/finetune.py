@@ -11,9 +11,9 @@ meaning. At another --size, positions are resampled once, and trained at that si
 --config.start=projection keeps the first layer of the projection head under the classifier.
 
 Beside the report, --out gets a folder finetune/ with metrics.jsonl, tensorboard/ and checkpoints/,
-the latest and the best. The same command goes on where it stopped; Ctrl-C and SIGTERM save first,
-with exit status 130 and 143. --batch-size and --workers are those of the test; --config.batch_size
-trains, by --config.data.workers, which the test has, too, unless told otherwise.
+the latest and the best. The same command goes on where it stopped; Ctrl-C, SIGTERM and SIGHUP save
+first, with exit status 130, 143 and 129. --batch-size and --workers are those of the test;
+--config.batch_size trains, by --config.data.workers, which the test has, too, unless told otherwise.
 
 Data: labelled images, PATH/train/CLASS/* and PATH/test/CLASS/* with the same classes in both.
 """
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> Report:
     Raises:
       UserError: for mistakes, before anything compiles.
       TrainingError: if the run cannot go on.
-      SystemExit: with 130 or 143, after Ctrl-C or SIGTERM and a save.
+      SystemExit: with 130, 143 or 129, after Ctrl-C, SIGTERM or SIGHUP and a save.
     """
     recipe = parse_config(
         ["finetune", f"--config={args.config}", *args.overrides],

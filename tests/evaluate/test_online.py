@@ -18,7 +18,7 @@ from ibot_jax.data.sources import open_source
 from ibot_jax.data.tf import import_tensorflow
 from ibot_jax.data.tfds import TfdsStream
 from ibot_jax.data.workers import Workers
-from ibot_jax.errors import UserError
+from ibot_jax.errors import TrainingError, UserError
 from ibot_jax.evaluate.online import Evaluation
 from ibot_jax.step import make_init, teacher_params
 
@@ -174,10 +174,29 @@ def write(folder, *names):
         Image.new("RGB", (16, 16)).save(folder / name)
 
 
-def opened(config, folder, split):
+def opened(config, folder, split, k=1):
     other = config.copy_and_resolve_references()
-    other.data.source, other.knn.test_split, other.knn.k = f"folder:{folder}", split, 1
+    other.data.source, other.knn.test_split, other.knn.k = f"folder:{folder}", split, k
     return Evaluation(other, open_source(other.data.source, "train"))
+
+
+@pytest.mark.parametrize(
+    ("split", "kept", "message"),
+    [
+        ("test", 0, r"^0 of the 2 images of folder:\S*test.* can be read, .* needs 1 or more"),
+        ("train", 1, r"^1 of the 3 images of folder:\S*train.* can be read, .* needs 2 or more"),
+    ],
+)
+def test_images_that_went_while_the_run_trains_are_counted(
+    config, weights, tmp_path, split, kept, message
+):
+    write(tmp_path, *(f"train/{name}.png" for name in ("a/0", "a/1", "b/0")))
+    write(tmp_path, "test/a/0.png", "test/b/0.png")
+    evaluation = opened(config, tmp_path, "test", k=2)
+    for path in sorted((tmp_path / split).rglob("*.png"))[kept:]:
+        path.write_bytes(b"no image")
+    with pytest.raises(TrainingError, match=message):
+        evaluation(weights, ONE)
 
 
 @pytest.mark.parametrize("name", ["test", "Val", "VALIDATION"])

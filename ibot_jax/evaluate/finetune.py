@@ -13,7 +13,8 @@ meaning. At another --size, positions are resampled once, and trained at that si
 Beside the report, --out gets a folder finetune/ with metrics.jsonl, tensorboard/ and checkpoints/,
 the latest and the best. The same command goes on where it stopped; Ctrl-C, SIGTERM and SIGHUP save
 first, with exit status 130, 143 and 129. --batch-size and --workers are those of the test;
---config.batch_size trains, by --config.data.workers, which the test has, too, unless told otherwise.
+--config.batch_size trains, by --config.data.workers, which are the test's as well by
+default.
 
 Data: labelled images, PATH/train/CLASS/* and PATH/test/CLASS/* with the same classes in both.
 """

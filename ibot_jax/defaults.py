@@ -245,7 +245,7 @@ KEYS = {
     "probe.max_steps": Key(
         300,
         "of the solver, from zero at each evaluation; 0 turns the probe off",
-        Between(0, 10**6),
+        Between(0, 10**9),
         REPORTED,
     ),
     "checkpoint.every": Key("1 epochs", "between saves", Duration(), REPORTED),

@@ -100,7 +100,7 @@ def caught_signals() -> Iterator[list[int]]:
         if not caught:
             since.append(time.monotonic())
             name = signal.Signals(number).name
-            _say(f"{name}: saving; Ctrl-C after {AGAIN_SECONDS} s or more ends without")
+            _say(f"{name}: the run saves and ends; Ctrl-C after {AGAIN_SECONDS} s ends it without")
         elif number == signal.SIGINT and time.monotonic() - since[0] >= AGAIN_SECONDS:
             _leave(number)
         caught.append(number)

@@ -8,6 +8,7 @@ from ibot_jax.config_keys import Between, Duration, Interval, Key, Kind, OneOf
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+SHRINK_MARGIN = 2.0
 MAX_PIXELS = 178_956_970  # above, Pillow takes an image for an attack
 
 EXECUTED, REPORTED = Kind.EXECUTED, Kind.REPORTED
@@ -208,6 +209,12 @@ KEYS = {
         "simd",
         "antialiased bicubic; pillow is slower, and the original's bytes",
         OneOf(("simd", "pillow")),
+    ),
+    "data.shrink_margin": Key(
+        SHRINK_MARGIN,
+        "simd decodes images smaller where each crop stays so many times its view's size; 1 is "
+        "quicker and softens views, 0 never does it",
+        Between(1, 1000, off=0),
     ),
     "knn.every": Key(
         "10 epochs",

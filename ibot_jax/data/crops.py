@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ibot_jax.data.images import SHRINKS
+from ibot_jax.defaults import SHRINK_MARGIN
 
 CROP_TRIES = 10
 
@@ -51,12 +52,15 @@ def draw_crop(
     return Box((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
 
 
-def largest_shrink(boxes: Sequence[Box], sizes: Sequence[tuple[int, int]]) -> int:
-    """Returns how many times smaller an image may be decoded without any view being enlarged.
+def largest_shrink(
+    boxes: Sequence[Box], sizes: Sequence[tuple[int, int]], margin: float = SHRINK_MARGIN
+) -> int:
+    """Returns how many times smaller an image may be decoded.
 
     Args:
       boxes: what is cut out for each view.
       sizes: height and width of each view.
+      margin: how many times larger than its view each crop stays at least; 0 keeps the image.
 
     Returns:
       One of `images.SHRINKS`.
@@ -65,7 +69,7 @@ def largest_shrink(boxes: Sequence[Box], sizes: Sequence[tuple[int, int]]) -> in
         min(box.height / size[0], box.width / size[1])
         for box, size in zip(boxes, sizes, strict=True)
     )
-    return next((shrink for shrink in SHRINKS if shrink <= spare), 1)
+    return next((shrink for shrink in SHRINKS if margin and margin * shrink <= spare), 1)
 
 
 def central_view(image: Image.Image, resize: int, size: tuple[int, int]) -> Image.Image:

@@ -79,6 +79,7 @@ class MakeExample:
         self._seed = config.seed
         self._decoding = Decoding.of(data)
         self._resize = data.resize
+        self._shrink_margin = data.shrink_margin
         self._color_on_host = data.augment == "host"
         global_settings, local_settings = view_settings(data)
         self._settings = global_settings + local_settings
@@ -115,7 +116,8 @@ class MakeExample:
         image = EncodedImage(self._fetch(located), self._decoding)
         boxes, colors = draw_views(image.height, image.width, self._settings, crop_rng, color_rng)
         # Pillow's views are the original's to the byte, and so must be what they are cut from.
-        shrink = 1 if self._resize == "pillow" else largest_shrink(boxes, self._sizes)
+        margin = 0 if self._resize == "pillow" else self._shrink_margin
+        shrink = largest_shrink(boxes, self._sizes, margin)
         pixels = image.decode(shrink)
         global_views, local_views, masks, *color_rows = out
         for target, box, color in zip((*global_views, *local_views), boxes, colors, strict=True):

@@ -31,6 +31,25 @@ def test_crops_have_the_recorded_distribution(view_statistics, kind, height, wid
 
 
 @pytest.mark.parametrize(
+    ("margin", "sides", "expected"),
+    [
+        (2, (95, 400), 1),
+        (2, (400, 127), 1),
+        (2, (128, 400), 2),  # half of it is twice the view
+        (2, (256, 256), 4),
+        (2, (512, 700), 8),
+        (2, (5000, 5000), 8),
+        (1, (64, 64), 2),
+        (1, (63, 900), 1),
+        (0, (5000, 5000), 1),
+    ],
+)
+def test_an_image_is_decoded_smaller_where_its_smallest_crop_stays_large(margin, sides, expected):
+    boxes = [crops.Box(0, 0, 9000, 9000), crops.Box(0, 0, *sides)]
+    assert crops.largest_shrink(boxes, [(32, 32), (32, 32)], margin) == expected
+
+
+@pytest.mark.parametrize(
     ("height", "width", "box"),
     [
         (10, 100, crops.Box(0, 43, 10, 13)),  # too wide: as wide as 4/3 allows, in the middle

@@ -1,0 +1,105 @@
+"""Measures what decoding at a reduced scale costs and saves: sharpness of views, images a second.
+
+The views of each image are made with each of --margins (`data.shrink_margin`), one after the other
+and from the same draws. Their sharpness is compared with that of the same views cut from the whole
+image, where an image was decoded smaller:
+
+  gradient  mean absolute difference of neighbouring pixels
+  top band  amplitude at spatial frequencies from 0.4 to 0.5 cycles a pixel, the finest there are
+
+Speed is that of one core which does nothing but make the views: CPU time of this thread.
+"""
+
+import argparse
+import time
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from ibot_jax.config_check import check_config
+from ibot_jax.config_file import add_config_arguments, parse_config
+from ibot_jax.data.examples import MakeExample
+from ibot_jax.data.sources import Source, open_source
+from ibot_jax.data.tfds import TfdsStream
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate.options import positive
+
+_TOP_BAND = (0.4, 0.5)  # cycles a pixel
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this command."""
+    add_config_arguments(parser)
+    parser.add_argument("--data", metavar="SOURCE", help="such as folder:PATH; else the config's")
+    parser.add_argument("--images", type=positive, default=250, help="to make views of (250)")
+    parser.add_argument(
+        "--margins", default="1,2,4", metavar="X,...", help="of data.shrink_margin (1,2,4)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns its exit status."""
+    config = parse_config(["bench", f"--config={args.config}", *args.overrides], flags.FlagValues())
+    config.data.update(source=args.data or config.data.source, augment="device")
+    try:
+        margins = [0.0, *map(float, args.margins.split(","))]
+    except ValueError:
+        raise UserError(f"--margins={args.margins} are no numbers such as 1,2,4") from None
+    configs = []
+    for margin in margins:
+        configs.append(config.copy_and_resolve_references())
+        configs[-1].data.shrink_margin = margin
+        check_config(configs[-1])
+    data = config.data
+    source = open_source(data.source, data.split, data_dir=data.data_dir, channels=data.channels)
+    if isinstance(source, TfdsStream):
+        raise UserError(f"{source.name} has no random access; give a folder")
+    for row in measure(source, configs, args.images):
+        print(row)
+    return 0
+
+
+def measure(source: Source, configs: list[ConfigDict], number: int) -> list[str]:
+    """Returns lines of a table, one for each config; the first is the one to compare with."""
+    makers = [MakeExample(source.fetch, config) for config in configs]
+    seconds, smaller = np.zeros(len(makers)), np.zeros(len(makers), int)
+    found = [[] for _ in makers]  # pairs (this, whole) of gradient and top band, by view
+    number = min(number, len(source))
+    for index in range(number):
+        located, _ = source.locate(index)
+        made = {}
+        for place in np.roll(range(len(makers)), index):  # the first one finds nothing in caches
+            out = makers[place].blank()
+            start = time.thread_time()
+            makers[place](out, located, 0, index, True)
+            seconds[place] += time.thread_time() - start
+            made[place] = [*out[0], *out[1]]
+        for place in range(len(makers)):
+            pairs = list(zip(made[place], made[0], strict=True))
+            if any(not np.array_equal(*pair) for pair in pairs):
+                smaller[place] += 1
+                found[place] += [[sharpness(view) for view in pair] for pair in pairs]
+    lines = ["margin  decoded smaller  gradient  top band  images/s and core"]
+    for place, config in enumerate(configs):
+        ratios = (1.0, 1.0)
+        if found[place]:
+            this, whole = np.mean(found[place], axis=0)
+            ratios = this / whole
+        lines.append(
+            f"{config.data.shrink_margin:6.3g}  {smaller[place] / number:15.1%}  {ratios[0]:8.3f}  "
+            f"{ratios[1]:8.3f}  {number / seconds[place]:17.1f}"
+        )
+    return lines
+
+
+def sharpness(view: np.ndarray) -> tuple[float, float]:
+    """Returns gradient and amplitude of the top band of a view, [H, W, C] uint8."""
+    grey = view.mean(axis=-1)
+    gradient = np.mean([np.abs(np.diff(grey, axis=axis)).mean() for axis in (0, 1)])
+    window = np.outer(*(np.hanning(side) for side in grey.shape))  # edges are no detail
+    spectrum = np.abs(np.fft.rfft2((grey - grey.mean()) * window))
+    rows, columns = np.fft.fftfreq(grey.shape[0])[:, None], np.fft.rfftfreq(grey.shape[1])
+    radius = np.hypot(rows, columns)
+    band = (radius >= _TOP_BAND[0]) & (radius <= _TOP_BAND[1])
+    return float(gradient), float(np.sqrt(np.square(spectrum[band]).mean()))

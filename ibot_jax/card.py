@@ -219,18 +219,26 @@ def _metrics(
         lines.append(
             f"- k-NN top-1 {description['knn_top1']:.2f} %, found during training"
             + (f" at step {step:,}" if step is not None else "")
+            + _beware(description.get("knn_shared_images"))
         )
         if "run" in description:
             lines[-1] += f"; again by `{shlex.join(_knn_command(description['run'], source))}`"
     for report in reports:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in report["metrics"].items())
-        lines.append(f"- {report['task']}: {figures}, by `{_command_of(report, source)}`")
+        beware = _beware(report["metrics"].get("shared_images"))
+        lines.append(f"- {report['task']}: {figures}, by `{_command_of(report, source)}`{beware}")
     if source == "PATH" and any("--from=PATH" in line for line in lines):
         lines.append(
             "\nPATH stands for these weights in a format of ibot_jax's own, which `python -m "
             "ibot_jax.convert` writes (--to=npz)."
         )
     return "\n".join(lines) or "None are recorded."
+
+
+def _beware(shared_images: int | None) -> str:
+    if not shared_images:
+        return ""
+    return f" (beware: {shared_images:,} of the test images are training images, too)"
 
 
 def _knn_command(run: Mapping[str, Any], source: str) -> list[str]:

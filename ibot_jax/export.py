@@ -31,6 +31,7 @@ from ibot_jax.card import make_card, read_report, require_same_weights
 from ibot_jax.command_line import OneLineParser, exit_status, leave
 from ibot_jax.errors import UserError, about_arguments, require_one_of
 from ibot_jax.exported import CONFIG, import_safetensors
+from ibot_jax.metrics import knn_facts
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import absolute_path, warn_if_among_images
 from ibot_jax.quiet import quiet_libraries
@@ -145,7 +146,7 @@ def export(
     description |= {
         "weights": weights,
         "step": number,
-        "knn_top1": top1 if weights == "teacher" else None,  # of which it is
+        **knn_facts(source, number, top1, weights),
         "ibot_jax": ibot_jax.__version__,
         "run": recorded,
     }

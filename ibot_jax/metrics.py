@@ -33,6 +33,28 @@ def read_rows(workdir: epath.Path) -> list[dict[str, Any]]:
     return read_lines(workdir / _FILE)
 
 
+def knn_facts(
+    workdir: epath.Path, step: int, top1: float | None, weights: str
+) -> dict[str, float | None]:
+    """Returns what k-NN says of a checkpoint's weights: an accuracy is the teacher's alone.
+
+    Args:
+      workdir: of the run.
+      step: of the checkpoint.
+      top1: the k-NN accuracy that was saved with it, in percent, or None.
+      weights: "teacher" or "student".
+
+    Returns:
+      `knn_top1`, None if it is not known; and `knn_shared_images` where test images were among the
+      neighbours, too.
+    """
+    if top1 is None or weights != "teacher":
+        return {"knn_top1": None}
+    rows = [row for row in read_rows(workdir) if row.get("step") == step]
+    shared = max((row.get("knn_shared_images", 0) for row in rows), default=0)
+    return {"knn_top1": top1} | ({"knn_shared_images": shared} if shared else {})
+
+
 class Reporter:
     """Writes to screen and files; on processes other than the first, to nothing.
 

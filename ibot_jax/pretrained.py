@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from ibot_jax import forward, models
 from ibot_jax.errors import UserError, require_one_of
 from ibot_jax.exported import CONFIG, is_exported_folder, read_exported
+from ibot_jax.metrics import knn_facts
 from ibot_jax.models.head import Head
 from ibot_jax.models.vit import ViT
 from ibot_jax.optimizer import Params
@@ -249,5 +250,5 @@ def _load_run(
         raise UserError(f"{path} holds no model: it is no run's workdir, checkpoint or export")
     number, top1 = find_checkpoint(workdir, step, [weights])
     params = read_params(workdir, number, weights, parts)
-    facts = {"weights": weights, "step": number, "knn_top1": top1 if weights == "teacher" else None}
+    facts = {"weights": weights, "step": number, **knn_facts(workdir, number, top1, weights)}
     return recorded_config(recorded, str(workdir / CONFIG)), params, facts, {"run": recorded}

@@ -114,6 +114,16 @@ def report(tmp_path, sha256):
     return read_report(epath.Path(tmp_path / "knn.json"))
 
 
+def test_images_that_were_trained_on_are_told():
+    warned = "(beware: 1,200 of the test images are training images, too)"
+    assert f"during training at step 5 {warned}" in card(
+        step=5, knn_top1=1.0, knn_shared_images=1200
+    )
+    found = {"task": "linear", "metrics": {"top1": 99.0, "shared_images": 1200}, "command": "x"}
+    assert f"by `x` {warned}" in card(reports=[found | {"settings": {}}])
+    assert "beware" not in card(step=5, knn_top1=1.0)
+
+
 def test_a_report_is_of_the_weights_of_the_card(tmp_path):
     """Its command then is that of the card's files; of other weights it is refused."""
     params = {"backbone": {"norm": {"scale": np.ones(3, np.float32)}}}

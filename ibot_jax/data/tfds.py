@@ -114,6 +114,11 @@ class _Tfds:
     def __len__(self) -> int:
         return self._num_examples
 
+    def places(self) -> list[tuple[str, int]]:
+        """Returns file and place in it of every example, in the order of the files."""
+        parts = self._builder.info.splits[self._split].file_instructions
+        return [(p.filename, p.skip + index) for p in parts for index in range(p.take)]
+
 
 class TfdsSource(_Tfds):
     """A split prepared as array_record: random access, the same interface as every source."""

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> Report:
     model, params = open_model(args, mesh, head=recipe.start == "projection")
     views = open_views(args, model)
     views = dataclasses.replace(views, workers=args.workers or recipe.data.workers)
-    train, test = open_labelled(args, model)
+    train, test, shared = open_labelled(args, model)
     folder, signum = finetune(
         _recorded(recipe, args, views.size),
         Task(model, params, train, test, views),
@@ -107,6 +107,7 @@ def run(args: argparse.Namespace) -> Report:
             "best_top5": best["test_top5"],
         },
         rows=[_as_row("last", last), _as_row("best", best)],
+        shared_images=shared.count,
     )
 
 

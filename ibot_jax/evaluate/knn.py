@@ -14,6 +14,7 @@ Data: a train and a test split, labelled alike: folders PATH/train/CLASS/* and P
 import argparse
 
 from ibot_jax import sharding
+from ibot_jax.data.tfds import TfdsStream
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import opening, options
 from ibot_jax.evaluate.cache import FeatureCache
@@ -41,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T,...",
         help="of the votes; one search serves all (default: 0.07)",
     )
+    group.add_argument(
+        "--leave-one-out",
+        action="store_true",
+        help="a test image that is a training image, too, by its bytes, has no vote for itself",
+    )
 
 
 def run(args: argparse.Namespace) -> Report:
@@ -51,15 +57,24 @@ def run(args: argparse.Namespace) -> Report:
     """
     mesh = sharding.make_mesh()
     model, params = opening.open_model(args, mesh)
-    train_source, test_source = opening.open_labelled(args, model)
-    if max(args.k) > len(train_source):
+    train_source, test_source, shared = opening.open_labelled(args, model)
+    voters = len(train_source) - (shared.copies if args.leave_one_out else 0)
+    if max(args.k) > voters:
         raise UserError(
-            f"--k={max(args.k)} is larger than the {len(train_source):,} images of "
-            f"--train-split={args.train_split}; lower it"
+            f"--k={max(args.k)} is larger than the {voters:,} images of "
+            f"--train-split={args.train_split} that vote; lower it"
+        )
+    if args.leave_one_out and isinstance(train_source, TfdsStream):
+        raise UserError(
+            f"--leave-one-out needs images in a known order; prepare --data={args.data} with "
+            "--file_format=array_record"
         )
     views = opening.open_views(args, model)
     cache = FeatureCache(args.cache, model, params, mesh, kind=args.features, blocks=args.blocks)
     train, test = cache(train_source, views, "train"), cache(test_source, views, "test")
+    left_out = None
+    if args.leave_one_out:
+        left_out = shared.first[train.rows], shared.second[test.rows]
     ranked = weighted_knn(
         train.values,
         train.labels,
@@ -68,6 +83,7 @@ def run(args: argparse.Namespace) -> Report:
         temperatures=args.temperature,
         num_classes=train_source.num_classes,
         mesh=mesh,
+        left_out=left_out,
     )
     rows = []
     for (k, temperature), classes in ranked.items():
@@ -79,4 +95,5 @@ def run(args: argparse.Namespace) -> Report:
         settings=opening.settings(args, model),
         metrics={"top1": best["top1"], "top5": best["top5"]},
         rows=rows,
+        shared_images=0 if args.leave_one_out else shared.count,
     )

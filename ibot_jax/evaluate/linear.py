@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> Report:
     """
     mesh = sharding.make_mesh()
     model, params = opening.open_model(args, mesh)
-    train, test = opening.open_labelled(args, model)
+    train, test, shared = opening.open_labelled(args, model)
     views = opening.open_views(args, model)
     variants, kind, blocks = _variants(args, model)
     if len(train) < args.batch_size:
@@ -156,7 +156,8 @@ def run(args: argparse.Namespace) -> Report:
     metrics = {"top1": best["top1"], "top5": best["top5"]}
     for variant in variants:
         metrics[f"{variant.name}/top1"] = float(top[variant.name][0].max())
-    return Report("linear", opening.settings(args, model), metrics, rows)
+    settings = opening.settings(args, model)
+    return Report("linear", settings, metrics, rows, shared_images=shared.count)
 
 
 def _variants(args: argparse.Namespace, model: Model) -> tuple[tuple[Variant, ...], str, int]:

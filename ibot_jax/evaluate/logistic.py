@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> Report:
     """
     mesh = sharding.make_mesh()
     model, params = opening.open_model(args, mesh)
-    train_source, test_source = opening.open_labelled(args, model)
+    train_source, test_source, shared = opening.open_labelled(args, model)
     views = opening.open_views(args, model)
     cache = FeatureCache(args.cache, model, params, mesh, kind=args.features, blocks=args.blocks)
     train = cache(train_source, views, "train")
@@ -99,7 +99,8 @@ def run(args: argparse.Namespace) -> Report:
     for which in parts:
         best = max((row for row in rows if row["labels"] == which), key=lambda row: row["top1"])
         metrics |= {f"{which}/{name}": best[name] for name in ("top1", "top5")}
-    return Report("logistic", opening.settings(args, model), metrics, rows)
+    settings = opening.settings(args, model)
+    return Report("logistic", settings, metrics, rows, shared_images=shared.count)
 
 
 def _require_classes(parts: dict[str, np.ndarray], train: Features, num_classes: int) -> None:

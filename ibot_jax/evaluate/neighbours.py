@@ -33,6 +33,7 @@ def weighted_knn(
     temperatures: Sequence[float],
     num_classes: int,
     mesh: Mesh,
+    left_out: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Ranked:
     """Ranks the classes of every query by the weighted votes of its nearest neighbours.
 
@@ -48,21 +49,27 @@ def weighted_knn(
       temperatures: T; one search serves all.
       num_classes: C.
       mesh: the devices.
+      left_out: [M] and [Q] int, numbers from 0 on by which a training feature is left out for the
+        queries of the same number; -1 for those that nothing is left out for.
 
     Returns:
       For each (k, T), the best min(5, C) classes of every query, best first and -1 behind the last
       that has a vote, [Q, min(5, C)] int32, on all processes.
 
     Raises:
-      ValueError: if a k is not between 1 and the number of features that vote.
+      ValueError: if a k is not between 1 and the number of features that vote for every query.
     """
     num_train = len(train_features)
     voters = np.count_nonzero(np.asarray(train_labels) >= 0)
+    if left_out is not None:
+        voters -= np.bincount(left_out[0][left_out[0] >= 0]).max(initial=0)
     if not ks or min(ks) < 1 or max(ks) > voters:
         raise ValueError(f"ks={ks} are not between 1 and the {voters} training features that vote")
     rows, chunk = sizes(num_train, max(ks), num_classes, mesh)
     bank = _to_unit(spread(train_features, mesh, rows))
     labels = spread(np.asarray(train_labels, np.int32), mesh, rows, fill=-1)
+    if left_out is not None:
+        numbers = spread(np.asarray(left_out[0], np.int32), mesh, rows, fill=-1)
     chunk = min(chunk, len(test_features))
     rank = make_rank(mesh, tuple(ks), tuple(temperatures), num_classes)
     replicated = sharding.replicated(mesh)
@@ -71,9 +78,13 @@ def weighted_knn(
     for start in range(0, len(test_features), chunk):
         queries = np.asarray(test_features[start : start + chunk])
         missing = chunk - len(queries)  # one shape for every chunk: one compilation
-        best = rank(
-            bank, labels, jax.device_put(np.pad(queries, ((0, missing), (0, 0))), replicated)
-        )
+        queries = jax.device_put(np.pad(queries, ((0, missing), (0, 0))), replicated)
+        same = None
+        if left_out is not None:
+            own = np.asarray(left_out[1][start : start + chunk], np.int32)
+            own = np.pad(own, (0, missing), constant_values=-1)
+            same = numbers, jax.device_put(own, replicated)
+        best = rank(bank, labels, queries, same)
         for setting, classes in best.items():
             ranked[setting].append(np.asarray(classes)[: chunk - missing])
     return {setting: np.concatenate(parts) for setting, parts in ranked.items()}
@@ -121,18 +132,28 @@ def make_rank(
     temperatures: tuple[float, ...],
     num_classes: int,
 ):
-    """Returns the function of (bank, labels, queries [q, D]) to {(k, T): [q, min(5, C)] int32}."""
+    """Returns the function of (bank, labels, queries [q, D]) to {(k, T): [q, min(5, C)] int32}.
 
-    def nearest_of_own(queries, own):
-        bank, labels = own
+    By option a pair follows, the numbers of the bank's rows and of the queries, by which a row is
+    left out for the queries of its number.
+    """
+
+    def nearest_of_own(shared, own):
+        (queries, number), (bank, labels, numbers) = shared, own
         # "highest": the default would run in bfloat16 on a TPU and in TF32 on a GPU.
         similarity = jnp.matmul(queries, bank.T, precision="highest")  # [q, rows]
-        similarity = jnp.where(labels >= 0, similarity, -jnp.inf)
+        votes = labels >= 0
+        if number is not None:
+            votes = votes & ((number[:, None] != numbers) | (number[:, None] < 0))
+        similarity = jnp.where(votes, similarity, -jnp.inf)
         nearest, index = jax.lax.top_k(similarity, max(ks))  # [q, k]
         return nearest, labels[index]
 
-    def rank(bank, labels, queries):
-        nearest, classes = joined(nearest_of_own, mesh)(unit(queries), (bank, labels))
+    def rank(bank, labels, queries, same=None):
+        numbers, number = same or (None, None)
+        nearest, classes = joined(nearest_of_own, mesh)(
+            (unit(queries), number), (bank, labels, numbers)
+        )
         # Device by device, so of equally near ones the first of all comes first.
         nearest, index = jax.lax.top_k(nearest, max(ks))
         classes = jnp.take_along_axis(classes, index, axis=1)

@@ -5,6 +5,7 @@ Nothing here draws a random number or changes a state: a run is the same with an
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 from ibot_jax.agreement import until_told
 from ibot_jax.data.images import Decoding
 from ibot_jax.data.pipeline import eval_batches
+from ibot_jax.data.shared_images import find_shared
 from ibot_jax.data.sources import NoTestSplit, Source, Subset, open_source, open_test_split
 from ibot_jax.data.splits import AUTO
 from ibot_jax.data.tfds import TfdsStream
@@ -31,6 +33,8 @@ from ibot_jax.evaluate.softmax_regression import fit, predict
 from ibot_jax.pretrained import Model
 from ibot_jax.watchdog import Watch
 
+_log = logging.getLogger(__name__)
+
 
 class Evaluation:
     """What a teacher is worth: its features by neighbours and probe, and how collapsed it is.
@@ -38,6 +42,8 @@ class Evaluation:
     Attributes:
       description: what is measured, on how many images, in words.
       num_images: whose features, prototypes and accuracies are told.
+      shared_images: how many of the test images are among the neighbours, too; known to the first
+        process.
     """
 
     def __init__(
@@ -61,6 +67,7 @@ class Evaluation:
         self._watch = watch
         self._outputs = _make_outputs(config)
         self._train, self._test, why_not = _open_splits(config, source)
+        self.shared_images = 0
         if self._train is None:
             most = config.knn.max_unlabelled or len(source)
             self._test = source
@@ -77,6 +84,15 @@ class Evaluation:
                 f"k-NN (k = {config.knn.k}){probe}, {len(self._train):,} train and "
                 f"{len(self._test):,} test images"
             )
+            if jax.process_index() == 0:  # many processes would ask the same disk
+                self.shared_images = find_shared(self._train, self._test).count
+            if self.shared_images:
+                self.description += f", {self.shared_images:,} of these training images, too"
+                _log.warning(
+                    "%s of the images of knn.test_split=%r are among those of knn.train_split=%r, "
+                    "too: k-NN and probe are no measure of unknown images; choose another split",
+                    *(f"{self.shared_images:,}", config.knn.test_split, config.knn.train_split),
+                )
         self.description += f", every {config.knn.every}"
 
     def __call__(self, weights: dict[str, Any], mesh: jax.sharding.Mesh) -> dict[str, float]:
@@ -93,7 +109,8 @@ class Evaluation:
           image, at another place in each). Of test images also, in percent, `prototype_nmi`, the
           normalised mutual information of labels and the class tokens' first choices; `knn_top1`
           and `knn_top5`; `probe_top1` and `probe_top5` unless `probe.max_steps` is 0. A first
-          choice is what the losses' targets favour: the centers are subtracted.
+          choice is what the losses' targets favour: the centers are subtracted. Where test images
+          are among the neighbours, too, `knn_shared_images` says how many.
 
         Raises:
           TrainingError: if too few images can be read.
@@ -145,6 +162,8 @@ class Evaluation:
         values = {}
         for name, classes in by_name.items():
             values[f"{name}_top1"], values[f"{name}_top5"] = accuracy(classes, labels)
+        if self.shared_images:
+            values["knn_shared_images"] = self.shared_images
         return values
 
     def _batches(self, source: Source | TfdsStream) -> Iterator[dict[str, np.ndarray]]:

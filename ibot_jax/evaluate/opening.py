@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import dataclasses
 import itertools
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from ibot_jax import pretrained, sharding
 from ibot_jax.agreement import same_end, until_told
 from ibot_jax.data.images import Decoding
 from ibot_jax.data.pipeline import eval_batches
+from ibot_jax.data.shared_images import Shared, find_shared
 from ibot_jax.data.sources import (
     NoTestSplit,
     Source,
@@ -33,6 +35,8 @@ from ibot_jax.optimizer import Params
 from ibot_jax.paths import warn_if_among_images
 from ibot_jax.pretrained import Model
 from ibot_jax.tensors import backbone_hash
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,10 +184,13 @@ def open_split(args: argparse.Namespace, model: Model, name: str) -> Source | Tf
 
 def open_labelled(
     args: argparse.Namespace, model: Model
-) -> tuple[Source | TfdsStream, Source | TfdsStream]:
+) -> tuple[Source | TfdsStream, Source | TfdsStream, Shared]:
     """Opens the train and the test split of --data, which must be labelled alike.
 
-    Of a --test-split "auto", args gets the name.
+    Of a --test-split "auto", args gets the name. A warning tells that the splits share images.
+
+    Returns:
+      Both, and which images they share.
 
     Raises:
       UserError: if they cannot be opened, have no labels or not the same classes.
@@ -194,7 +201,15 @@ def open_labelled(
         test, args.test_split = open_test_split(
             args.data, args.test_split, train, **_split_options(args, model, "test")
         )
-    return train, test
+        shared = find_shared(train, test)
+    if shared.count and jax.process_index() == 0 and not getattr(args, "leave_one_out", False):
+        _log.warning(
+            "%s of the %s images of --test-split=%s are among those of --train-split=%s, too: what "
+            "is measured of them is no measure of unknown images; choose another split%s",
+            *(f"{shared.count:,}", f"{len(test):,}", args.test_split, args.train_split),
+            ", or --leave-one-out" if "leave_one_out" in args else "",
+        )
+    return train, test, shared
 
 
 def _split_options(args: argparse.Namespace, model: Model, name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.paths import absolute_path
 from ibot_jax.tensorboard import TensorBoard
 
+SHARED = "shared_images"  # a metric that is there only where there are some
 # Settings that only say how the model is called: its hash tells which it is.
 _NAMES = ("from", "step", "knn_top1")
 
@@ -29,6 +30,7 @@ class Report:
       metrics: the figures that count, by name; percentages between 0 and 100.
       rows: the table, a dict for each row with the same keys in the same order.
       curves: (x, y) pairs by name, x a whole number, which TensorBoard draws along its steps.
+      shared_images: how many test images are training images, too, and count all the same.
     """
 
     task: str
@@ -36,6 +38,7 @@ class Report:
     metrics: Mapping[str, float]
     rows: Sequence[Mapping[str, Any]]
     curves: Mapping[str, Sequence[tuple[int, float]]] = dataclasses.field(default_factory=dict)
+    shared_images: int = 0
 
     @property
     def key(self) -> str:
@@ -62,12 +65,16 @@ class Report:
         if jax.process_index():
             return
         print(table(self.rows))
+        metrics = dict(self.metrics)
+        if self.shared_images:
+            metrics[SHARED] = self.shared_images
+            print(f"{self.shared_images:,} of the test images are training images, too")
         target = absolute_path(folder)
         name = f"{self.task}-{self.key}"
         own, latest = target / f"{name}.json", target / f"{self.task}.json"
         content = {"task": self.task, "ibot_jax": ibot_jax.__version__, "key": self.key}
         content |= {"command": shlex.join(command), "settings": self.settings}
-        content |= {"metrics": self.metrics, "rows": list(self.rows)}
+        content |= {"metrics": metrics, "rows": list(self.rows)}
         text = json.dumps(content, indent=2) + "\n"
         try:
             target.mkdir(parents=True, exist_ok=True)
@@ -77,18 +84,18 @@ class Report:
                 temporary = target / f".{path.name}.new"
                 temporary.write_text(text)
                 temporary.replace(path)
-            self._write_events(target / "tensorboard" / name)
+            self._write_events(target / "tensorboard" / name, metrics)
         except OSError as error:
             raise UserError(f"--out={folder} cannot be written ({error.strerror})") from error
         print(f"written to {own}, and as {latest.name}")
         if replaced:
             print("which replaces what the same evaluation had found before")
 
-    def _write_events(self, folder: epath.Path) -> None:
+    def _write_events(self, folder: epath.Path, metrics: Mapping[str, float]) -> None:
         if folder.is_dir():
             folder.rmtree()
         board = TensorBoard(folder)
-        board.write(self.settings.get("step") or 0, _named(self.task, self.metrics))
+        board.write(self.settings.get("step") or 0, _named(self.task, metrics))
         for name, curve in self.curves.items():
             for x, y in curve:
                 board.write(x, _named(self.task, {f"curves/{name}": y}))

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> Report:
     """
     mesh = sharding.make_mesh()
     model, params = opening.open_model(args, mesh)
-    train, test = opening.open_labelled(args, model)
+    train, test, shared = opening.open_labelled(args, model)
     views = opening.open_views(args, model)
     if args.k > len(train):
         raise UserError(f"--k={args.k} is larger than the {len(train):,} training images; lower it")
@@ -143,7 +143,8 @@ def run(args: argparse.Namespace) -> Report:
             add("imagenet_9", name, value)
             metrics[f"imagenet_9_{name}"] = value
         metrics["imagenet_9_gap"] = imagenet_variants.background_gap(top1)
-    return Report("robustness", opening.settings(args, model), metrics, rows, curves)
+    settings = opening.settings(args, model)
+    return Report("robustness", settings, metrics, rows, curves, shared.count)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -130,6 +130,9 @@ def facts(rows: Rows, config: dict[str, Any]) -> list[tuple[str, str, str]]:
             first, best = values[min(values)], max(values.values())
             remark = f"{first:.1f} % at first, best {best:.1f} %"
             found.append((name, f"{values[max(values)]:.1f} %", remark))
+    if values := _values(rows, "knn_shared_images"):
+        remark = "are training images, too: accuracies are no measure of unknown images"
+        found.append(("Beware", f"{values[max(values)]:,.0f} test images", remark))
     if values := _values(rows, "teacher_entropy"):
         uniform = math.log(config["head.prototypes"])
         remark = f"between 0 and ln {config['head.prototypes']} = {uniform:.2f}"

@@ -7,6 +7,7 @@ from ibot_jax.config import make_plan
 from ibot_jax.data.images import Decoding
 from ibot_jax.data.labelled import labelled_batches
 from ibot_jax.data.pipeline import eval_batches, train_batches
+from ibot_jax.data.shared_images import find_shared
 from ibot_jax.data.sources import open_source, splits_for_testing
 from ibot_jax.data.tfds import TfdsStream
 from ibot_jax.errors import TrainingError, UserError
@@ -78,6 +79,22 @@ def test_a_split_knows_its_size_and_classes(data_dir, file_format):
     assert source.class_names == ["even", "odd"]
     assert source.name == "tfds:levels/1.0.0, train[:50%]"
     assert isinstance(source, TfdsStream) == (file_format == "tfrecord")
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_parts_of_a_split_share_the_examples_that_both_take(data_dir, file_format):
+    first, second, test = (
+        open_levels(data_dir, file_format, name) for name in ("train[:50%]", "train[25%:]", "test")
+    )
+    found = find_shared(first, second)  # of 40 the first 20, and all from the tenth on
+    assert (len(found.first), len(found.second), found.count) == (20, 30, 10)
+    assert (found.first >= 0).sum() == 10 and found.copies == 1
+    assert find_shared(first, test).count == 0
+    if file_format != "tfrecord":
+        pixels = [source.locate(index)[0] for source in (first, second) for index in range(20)]
+        np.testing.assert_array_equal(
+            found.second[:20] >= 0, [image in pixels[:20] for image in pixels[20:]]
+        )
 
 
 @pytest.mark.parametrize("file_format", FORMATS)

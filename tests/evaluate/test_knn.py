@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 
@@ -24,7 +25,10 @@ def test_colours_are_told_apart_and_reported(evaluate, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--k=37", "--k=37 is larger than the 36 images of --train-split=train; lower it"),
+        (
+            "--k=37",
+            "--k=37 is larger than the 36 images of --train-split=train that vote; lower it",
+        ),
         ("--k=0", "argument --k: 0 is not above 0; see --help"),
         ("--k=1,x", "argument --k: 'x' is no whole number from 0 on; see --help"),
         *(
@@ -50,3 +54,41 @@ def test_images_that_memory_has_no_room_for_are_told(evaluate):
     assert status == 2
     assert err.startswith("error: --size=80000 80000 with --resize=")
     assert "of memory at the least, and there are " in err and err.count("\n") == 1
+
+
+def test_an_image_that_is_searched_for_among_itself(evaluate, images, tmp_path):
+    """Warned of and counted; left out it does not vote, as by hand with features from the disk."""
+    status, out, err = evaluate("knn", "--k=1,3", "--test-split=train", "--features=pixels")
+    assert status == 0
+    assert "warning: 36 of the 36 images of --test-split=train are among those of" in err
+    assert "or --leave-one-out" in err
+    assert "36 of the test images are training images, too" in out
+    report = json.loads((tmp_path / "out/knn.json").read_text())
+    assert report["metrics"]["shared_images"] == 36 and report["rows"][0]["top1"] == 100.0
+
+    flags = ("--k=1,3", "--test-split=train", "--features=pixels", "--leave-one-out")
+    status, _, err = evaluate("knn", *flags)
+    assert (status, err) == (0, "")
+    report = json.loads((tmp_path / "out/knn.json").read_text())
+    assert "shared_images" not in report["metrics"]
+    (folder,) = (tmp_path / "cache").iterdir()
+    pixels = np.fromfile(folder / "features.f32", np.float32).reshape(36, -1)
+    labels = np.load(folder / "labels.npy")
+    pixels /= np.linalg.norm(pixels, axis=1, keepdims=True)
+    similarity = pixels @ pixels.T
+    np.fill_diagonal(similarity, -np.inf)
+    top1 = 100 * np.mean(labels[similarity.argmax(axis=1)] == labels)
+    assert report["rows"][0]["top1"] == pytest.approx(top1)
+    status, _, err = evaluate("knn", *flags[1:], "--k=36")
+    assert status == 2 and "--k=36 is larger than the 35 images of --train-split=train that" in err
+
+
+@pytest.mark.parametrize("task", ["logistic", "linear"])
+def test_the_other_classifiers_warn_too(evaluate, tmp_path, task):
+    flags = ["--epochs=1", "--lr=1"] if task == "linear" else ["--l2=0.1"]
+    status, _, err = evaluate(task, "--test-split=train", "--max-test-per-class=2", *flags)
+    assert status == 0
+    assert "warning: 6 of the 6 images of --test-split=train are among" in err
+    assert "leave-one-out" not in err
+    report = json.loads((tmp_path / f"out/{task}.json").read_text())
+    assert report["metrics"]["shared_images"] == 6

@@ -129,3 +129,24 @@ def test_a_low_temperature_does_not_overflow(mesh):
 def test_more_neighbours_than_images_is_an_error(mesh):
     with pytest.raises(ValueError, match=r"ks=\(3,\) .* 2"):
         knn(np.eye(2), [0, 1], np.eye(2), 3, 0.07, mesh)
+
+
+def test_leaving_one_out_is_searching_without_it(mesh):
+    """Query by query, as with a bank that lacks the features of its number."""
+    rng = np.random.default_rng(2)
+    train = rng.normal(size=(30, 4)).astype(np.float32)
+    labels = rng.integers(0, 3, 30)
+    numbers = np.array([0, 1, 2, 1, *[-1] * 26])  # of the second, there are two
+    queries = np.concatenate([train[:3], rng.normal(size=(2, 4)).astype(np.float32)])
+    own = np.array([0, 1, 2, -1, -1])
+    options = dict(ks=(1, 5), temperatures=(0.07,), num_classes=3, mesh=mesh)
+    together = neighbours.weighted_knn(train, labels, queries, left_out=(numbers, own), **options)
+    for row, (query, number) in enumerate(zip(queries, own, strict=True)):
+        rest = (numbers != number) | (numbers < 0)
+        alone = neighbours.weighted_knn(train[rest], labels[rest], query[None], **options)
+        for setting, ranking in alone.items():
+            np.testing.assert_array_equal(together[setting][row], ranking[0])
+    with pytest.raises(ValueError, match="the 28 training features that vote"):
+        neighbours.weighted_knn(
+            train, labels, queries, left_out=(numbers, own), **options | {"ks": (29,)}
+        )

@@ -19,6 +19,7 @@ from ibot_jax.data.tf import import_tensorflow
 from ibot_jax.data.tfds import TfdsStream
 from ibot_jax.data.workers import Workers
 from ibot_jax.errors import TrainingError, UserError
+from ibot_jax.evaluate import online
 from ibot_jax.evaluate.online import Evaluation
 from ibot_jax.step import make_init, teacher_params
 
@@ -92,6 +93,21 @@ def test_with_labels(config, images, weights):
     places = [1 + row % 8 % 16 for row in range(len(test))]  # batches of eight, 16 patches
     chosen = patch_logits[range(len(test)), places].argmax(axis=-1)
     assert values["patch_prototypes_used"] == len(set(chosen)) / 10
+
+
+def test_images_that_are_their_own_neighbours_are_counted(config, images, weights, monkeypatch):
+    told = []
+    monkeypatch.setattr(online._log, "warning", lambda text, *words: told.append(text % words))
+    own = config.copy_and_resolve_references()
+    own.knn.update(test_split="train", k=1, max_test_per_class=4)
+    own.probe.max_steps = 0
+    evaluation = Evaluation(own, open_source(f"folder:{images}", "train"))
+    assert "12 of these training images, too" in evaluation.description
+    assert "12 of the images of knn.test_split='train' are among those of" in told[0]
+    values = evaluation(weights, ONE)
+    assert (values["knn_shared_images"], values["knn_top1"]) == (12, 100.0)
+    other = Evaluation(config, open_source(f"folder:{images}", "train"))
+    assert other.shared_images == 0 and "training images" not in other.description
 
 
 def test_without_labels_images_are_evenly_spaced(config, images, weights):

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from ibot_jax.config import VIT_SIZES, get_config
 from ibot_jax.errors import UserError
+from ibot_jax.recorded import described_config
 from ibot_jax.sanity import check_normalization
 
 # Attention heads of the published models by width, which no tensor tells.
@@ -61,8 +62,10 @@ def infer_config(
       UserError: if the shapes are not those of a Vision Transformer, do not tell enough, or are
         others than the file says.
     """
-    described = facts.get("description", {})
-    facts = _described_facts(described, path) | dict(facts)
+    config = get_config()
+    if "description" in facts:
+        config = described_config(facts["description"], path)
+        facts = _facts_of(config) | dict(facts)
     width = _shape(shapes, _CLASS, 3, path)[-1]
     _, channels, patch, across = _shape(shapes, _PATCHES, 4, path)
     if patch != across:
@@ -76,14 +79,19 @@ def infer_config(
                 f"{facts[name]}; restore the one or the other"
             )
     positions = _shape(shapes, _POSITIONS, 3, path)[1]
-    grid, notes = _grid(positions - 1, facts.get("size"), patch, known, path)
+    grid = _grid(positions - 1, facts.get("size"), patch, known, path)
+    heads = _heads(width, facts, known, path)
+    guessed = []  # what is as usual, for nothing tells it
+    if not (known.heads or facts.get("heads")):
+        guessed.append(f"{heads} heads of attention (--heads)")
+    if not (known.grid or facts.get("size")):
+        guessed.append(f"a square grid of {grid[0]}x{grid[1]} patches (--grid)")
 
-    config = get_config()
     config.dtype = "float32"
     config.model.update(
         width=width,
         depth=depth,
-        heads=_heads(width, facts, known, path),
+        heads=heads,
         patch_size=patch,
         mlp_ratio=hidden / width,
         layer_scale=float(any(".gamma_" in name for name in shapes)),
@@ -93,31 +101,27 @@ def infer_config(
     for name in ("mean", "std"):
         said = getattr(known, name)
         value = said or facts.get(name) or config.data[name]
+        if not (said or facts.get(name)):
+            guessed.append(f"ImageNet's {name} (--{name})")
         if len(value) != channels:
             raise UserError(f"{path} takes images of {channels} channels; say --{name}=... of each")
         config.data[name] = tuple(float(x) for x in value)
         check_normalization({name: config.data[name]}, "--" if said else f"{path}: ")
-    config.knn.resize = described.get("resize", round(min(config.data.global_size) * 8 / 7))
+    if "description" not in facts:
+        config.knn.resize = round(min(config.data.global_size) * 8 / 7)
     _infer_head(config.head, shapes, facts.get("act", "gelu"))
-    return config, notes
+    return config, [f"not told, so as usual: {', '.join(guessed)}"] if guessed else []
 
 
-def _described_facts(description: Mapping[str, Any], path: str) -> dict[str, Any]:
+def _facts_of(config: ConfigDict) -> dict[str, Any]:
     """Returns the facts in this project's own description of a model."""
-    if not description:
-        return {}
-    try:
-        return {
-            "heads": description["model"]["heads"],
-            "size": description["global_size"],
-            "mean": description["mean"],
-            "std": description["std"],
-            "act": description.get("head", {}).get("act", "gelu"),
-        }
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(
-            f"{path} has a description by ibot_jax that is not whole; convert it anew"
-        ) from None
+    return {
+        "heads": config.model.heads,
+        "size": config.data.global_size,
+        "mean": config.data.mean,
+        "std": config.data.std,
+        "act": config.head.act,
+    }
 
 
 def _shape(shapes: Shapes, name: str, rank: int, path: str) -> Sequence[int]:
@@ -129,8 +133,8 @@ def _shape(shapes: Shapes, name: str, rank: int, path: str) -> Sequence[int]:
 
 def _grid(
     patches: int, size: Sequence[int] | None, patch: int, known: Known, path: str
-) -> tuple[tuple[int, int], list[str]]:
-    """Returns the rows and columns of patches that positions are trained for, and notes."""
+) -> tuple[int, int]:
+    """Returns the rows and columns of patches that positions are trained for."""
     if known.grid:
         rows, columns = known.grid
         if rows * columns != patches:
@@ -138,7 +142,7 @@ def _grid(
                 f"--grid={rows}x{columns} are {rows * columns} patches; {path} has positions of a "
                 f"class token and {patches}"
             )
-        return known.grid, []
+        return known.grid
     if size is not None:
         rows, columns = (side // patch for side in size)
         if rows * columns != patches:
@@ -146,17 +150,14 @@ def _grid(
                 f"{path} is for {size[0]}x{size[1]} pixels, {rows}x{columns} patches of {patch}, "
                 f"and has positions of a class token and {patches}; say which by --grid=HxW"
             )
-        return (rows, columns), []
+        return rows, columns
     side = math.isqrt(max(patches, 0))
     if side * side != patches or not side:
         raise UserError(
             f"{path} has {patches + 1} positions: no class token and a square grid of patches, and "
             "nothing tells another grid; say which by --grid=HxW, in patches"
         )
-    return (side, side), [
-        f"nothing tells the grid of patches: taken for square, {side}x{side}; --grid=HxW says "
-        "another one"
-    ]
+    return side, side
 
 
 def _heads(width: int, facts: Mapping[str, Any], known: Known, path: str) -> int:

@@ -223,7 +223,19 @@ def test_a_grid_is_never_guessed_in_silence(tmp_path):
     said = convert(
         save(tmp_path / "x.safetensors", vit((2, 8))), tmp_path / "o.npz", "--to=npz", HEADS
     )
-    assert "taken for square, 4x4; --grid=HxW says another" in said
+    assert (
+        "not told, so as usual: a square grid of 4x4 patches (--grid), ImageNet's mean (--mean), "
+        "ImageNet's std (--std)\n"
+    ) in said
+    usual = {"--grid=4x4", "--mean=0,0,0", "--std=1,1,1"}
+    for flag in usual:
+        more = usual - {flag}
+        file = tmp_path / "x.safetensors"
+        said = convert(file, tmp_path / "o.npz", "--to=npz", HEADS, "--overwrite", *more)
+        assert f"({flag.partition('=')[0]})\n" in said
+    assert "not told" not in convert(
+        file, tmp_path / "o.npz", "--to=npz", HEADS, "--overwrite", *usual
+    )
     file = save(tmp_path / "y.safetensors", vit((3, 4)))
     assert "say which by --grid=HxW" in failure(file, tmp_path / "p.npz", "--to=npz", HEADS)
     for flag in ("--grid=4", "--grid=0x4", "--grid=2x8x1", "--grid=-2x-8"):
@@ -286,7 +298,7 @@ def test_a_timm_folder_of_another_computation_is_refused(tmp_path, args):
     [
         ({"mean": [123.675, 116.28, 103.53]}, "mean=123.675,116.28,103.53 is not of pixels in"),
         ({"std": [58.395, 57.12, 57.375]}, "; divide it by 255"),
-        ({"std": [0.5, 0.0, 0.5]}, "std=0.5,0,0.5 is not of pixels in"),
+        ({"std": [0.5, 0.0, 0.5]}, "std=0.5,0.0,0.5 is not of pixels in"),
         ({"std": [0.5, 0.5]}, "takes images of 3 channels"),
         ({"std": [0.5, None, 0.5]}, "has std=[0.5, None, 0.5]; restore it"),
         ({"mean": "imagenet"}, "has mean='imagenet'; restore it"),

@@ -201,7 +201,9 @@ def _read_npz(path: epath.Path) -> Contents:
     try:
         with np.load(path.open("rb"), allow_pickle=False) as file:
             for name in file.files:
-                tensors[name] = file[name]
+                array = file[name]
+                # NumPy's format has no name for bfloat16, and calls it two bytes.
+                tensors[name] = array.view(ml_dtypes.bfloat16) if array.dtype == "V2" else array
     except Exception as error:  # of zipfile, zlib and NumPy
         where = f" behind {list(tensors)[-1]}" if tensors else ""
         raise UserError(f"{path} cannot be read as arrays by name{where} ({error})") from error

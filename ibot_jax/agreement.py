@@ -64,6 +64,11 @@ def first_says(holds: bool) -> bool:
     return _gather(b"1" if holds else b"")[0] == b"1"
 
 
+def first_text(text: str) -> str:
+    """Returns the text that the first process passes, on all."""
+    return _gather(text.encode())[0].decode()
+
+
 def wait_for_all(done: Callable[[], bool]) -> None:
     """Returns once `done` has been true on all processes; raises on all what it raises on one."""
     finished = False

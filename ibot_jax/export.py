@@ -31,6 +31,7 @@ from ibot_jax.card import make_card, read_report, require_same_weights
 from ibot_jax.command_line import OneLineParser, exit_status, leave
 from ibot_jax.errors import UserError, about_arguments, require_one_of
 from ibot_jax.exported import CONFIG, import_safetensors
+from ibot_jax.history import config_of_step, read_config
 from ibot_jax.metrics import knn_facts
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import absolute_path, warn_if_among_images
@@ -39,7 +40,6 @@ from ibot_jax.recorded import DECODED, recorded_config
 from ibot_jax.sanity import check_finite
 from ibot_jax.saved import find_checkpoint, find_workdir, read_params
 from ibot_jax.tensors import flat_tensors
-from ibot_jax.workdir import read_config
 from ibot_jax.writers import FOLDERS, OWN_FORMATS, check_target, told_by_path
 
 
@@ -141,6 +141,7 @@ def export(
         raise UserError(f"--workdir={workdir} holds no run: there is no {what}; give that of a run")
     warn_if_among_images(out, "--out", [recorded.get("data.source", "")])
     number, top1 = find_checkpoint(source, step, [weights])
+    recorded = config_of_step(source, number)
     recorded_config(recorded, str(source / CONFIG))  # which looks at what it says
     description = describe(recorded, head=head)
     description |= {

@@ -139,6 +139,14 @@ class Reporter:
                 f"top-5 {top5:.2f} %"
             )
 
+    def data_changed(self, step: int, before: int, now: int) -> None:
+        """Says that a run goes on with other images: how many there were, and are."""
+        if self._primary:
+            self._write(step, {"train_images": now, "train_images_before": before})
+            names = ", of other names" if before == now else ""
+            text = f"from step {step} on, {now:,} images where there were {before:,}{names}"
+            self.warn_once("data", text)
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Leaves the time within out of the speed."""

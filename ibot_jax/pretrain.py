@@ -9,11 +9,13 @@ from ml_collections import ConfigDict
 
 from ibot_jax import sharding
 from ibot_jax.agreement import require_same, same_end
+from ibot_jax.beginning import after_first, record_beginning
 from ibot_jax.checkpoint import Checkpoints
 from ibot_jax.collapse import collapse_signs, evaluation_signs
 from ibot_jax.config import Plan, make_plan
 from ibot_jax.config_check import device_problems, flatten, length_problems
 from ibot_jax.config_rules import noted, refuse
+from ibot_jax.data.identity import identify
 from ibot_jax.data.pipeline import train_batches
 from ibot_jax.data.sources import open_source
 from ibot_jax.errors import TrainingError
@@ -24,7 +26,7 @@ from ibot_jax.loop import Loop, Metrics, make_watchdog
 from ibot_jax.memory import memory_problems
 from ibot_jax.metrics import WRITTEN, Reporter
 from ibot_jax.paths import warn_if_among_images
-from ibot_jax.starting import start_from
+from ibot_jax.starting import read_weights, replace_weights
 from ibot_jax.step import TrainState, jit_init, jit_train_step, state_layout, teacher_params
 from ibot_jax.unforeseen import told_in
 from ibot_jax.watchdog import Watchdog
@@ -71,7 +73,8 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
                 evaluation = Evaluation(config, source, watchdog.waiting)
         refuse(found)
         plan = make_plan(config, len(source))
-        folder = open_workdir(workdir, config, allow_config_change=allow_config_change)
+        data = identify(source)
+        folder = open_workdir(workdir, config, data, allow_config_change=allow_config_change)
         if jax.process_index() == 0:
             warn_if_among_images(workdir, "--workdir", [config.data.source])
     mesh = sharding.make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
@@ -108,7 +111,11 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
             )
         )
         loop = PretrainLoop(config, plan, mesh, checkpoints, reporter, evaluation, lock, watchdog)
-        signum = loop.run(state, batches, jit_train_step(config, plan, mesh), config.seed)
+        train_step = after_first(
+            jit_train_step(config, plan, mesh),
+            lambda: record_beginning(folder, config, data, start_step, reporter),
+        )
+        signum = loop.run(state, batches, train_step, config.seed)
         if signum:
             return 128 + signum
         reporter.say_summary(config.head.prototypes)
@@ -124,10 +131,13 @@ def _first_state(
         complete = "; the run is complete" if latest == plan.total_steps else ""
         state = checkpoints.restore(state_layout(config, plan, mesh))
         return state, f"resumed at step {latest:,}{complete}"
+    weights = None
+    if config.init_from:  # before anything compiles
+        weights = read_weights(config.init_from, state_layout(config, plan, mesh))
     state = jit_init(config, plan, mesh)(jax.random.key(config.seed))
-    if config.init_from:
-        return start_from(config.init_from, state), f"weights of {config.init_from}"
-    return state, f"random weights, seed {config.seed}"
+    if weights is None:
+        return state, f"random weights, seed {config.seed}"
+    return replace_weights(state, weights), f"weights of {config.init_from}"
 
 
 class PretrainLoop(Loop):

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from ibot_jax import forward, models
 from ibot_jax.errors import UserError, require_one_of
 from ibot_jax.exported import CONFIG, is_exported_folder, read_exported
+from ibot_jax.history import config_of_step, read_config
 from ibot_jax.metrics import knn_facts
 from ibot_jax.models.head import Head
 from ibot_jax.models.vit import ViT
@@ -26,7 +27,6 @@ from ibot_jax.paths import absolute_path
 from ibot_jax.recorded import DECODED, DESCRIBED_DATA, described_config, recorded_config
 from ibot_jax.sanity import check_finite, check_images
 from ibot_jax.saved import find_checkpoint, find_workdir, read_params
-from ibot_jax.workdir import read_config
 
 # What it says of how the weights came about: the config of the run, or what the original's says,
 # and the file that they were converted from.
@@ -249,6 +249,7 @@ def _load_run(
     if recorded is None:
         raise UserError(f"{path} holds no model: it is no run's workdir, checkpoint or export")
     number, top1 = find_checkpoint(workdir, step, [weights])
+    recorded = config_of_step(workdir, number)
     params = read_params(workdir, number, weights, parts)
     facts = {"weights": weights, "step": number, **knn_facts(workdir, number, top1, weights)}
     return recorded_config(recorded, str(workdir / CONFIG)), params, facts, {"run": recorded}

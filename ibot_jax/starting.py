@@ -1,5 +1,7 @@
 """A run that starts from the weights of another one."""
 
+from typing import Any
+
 import jax
 import optax
 import orbax.checkpoint as ocp
@@ -15,12 +17,15 @@ from ibot_jax.step import TrainState, teacher_params
 _WEIGHTS = ("student", "teacher", "centers")
 
 
-def start_from(path: str, state: TrainState) -> TrainState:
-    """Replaces a fresh state's student, teacher and centers by those of another run.
+def read_weights(path: str, like: TrainState) -> dict[str, Any]:
+    """Reads the weights of another run.
 
     Args:
       path: a workdir, whose latest checkpoint is taken, or one checkpoint's folder.
-      state: fresh; its optimiser state and step stay.
+      like: arrays or jax.ShapeDtypeStructs with shardings, which say how to lay them out.
+
+    Returns:
+      "student", "teacher" and "centers", as they are in `like`.
 
     Raises:
       UserError: if there is no checkpoint, or a tensor has another shape there or is not finite.
@@ -29,9 +34,9 @@ def start_from(path: str, state: TrainState) -> TrainState:
     layouts = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
         {
-            "student": state.params,
-            "teacher": teacher_params(state),
-            "centers": state.centers,
+            "student": like.params,
+            "teacher": teacher_params(like),
+            "centers": like.centers,
         },
     )
     weights = {}
@@ -40,6 +45,11 @@ def start_from(path: str, state: TrainState) -> TrainState:
             check_shapes(folder, name, layout)
             weights[name] = checkpointer.restore(folder / name, layout)
             check_finite(weights[name], f"init_from={path!r}: {name}")
+    return weights
+
+
+def replace_weights(state: TrainState, weights: dict[str, Any]) -> TrainState:
+    """Returns a fresh state with other weights; its optimiser state and step stay."""
     return state.replace(
         params=weights["student"],
         opt_state=optax.tree.set(state.opt_state, teacher=weights["teacher"]),

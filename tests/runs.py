@@ -1,5 +1,7 @@
 """What a run leaves in its workdir: written at once, and read without the code under test."""
 
+import json
+
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -7,6 +9,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from ibot_jax.checkpoint import Checkpoints
+from ibot_jax.config_check import flatten
+from ibot_jax.data.identity import Identity
+from ibot_jax.history import record_start
 from ibot_jax.step import TrainState
 from ibot_jax.workdir import open_workdir
 
@@ -14,9 +19,19 @@ PRETRAINING = ("student", "teacher", "centers", "optimizer")
 FINETUNING = ("params", "optimizer")
 
 
+DATA = Identity(images=8, names="0" * 64)
+
+
+def make_workdir(folder, config: ConfigDict, *, allow: bool = False) -> epath.Path:
+    """Writes the workdir of a run that has begun, and returns its path."""
+    workdir = open_workdir(str(folder), config, DATA, allow_config_change=allow)
+    record_start(workdir, json.loads(json.dumps(flatten(config))), DATA, 0)
+    return workdir
+
+
 def save_run(folder, config: ConfigDict, state: TrainState, knn_top1=None) -> epath.Path:
     """Writes the workdir of a run with one checkpoint, and returns its path."""
-    workdir = open_workdir(str(folder), config, allow_config_change=False)
+    workdir = make_workdir(folder, config)
     checkpoints = Checkpoints(workdir, keep=1)
     checkpoints.save(state, knn_top1=knn_top1)
     checkpoints.close()

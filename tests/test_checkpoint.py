@@ -26,7 +26,7 @@ from ibot_jax.checkpoint import Checkpoints
 from ibot_jax.checksums import find_damage
 from ibot_jax.errors import SaveError, UserError
 from ibot_jax.saved import complete_steps, find_checkpoint
-from ibot_jax.starting import start_from
+from ibot_jax.starting import read_weights, replace_weights
 from ibot_jax.step import jit_init, make_init, make_train_step, state_layout, teacher_params
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -396,7 +396,7 @@ def test_a_run_starts_from_the_weights_of_another(workdir, given):
 
     fresh = first_state(config, seed=2)
     path = workdir if given == "the workdir" else workdir / "checkpoints/4"
-    started = start_from(str(path), fresh)
+    started = replace_weights(fresh, read_weights(str(path), fresh))
     assert_equal(started.params, other.params)
     assert_equal(teacher_params(started), expected_teacher)
     assert_equal(started.centers, other.centers)
@@ -410,16 +410,16 @@ def test_weights_that_do_not_fit_are_named_with_both_shapes(workdir):
     checkpoints.close()
     wider = first_state(tiny_config(model__width=32))
     with pytest.raises(UserError, match=r"student/backbone/\S+ has shape \(.*16.* and \(.*32"):
-        start_from(str(workdir), wider)
+        read_weights(str(workdir), wider)
     larger = first_state(tiny_config(data__global_size=(24, 24)))
     message = r"student/backbone/pos_embed has shape \(1, 17, 16\) there and \(1, 37, 16\) here"
     with pytest.raises(UserError, match=message):
-        start_from(str(workdir), larger)
+        read_weights(str(workdir), larger)
     deeper = first_state(tiny_config(model__depth=3))
     with pytest.raises(UserError, match=r"student/backbone/blocks_2/\S+ has shape none there"):
-        start_from(str(workdir), deeper)
+        read_weights(str(workdir), deeper)
 
 
 def test_no_checkpoint_to_start_from(tmp_path):
     with pytest.raises(UserError, match="holds no checkpoint"):
-        start_from(str(tmp_path / "absent"), first_state(tiny_config()))
+        read_weights(str(tmp_path / "absent"), first_state(tiny_config()))

@@ -21,7 +21,7 @@ import safetensors
 import safetensors.numpy
 from disk import full_disk
 from etils import epath
-from runs import save_run
+from runs import make_workdir, save_run
 from tiny import tiny_batch, tiny_config, tiny_plan
 
 import ibot_jax
@@ -30,7 +30,6 @@ from ibot_jax import sharding, writers
 from ibot_jax.checkpoint import Checkpoints
 from ibot_jax.pretrained import Model
 from ibot_jax.step import make_init, teacher_params
-from ibot_jax.workdir import open_workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
 FORMATS = ("orbax", "npz", "safetensors")
@@ -63,9 +62,7 @@ def states(config):
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, config, states):
     """Returns the workdir of a run that is just saving its next checkpoint."""
-    folder = open_workdir(
-        str(tmp_path_factory.mktemp("runs") / "mine"), config, allow_config_change=False
-    )
+    folder = make_workdir(tmp_path_factory.mktemp("runs") / "mine", config)
     checkpoints = Checkpoints(folder, keep=2)
     for step, accuracy in ACCURACIES.items():
         checkpoints.save(states[step], knn_top1=accuracy)
@@ -181,7 +178,7 @@ def test_the_run_that_is_still_saving_is_left_alone(workdir, tmp_path):
 def test_float64_stays_float64(tmp_path):
     """Also where JAX itself would make it float32."""
     tree = {"backbone": {"a": np.arange(3) / 3}}
-    folder = open_workdir(str(tmp_path / "run"), tiny_config(), allow_config_change=False)
+    folder = make_workdir(tmp_path / "run", tiny_config())
     with ocp.CheckpointManager(folder / "checkpoints") as manager:
         manager.save(1, args=ocp.args.Composite(teacher=ocp.args.StandardSave(tree)))
     for to in FORMATS:
@@ -328,7 +325,7 @@ def test_no_such_workdir(tmp_path, capsys):
 
 
 def test_a_run_without_checkpoints(tmp_path, config, capsys):
-    open_workdir(str(tmp_path / "run"), config, allow_config_change=False)
+    make_workdir(tmp_path / "run", config)
     (tmp_path / "run/checkpoints/3.orbax-checkpoint-tmp").mkdir(parents=True)
     arguments = (f"--workdir={tmp_path / 'run'}", "--to=npz", f"--out={tmp_path / 'x'}")
     assert "holds no complete checkpoint" in failure(capsys, *arguments)

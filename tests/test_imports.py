@@ -33,6 +33,7 @@ LAYERS = [
     {
         "checkpoint",
         "checksums",
+        "history",
         "restoring",
         "starting",
         "saved",
@@ -53,7 +54,7 @@ LAYERS = [
         "subcommands",
     },
     {"tensors"},
-    {"pretrained", "exported", "lock", "loop"},
+    {"pretrained", "exported", "lock", "loop", "beginning"},
     {"evaluate", "visualize", "finetune"},
     {"pretrain"},
     {"export", "writers", "card"},

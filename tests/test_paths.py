@@ -112,7 +112,7 @@ def test_every_command_says_so_in_one_line(scheme, main, argv, monkeypatch, caps
 def test_data_and_workdir_are_looked_at_too():
     for make in (
         lambda: open_source("tfds:mnist", "train", data_dir="s3://none/x"),
-        lambda: open_workdir("s3://none/x", None, allow_config_change=False),
+        lambda: open_workdir("s3://none/x", None, None, allow_config_change=False),
     ):
         with pytest.raises(UserError, match="s3://none/x: .* not behind s3://"):
             make()

@@ -16,7 +16,7 @@ from ibot_jax import export, models, sharding
 from ibot_jax.errors import UserError
 from ibot_jax.pretrained import untrained
 from ibot_jax.sanity import check_finite
-from ibot_jax.starting import start_from
+from ibot_jax.starting import read_weights
 from ibot_jax.step import make_init, teacher_params
 
 
@@ -273,7 +273,7 @@ def test_weights_that_are_not_finite_are_refused_wherever_they_are_used(
         export.export(workdir, str(tmp_path / "out.npz"), to="npz", weights="student")
     assert not (tmp_path / "out.npz").exists()
     with pytest.raises(UserError, match=named):
-        start_from(workdir, state)
+        read_weights(workdir, state)
     huge = {"x": np.array([1.0, -1e300])}  # finite, but not as what a model makes of it
     with pytest.raises(UserError, match=r"here holds NaN or infinities in x"):
         check_finite(huge, "here")

@@ -1,4 +1,4 @@
-"""The folder of a run belongs to one config."""
+"""The folder of a run belongs to one config and to one set of images."""
 
 import errno
 import json
@@ -6,36 +6,82 @@ import os
 
 import pytest
 from etils import epath
+from runs import DATA, make_workdir
 from tiny import tiny_config
 
+from ibot_jax.data.identity import Identity
 from ibot_jax.errors import UserError
 from ibot_jax.workdir import differences, open_workdir, require_shared
 
 
-def test_a_new_workdir_is_made_and_records_the_config(tmp_path):
-    path = tmp_path / "a/b"
-    workdir = open_workdir(str(path), tiny_config(), allow_config_change=False)
-    recorded = json.loads((path / "config.json").read_text())
-    assert str(workdir) == str(path)
+def opened(path, config=None, data=DATA, *, allow=False):
+    return open_workdir(str(path), config or tiny_config(), data, allow_config_change=allow)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Returns the workdir of a run that has saved."""
+    make_workdir(tmp_path, tiny_config())
+    (tmp_path / "checkpoints/4").mkdir(parents=True)
+    (tmp_path / "checkpoints/4/commit_success.txt").touch()
+    return tmp_path
+
+
+def test_a_new_workdir_is_made_and_nothing_recorded_before_the_run_begins(tmp_path):
+    assert str(opened(tmp_path / "a/b")) == str(tmp_path / "a/b")
+    assert list((tmp_path / "a/b").iterdir()) == []
+    make_workdir(tmp_path / "a/b", tiny_config())
+    recorded = json.loads((tmp_path / "a/b/config.json").read_text())
     assert recorded["model.width"] == 16
     assert recorded["data.global_size"] == [16, 16]
-    assert [p.name for p in path.iterdir()] == ["config.json"]
+    assert {p.name for p in (tmp_path / "a/b").iterdir()} == {"config.json", "history.json"}
 
 
-def test_the_same_config_may_come_again(tmp_path):
+def test_the_same_config_may_come_again(run):
     for _ in range(2):
-        open_workdir(str(tmp_path), tiny_config(), allow_config_change=False)
+        opened(run)
 
 
-def test_every_differing_key_is_named_with_both_values(tmp_path):
-    open_workdir(str(tmp_path), tiny_config(), allow_config_change=False)
+def test_a_start_that_failed_refuses_no_other_config(tmp_path):
+    """A run without a checkpoint holds nothing that another config could spoil."""
+    make_workdir(tmp_path, tiny_config())
+    opened(tmp_path, tiny_config(optim__lr=0.1), Identity(images=3, names="other"))
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (Identity(images=9, names="1" * 64), "data.source had 8, and has 9 now; restore"),
+        (Identity(images=5, names="1" * 64), "data.source had 8, and has 5 now; restore"),
+        (Identity(images=8, names="1" * 64), "had 8, and has 8 now, of other names; restore"),
+    ],
+)
+def test_other_images_are_refused_unless_allowed(run, data, told):
+    with pytest.raises(UserError, match=told):
+        opened(run, data=data)
+    opened(run, data=data, allow=True)
+    (run / "history.json").unlink()  # an earlier version recorded none
+    opened(run, data=data)
+
+
+def test_a_checkpoint_is_no_workdir(run):
+    (run / "checkpoints/4/_CHECKPOINT_METADATA").touch()
+    with pytest.raises(UserError, match=rf"is a checkpoint; give the folder of its run, {run}$"):
+        opened(run / "checkpoints/4")
+    opened(run / "checkpoints/5")  # an odd name, but nobody's
+
+
+def test_every_differing_key_is_named_with_both_values(run):
     other = tiny_config(optim__lr=0.1, masks__ratios=(0.0, 0.4))
     with pytest.raises(UserError) as error:
-        open_workdir(str(tmp_path), other, allow_config_change=False)
+        opened(run, other)
     assert "optim.lr was 0.05, now 0.1" in str(error.value)
     assert "masks.ratios was [0.0, 0.3], now [0.0, 0.4]" in str(error.value)
-    open_workdir(str(tmp_path), other, allow_config_change=True)
-    open_workdir(str(tmp_path), other, allow_config_change=False)  # now it is its config
+    opened(run, other, allow=True)
+    with pytest.raises(UserError):
+        opened(run, other)  # the start that was allowed has not begun
+    make_workdir(run, other, allow=True)
+    opened(run, other)  # now it is its config
 
 
 @pytest.mark.parametrize(
@@ -51,18 +97,16 @@ def test_every_differing_key_is_named_with_both_values(tmp_path):
         dict(data__stall_seconds=0.0),
     ],
 )
-def test_what_moves_no_parameter_may_differ(tmp_path, change):
-    open_workdir(str(tmp_path), tiny_config(), allow_config_change=False)
-    open_workdir(str(tmp_path), tiny_config(**change), allow_config_change=False)
+def test_what_moves_no_parameter_may_differ(run, change):
+    opened(run, tiny_config(**change))
 
 
 @pytest.mark.parametrize(
     "change", [dict(seed=1), dict(duration="5 epochs"), dict(init_from="x"), dict(dtype="bfloat16")]
 )
-def test_what_moves_parameters_may_not(tmp_path, change):
-    open_workdir(str(tmp_path), tiny_config(), allow_config_change=False)
+def test_what_moves_parameters_may_not(run, change):
     with pytest.raises(UserError, match=f"{next(iter(change))} was"):
-        open_workdir(str(tmp_path), tiny_config(**change), allow_config_change=False)
+        opened(run, tiny_config(**change))
 
 
 def test_keys_that_one_of_the_two_lacks():
@@ -75,18 +119,29 @@ def test_keys_that_one_of_the_two_lacks():
     assert changes.keys().isdisjoint({"optim.lr", "data.exif", "data.blur"})
 
 
-def test_a_config_file_that_is_no_json(tmp_path):
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json is no JSON"):
-        open_workdir(str(tmp_path), tiny_config(), allow_config_change=False)
+@pytest.mark.parametrize("content", [b"{", b"[]", b"[" * 10**5, b'{"seed": "\xff"}', b"", b"3"])
+@pytest.mark.parametrize("name", ["config.json", "history.json"])
+def test_files_that_are_damaged(run, name, content):
+    (run / name).write_bytes(content)
+    if (name, content) == ("history.json", b"[]"):  # of an earlier version, as it were
+        opened(run)
+        return
+    with pytest.raises(UserError, match=f"/{name} .*; restore"):
+        opened(run)
+
+
+def test_a_folder_in_place_of_the_config(tmp_path):
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(UserError, match=r"config\.json is a folder"):
+        opened(tmp_path)
 
 
 def test_a_workdir_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--workdir=\S+ cannot be written \(Not a directory\)"):
-        open_workdir(str(tmp_path / "file/run"), tiny_config(), allow_config_change=False)
+        opened(tmp_path / "file/run")
     with pytest.raises(UserError, match="cannot be written"):
-        open_workdir(str(tmp_path / "file"), tiny_config(), allow_config_change=False)
+        opened(tmp_path / "file")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -95,7 +150,7 @@ def test_a_workdir_that_may_only_be_read(tmp_path, folder):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / folder).chmod(0o555)
     with pytest.raises(UserError, match=r"cannot be written \(Permission denied\)"):
-        open_workdir(str(tmp_path), tiny_config(), allow_config_change=False)
+        opened(tmp_path)
 
 
 def test_a_full_disk(tmp_path, monkeypatch):
@@ -104,13 +159,14 @@ def test_a_full_disk(tmp_path, monkeypatch):
 
     monkeypatch.setattr(epath.Path("x").__class__, "write_text", write_text)
     with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
-        open_workdir(str(tmp_path), tiny_config(), allow_config_change=False)
+        opened(tmp_path)
 
 
 def test_a_workdir_that_another_host_does_not_see(tmp_path, monkeypatch):
+    workdir = epath.Path(tmp_path)
+    require_shared(workdir)
+    assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr("ibot_jax.workdir._VISIBLE_SECONDS", 0)
-    monkeypatch.setattr("ibot_jax.workdir.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("ibot_jax.workdir.jax.process_index", lambda: 1)  # the first is elsewhere
     with pytest.raises(UserError, match="is not the same folder on all hosts"):
-        require_shared(epath.Path(tmp_path))
-    open_workdir(str(tmp_path), tiny_config(), allow_config_change=False)
-    require_shared(epath.Path(tmp_path))
+        require_shared(workdir)

@@ -19,10 +19,12 @@ from ml_collections import ConfigDict
 
 from ibot_jax import models, sharding
 from ibot_jax.agreement import require_same, same_end
+from ibot_jax.beginning import after_first, record_beginning
 from ibot_jax.checkpoint import Checkpoints, Parts
 from ibot_jax.config import Plan, make_plan
 from ibot_jax.config_check import flatten
 from ibot_jax.config_rules import noted, refuse
+from ibot_jax.data.identity import identify
 from ibot_jax.data.labelled import labelled_batches
 from ibot_jax.data.sources import Source
 from ibot_jax.data.tfds import TfdsStream
@@ -105,8 +107,15 @@ def finetune(
         with noted(found):
             check_run(config, plan, channels=task.views.channels, num_devices=mesh.size)
         refuse(found)
+        data = identify(task.train)
         folder = open_workdir(
-            workdir, config, allow_config_change=allow_config_change, flag="--out", keys=KEYS
+            workdir,
+            config,
+            data,
+            allow_config_change=allow_config_change,
+            flag="--out",
+            data_key="--data",
+            keys=KEYS,
         )
     model_config = _for_images_of(task.views.size, task.model.config, config)
     classifier = build_classifier(config, model_config, task.train.num_classes)
@@ -136,15 +145,18 @@ def finetune(
             )
             lock.watch("checkpoints", *WRITTEN)
         reporter.say(*_header(config, plan, task, start, folder))
-        data = model_config.data
-        train_step = make_train_step(config, plan, classifier, data.mean, data.std)
-        rank_fn = make_rank_fn(classifier, data.mean, data.std)
+        mean, std = model_config.data.mean, model_config.data.std
+        train_step = make_train_step(config, plan, classifier, mean, std)
+        rank_fn = make_rank_fn(classifier, mean, std)
 
         def test(params: Params) -> tuple[float, float]:
             return accuracy(*extract(rank_fn, params, task.views.batches(task.test), mesh))
 
         layout = sharding.replicated(mesh)
-        program = jax.jit(train_step, donate_argnums=0, out_shardings=layout)
+        program = after_first(
+            jax.jit(train_step, donate_argnums=0, out_shardings=layout),
+            lambda: record_beginning(folder, config, data, start_step, reporter),
+        )
         loop = FinetuneLoop(config, plan, mesh, checkpoints, reporter, test, lock)
         signum = loop.run(state, batches, program, config.seed)
     return folder, signum

@@ -23,6 +23,7 @@ from ibot_jax.data.sources import Subset, splits_for_testing
 from ibot_jax.data.splits import AUTO
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.options import add_number, add_weights_options
+from ibot_jax.history import read_config
 from ibot_jax.metrics import read_rows
 from ibot_jax.paths import absolute_path
 from ibot_jax.recorded import recorded_config
@@ -31,7 +32,6 @@ from ibot_jax.visualize import attention, canvas, page, patterns, pca
 from ibot_jax.visualize.charts import Series, line_chart, show
 from ibot_jax.visualize.options import add_image_options, open_model
 from ibot_jax.visualize.pictures import open_images, read_pictures, spread
-from ibot_jax.workdir import read_config
 
 _CELL = 160
 # Section, chart, unit, and its curves by metric; whatever else a run reports gets its own chart.

@@ -12,12 +12,11 @@ import pytest
 from browser import browser
 from PIL import Image
 from planted import save_images
-from runs import save_run
+from runs import make_workdir, save_run
 from tiny import tiny_config, tiny_plan
 
 from ibot_jax.step import make_init
 from ibot_jax.visualize.__main__ import main
-from ibot_jax.workdir import open_workdir
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +54,7 @@ def write_run(folder, source, *, checkpoint):
         data__source=source, knn__test_split="train", knn__resize=16, model__depth=1
     )
     if not checkpoint:
-        return str(open_workdir(str(folder), config, allow_config_change=False))
+        return str(make_workdir(folder, config))
     state = make_init(config, tiny_plan(config))(jax.random.key(0))
     workdir = save_run(folder, config, state, knn_top1=44.8)
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))

@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Container
+from types import ModuleType
 from typing import NoReturn
 
 from absl import logging as absl_logging
@@ -43,14 +44,12 @@ def exit_status(
             except mistakes as error:
                 if isinstance(error, OSError) and error.filename is None:
                     raise
+                _tell_others(2, error)
                 print_error(error)
                 return 2
     except TrainingError as error:
+        _tell_others(1, error)
         print_error(error)
-        if "jax" in sys.modules:
-            from ibot_jax import distributed  # which imports jax: no mistake waits for that
-
-            distributed.leave_failed()
         return 1
     except KeyboardInterrupt:
         print_line(interrupted)
@@ -70,11 +69,21 @@ def leave(status: int) -> NoReturn:
             stream.flush()
         except OSError:  # whoever read it has left; Python would try again, and tell
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    jax = sys.modules.get("jax")
-    several = jax and jax.distributed.is_initialized()  # who part in good order
-    if status not in (0, 2) and not several:
+    distributed = _distributed()
+    several = distributed is not None and distributed.part(status)
+    if status not in (0, 2) or (status and several):
         os._exit(status)
     sys.exit(status)
+
+
+def _tell_others(status: int, error: Exception) -> None:
+    if distributed := _distributed():
+        distributed.tell(status, error)
+
+
+def _distributed() -> ModuleType | None:
+    """Returns the module where it is in use; its import, which is JAX's, would delay a mistake."""
+    return sys.modules.get("ibot_jax.distributed")
 
 
 def _quieten_libraries() -> None:

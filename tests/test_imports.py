@@ -29,6 +29,7 @@ LAYERS = [
     {"schedules"},
     {"step", "data", "paths"},
     {"watchdog", "json_lines", "tensorboard"},
+    {"links", "peers", "relay", "rendezvous"},
     {"agreement", "distributed"},
     {
         "checkpoint",

@@ -70,7 +70,8 @@ def header(
             f"{plan.total_steps:,} steps of {plan.batch_size} images; {epochs:g} epochs of "
             f"{plan.steps_per_epoch:,} steps"
         ),
-        "rate": _rate(config, plan),
+        "rate": rate_in_words(config.optim, plan.batch_size),
+        "teacher": _momentum_in_words(config, plan),
         "start": start,
         "writes": str(workdir),
     }
@@ -78,15 +79,17 @@ def header(
     return [title, *(f"  {name:<11}{text}" for name, text in rows.items())]
 
 
-def _rate(config: ConfigDict, plan: Plan) -> str:
-    """Returns the learning rate as the batch scales it, and the teacher's momentum, in words."""
-    optim = config.optim
-    peak = optim.lr * plan.batch_size / 256
-    text = (
-        f"{peak:.4g} (optim.lr {optim.lr:g} x {plan.batch_size} / 256), then down to "
-        f"{optim.min_lr:g}; teacher_momentum {config.teacher_momentum:g}"
+def rate_in_words(optim: ConfigDict, batch_size: int) -> str:
+    """Returns the learning rate as the batch scales it."""
+    return (
+        f"{optim.lr * batch_size / 256:.4g} (optim.lr {optim.lr:g} x {batch_size} / 256), then "
+        f"down to {optim.min_lr:g}"
     )
+
+
+def _momentum_in_words(config: ConfigDict, plan: Plan) -> str:
+    text = f"momentum {config.teacher_momentum:g}, rising to 1"
     if plan.batch_size < 1024:
         suggested = suggested_momentum(plan.batch_size, plan.total_steps)
-        text += f", suggested for this batch and length {suggested:g}"
+        text += f"; suggested for this batch and length: teacher_momentum {suggested:g}"
     return text

@@ -30,8 +30,12 @@ def test_it_has_the_scaled_rate_and_for_small_batches_a_momentum(batch_size, sug
     lines = header(
         config, plan, params, mesh, data="d", evaluation="e", start="s", workdir=tmp_path
     )
-    (rate,) = [line for line in lines if line.startswith("  rate ")]
+    rate, teacher = (
+        next(line for line in lines if line.startswith(f"  {name} "))
+        for name in ("rate", "teacher")
+    )
     assert f"{5e-4 * batch_size / 256:g} (optim.lr 0.0005 x {batch_size} / 256)" in rate
-    assert "teacher_momentum 0.996" in rate
-    assert ("suggested for this batch and length 0.9995" in rate) == bool(suggested)
+    assert "momentum 0.996" in teacher
+    hint = "suggested for this batch and length: teacher_momentum 0.9995"
+    assert (hint in teacher) == bool(suggested)
     assert any(f"steps of {batch_size} images" in line for line in lines)

@@ -67,6 +67,22 @@ def test_what_is_too_large_is_named_with_its_memory_and_what_there_is(changes, n
     assert "this host has 16 GiB" in problem
 
 
+@pytest.mark.parametrize(("limit", "fits"), [(2**30, False), (2**50, True)])
+def test_accelerators_tell_what_they_have(limit, fits, monkeypatch):
+    class Device:
+        platform, device_kind = "gpu", "Great GPU"
+
+        def memory_stats(self):
+            return {"bytes_limit": limit}
+
+    monkeypatch.setattr(memory.jax, "local_devices", lambda: [Device()])
+    monkeypatch.setattr(memory, "host_memory", lambda: 2**50)
+    config = tiny_config(head__prototypes=10**8, head__patch_prototypes=10**8)  # 18 GB of state
+    problems = list(memory.memory_problems(config))
+    assert len(problems) == (not fits)
+    assert fits or "a Great GPU has 1 GiB; lower head.prototypes" in problems[0]
+
+
 def test_a_mesh_spreads_the_state():
     config = tiny_config(head__prototypes=10**6, head__patch_prototypes=10**6)
     whole, part = (

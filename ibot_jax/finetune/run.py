@@ -41,6 +41,7 @@ from ibot_jax.finetune.step import (
     make_rank_fn,
     make_train_step,
 )
+from ibot_jax.header import rate_in_words
 from ibot_jax.lock import Lock
 from ibot_jax.metrics import WRITTEN, Reporter
 from ibot_jax.models.classifier import Classifier
@@ -233,6 +234,7 @@ def _header(
             f"{plan.total_steps:,} steps of {plan.batch_size} images; {epochs:g} epochs of "
             f"{plan.steps_per_epoch:,} steps"
         ),
+        "rate": rate_in_words(config.optim, plan.batch_size),
         "writes": str(workdir),
     }
     return [f"  {name:<11}{text}" for name, text in rows.items()]

@@ -1,5 +1,6 @@
 """The task `finetune`, from the command line to its report, and on from where it stopped."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -12,7 +13,9 @@ import runs
 from PIL import Image
 
 from ibot_jax import export
+from ibot_jax.config_keys import Anything
 from ibot_jax.evaluate import __main__ as command
+from ibot_jax.finetune.config import KEYS
 from ibot_jax.metrics import Reporter
 
 # 36 images: 4 steps an epoch, on eight devices.
@@ -134,7 +137,9 @@ def test_another_recipe_on_the_same_folder_is_refused(finetune, learned):
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_ends_the_run_saved(finetune, tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run_saved(finetune, tmp_path, monkeypatch):
+    any_rate = dataclasses.replace(KEYS["optim.lr"], rule=Anything())
+    monkeypatch.setitem(KEYS, "optim.lr", any_rate)  # else refused
     status, _, err = finetune(
         "--config.optim.lr=1e30", "--config.optim.warmup=0 epochs", "--size=24"
     )

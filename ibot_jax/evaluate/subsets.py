@@ -1,5 +1,8 @@
 """Parts of the labels: 1 % or 10 % of each class, or the images that a file lists."""
 
+import collections
+from collections.abc import Sequence
+
 import numpy as np
 
 from ibot_jax.data.sources import Source
@@ -15,8 +18,8 @@ def choose(
 
     Args:
       which: "all"; a share of each class, "10%", at least one image; or the path of a text file,
-        which names an image a line with or without folders (as SimCLR's lists of ImageNet's 1 %
-        and 10 % do).
+        which names an image a line (as SimCLR's lists of ImageNet's 1 % and 10 % do), with the
+        folders that it lies in where several have its name.
       labels: [M] of the images.
       rows: [M] places of the images in the split.
       source: the split.
@@ -26,7 +29,7 @@ def choose(
       [S] int64, in order, from 0 to M - 1.
 
     Raises:
-      UserError: if it is none of the three, or the file lists what is not there.
+      UserError: if it is none of the three, or the file lists what is not there or not unique.
     """
     if which == "all":
         return np.arange(len(labels))
@@ -62,20 +65,46 @@ def _listed(path: str, rows: np.ndarray, source: Source | TfdsStream) -> np.ndar
             "array_record"
         )
     try:
-        lines = absolute_path(path).read_text().splitlines()
-    except OSError as error:
+        lines = absolute_path(path).read_bytes().decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
         raise UserError(
             f"--labels={path} is neither all nor a share such as 10%, and no file that can be read "
-            f"({error.strerror})"
+            f"({reason})"
         ) from error
-    wanted = {_file_name(line) for line in lines if line.strip()}
-    names = [_file_name(source.describe(int(row))) for row in rows]
-    missing = wanted - set(names)
-    if missing or not wanted:
-        lacks = f"lists {min(missing)}, which {source.name} lacks" if missing else "lists no image"
-        raise UserError(f"--labels={path} {lacks}; give the list of these images")
-    return np.flatnonzero([name in wanted for name in names])
+    wanted = [line.strip() for line in lines if line.strip()]
+    if not wanted:
+        raise UserError(f"--labels={path} lists no image; give the list of these images")
+    by_name = collections.defaultdict(list)
+    for place, row in enumerate(rows):
+        image = source.describe(int(row))
+        by_name[_file_name(image)].append((place, image))
+    classes = set(source.class_names or ())
+    chosen = set()
+    for line in wanted:
+        places = _places(line, by_name[_file_name(line)], classes)
+        if len(places) != 1:
+            lacks = f"which {source.name} lacks; give the list of these images"
+            several = f"which {len(places)} images of {source.name} are called; add their folders"
+            raise UserError(f"--labels={path} lists {line}, {several if places else lacks}")
+        chosen.update(places)
+    return np.array(sorted(chosen))
+
+
+def _places(line: str, images: Sequence[tuple[int, str]], classes: set[str]) -> list[int]:
+    """Returns the places of the images that a line can mean.
+
+    Args:
+      line: a file's name, with folders before it or without.
+      images: places and paths of all images of that name.
+      classes: names of folders, which a line does not mention in vain.
+    """
+    ends_so = [place for place, image in images if f"/{image}".endswith(f"/{line.lstrip('/')}")]
+    folder = line.rpartition("/")[0].rpartition("/")[2]
+    if ends_so or folder in classes:
+        return ends_so
+    return [place for place, _ in images]  # folders of another machine
 
 
 def _file_name(path: str) -> str:
-    return path.strip().rsplit("/", 1)[-1]
+    return path.rpartition("/")[2]

@@ -66,7 +66,54 @@ def test_what_cannot_be_chosen_is_told(named, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             choose(which, labels, rows, source, seed=0)
-    with pytest.raises(UserError, match=r"lists b_2\.png, which folder:.* lacks"):
+    with pytest.raises(UserError, match=r"lists somewhere/b_2\.png, which folder:.* lacks"):
         choose(path, labels[:5], rows[:5], source, seed=0)
     with pytest.raises(UserError, match="images with names"):
         choose(path, labels, rows, TfdsStream.__new__(TfdsStream), seed=0)
+
+
+@pytest.fixture
+def alike(tmp_path):
+    """Returns a function from lines to the images of two classes that they choose, a/0.png ..."""
+    for name in ("a/0.png", "a/1.png", "a/deep/2.png", "b/0.png", "b/1.png", "b/3.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(b"")
+    source = open_source(f"folder:{tmp_path / 'images'}", "train")
+
+    def chosen(*lines):
+        (tmp_path / "list.txt").write_text("\n".join(lines))
+        places = choose(str(tmp_path / "list.txt"), source.labels, np.arange(6), source, seed=0)
+        return [source.relative_path(int(place)) for place in places]
+
+    return chosen
+
+
+def test_folders_tell_images_of_the_same_name(alike, tmp_path):
+    assert alike("a/0.png", "b/1.png") == ["a/0.png", "b/1.png"]
+    assert alike("b/1.png", f"{tmp_path}/images/a/1.png") == ["a/1.png", "b/1.png"]
+    assert alike("3.png", "/home/you/2.png", "a/0.png", "a/0.png") == [
+        "a/0.png",
+        "a/deep/2.png",
+        "b/3.png",
+    ]
+    assert alike("\ufeffa/0.png") == ["a/0.png"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0.png", "lists 0.png, which 2 images of folder:.* are called; add their folders"),
+        ("/home/you/0.png", "which 2 images"),
+        ("a/3.png", "lists a/3.png, which folder:.* lacks"),
+        ("a/9.png", "lists a/9.png, which folder:.* lacks"),
+    ],
+)
+def test_a_line_that_means_no_image_or_several_is_a_mistake(alike, line, message):
+    with pytest.raises(UserError, match=message):
+        alike("a/1.png", line)
+
+
+def test_a_list_that_is_no_text_is_a_mistake(named, tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="no file that can be read .it is no text"):
+        choose(named[1], np.zeros(6), np.arange(6), named[0], seed=0)

@@ -101,16 +101,26 @@ class FeatureCache:
         self._mesh = mesh
         self._about = identity(model, params, kind, blocks)
 
-    def __call__(self, source: Source | TfdsStream, views: Views, name: str) -> Features:
+    def __call__(
+        self,
+        source: Source | TfdsStream,
+        views: Views,
+        name: str,
+        *,
+        needed: int = 1,
+        purpose: str = "this",
+    ) -> Features:
         """Returns the features of a split, from disk if they are there.
 
         Args:
           source: the split.
           views: how images are cut.
           name: of the split, for the progress bar.
+          needed: how many images there have to be.
+          purpose: what needs them, in words.
 
         Raises:
-          UserError: if the folder cannot be written.
+          UserError: if the folder cannot be written, or fewer images than needed can be read.
         """
         about = self._about | views.cut()
         with same_end():
@@ -122,7 +132,13 @@ class FeatureCache:
         if not _everywhere(target.is_dir()):
             self._extract(source, views, name, target, about)
         with same_end():
-            return _read(target)
+            found = _read(target)
+        if len(found.rows) < needed:
+            raise UserError(
+                f"{len(found.rows):,} of the {len(source):,} images of {source.name} can be read, "
+                f"and {purpose} needs {needed:,} or more"
+            )
+        return found
 
     def _extract(
         self,

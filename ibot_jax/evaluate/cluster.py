@@ -87,7 +87,8 @@ def run(args: argparse.Namespace) -> Report:
             cache = FeatureCache(
                 args.cache, model, params, mesh, kind=args.features, blocks=args.blocks
             )
-            found = cache(source, views, "test")
+            needed = dict(needed=clusters, purpose=f"--clusters={clusters}")
+            found = cache(source, views, "test", **needed)
             assigned = assign_by_kmeans(found.values, clusters, args.restarts, args.seed)
             clusters_of_method = clusters
         row = {"by": method, "clusters": clusters_of_method, "used": len(np.unique(assigned))}

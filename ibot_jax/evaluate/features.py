@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ibot_jax import forward, sharding
-from ibot_jax.errors import UserError
+from ibot_jax.data.sources import Source
+from ibot_jax.data.tfds import TfdsStream
+from ibot_jax.errors import TrainingError, UserError
 from ibot_jax.pretrained import Model
 
 FeatureFn = Callable[[Any, jax.Array], Any]
@@ -88,6 +90,15 @@ def extract(
     if not parts:
         raise ValueError("there is no batch to compute features of")
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def require_read(source: Source | TfdsStream, read: int, needed: int) -> None:
+    """Raises a TrainingError where fewer images of a source were read than are needed."""
+    if read < needed:
+        raise TrainingError(
+            f"{read} of the {len(source)} images of {source.name} can be read, and the evaluation "
+            f"needs {needed} or more; restore them"
+        )
 
 
 def extract_batches(

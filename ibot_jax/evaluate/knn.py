@@ -14,6 +14,8 @@ Data: a train and a test split, labelled alike: folders PATH/train/CLASS/* and P
 import argparse
 
 from ibot_jax import sharding
+from ibot_jax.agreement import same_end
+from ibot_jax.data.readable import require_readable
 from ibot_jax.data.tfds import TfdsStream
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import opening, options
@@ -70,8 +72,12 @@ def run(args: argparse.Namespace) -> Report:
             "--file_format=array_record"
         )
     views = opening.open_views(args, model)
+    needed, purpose = max(args.k) + len(train_source) - voters, f"--k={max(args.k)}"
+    with same_end():
+        require_readable(train_source, views.decoding, needed, purpose)
     cache = FeatureCache(args.cache, model, params, mesh, kind=args.features, blocks=args.blocks)
-    train, test = cache(train_source, views, "train"), cache(test_source, views, "test")
+    train = cache(train_source, views, "train", needed=needed, purpose=purpose)
+    test = cache(test_source, views, "test")
     left_out = None
     if args.leave_one_out:
         left_out = shared.first[train.rows], shared.second[test.rows]

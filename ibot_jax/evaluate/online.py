@@ -17,12 +17,13 @@ from ml_collections import ConfigDict
 from ibot_jax.agreement import until_told
 from ibot_jax.data.images import Decoding
 from ibot_jax.data.pipeline import eval_batches
+from ibot_jax.data.readable import require_readable
 from ibot_jax.data.shared_images import find_shared
 from ibot_jax.data.sources import NoTestSplit, Source, Subset, open_source, open_test_split
 from ibot_jax.data.splits import AUTO
 from ibot_jax.data.tfds import TfdsStream
-from ibot_jax.errors import TrainingError, UserError
-from ibot_jax.evaluate.features import FeatureFn, extract
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate.features import FeatureFn, extract, require_read
 from ibot_jax.evaluate.monitors import (
     feature_rank,
     normalized_mutual_information,
@@ -61,12 +62,17 @@ class Evaluation:
           watch: is told of every wait for images.
 
         Raises:
-          UserError: if a split cannot be opened, has no labels or does not fit the other.
+          UserError: if a split cannot be opened, has no labels, does not fit the other, or too few
+            of its images can be read.
         """
         self._config = config
         self._watch = watch
         self._outputs = _make_outputs(config)
         self._train, self._test, why_not = _open_splits(config, source)
+        decoding = Decoding.of(config.data)
+        if self._train is not None:
+            require_readable(self._train, decoding, config.knn.k, f"knn.k={config.knn.k}")
+        require_readable(self._test or source, decoding, purpose="an evaluation (knn.every)")
         self.shared_images = 0
         if self._train is None:
             most = config.knn.max_unlabelled or len(source)
@@ -116,7 +122,7 @@ class Evaluation:
           TrainingError: if too few images can be read.
         """
         outputs, labels = extract(self._outputs, weights, self._batches(self._test), mesh)
-        _require_read(self._test, len(labels), 1)
+        require_read(self._test, len(labels), 1)
         values = {
             "feature_rank": feature_rank(outputs["features"]),
             "prototypes_used": share_in_use(outputs["class"], len(weights["centers"]["class"])),
@@ -127,7 +133,7 @@ class Evaluation:
         if self._train is None:
             return values
         train, train_labels = extract(self._outputs, weights, self._batches(self._train), mesh)
-        _require_read(self._train, len(train_labels), self._config.knn.k)
+        require_read(self._train, len(train_labels), self._config.knn.k)
         features = train["features"], train_labels, outputs["features"]
         values["prototype_nmi"] = normalized_mutual_information(outputs["class"], labels)
         return values | self._accuracies(features, labels, mesh)
@@ -217,14 +223,6 @@ def _open_splits(
             f"knn.k={settings.k} is larger than the {len(train)} images of {train.name}; lower it"
         )
     return train, test, ""
-
-
-def _require_read(source: Source | TfdsStream, read: int, needed: int) -> None:
-    if read < needed:
-        raise TrainingError(
-            f"{read} of the {len(source)} images of {source.name} can be read, and the evaluation "
-            f"needs {needed} or more; restore them"
-        )
 
 
 def _make_outputs(config: ConfigDict) -> FeatureFn:

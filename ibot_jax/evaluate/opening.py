@@ -18,6 +18,7 @@ from ibot_jax import pretrained, sharding
 from ibot_jax.agreement import same_end, until_told
 from ibot_jax.data.images import Decoding
 from ibot_jax.data.pipeline import eval_batches
+from ibot_jax.data.readable import require_readable
 from ibot_jax.data.shared_images import Shared, find_shared
 from ibot_jax.data.sources import (
     NoTestSplit,
@@ -193,7 +194,8 @@ def open_labelled(
       Both, and which images they share.
 
     Raises:
-      UserError: if they cannot be opened, have no labels or not the same classes.
+      UserError: if they cannot be opened, have no labels or not the same classes, or no image
+        can be read.
     """
     train = open_split(args, model, "train")
     require_labels(args, "train", train)
@@ -201,6 +203,10 @@ def open_labelled(
         test, args.test_split = open_test_split(
             args.data, args.test_split, train, **_split_options(args, model, "test")
         )
+    with same_end():
+        for name, source in (("train", train), ("test", test)):
+            split = f"--{name}-split={getattr(args, f'{name}_split')}"
+            require_readable(source, Decoding.of(model.config.data), purpose=split)
         shared = find_shared(train, test)
     if shared.count and jax.process_index() == 0 and not getattr(args, "leave_one_out", False):
         _log.warning(

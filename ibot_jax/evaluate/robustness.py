@@ -98,7 +98,8 @@ def run(args: argparse.Namespace) -> Report:
         if not args.no_curves:
             grids = args.grids or fitting_grids(model, views.size)
             curve_fn = make_curve_fn(model, views.size, args.drop_ratios, grids, args.seed)
-    bank = FeatureCache(args.cache, model, params, mesh)(train, views, "train")
+    cache = FeatureCache(args.cache, model, params, mesh)
+    bank = cache(train, views, "train", needed=args.k, purpose=f"--k={args.k}")
     classifier = Classifier(bank, train.num_classes, args.k, args.temperature, mesh)
 
     def class_token(params, images):
@@ -189,6 +190,8 @@ class Classifier:
         if restrict:
             voters = np.flatnonzero(np.isin(self.bank.labels, np.flatnonzero(translation >= 0)))
         train_features, train_labels = self.bank.values[voters], self.bank.labels[voters]
+        if not len(train_labels):
+            raise UserError("none of the training images of these classes can be read")
         hits, total = 0, 0
         for features, labels in _gathered(batches, _QUERIES):
             ranked = weighted_knn(

@@ -28,7 +28,7 @@ from ibot_jax.data.identity import identify
 from ibot_jax.data.labelled import labelled_batches
 from ibot_jax.data.sources import Source
 from ibot_jax.data.tfds import TfdsStream
-from ibot_jax.evaluate.features import extract
+from ibot_jax.evaluate.features import extract, require_read
 from ibot_jax.evaluate.neighbours import accuracy
 from ibot_jax.evaluate.opening import Views
 from ibot_jax.finetune.check import check_run
@@ -151,7 +151,9 @@ def finetune(
         rank_fn = make_rank_fn(classifier, mean, std)
 
         def test(params: Params) -> tuple[float, float]:
-            return accuracy(*extract(rank_fn, params, task.views.batches(task.test), mesh))
+            ranked, labels = extract(rank_fn, params, task.views.batches(task.test), mesh)
+            require_read(task.test, len(labels), 1)
+            return accuracy(ranked, labels)
 
         layout = sharding.replicated(mesh)
         program = after_first(

@@ -3,6 +3,7 @@
 import argparse
 import json
 import pathlib
+import re
 import shlex
 import shutil
 
@@ -200,3 +201,31 @@ def test_a_folder_that_cannot_be_written_is_told(evaluate, tmp_path):
     status, _, err = evaluate("knn", "--k=1", f"--out={tmp_path / 'file'}")
     assert status == 2
     assert f"--out={tmp_path / 'file'} cannot be written" in err
+
+
+@pytest.mark.parametrize(
+    ("task", "pattern", "message"),
+    [
+        (
+            "knn",
+            "train/*/*",
+            "1 of the 36 images of .*/train can be read, and --k=3 needs 3",
+        ),
+        (
+            "cluster",
+            "test/*/*",
+            "1 of the 15 images of .* can be read, and --clusters=3 needs",
+        ),
+        ("knn", "test/*/*", "0 of the 15 images of .* can be read, and --test-split=test needs 1"),
+    ],
+)
+def test_too_few_readable_images_are_one_line(evaluate, images, tmp_path, task, pattern, message):
+    shutil.copytree(images, tmp_path / "images")
+    kept = int(message[0])
+    for path in sorted((tmp_path / "images").glob(pattern))[kept:]:
+        path.write_bytes(b"no picture at all")
+    flags = {"knn": ["--k=3"], "cluster": ["--by=kmeans"]}[task]
+    status, out, err = evaluate(task, f"--data=folder:{tmp_path / 'images'}", *flags)
+    assert (status, out) == (2, "")
+    lines = [line for line in err.splitlines() if not line.startswith("warning: ")]
+    assert len(lines) == 1 and re.search(f"^error: {message}", lines[0])

@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -255,3 +256,39 @@ def test_a_split_with_other_labels_is_a_mistake_or_left_out(config, tmp_path, na
     assert re.search(f"; no k-NN, for .*{reason}", opened(config, tmp_path, "auto").description)
     with pytest.raises(UserError, match=rf"^knn\.test_split='test' of .* {reason}.*knn\.every"):
         opened(config, tmp_path, "test")
+
+
+def spoil(folder, pattern, but=0):
+    """Leaves only the first so many of some images readable."""
+    for path in sorted(folder.glob(pattern))[but:]:
+        path.write_bytes(b"no picture at all")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "but", "message"),
+    [
+        ("train/*/*", 2, "2 of the 36 images of .*/train can be read, and knn.k=3 needs 3 or more"),
+        ("test/*/*", 0, "0 of the 15 images of .*/test can be read, and an evaluation"),
+    ],
+)
+def test_too_few_images_are_told_before_and_during_a_run(
+    config, images, tmp_path, weights, pattern, but, message
+):
+    folder = tmp_path / "images"
+    shutil.copytree(images, folder)
+    other = config.copy_and_resolve_references()
+    other.data.source = f"folder:{folder}"
+    source = open_source(other.data.source, "train")
+    evaluation = Evaluation(other, source)
+    spoil(folder, pattern, but)
+    with pytest.raises(TrainingError, match=message.partition(" can be read")[0]):
+        evaluation(weights, ONE)
+    with pytest.raises(UserError, match=message):
+        Evaluation(other, source)
+
+
+def test_nothing_readable_without_labels_is_told_before_a_run(config, tmp_path):
+    write(tmp_path, "0.png")
+    spoil(tmp_path, "*")
+    with pytest.raises(UserError, match="0 of the 1 images of"):
+        opened(config, tmp_path, "auto")

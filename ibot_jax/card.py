@@ -11,6 +11,7 @@ from etils import epath
 
 from ibot_jax.errors import UserError
 from ibot_jax.optimizer import Params
+from ibot_jax.recorded import described_view
 from ibot_jax.tensors import backbone_hash, weights_hash
 
 # What of a run's config tells how the weights came about.
@@ -93,6 +94,7 @@ def make_card(
     library: str = "ibot_jax",
     license_id: str = "",
     reports: Sequence[Mapping[str, Any]] = (),
+    remarks: Sequence[str] = (),
 ) -> str:
     """Writes a model card.
 
@@ -107,6 +109,7 @@ def make_card(
       library: that reads the files, in the words of model hubs.
       license_id: SPDX identifier of the weights' licence; "" if it is not stated.
       reports: of evaluations, see `read_report`.
+      remarks: on what becomes of images elsewhere, each a sentence without its full stop.
 
     Returns:
       Markdown with the YAML header that model hubs read.
@@ -121,7 +124,7 @@ def make_card(
     ]
     sections = {
         "Architecture": _architecture(description),
-        "Input": _input(description),
+        "Input": _input(description) + "".join(f"\n\nNote: {text}." for text in remarks),
         "Training": _training(description),
         "Metrics": _metrics(description, reports, source),
         "Licence": license_id
@@ -188,17 +191,11 @@ def _input(description: Mapping[str, Any]) -> str:
     return _table(
         {
             "size": f"{height} x {width} pixels, {description['channels']} channels",
-            "resized to": f"{shorter_side(description)} pixels (shorter side, bicubic), then a "
-            "central crop",
+            "resized and cut to": described_view(description, "the model"),
             "mean": ", ".join(map(str, description["mean"])),
             "standard deviation": ", ".join(map(str, description["std"])),
         }
     )
-
-
-def shorter_side(description: Mapping[str, Any]) -> int:
-    """Returns to how many pixels the shorter side of an image is resized before a central crop."""
-    return description.get("resize", round(min(description["global_size"]) * 8 / 7))
 
 
 def _training(description: Mapping[str, Any]) -> str:

@@ -236,7 +236,8 @@ KEYS = {
     ),
     "knn.resize": Key(
         256,
-        "shorter side in pixels; then a central crop of data.global_size",
+        "shorter side in pixels, then a central crop of data.global_size (of one that is not "
+        "square: in proportion to it, and its longer side)",
         Between(1, 10**9),
         REPORTED,
     ),

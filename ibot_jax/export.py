@@ -29,6 +29,7 @@ import jax
 import ibot_jax
 from ibot_jax.card import make_card, read_report, require_same_weights
 from ibot_jax.command_line import OneLineParser, exit_status, leave
+from ibot_jax.data.central import CentralView, view_of_run
 from ibot_jax.errors import UserError, about_arguments, require_one_of
 from ibot_jax.exported import CONFIG, import_safetensors
 from ibot_jax.history import config_of_step, read_config
@@ -221,17 +222,20 @@ _READING = {
 }
 
 
-def describe(recorded: dict[str, Any], *, head: bool) -> dict[str, Any]:
+def describe(
+    recorded: dict[str, Any], *, head: bool, view: CentralView | None = None
+) -> dict[str, Any]:
     """Returns what a model needs besides its parameters.
 
     Args:
       recorded: a run's config, {"model.width": 384, ...}.
       head: whether to describe the head, too.
+      view: how evaluations see images; None for what follows from the config.
 
     Returns:
       `model` and by option `head`, those sections of the config; `global_size` [height, width] and
-      `channels` of the images it was trained for; their `patch_grid` [rows, columns]; `resize`, the
-      shorter side before a central crop to that size in evaluations; `mean` and `std` of each
+      `channels` of the images it was trained for; their `patch_grid` [rows, columns]; `view`, how
+      images are resized and cut in evaluations (`central.CentralView`); `mean` and `std` of each
       channel, for pixels in [0, 1]; `range` and `exif`, how files become pixels; `dtype` of the
       computation.
 
@@ -241,12 +245,13 @@ def describe(recorded: dict[str, Any], *, head: bool) -> dict[str, Any]:
     config = flax.traverse_util.unflatten_dict(recorded, sep=".")
     try:
         patch_size, global_size = config["model"]["patch_size"], config["data"]["global_size"]
+        view = view or view_of_run(global_size, config["knn"]["resize"])
         return {
             **{section: config[section] for section in (("model", "head") if head else ("model",))},
             **{key: config["data"][key] for key in ("global_size", "channels", "mean", "std")},
             **{key: config["data"][key] for key in DECODED if key in config["data"]},
             "patch_grid": [side // patch_size for side in global_size],
-            "resize": config["knn"]["resize"],
+            "view": view.to_json(),
             "dtype": config["dtype"],
         }
     except KeyError as error:

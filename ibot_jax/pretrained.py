@@ -16,6 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from ibot_jax import forward, models
+from ibot_jax.data.central import CentralView, view_of_run
 from ibot_jax.errors import UserError, require_one_of
 from ibot_jax.exported import CONFIG, is_exported_folder, read_exported
 from ibot_jax.history import config_of_step, read_config
@@ -24,14 +25,20 @@ from ibot_jax.models.head import Head
 from ibot_jax.models.vit import ViT
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import absolute_path
-from ibot_jax.recorded import DECODED, DESCRIBED_DATA, described_config, recorded_config
+from ibot_jax.recorded import (
+    DECODED,
+    DESCRIBED_DATA,
+    described_config,
+    described_view,
+    recorded_config,
+)
 from ibot_jax.sanity import check_finite, check_images
 from ibot_jax.saved import find_checkpoint, find_workdir, read_params
 
 # What it says of how the weights came about: the config of the run, or what the original's says,
 # and the file that they were converted from.
 _HISTORY = ("run", "args", "epoch", "converted_from")
-_MODEL = ("model", "head", "dtype", "patch_grid", "resize", *DESCRIBED_DATA, *DECODED)
+_MODEL = ("model", "head", "dtype", "patch_grid", "view", "resize", *DESCRIBED_DATA, *DECODED)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,12 +56,20 @@ class Model:
       name: where it is from, for people.
       facts: what else is known of it: `weights` ("teacher" or "student"), `step`, `knn_top1`.
       history: how the weights came about, for model cards: `run`, the config of the run, ...
+      described_view: how evaluations see images, where that does not follow from the config.
     """
 
     config: ConfigDict
     name: str
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     history: dict[str, Any] = dataclasses.field(default_factory=dict)
+    described_view: CentralView | None = None
+
+    @property
+    def view(self) -> CentralView:
+        """How evaluations see images, unless told otherwise."""
+        config = self.config
+        return self.described_view or view_of_run(config.data.global_size, config.knn.resize)
 
     def __repr__(self) -> str:
         """Returns one line; the whole config is `config`."""
@@ -176,9 +191,10 @@ def load(
         raise UserError(f"{path} does not exist; give a run's workdir, a checkpoint or an export")
     if source.is_dir() and not is_exported_folder(source):
         config, params, facts, history = _load_run(source, path, weights, step, parts)
+        view = None
     else:
         description, tensors = read_exported(source, path, weights)
-        config = described_config(description, path)
+        config, view = described_config(description, path), described_view(description, path)
         history = {key: description[key] for key in _HISTORY if key in description}
         facts = {k: v for k, v in description.items() if k not in (*_MODEL, *_HISTORY)}
         if weights == "student" and facts.get("weights") == "teacher":
@@ -188,7 +204,7 @@ def load(
             raise UserError(f"{path} holds no {missing[0]}; export it anew with --head")
         params = {part: tensors[part] for part in parts}
     config.dtype = dtype
-    model = Model(config, path, facts, history)
+    model = Model(config, path, facts, history, view)
     _check_shapes(model, params)
     check_finite(params, path)
     return model, params

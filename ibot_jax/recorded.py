@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from ibot_jax.config import get_config
 from ibot_jax.config_check import flatten
+from ibot_jax.data.central import CentralView, view_of_old_export
 from ibot_jax.defaults import KEYS
 from ibot_jax.errors import UserError
 from ibot_jax.sanity import check_normalization
@@ -45,6 +46,24 @@ def described_config(description: dict[str, Any], path: str) -> ConfigDict:
     if "resize" not in description:  # the shorter side before a central crop, as 256 before 224
         config.knn.resize = round(min(config.data.global_size) * 8 / 7)
     return config
+
+
+def described_view(description: dict[str, Any], path: str) -> CentralView:
+    """Returns how the model that is described sees images in evaluations.
+
+    Args:
+      description: as `export.describe` makes it; those of before have the shorter side at most.
+      path: of the export, for errors.
+
+    Raises:
+      UserError: if it makes no sense.
+    """
+    if "view" not in description:
+        return view_of_old_export(description["global_size"], description.get("resize"))
+    try:
+        return CentralView.from_json(description["view"])
+    except ValueError as error:
+        raise UserError(f"{path} has a view that is none: {error}; export it anew") from None
 
 
 def recorded_config(flat: dict[str, Any], path: str) -> ConfigDict:

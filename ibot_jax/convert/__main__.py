@@ -26,6 +26,7 @@ import argparse
 import functools
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import that reads it
@@ -44,6 +45,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.export import add_output_options, own_card
 from ibot_jax.exported import import_safetensors
 from ibot_jax.paths import absolute_path, warn_if_among_images
+from ibot_jax.recorded import described_view
 
 _FOREIGN = {
     "checkpoint": outputs.write_checkpoint,
@@ -143,22 +145,25 @@ def _convert(args: argparse.Namespace) -> None:
     for params in found.params.values():
         require_same_weights(reports, params)
     with writers.told_by_path(args.out):
-        _write(to, target, found, args.license, reports)
+        remarks = _write(to, target, found, args.license, reports)
+    for remark in remarks:
+        print(remark)
     print(f"{target} ({to}), {target / 'README.md' if to in _FOLDERS else f'{target}.md'}")
 
 
 def _write(
     to: str, target: epath.Path, found: Found, license_id: str, reports: list[dict[str, Any]]
-) -> None:
+) -> Sequence[str]:
+    """Writes the model; returns remarks on what becomes of images elsewhere."""
     if to in writers.OWN_FORMATS:
         (params,) = found.params.values()
         text = own_card(target.name, to, params, found.description, license_id, reports)
         writers.OWN_FORMATS[to](target, params, found.description, text)
-        return
+        return ()
     card = functools.partial(
         make_card, found.description, title=target.name, license_id=license_id, reports=reports
     )
-    _FOREIGN[to](target, found, card)
+    return _FOREIGN[to](target, found, card) or ()
 
 
 def _say(source: str, found: Found) -> None:
@@ -170,6 +175,7 @@ def _say(source: str, found: Found) -> None:
         f"{model['patch_size']}, {height}x{width} pixels, mean "
         f"{', '.join(map(str, found.description['mean']))}"
     )
+    print(f"images: {described_view(found.description, source)}")
     for who, params in found.params.items():
         leaves = jax.tree.leaves(params)
         print(

@@ -107,8 +107,6 @@ def infer_config(
             raise UserError(f"{path} takes images of {channels} channels; say --{name}=... of each")
         config.data[name] = tuple(float(x) for x in value)
         check_normalization({name: config.data[name]}, "--" if said else f"{path}: ")
-    if "description" not in facts:
-        config.knn.resize = round(min(config.data.global_size) * 8 / 7)
     _infer_head(config.head, shapes, facts.get("act", "gelu"))
     return config, [f"not told, so as usual: {', '.join(guessed)}"] if guessed else []
 

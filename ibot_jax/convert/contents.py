@@ -57,8 +57,9 @@ class Contents:
       centers: of the losses, by kind, where there are any.
       facts: what else is known of the model: `heads`, `depth`, `width`, `hidden` units of an MLP,
         `patch_size`, `channels`, `size` [height, width], `mean`, `std`, `epsilon` of LayerNorm,
-        `args` and `epoch` of the original's run, `act` of its head, and `description`, which this
-        project has written into the file.
+        `args` and `epoch` of the original's run, `act` of its head, `view`, how images are resized
+        and cut, with `notes` on what of it is not taken, and `description`, which this project has
+        written into the file.
       others: names of what is in the file besides.
     """
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from etils import epath
 
+from ibot_jax.convert.preprocessing import Preprocessing, from_timm, from_transformers
 from ibot_jax.errors import UserError
 
 _MODEL_TYPES = ("vit", "dinov2")
@@ -71,11 +72,9 @@ def _timm_facts(config: dict[str, Any], name: epath.Path) -> dict[str, Any]:
         {
             **{fact: args.get(key) for key, fact in _TIMM_SIZES.items()},
             "size": [size, size] if isinstance(size, int) else size,
-            "mean": settings.get("mean"),
-            "std": settings.get("std"),
         },
         name,
-    )
+    ) | _seen(from_timm(settings, str(name)), name)
 
 
 def _transformers_facts(config: dict[str, Any], name: epath.Path) -> dict[str, Any]:
@@ -99,10 +98,18 @@ def _transformers_facts(config: dict[str, Any], name: epath.Path) -> dict[str, A
         "epsilon": config.get("layer_norm_eps"),
     }
     preprocessor = name.with_name("preprocessor_config.json")
-    if preprocessor.exists():
-        settings = parse_object(preprocessor.read_text(), preprocessor)
-        facts |= {"mean": settings.get("image_mean"), "std": settings.get("image_std")}
-    return _sound(facts, name)
+    if not preprocessor.exists():
+        return _sound(facts, name)
+    settings = {"pretrained_cfg": config.get("pretrained_cfg") or {}}
+    settings |= parse_object(preprocessor.read_text(), preprocessor)
+    seen = from_transformers(settings, str(preprocessor))
+    return _sound(facts, name) | _seen(seen, preprocessor)
+
+
+def _seen(seen: Preprocessing, name: epath.Path) -> dict[str, Any]:
+    """Returns what is said of images, as facts."""
+    sound = _sound({"mean": seen.mean, "std": seen.std}, name)
+    return sound | {"view": seen.view, "notes": seen.notes}
 
 
 def _sound(facts: dict[str, Any], name: epath.Path) -> dict[str, Any]:

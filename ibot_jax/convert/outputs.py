@@ -8,19 +8,20 @@
 This project's own description of the model goes along, where `contents` finds it again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from ibot_jax import card
 from ibot_jax.convert import dialects, torch_names
 from ibot_jax.convert.contents import DESCRIPTION
+from ibot_jax.convert.preprocessing import to_timm, to_transformers
 from ibot_jax.convert.reading import Found
 from ibot_jax.convert.torch_writer import torch_bytes
 from ibot_jax.exported import CONFIG, import_safetensors
 from ibot_jax.models.layer_norm import LAYER_NORM_EPSILON
+from ibot_jax.recorded import described_view
 from ibot_jax.tensors import flat_tensors
 from ibot_jax.writers import CARD, as_json, renamed, write_file, write_items
 
@@ -67,8 +68,13 @@ def write_pth(target: epath.Path, found: Found, make_card: MakeCard) -> None:
     write_file(target, content, text)
 
 
-def write_timm(target: epath.Path, found: Found, make_card: MakeCard) -> None:
-    """Writes a folder for timm; the mask token stays behind, for timm's models have none."""
+def write_timm(target: epath.Path, found: Found, make_card: MakeCard) -> Sequence[str]:
+    """Writes a folder for timm; the mask token stays behind, for timm's models have none.
+
+    Returns:
+      Remarks on pixels that timm makes otherwise.
+    """
+    config, remarks = _timm_config(found.description)
     tensors = dialects.to_dialect(dialects.TIMM, _backbone(found))
     text = make_card(
         tensors=tensors,
@@ -77,18 +83,32 @@ def write_timm(target: epath.Path, found: Found, make_card: MakeCard) -> None:
             import timm
 
             model = timm.create_model("local-dir:{target.name}", pretrained=True).eval()
-            tokens = model.forward_features(images)  # normalised [B, C, H, W] to [B, 1 + N, D]
+            transform = timm.data.create_transform(
+                **timm.data.resolve_model_data_config(model), is_training=False
+            )
+            images = transform(image)[None]  # from a picture of Pillow's to [1, C, H, W]
+            tokens = model.forward_features(images)  # [1, 1 + N, D]
             """,
         library="timm",
+        remarks=remarks,
     )
-    _write_folder(target, tensors, found, text, {CONFIG: _timm_config(found.description)})
+    _write_folder(target, tensors, found, text, {CONFIG: config})
+    return remarks
 
 
-def write_hf(target: epath.Path, found: Found, make_card: MakeCard) -> None:
+def write_hf(target: epath.Path, found: Found, make_card: MakeCard) -> Sequence[str]:
     """Writes a folder for transformers' ViTModel, without its pooler.
 
     A ViTModel has no LayerScale: gains are multiplied into the layers before them.
+
+    Returns:
+      Remarks on pixels that its image processor makes otherwise.
     """
+    description = found.description
+    view = described_view(description, target.name)
+    preprocessor, remarks = to_transformers(view, description["mean"], description["std"])
+    if list(view.size) != list(description["global_size"]):
+        remarks += ("its model takes images of this size with interpolate_pos_encoding=True",)
     tensors = dialects.to_dialect(dialects.HUGGING_FACE, _without_layer_scale(_backbone(found)))
     text = make_card(
         tensors=tensors,
@@ -101,12 +121,14 @@ def write_hf(target: epath.Path, found: Found, make_card: MakeCard) -> None:
             tokens = model(**processor(image, return_tensors="pt")).last_hidden_state
             """,
         library="transformers",
+        remarks=remarks,
     )
-    configs = {
-        CONFIG: _hf_config(found.description, tensors),
-        _PREPROCESSOR: _hf_preprocessor(found.description),
-    }
+    config = _hf_config(description, tensors)
+    if "size" not in preprocessor:  # where its class looks for timm's settings
+        config |= preprocessor | {"pretrained_cfg": _pretrained_cfg(description)[0]}
+    configs = {CONFIG: config, _PREPROCESSOR: preprocessor}
     _write_folder(target, tensors, found, text, configs)
+    return remarks
 
 
 def write_checkpoint(target: epath.Path, found: Found, make_card: MakeCard) -> None:
@@ -206,7 +228,8 @@ def _reading(target: epath.Path) -> str:
         """
 
 
-def _timm_config(description: Mapping[str, Any]) -> dict[str, Any]:
+def _timm_config(description: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[str]]:
+    pretrained_cfg, remarks = _pretrained_cfg(description)
     model, size = description["model"], list(description["global_size"])
     name = _TIMM_NAMES.get(model["width"], "base")
     return {
@@ -222,20 +245,25 @@ def _timm_config(description: Mapping[str, Any]) -> dict[str, Any]:
             "num_heads": model["heads"],
             "mlp_ratio": model["mlp_ratio"],
             "init_values": model["layer_scale"] or None,
+            **({"dynamic_img_size": True} if pretrained_cfg["input_size"][1:] != size else {}),
         },
-        "pretrained_cfg": {
-            "input_size": [description["channels"], *size],
-            "fixed_input_size": True,
-            "interpolation": "bicubic",
-            "crop_pct": min(size) / card.shorter_side(description),
-            "crop_mode": "center",
-            "mean": list(description["mean"]),
-            "std": list(description["std"]),
-            "num_classes": 0,
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-        },
-    }
+        "pretrained_cfg": pretrained_cfg,
+    }, remarks
+
+
+def _pretrained_cfg(description: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[str]]:
+    """Returns what timm is to know of images, and remarks on pixels that it makes otherwise."""
+    view = described_view(description, "the model")
+    settings, remarks = to_timm(view)
+    return settings | {
+        "input_size": [description["channels"], *view.size],
+        "fixed_input_size": True,
+        "mean": list(description["mean"]),
+        "std": list(description["std"]),
+        "num_classes": 0,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+    }, remarks
 
 
 def _hf_config(description: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -256,23 +284,4 @@ def _hf_config(description: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "torch_dtype": "float32",
-    }
-
-
-def _hf_preprocessor(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what resizes the shorter side, bicubic, and cuts the centre out."""
-    height, width = description["global_size"]
-    return {
-        "image_processor_type": "BitImageProcessor",
-        "do_convert_rgb": description["channels"] == 3,
-        "do_resize": True,
-        "size": {"shortest_edge": card.shorter_side(description)},
-        "resample": 3,
-        "do_center_crop": True,
-        "crop_size": {"height": height, "width": width},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(description["mean"]),
-        "image_std": list(description["std"]),
     }

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
 import ibot_jax
 from ibot_jax import pretrained
@@ -14,6 +15,7 @@ from ibot_jax.convert.accounting import NO_MASK_TOKEN
 from ibot_jax.convert.architecture import Known
 from ibot_jax.convert.contents import Contents, read_contents
 from ibot_jax.convert.foreign import Taken, read_tensor, take
+from ibot_jax.data.central import CentralView, view_of_run
 from ibot_jax.errors import UserError
 from ibot_jax.export import describe
 from ibot_jax.exported import (
@@ -24,6 +26,7 @@ from ibot_jax.exported import (
 )
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import absolute_path
+from ibot_jax.recorded import described_view
 from ibot_jax.saved import is_checkpoint
 
 
@@ -114,7 +117,7 @@ def _has_both(source: epath.Path) -> bool:
 def _read_own(path: str, *, weights: str, step: str, head: bool) -> Found:
     model, params = pretrained.load(path, weights=weights, step=step, head=head)
     facts = {"ibot_jax": ibot_jax.__version__, **model.facts, **model.history}
-    description = describe(flatten(model.config), head=head) | facts
+    description = describe(flatten(model.config), head=head, view=model.view) | facts
     who = facts.get("weights", weights)
     return Found("ibot_jax", description, {who: params}, {}, ())
 
@@ -134,7 +137,15 @@ def _describe(
     facts["converted_from"] = {"file": source.name, "kind": contents.kind}
     if not source.is_dir():
         facts["converted_from"]["sha256"] = _file_hash(source)
-    return facts | describe(flatten(config), head=head)
+    return facts | describe(flatten(config), head=head, view=_view(contents, source, config))
+
+
+def _view(contents: Contents, source: epath.Path, config: ConfigDict) -> CentralView:
+    """Returns how images are resized and cut: as there, or as 256 pixels before 224."""
+    if description := contents.facts.get("description"):
+        return described_view(description, str(source))
+    size = config.data.global_size
+    return contents.facts.get("view") or view_of_run(size, round(max(size) * 8 / 7))
 
 
 def _with_mask_tokens(params: dict[str, Params]) -> dict[str, Params]:
@@ -147,7 +158,8 @@ def _with_mask_tokens(params: dict[str, Params]) -> dict[str, Params]:
 
 def _notes(contents: Contents, taken: dict[str, Taken]) -> tuple[str, ...]:
     whole = len(taken) > 1
-    notes = [note for part in taken.values() for note in part.notes]
+    notes = [*contents.facts.get("notes", ())]
+    notes += [note for part in taken.values() for note in part.notes]
     if whole:
         notes = [note for note in notes if note != NO_MASK_TOKEN]
     passed = [f"the {who}" for who in contents.sets if who and who not in taken]

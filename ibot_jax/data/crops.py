@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from ibot_jax.data.images import SHRINKS
 from ibot_jax.defaults import SHRINK_MARGIN
@@ -70,26 +69,3 @@ def largest_shrink(
         for box, size in zip(boxes, sizes, strict=True)
     )
     return next((shrink for shrink in SHRINKS if margin and margin * shrink <= spare), 1)
-
-
-def central_view(image: Image.Image, resize: int, size: tuple[int, int]) -> Image.Image:
-    """Resizes the shorter side and cuts out the centre, as evaluations do.
-
-    torchvision's `Resize(resize, BICUBIC)`, `CenterCrop(size)`: the longer side is rounded down;
-    where the crop is larger than the image, black surrounds it.
-
-    Args:
-      image: of any mode.
-      resize: the shorter side, pixels.
-      size: height and width of the crop, pixels.
-    """
-    short = min(image.size)
-    width, height = (resize * side // short for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    top = _central_offset(height, size[0])
-    left = _central_offset(width, size[1])
-    return image.crop((left, top, left + size[1], top + size[0]))
-
-
-def _central_offset(side: int, crop: int) -> int:
-    return round((side - crop) / 2) if side >= crop else -((crop - side) // 2)

@@ -16,7 +16,8 @@ from PIL import Image
 
 from ibot_jax.colors import COLUMNS
 from ibot_jax.config import Plan
-from ibot_jax.data.crops import central_view, largest_shrink
+from ibot_jax.data.central import CentralView
+from ibot_jax.data.crops import largest_shrink
 from ibot_jax.data.host_colors import apply_color
 from ibot_jax.data.images import Decoding, EncodedImage
 from ibot_jax.data.masks import draw_mask
@@ -135,11 +136,11 @@ class MakeExample:
 class MakeCentralView:
     """Makes the one undistorted view that evaluations use; a `workers.Task`."""
 
-    def __init__(self, fetch: Fetch, resize: int, size: tuple[int, int], decoding: Decoding):
+    def __init__(self, fetch: Fetch, view: CentralView, decoding: Decoding):
         self._fetch = fetch
-        self._resize = resize
+        self._view = view
         self._decoding = decoding
-        self._shape = (*size, decoding.channels)
+        self._shape = (*view.size, decoding.channels)
 
     def blank(self) -> tuple[np.ndarray]:
         """Returns a view that is all zero."""
@@ -151,7 +152,6 @@ class MakeCentralView:
         Returns what is odd about the image, "" if nothing is.
         """
         image = EncodedImage(self._fetch(located), self._decoding)
-        pixels = image.decode()
-        view = central_view(Image.fromarray(pixels), self._resize, self._shape[:2])
+        view = self._view.cut(Image.fromarray(image.decode()))
         out[0][:] = np.asarray(view).reshape(self._shape)
         return image.note

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from ibot_jax.config import Plan
 from ibot_jax.data.bad_images import BadImages
 from ibot_jax.data.batching import chunk_rows, run_batches
+from ibot_jax.data.central import CentralView
 from ibot_jax.data.chunks import EvalChunks, Request, TrainChunks
 from ibot_jax.data.examples import ORDER, MakeCentralView, MakeExample, Positions, stream
 from ibot_jax.data.images import Decoding
@@ -144,15 +145,14 @@ class TrainBatches:
 
 def eval_batches(
     source: Source | TfdsStream,
-    size: tuple[int, int],
-    resize: int,
+    view: CentralView,
     batch_size: int,
     decoding: Decoding = _PLAIN,
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Yields every image once: shorter side resized to `resize`, then the centre of `size` cut.
+    """Yields the central view of every image once.
 
     With B = batch_size for each process and P processes, example i is row i % B of batch
     i // (P * B) of process i // B % P: batches laid out over the processes keep the source's order.
@@ -161,8 +161,7 @@ def eval_batches(
 
     Args:
       source: what to read.
-      size: height and width of the images, pixels.
-      resize: shorter side before the crop, pixels.
+      view: how images are resized and cut.
       batch_size: images a batch and process, B.
       decoding: how files become pixels.
       process_index: of this process.
@@ -174,7 +173,7 @@ def eval_batches(
       valid [B] bool.
     """
     tf = import_tensorflow()
-    make_view = MakeCentralView(source.fetch, resize, tuple(size), decoding)
+    make_view = MakeCentralView(source.fetch, view, decoding)
     chunk = chunk_rows(make_view.blank(), batch_size)
     pool = Workers(make_view, workers, chunk)
     chunks = EvalChunks(source, batch_size, process_index, process_count, pool)

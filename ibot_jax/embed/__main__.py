@@ -66,7 +66,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--size", nargs="+", type=positive, help="of the images: one side, or height and width"
     )
     parser.add_argument(
-        "--resize", type=positive, metavar="PIXELS", help="shorter side before the central crop"
+        "--resize",
+        type=positive,
+        metavar="PIXELS",
+        help="shorter side before the central crop",
     )
     add_decoding_options(parser)
     add_batch_size(parser, 64)

@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ibot_jax.agreement import until_told
+from ibot_jax.data.central import view_of_run
 from ibot_jax.data.images import Decoding
 from ibot_jax.data.pipeline import eval_batches
 from ibot_jax.data.readable import require_readable
@@ -176,8 +177,7 @@ class Evaluation:
         data, settings = self._config.data, self._config.knn
         batches = eval_batches(
             source,
-            data.global_size,
-            settings.resize,
+            view_of_run(data.global_size, settings.resize),
             settings.batch_size // jax.process_count(),
             Decoding.of(data),
             jax.process_index(),

@@ -16,6 +16,7 @@ import numpy as np
 
 from ibot_jax import pretrained, sharding
 from ibot_jax.agreement import same_end, until_told
+from ibot_jax.data.central import CentralView, view_of_run
 from ibot_jax.data.images import Decoding
 from ibot_jax.data.pipeline import eval_batches
 from ibot_jax.data.readable import require_readable
@@ -45,15 +46,13 @@ class Views:
     """How images are cut for an evaluation, and how many go to the devices at a time.
 
     Attributes:
-      size: height and width, pixels.
-      resize: shorter side before the central crop of `size`, pixels.
+      view: how they are resized and cut.
       decoding: how files become pixels.
       batch_size: over all devices of all processes.
       workers: processes that make the images, of each process; 0 takes one for each core.
     """
 
-    size: tuple[int, int]
-    resize: int
+    view: CentralView
     decoding: Decoding
     batch_size: int
     workers: int = 0
@@ -63,17 +62,20 @@ class Views:
         """Of the images."""
         return self.decoding.channels
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the views, pixels."""
+        return self.view.size
+
     def cut(self) -> dict[str, Any]:
         """Returns what determines an image's pixels; JSON types."""
-        fields = dataclasses.asdict(self)
-        return {key: fields[key] for key in fields if key not in ("batch_size", "workers")}
+        return {"view": self.view.to_json(), "decoding": dataclasses.asdict(self.decoding)}
 
     def batches(self, source: Source | TfdsStream) -> Iterator[dict[str, np.ndarray]]:
         """Yields this process's share of every image of a source once; see `eval_batches`."""
         batches = eval_batches(
             source,
-            self.size,
-            self.resize,
+            self.view,
             self.batch_size // jax.process_count(),
             self.decoding,
             jax.process_index(),
@@ -117,7 +119,7 @@ def open_model(
     for key in DECODING:
         if getattr(args, key) is not None:
             model.config.data[key] = getattr(args, key)
-    if jax.process_index() == 0:
+    if args.out and jax.process_index() == 0:
         warn_if_among_images(args.out, "--out", _image_sources(args, model.trained_on))
     return model, jax.device_put(jax.device_get(params), sharding.replicated(mesh))
 
@@ -138,24 +140,33 @@ def open_views(args: argparse.Namespace, model: Model) -> Views:
       UserError: if the flags make no sense for the model or the devices.
     """
     data, patch_size = model.config.data, model.config.model.patch_size
-    size = tuple(args.size or data.global_size)
+    view = model.view
+    size = tuple(args.size or view.size)
     if len(size) > 2:
         raise UserError(f"--size={' '.join(map(str, size))} is one side, or height and width")
     size = (size[0], size[-1])
     if min(size) < patch_size:
         raise UserError(f"--size={size[0]} {size[1]} is less than a patch of {patch_size} pixels")
-    scale = min(size) / min(data.global_size)
     check_batch_size(args)
-    args.size = list(size)
-    args.resize = args.resize or round(model.config.knn.resize * scale)
+    view = view.of_size(size)
+    if args.resize:
+        view = _resized(view, args.resize)
+    args.size, longest = list(size), max(view.resize)
+    args.resize = longest if view == _resized(view, longest) else None  # it is as the model's
     check_images(
-        f"--size={size[0]} {size[1]} with --resize={args.resize} --batch-size={args.batch_size}",
+        f"--size={size[0]} {size[1]} with --resize={longest} --batch-size={args.batch_size}",
         args.batch_size // jax.process_count(),
         size,
         model.config,
-        resize=args.resize,
+        resize=longest,
     )
-    return Views(size, args.resize, Decoding.of(data), args.batch_size, args.workers)
+    return Views(view, Decoding.of(data), args.batch_size, args.workers)
+
+
+def _resized(view: CentralView, resize: int) -> CentralView:
+    """Returns the view that --resize says."""
+    proportional = view_of_run(view.size, resize).resize
+    return dataclasses.replace(view, resize=proportional, fit="cover")
 
 
 def check_batch_size(args: argparse.Namespace) -> None:

@@ -184,8 +184,9 @@ def add_data_options(
         "--resize",
         type=positive,
         metavar="PIXELS",
-        help="shorter side before the central crop of --size (default: as k-NN in pre-training, "
-        "in proportion to --size)",
+        help="shorter side before the central crop of --size (of one that is not square: in "
+        "proportion to it, and its longer side; default: as k-NN in pre-training, in proportion to "
+        "--size)",
     )
     add_batch_size(group, batch_size)
     add_workers(group)

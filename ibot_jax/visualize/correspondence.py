@@ -182,7 +182,7 @@ def _view_maker(
 ) -> Callable[[int], Pair]:
     """Returns a function that cuts two global views of an image as training does."""
     config = copy.deepcopy(model.config)
-    size = view_size(model, longer or 2 * max(config.data.global_size))
+    size = view_size(model, longer or 2 * max(model.view.size))
     config.data.update(global_size=size, global_views=2, local_views=0)
     config.data.update(augment="host", resize="pillow")
     config.seed = seed

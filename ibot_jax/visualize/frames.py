@@ -40,8 +40,8 @@ def _animation(path: str, size: int, model: Model) -> Iterator[np.ndarray]:
         with Image.open(io.BytesIO(read_file(path))) as video:
             for frame in ImageSequence.Iterator(video):
                 converted, _ = to_channels(frame, Decoding.of(model.config.data))
-                pixels = np.asarray(converted)
-                yield fit(pixels, size, model.config.model.patch_size)
+                patch_size = model.config.model.patch_size
+                yield fit(np.asarray(converted), size, patch_size, model.view.interpolation)
     except UnidentifiedImageError:
         raise UserError(
             f"--images={path} is no animation that Pillow reads (GIF, WebP, PNG); of another video "

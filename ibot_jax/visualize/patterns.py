@@ -121,11 +121,12 @@ def draw(
       UserError: if no image can be read.
     """
     kind = layout.kind
-    size = view_size(model, size or max(model.config.data.global_size))
+    size = view_size(model, size or max(model.view.size))
     patch_size = model.config.model.patch_size
     grid = size[0] // patch_size, size[1] // patch_size
     batch = prototypes.batch_size(model, kind, grid[0] * grid[1], mesh.size)
-    views = Views(size, max(size), Decoding.of(model.config.data), batch)
+    cut = dataclasses.replace(model.view, size=size, resize=size, fit="cover")
+    views = Views(cut, Decoding.of(model.config.data), batch)
     best = prototypes.find_best(
         model,
         params,
@@ -137,7 +138,7 @@ def draw(
     )
     if best.confidence.max() < 0:
         raise UserError(f"not one of the images of {source.name} can be read")
-    make_view = MakeCentralView(source.fetch, views.resize, size, views.decoding)
+    make_view = MakeCentralView(source.fetch, views.view, views.decoding)
 
     def thumbnail(image: int, patch: int, side: int) -> Image.Image:
         (pixels,) = view = make_view.blank()

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ibot_jax.data import remote
+from ibot_jax.data.central import FILTERS
 from ibot_jax.data.folders import read_file
 from ibot_jax.data.images import Decoding, EncodedImage, UnreadableImage, in_words
 from ibot_jax.data.sources import Source, open_source
@@ -125,7 +126,7 @@ def choose(args: argparse.Namespace, source: Source) -> np.ndarray:
 
 def picture_size(args: argparse.Namespace, model: Model) -> int:
     """Returns the longer side of images for the model: --size, or twice that of training."""
-    return args.size or 2 * max(model.config.data.global_size)
+    return args.size or 2 * max(model.view.size)
 
 
 def readable(
@@ -166,24 +167,27 @@ def read_pixels(source: Source, size: int, model: Model) -> Callable[[int], np.n
         pixels = image.decode()
         if image.note:
             _log.warning("%s: %s", source.describe(index), image.note)
-        return fit(pixels, size, patch_size)
+        return fit(pixels, size, patch_size, model.view.interpolation)
 
     return read
 
 
 def view_size(model: Model, longer: int) -> tuple[int, int]:
     """Returns height and width of views like those of training, scaled to a longer side."""
-    sides, patch_size = model.config.data.global_size, model.config.model.patch_size
+    sides, patch_size = model.view.size, model.config.model.patch_size
     return tuple(max(round(x * longer / max(sides) / patch_size), 1) * patch_size for x in sides)
 
 
-def fit(pixels: np.ndarray, size: int, patch_size: int) -> np.ndarray:
+def fit(
+    pixels: np.ndarray, size: int, patch_size: int, interpolation: str = "bicubic"
+) -> np.ndarray:
     """Resizes an image to `size` on its longer side, and both sides to whole patches.
 
     Args:
       pixels: [H, W] or [H, W, C] uint8.
       size: pixels.
       patch_size: pixels.
+      interpolation: a key of `central.FILTERS`.
 
     Returns:
       [H', W', C] uint8; its aspect ratio is the image's up to half a patch.
@@ -200,5 +204,5 @@ def fit(pixels: np.ndarray, size: int, patch_size: int) -> np.ndarray:
             f"{patch_size}"
         )
     height, width = (number * patch_size for number in patches)
-    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    image = Image.fromarray(pixels).resize((width, height), FILTERS[interpolation])
     return np.asarray(image).reshape(height, width, -1)

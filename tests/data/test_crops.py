@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from ibot_jax.data import crops
 
@@ -60,17 +59,3 @@ def test_an_image_is_decoded_smaller_where_its_smallest_crop_stays_large(margin,
 def test_a_crop_that_never_fits_becomes_central(height, width, box):
     rng = np.random.default_rng(0)
     assert crops.draw_crop(rng, height, width, (4.0, 4.0), (3 / 4, 4 / 3)) == box
-
-
-def test_the_central_view_is_the_middle_of_the_resized_image():
-    columns = np.repeat(np.arange(100, dtype=np.uint8)[None], 50, axis=0)  # [50, 100]
-    view = np.asarray(crops.central_view(Image.fromarray(columns), 50, (40, 30)))
-    np.testing.assert_array_equal(view, columns[5:45, 35:65])
-    enlarged = crops.central_view(Image.fromarray(columns), 100, (100, 200))
-    assert enlarged.size == (200, 100)
-
-
-def test_the_central_view_of_a_small_image_is_padded():
-    white = Image.new("L", (4, 2), 255)
-    view = np.asarray(crops.central_view(white, 2, (4, 4)))
-    np.testing.assert_array_equal(view[:, 0], [0, 255, 255, 0])

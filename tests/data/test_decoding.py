@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from ibot_jax.data.central import CentralView
 from ibot_jax.data.folders import read_file
 from ibot_jax.data.images import Decoding, EncodedImage, UnreadableImage, in_words
 from ibot_jax.data.pipeline import eval_batches
@@ -184,10 +185,14 @@ def test_a_pipe_among_images_is_passed_by_and_odd_ones_are_named(tmp_path, caplo
     Image.fromarray(RAMP.astype(np.uint16)).save(tmp_path / "d.png")
     os.mkfifo(tmp_path / "b.png")
     source = open_source(f"folder:{tmp_path}", "train")
-    (batch,) = eval_batches(source, (16, 16), 16, 4, Decoding(channels=1), workers=1)
+    (batch,) = eval_batches(
+        source, CentralView((16, 16), (16, 16)), 4, Decoding(channels=1), workers=1
+    )
     assert batch["valid"].tolist() == [True, False, True, True]
     assert f"skipped {tmp_path}/b.png: a pipe and no regular file" in caplog.messages
     (note,) = (message for message in caplog.messages if "d.png" in message)
     assert "its values reach 255 of 65535" in note and "data.range=255" in note
-    (batch,) = eval_batches(source, (16, 16), 16, 4, Decoding(1, range=255), workers=1)
+    (batch,) = eval_batches(
+        source, CentralView((16, 16), (16, 16)), 4, Decoding(1, range=255), workers=1
+    )
     np.testing.assert_array_equal(batch["images"][3], batch["images"][0])

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from ibot_jax.config import make_plan
+from ibot_jax.data.central import CentralView
 from ibot_jax.data.pipeline import eval_batches, train_batches
 from ibot_jax.data.sources import open_source
 from ibot_jax.errors import TrainingError
@@ -240,6 +241,7 @@ def test_dropping_the_iterator_leaves_nothing_behind(config, folder):
 def test_a_program_may_end_in_the_middle_of_an_epoch(folder):
     code = f"""
 from ibot_jax.config import get_config, make_plan
+from ibot_jax.data.central import CentralView
 from ibot_jax.data.pipeline import eval_batches, train_batches
 from ibot_jax.data.sources import open_source
 config = get_config()
@@ -247,7 +249,7 @@ config.batch_size = 8
 source = open_source("folder:{folder}", "train")
 batches = train_batches(source, config, make_plan(config, len(source)))
 next(batches)
-evaluation = eval_batches(source, (16, 16), 16, 4)
+evaluation = eval_batches(source, CentralView((16, 16), (16, 16)), 4)
 next(evaluation)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -259,7 +261,15 @@ next(evaluation)
 def test_evaluation_sees_every_image_once_in_order(folder, process_count):
     source = open_source(f"folder:{folder}", "train")
     shares = [
-        list(eval_batches(source, (16, 12), 16, 4, process_index=i, process_count=process_count))
+        list(
+            eval_batches(
+                source,
+                CentralView((16, 12), (16, 16)),
+                4,
+                process_index=i,
+                process_count=process_count,
+            )
+        )
         for i in range(process_count)
     ]
     assert len({len(share) for share in shares}) == 1
@@ -284,7 +294,7 @@ def test_evaluation_sees_every_image_once_in_order(folder, process_count):
 def test_evaluation_starts_as_many_workers_as_it_is_told(folder, workers):
     source = open_source(f"folder:{folder}", "train")
     before = len(psutil.Process().children())
-    batches = eval_batches(source, (8, 8), 8, 7, workers=workers)
+    batches = eval_batches(source, CentralView((8, 8), (8, 8)), 7, workers=workers)
     next(batches)
     assert len(psutil.Process().children()) - before == workers
     batches.close()
@@ -293,6 +303,8 @@ def test_evaluation_starts_as_many_workers_as_it_is_told(folder, workers):
 def test_evaluation_marks_bad_images_as_not_valid(folder, caplog):
     corrupt(folder, "b/000.png")
     source = open_source(f"folder:{folder}", "train")
-    valid = np.concatenate([batch["valid"] for batch in eval_batches(source, (8, 8), 8, 7)])
+    valid = np.concatenate(
+        [batch["valid"] for batch in eval_batches(source, CentralView((8, 8), (8, 8)), 7)]
+    )
     assert valid.tolist() == [True] * 10 + [False] + [True] * 9 + [False]
     assert "b/000.png" in caplog.text

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ibot_jax.config import make_plan
+from ibot_jax.data.central import CentralView
 from ibot_jax.data.images import Decoding
 from ibot_jax.data.labelled import labelled_batches
 from ibot_jax.data.pipeline import eval_batches, train_batches
@@ -145,7 +146,11 @@ def test_processes_see_different_images(data_dir, config, file_format):
 def test_evaluation_sees_every_image_once_with_its_label(data_dir, file_format, process_count):
     source = open_levels(data_dir, file_format, "test")
     shares = [
-        list(eval_batches(source, (8, 8), 8, 2, process_index=i, process_count=process_count))
+        list(
+            eval_batches(
+                source, CentralView((8, 8), (8, 8)), 2, process_index=i, process_count=process_count
+            )
+        )
         for i in range(process_count)
     ]
     assert len({len(share) for share in shares}) == 1

@@ -116,7 +116,7 @@ def test_an_interrupted_command_goes_on(
     assert added == [(0, 8), (8, 16)] and not out.exists()
 
     assert run(workdir, images, out, "--batch-size=8", "--resize=20") == 2
-    assert "features.npz.parts holds features of other resize; remove it" in (
+    assert "features.npz.parts holds features of other view; remove it" in (
         capsys.readouterr().err.replace(".parquet", ".npz")
     )
     added.clear()

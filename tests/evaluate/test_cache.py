@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from ibot_jax import pretrained, sharding
+from ibot_jax.data.central import CentralView
 from ibot_jax.data.images import Decoding
 from ibot_jax.data.sources import open_source
 from ibot_jax.errors import UserError
@@ -18,7 +19,7 @@ from ibot_jax.evaluate import cache as caches
 from ibot_jax.evaluate.cache import FeatureCache
 from ibot_jax.evaluate.opening import Views
 
-VIEWS = Views(size=(16, 16), resize=16, decoding=Decoding(), batch_size=16)
+VIEWS = Views(CentralView((16, 16), (16, 16)), Decoding(), batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +108,8 @@ def changed_heads(loaded):
 CHANGES = {
     "weights": (changed_weights, {}),
     "dtype": (changed_dtype, {}),
-    "size": (None, {"views": Views((12, 16), 16, Decoding(), 16)}),
-    "resize": (None, {"views": Views((16, 16), 20, Decoding(), 16)}),
+    "size": (None, {"views": Views(CentralView((12, 16), (16, 16)), Decoding(), 16)}),
+    "resize": (None, {"views": Views(CentralView((16, 16), (20, 20)), Decoding(), 16)}),
     "kind": (None, {"kind": "mean"}),
     "heads": (changed_heads, {}),
     "blocks": (None, {"blocks": 2}),
@@ -135,7 +136,7 @@ def test_whatever_cuts_an_image_belongs_to_the_key():
     cut = VIEWS.cut()
     speed = {"batch_size", "workers"}
     assert cut.keys() == {field.name for field in dataclasses.fields(Views)} - speed
-    assert (cut["size"], cut["resize"], cut["decoding"]["channels"]) == ((16, 16), 16, 3)
+    assert (cut["view"], cut["decoding"]["channels"]) == (VIEWS.view.to_json(), 3)
 
 
 def test_so_does_another_image(tmp_path, loaded, folder, extractions):

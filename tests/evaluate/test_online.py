@@ -14,6 +14,7 @@ from tiny import normalized, tiny_config, tiny_plan
 
 from ibot_jax import models, sharding
 from ibot_jax.data import pipeline
+from ibot_jax.data.central import CentralView
 from ibot_jax.data.pipeline import eval_batches
 from ibot_jax.data.sources import open_source
 from ibot_jax.data.tf import import_tensorflow
@@ -67,7 +68,7 @@ def tokens_and_logits(config, weights, pixels):
 
 def pixels_of(source):
     """Returns the central squares of all images, [M, 16, 16, 3]."""
-    batches = eval_batches(source, (16, 16), 16, len(source))
+    batches = eval_batches(source, CentralView((16, 16), (16, 16)), len(source))
     return np.concatenate([batch["images"] for batch in batches])
 
 

@@ -38,7 +38,7 @@ def exit_status(
     """
     _quieten_libraries()
     try:
-        with signals.raised(), unforeseen.told_in():
+        with signals.ending(interrupted), unforeseen.told_in():
             try:
                 return command() or 0
             except mistakes as error:
@@ -51,12 +51,9 @@ def exit_status(
         _tell_others(1, error)
         print_error(error)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # not of a signal here
         print_line(interrupted)
         return 128 + signal.SIGINT
-    except signals.Interrupted as told:
-        print_line(interrupted if told.number == signal.SIGINT else str(told))
-        return 128 + told.number
 
 
 def leave(status: int) -> NoReturn:

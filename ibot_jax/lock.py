@@ -17,12 +17,14 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import psutil
 from etils import epath
 
+from ibot_jax import signals
 from ibot_jax.errors import TrainingError, UserError
 
 BEAT_SECONDS = 5.0
@@ -82,11 +84,14 @@ class Lock:
             if _parsed(self._read()).get("token") == self._own["token"]:
                 self._path.unlink()
 
-    def __enter__(self) -> "Lock":
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.release()
+    @contextlib.contextmanager
+    def held(self) -> Iterator["Lock"]:
+        """Yields itself, and releases it at the end of the block, also at that by a signal."""
+        try:
+            with signals.before_end(self.release):
+                yield self
+        finally:
+            self.release()
 
     def _take(self, flag: str) -> None:
         while not self._create():

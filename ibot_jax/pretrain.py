@@ -82,7 +82,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
         stack.enter_context(told_in(folder))
         with same_end():
             require_shared(folder)
-            lock = stack.enter_context(Lock(folder))
+            lock = stack.enter_context(Lock(folder).held())
         checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
         state, start = _first_state(config, plan, mesh, checkpoints)
         start_step = int(state.step)

@@ -2,11 +2,13 @@
 
 It ends with status 128 + the signal's number: 130, 143, 129. When, depends on what it has to lose:
 
-    while it starts (`end_at_once`)     at once: it has begun nothing
-    in a command (`raised`)             as an exception, so that what is half written is removed
-    while it trains (`caught_signals`)  once its state is saved
+    while it starts, and in a command   at once (`end_at_once`, `ending`); what it has half written
+                                        is removed before (`before_end`)
+    while it trains                     once its state is saved (`caught_signals`)
 
-A SIGHUP that is ignored when the program starts, as under nohup, is ignored all along.
+At once means: without an exception. One that comes up just anywhere, in an import or in a callback
+of a library, may be lost there, or become a crash. A SIGHUP that is ignored when the program
+starts, as under nohup, is ignored all along.
 """
 
 import contextlib
@@ -20,13 +22,14 @@ from typing import NoReturn
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Terminals and launchers may pass on one Ctrl-C several times; so late it is meant as a second one.
 AGAIN_SECONDS = 5
-_TIDYING_SECONDS = 5
+_DEAF_SECONDS = 1.0  # after which the main thread is taken to be in a library, say its compiler
 
-_caught: list[int] = []  # of the innermost `caught_signals`
+_before_end: list[Callable[[], None]] = []
+_caught: list[int] | None = None  # of the innermost `caught_signals`
 
 
 class Interrupted(BaseException):
-    """A signal; no error, so that nothing takes it for one.
+    """A signal that all processes act on at the same place; no error, so nothing takes it for one.
 
     Attributes:
       number: of the signal.
@@ -50,39 +53,53 @@ def end_at_once() -> None:
 
 
 @contextlib.contextmanager
-def raised() -> Iterator[None]:
-    """Raises the first signal as `Interrupted`; another one, or some seconds, end at once.
+def ending(interrupted: str = "interrupted") -> Iterator[None]:
+    """Has a signal end the program in one line, even while the main thread hears of none.
 
-    Raises:
-      Interrupted: whatever the signal's exception has become on its way, as in imports.
+    Args:
+      interrupted: what is said at Ctrl-C.
     """
-    told: list[int] = []
-    tidying, over = threading.Event(), threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
-    def handler(number, frame):
-        del frame
-        if told:
-            _leave(told[0])
-        told.append(number)
-        tidying.set()
-        raise Interrupted(number)
+    over = threading.Event()
 
-    def limit():  # an exception may be lost in a callback, or wait for what never ends
-        tidying.wait()
-        if not over.wait(_TIDYING_SECONDS):
-            _leave(told[0])
-
-    threading.Thread(target=limit, daemon=True).start()
-    try:
-        with _handled(handler):
-            yield
-    except BaseException as error:
-        if told and not isinstance(error, Interrupted):
-            raise Interrupted(told[0]) from error
-        raise
-    finally:
+    def leave(number: int) -> NoReturn:
         over.set()
-        tidying.set()
+        _leave(number, interrupted if number == signal.SIGINT else "")
+
+    heard, tell = os.pipe()
+    os.set_blocking(tell, False)
+
+    def listen() -> None:
+        while number := os.read(heard, 1)[0]:
+            if number in SIGNALS and not over.wait(_DEAF_SECONDS) and _caught is None:
+                leave(number)
+        os.close(heard)
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    try:
+        with _handled(lambda number, frame: leave(number)):
+            yield
+    finally:
+        signal.set_wakeup_fd(before)
+        over.set()
+        os.write(tell, b"\0")
+        thread.join()
+        os.close(tell)
+
+
+@contextlib.contextmanager
+def before_end(action: Callable[[], None]) -> Iterator[None]:
+    """Has a signal that ends the program within the block call an action first."""
+    _before_end.append(action)
+    try:
+        yield
+    finally:
+        _before_end.remove(action)
 
 
 @contextlib.contextmanager
@@ -136,8 +153,11 @@ def _handle(handler: Callable) -> dict[int, object]:
     return {number: signal.signal(number, handler) for number in heard}
 
 
-def _leave(number: int) -> NoReturn:
-    _say(in_words(number))
+def _leave(number: int, text: str = "") -> NoReturn:
+    for action in reversed(_before_end):
+        with contextlib.suppress(Exception):
+            action()
+    _say(text or in_words(number))
     os._exit(128 + number)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from ibot_jax import signals
 from ibot_jax.errors import UserError
 from ibot_jax.exported import CONFIG, PARAMS, import_safetensors
 from ibot_jax.optimizer import Params
@@ -130,10 +131,11 @@ def renamed(target: epath.Path) -> Iterator[epath.Path]:
     """Yields a temporary path beside `target`, which takes its place if all goes well."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        yield temporary
-        if target.is_dir():
-            target.rmtree()
-        temporary.replace(target)
+        with signals.before_end(lambda: _remove(temporary)):
+            yield temporary
+            if target.is_dir():
+                target.rmtree()
+            temporary.replace(target)
     except BaseException:
         _remove(temporary)
         raise

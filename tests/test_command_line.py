@@ -3,7 +3,6 @@
 import io
 import logging
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,6 @@ import pytest
 from ibot_jax import signals
 from ibot_jax.command_line import exit_status
 from ibot_jax.errors import TrainingError, UserError
-from ibot_jax.signals import Interrupted
 
 
 def raising(error):
@@ -38,9 +36,6 @@ def test_a_command_that_returns_says_its_own_status(status, capsys):
         (FileNotFoundError(2, "No such file", "a"), 2, "error: [Errno 2] No such file: 'a'"),
         (TrainingError("not finite"), 1, "error: not finite"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (Interrupted(signal.SIGINT), 130, "interrupted"),
-        (Interrupted(signal.SIGTERM), 143, "ended by SIGTERM"),
-        (Interrupted(signal.SIGHUP), 129, "ended by SIGHUP"),
     ],
 )
 def test_what_it_raises_is_one_line(error, status, line, capsys):
@@ -112,7 +107,6 @@ def test_a_screen_that_is_gone_changes_no_status(monkeypatch):
 
     monkeypatch.setattr(sys, "stderr", Gone())
     assert exit_status(raising(UserError("no"))) == 2
-    assert exit_status(raising(Interrupted(signal.SIGHUP))) == 129
 
 
 def test_a_failed_program_does_not_wait_for_its_threads():

@@ -56,7 +56,7 @@ def failure(held):
 
 
 def test_a_folder_is_taken_once_and_again_when_it_is_released(folder):
-    with Lock(folder) as held:
+    with Lock(folder).held() as held:
         held.check()
         with pytest.raises(UserError, match=rf"--out=.* process {os.getpid()} on "):
             Lock(folder, flag="--out")
@@ -133,7 +133,7 @@ def test_a_damaged_file_is_that_of_a_process_that_died_while_writing_it(folder, 
 
 def test_a_held_lock_gives_signs_of_life_in_the_same_file(folder):
     path = folder / "lock.json"
-    with Lock(folder):
+    with Lock(folder).held():
         first, inode = path.read_bytes(), os.stat(path).st_ino
         assert waited_for(lambda: path.read_bytes() not in (first, b""))
         assert os.stat(path).st_ino == inode
@@ -141,14 +141,14 @@ def test_a_held_lock_gives_signs_of_life_in_the_same_file(folder):
 
 
 def test_a_lock_that_somebody_removed_is_there_again(folder):
-    with Lock(folder) as held:
+    with Lock(folder).held() as held:
         (folder / "lock.json").unlink()
         assert waited_for((folder / "lock.json").exists)
         held.check()
 
 
 def test_a_lock_that_another_process_took_over_is_an_error_and_stays_its(folder):
-    with Lock(folder) as held:
+    with Lock(folder).held() as held:
         of_elsewhere(folder)
         message = failure(held)
         assert f"was taken over by process {os.getpid()} on elsewhere" in message
@@ -203,7 +203,7 @@ def test_in_a_bucket_the_later_of_two_writers_stays(tmp_path, monkeypatch):
 def test_a_bucket_is_held_and_released(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "_is_bucket", lambda path: True)
     folder = epath.Path(tmp_path)
-    with Lock(folder) as held:
+    with Lock(folder).held() as held:
         path = folder / "lock.json"
         first = path.read_bytes()
         assert waited_for(lambda: path.read_bytes() not in (first, b""))

@@ -14,6 +14,7 @@ mapped from there.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -28,6 +29,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from ibot_jax import signals
 from ibot_jax.agreement import same_end
 from ibot_jax.data.identity import fingerprint
 from ibot_jax.data.sources import Source
@@ -149,8 +151,7 @@ class FeatureCache:
         about: dict[str, Any],
     ) -> None:
         """Writes the features of a split under a temporary name, which then takes its place."""
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-        try:
+        with _temporary(target) as temporary:
             with same_end(), _told(self._folder):
                 temporary.mkdir(parents=True)
                 file = (temporary / "features.f32").open("wb")
@@ -181,8 +182,6 @@ class FeatureCache:
                 if not len(rows):
                     raise UserError(f"{source.name}: none of its images can be read")
                 _take_place(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def identity(model: Model, params: Params, kind: str, blocks: int) -> dict[str, Any]:
@@ -213,6 +212,18 @@ def _read(folder: pathlib.Path) -> Features:
         return Features(values, np.load(folder / "labels.npy"), np.load(folder / "rows.npy"))
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder} is damaged ({error}); remove it") from error
+
+
+@contextlib.contextmanager
+def _temporary(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields the path of a folder beside `target`, which is removed, however the block ends."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    remove = functools.partial(shutil.rmtree, temporary, ignore_errors=True)
+    try:
+        with signals.before_end(remove):
+            yield temporary
+    finally:
+        remove()
 
 
 def _take_place(temporary: pathlib.Path, target: pathlib.Path) -> None:

@@ -124,7 +124,7 @@ def finetune(
         stack.enter_context(told_in(folder))
         with same_end():
             require_shared(folder)
-            lock = stack.enter_context(Lock(folder, flag="--out"))
+            lock = stack.enter_context(Lock(folder, flag="--out").held())
         checkpoints = Checkpoints(folder, keep=config.checkpoint.keep, parts=_PARTS)
         state, start = _first_state(config, plan, task, classifier, mesh, checkpoints)
         for array in jax.tree.leaves(task.params):

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 
+from ibot_jax import signals
 from ibot_jax.data.remote import is_remote
 from ibot_jax.errors import UserError
 from ibot_jax.paths import require_writable
@@ -214,8 +215,9 @@ def written(target: pathlib.Path):
     temporary = target.with_name(f".{secrets.token_hex(4)}{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(target)
+        with signals.before_end(temporary.unlink):
+            yield temporary
+            temporary.replace(target)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"--out={target} cannot be written ({reason})") from error

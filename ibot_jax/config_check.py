@@ -39,22 +39,30 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
     return flat
 
 
-def check_config(config: ConfigDict, *, data: bool = False) -> None:
-    """Checks all that can be known without devices.
-
-    Args:
-      config: of the run.
-      data: whether to look, once something is wrong, at data on this host for what else is.
+def check_config(config: ConfigDict) -> None:
+    """Checks all that can be known without data and devices.
 
     Raises:
       UserError: with all mistakes.
     """
+    refuse(config_problems(flatten(config), KEYS, (*RELATIONS, _too_late)))
+
+
+def problems_at_hand(config: ConfigDict, wrong: bool) -> list[str]:
+    """Returns all that is wrong as far as it can be known without devices.
+
+    Once something is wrong, data on this host is looked at for what else is.
+
+    Args:
+      config: of the run.
+      wrong: whether something is already, beside the config.
+    """
     flat = flatten(config)
     found = config_problems(flat, KEYS, (*RELATIONS, _too_late))
-    if found and data:
+    if found or wrong:
         with_data = functools.partial(_check_data, config)
         found = config_problems(flat, KEYS, (*RELATIONS, with_data))
-    refuse(found)
+    return found
 
 
 def _check_data(config: ConfigDict, flat: Flat) -> Iterator[str]:

@@ -21,7 +21,7 @@ from ibot_jax import defaults
 from ibot_jax.command_line import print_help
 from ibot_jax.config_check import flatten
 from ibot_jax.config_keys import Keys, listing, type_name, unknown_key
-from ibot_jax.config_rules import noted, refuse
+from ibot_jax.config_rules import refuse
 from ibot_jax.errors import UserError
 
 _PACKAGE = pathlib.Path(__file__).parent
@@ -68,7 +68,7 @@ def parse_config(
     values: flags.FlagValues,
     *,
     folder: str = "",
-    check: Callable[[ConfigDict], None] = lambda config: None,
+    check: Callable[[ConfigDict, bool], list[str]] = lambda config, wrong: [],
 ) -> ConfigDict:
     """Reads a command line of flags with a config among them.
 
@@ -76,7 +76,8 @@ def parse_config(
       argv: as in sys.argv.
       values: the other flags that it may hold; their values are set.
       folder: of configs that is searched for a name before the others.
-      check: of the config; what it finds is told together with what does not parse.
+      check: returns what is wrong with the config, given whether something does not parse; all is
+        told together.
 
     Returns:
       The config, locked, with the overrides applied, and checked.
@@ -92,22 +93,17 @@ def parse_config(
     overrides = {key: text for key, text in overrides.items() if key in flatten(default)}
     try:
         rest = values([argv[0], *others])[1:]
+        found += [f"{word!r} is no flag; overrides are written --config.KEY=VALUE" for word in rest]
     except flags.Error as error:
-        raise UserError(f"{error}; see --help") from None
-    if rest:
-        raise UserError(f"{rest[0]!r} is no flag; overrides are written --config.KEY=VALUE")
+        found.append(f"{error}; see --help")
     for key, text in list(overrides.items()):
         try:
             _read(file, {key: text})
         except flags.IllegalFlagValueError:
             takes = type_name(flatten(default)[key])
             found.append(f"config.{key}={overrides.pop(key)} has the wrong type; it takes {takes}")
-        except flags.Error as error:
-            raise UserError(f"{error}; see --help") from None
     config = _read(file, overrides)
-    with noted(found):
-        check(config)
-    refuse(found)
+    refuse([*found, *check(config, bool(found))])
     return config
 
 

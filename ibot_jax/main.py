@@ -25,7 +25,6 @@ if __name__ == "__main__":
     signals.end_at_once()  # a signal during the imports is one line, too
 
 import dataclasses
-import functools
 import os
 import pathlib
 import sys
@@ -36,8 +35,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import flags
 from ml_collections import ConfigDict
 
-from ibot_jax import config_check
 from ibot_jax.command_line import exit_status, leave, print_help
+from ibot_jax.config_check import problems_at_hand
 from ibot_jax.config_file import config_path, parse_config
 from ibot_jax.config_keys import groups, listing
 from ibot_jax.defaults import KEYS, SECTIONS
@@ -119,8 +118,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
     number, this = "how many processes the run has", "the number of this one, from 0 on"
     flags.DEFINE_integer("num_processes", None, number, flag_values=values)
     flags.DEFINE_integer("process_id", None, this, flag_values=values)
-    check = functools.partial(config_check.check_config, data=True)
-    config = parse_config(argv, values, check=check)
+    config = parse_config(argv, values, check=problems_at_hand)
     return Arguments(
         config=config,
         workdir=values.workdir or f"runs/{_config_name(config_path(argv))}",

@@ -5,7 +5,7 @@ import re
 import pytest
 from absl import flags
 
-from ibot_jax.config_check import check_config
+from ibot_jax.config_check import problems_at_hand
 from ibot_jax.config_file import parse_config
 from ibot_jax.errors import UserError
 
@@ -73,8 +73,9 @@ def test_all_mistakes_are_told_at_once():
             "--config.learning_rate=1",
             "--config.optim={}",
             "--config.knn.k=0",
+            "stray",
             "--config.duration=20 epochs",
-            check=check_config,
+            check=problems_at_hand,
         )
     text = str(error.value)
     for part in (
@@ -83,11 +84,19 @@ def test_all_mistakes_are_told_at_once():
         "config.learning_rate is no key of the config; did you mean optim.lr?",
         "config.optim is a section; set its keys one by one",
         "knn.k=0 must be from 1 to",
+        "'stray' is no flag; overrides are written --config.KEY=VALUE",
         "duration='20 epochs' is too short for loss.teacher_temp_warmup='30 epochs'; lengthen it, "
         'or set loss.teacher_temp_warmup="30%"',
     ):
         assert part in text
     assert "\n" not in text
+
+
+def test_what_does_not_parse_hides_no_mistake_that_the_data_tells():
+    with pytest.raises(UserError, match=r"^config\.lrr is no key .*; batch_size=9000 is larger"):
+        parse(
+            "--config=digits", "--config.lrr=1", "--config.batch_size=9000", check=problems_at_hand
+        )
 
 
 # What others call it, and ours.

@@ -34,7 +34,7 @@ from ibot_jax.evaluate.opening import open_labelled, open_model, open_views, set
 from ibot_jax.evaluate.options import add_data_options, add_model_options
 from ibot_jax.evaluate.report import Report
 from ibot_jax.finetune import config as default
-from ibot_jax.finetune.check import check_config
+from ibot_jax.finetune.check import problems_at_hand
 from ibot_jax.finetune.run import Task, finetune
 from ibot_jax.metrics import read_rows
 
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> Report:
         ["finetune", f"--config={args.config}", *args.overrides],
         flags.FlagValues(),
         folder="finetune",
-        check=check_config,
+        check=problems_at_hand,
     )
     mesh = sharding.make_mesh()
     model, params = open_model(args, mesh, head=recipe.start == "projection")

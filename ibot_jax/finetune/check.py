@@ -27,7 +27,13 @@ def check_config(config: ConfigDict) -> None:
     Raises:
       UserError: with all mistakes.
     """
-    refuse(config_problems(flatten(config), KEYS, _CHECKS))
+    refuse(problems_at_hand(config))
+
+
+def problems_at_hand(config: ConfigDict, wrong: bool = False) -> list[str]:
+    """Returns what is wrong with a config, whether or not something else is wrong already."""
+    del wrong
+    return config_problems(flatten(config), KEYS, _CHECKS)
 
 
 def check_run(config: ConfigDict, plan: Plan | None, *, channels: int, num_devices: int) -> None:

@@ -67,7 +67,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
                 channels=config.data.channels,
                 key="data.split",
             )
-            shares = jax.device_count() // config.mesh.tensor * config.grad_accum_steps
+            shares = max(jax.device_count() // config.mesh.tensor, 1) * config.grad_accum_steps
             found += length_problems(config, len(source), multiple=shares)
             if config.knn.every:
                 evaluation = Evaluation(config, source, watchdog.waiting)

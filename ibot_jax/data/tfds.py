@@ -114,10 +114,10 @@ class _Tfds:
     def __len__(self) -> int:
         return self._num_examples
 
-    def places(self) -> list[tuple[str, int]]:
-        """Returns file and place in it of every example, in the order of the files."""
-        parts = self._builder.info.splits[self._split].file_instructions
-        return [(p.filename, p.skip + index) for p in parts for index in range(p.take)]
+    def parts(self) -> list[tuple[str, int, int]]:
+        """Returns the files of these examples, and of each the first and one behind the last."""
+        files = self._builder.info.splits[self._split].file_instructions
+        return [(file.filename, file.skip, file.skip + file.take) for file in files]
 
 
 class TfdsSource(_Tfds):

@@ -47,7 +47,21 @@ def test_they_are_those_that_hold_the_same_bytes(tmp_path):
     assert numbers["a/0"] == numbers["b/2"] == others["a/9"] != numbers["a/1"] == others["c/7"]
 
 
-def test_the_same_folder_is_not_read_and_neither_are_links(tmp_path, monkeypatch):
+def test_of_large_sets_only_files_of_the_same_name_are_compared(tmp_path, monkeypatch):
+    """And one folder on both sides is not read at all."""
+    for name in "abc":
+        write(tmp_path / "first", f"x/{name}.png", name.encode() * 9000)
+    write(tmp_path / "second", "y/a.png", b"a" * 9000)
+    write(tmp_path / "second", "y/renamed.png", b"b" * 9000)
+    write(tmp_path / "second", "y/c.png", b"d" * 9000)
+    monkeypatch.setattr(shared_images, "_MOST", 0)
+    found = of(tmp_path / "first", tmp_path / "second")
+    assert (found.first.tolist(), found.second.tolist()) == ([0, -1, -1], [0, -1, -1])
+    monkeypatch.setattr(shared_images, "_ends", lambda path: pytest.fail(f"{path} was read"))
+    assert of(tmp_path / "first", tmp_path / "first").second.tolist() == [0, 1, 2]
+
+
+def test_links_are_followed_and_only_files_are_read(tmp_path, monkeypatch):
     for name in "abc":
         write(tmp_path / "pictures", f"x/{name}.png", name.encode() * 9000)
     os.symlink(tmp_path / "pictures", tmp_path / "link")

@@ -219,14 +219,28 @@ def open_labelled(
             split = f"--{name}-split={getattr(args, f'{name}_split')}"
             require_readable(source, Decoding.of(model.config.data), purpose=split)
         shared = find_shared(train, test)
-    if shared.count and jax.process_index() == 0 and not getattr(args, "leave_one_out", False):
-        _log.warning(
-            "%s of the %s images of --test-split=%s are among those of --train-split=%s, too: what "
-            "is measured of them is no measure of unknown images; choose another split%s",
-            *(f"{shared.count:,}", f"{len(test):,}", args.test_split, args.train_split),
-            ", or --leave-one-out" if "leave_one_out" in args else "",
-        )
+    if not getattr(args, "leave_one_out", False):
+        names = f"--test-split={args.test_split}", f"those of --train-split={args.train_split}"
+        also = ", or --leave-one-out" if "leave_one_out" in args else ""
+        warn_of_shared(shared, *names, f"choose another split{also}")
     return train, test, shared
+
+
+def warn_of_shared(shared: Shared, test: str, train: str, remedy: str) -> None:
+    """Warns where test images are training images, too.
+
+    Args:
+      shared: of the training and the test images.
+      test: what the test images are called.
+      train: what the training images are called.
+      remedy: what would do.
+    """
+    if shared.count and jax.process_index() == 0:
+        _log.warning(
+            "%s of the %s images of %s are among %s, too: what is measured of them is no "
+            "measure of unknown images; %s",
+            *(f"{shared.count:,}", f"{len(shared.second):,}", test, train, remedy),
+        )
 
 
 def _split_options(args: argparse.Namespace, model: Model, name: str) -> dict[str, Any]:

@@ -23,9 +23,10 @@ import jax.numpy as jnp
 from ibot_jax import sharding
 from ibot_jax.agreement import same_end
 from ibot_jax.data.images import Decoding
+from ibot_jax.data.shared_images import find_shared_files
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import mean_iou, options
-from ibot_jax.evaluate.opening import check_batch_size, open_model, settings
+from ibot_jax.evaluate.opening import check_batch_size, open_model, settings, warn_of_shared
 from ibot_jax.evaluate.patch_heads import Linear, knn_votes
 from ibot_jax.evaluate.report import Report
 from ibot_jax.evaluate.segmentation_data import Squares, find_splits
@@ -79,6 +80,10 @@ def run(args: argparse.Namespace) -> Report:
     """
     with same_end():
         train, test = find_splits(args.layout, absolute_path(args.data))
+        shared = find_shared_files(*(list(map(str, split.images)) for split in (train, test)))
+    warn_of_shared(
+        shared, f"--data={args.data} to test on", "the training images", "mend the lists"
+    )
     mesh = sharding.make_mesh()
     model, params = open_model(args, mesh)
     _check(args, model)
@@ -111,7 +116,7 @@ def run(args: argparse.Namespace) -> Report:
         for key, value in row.items()
         if isinstance(value, float)
     }
-    return Report("segmentation", settings(args, model), metrics, rows)
+    return Report("segmentation", settings(args, model), metrics, rows, shared_images=shared.count)
 
 
 def _make_patch_fn(model: Model, blocks: int):

@@ -1,6 +1,7 @@
 """Segmentation with features that tell classes apart, and the whole command with a tiny model."""
 
 import json
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -154,6 +155,17 @@ def ignore_all(root):
     Image.fromarray(np.full((8, 8), IGNORED, np.uint8)).save(root / "SegmentationClass/a.png")
 
 
+def write_two(root):
+    """Writes an image to train on, a, and one to test on, b; returns the flags that name them."""
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    for name, part, grey in (("a", "train", 0), ("b", "val", 200)):
+        (root / f"ImageSets/Segmentation/{part}.txt").write_text(f"{name}\n")
+        Image.new("RGB", (8, 8), (grey, 0, 0)).save(root / f"JPEGImages/{name}.jpg")
+        Image.new("L", (8, 8)).save(root / f"SegmentationClass/{name}.png")
+    return [f"--data={root}", f"--out={root}-out", "--layout=voc", "--size=8", "--batch-size=8"]
+
+
 @pytest.mark.parametrize(
     ("change", "flags", "message"),
     [
@@ -169,16 +181,19 @@ def ignore_all(root):
     ],
 )
 def test_mistakes_are_one_line_and_status_2(workdir, tmp_path, capsys, change, flags, message):
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (tmp_path / folder).mkdir(parents=True)
-    for part in ("train", "val"):
-        (tmp_path / f"ImageSets/Segmentation/{part}.txt").write_text("a\n")
-    Image.new("RGB", (8, 8)).save(tmp_path / "JPEGImages/a.jpg")
-    Image.new("L", (8, 8)).save(tmp_path / "SegmentationClass/a.png")
+    common = [f"--from={workdir}", *write_two(tmp_path / "data")]
     if change:
-        change(tmp_path)
-    common = [f"--from={workdir}", f"--data={tmp_path}", f"--out={tmp_path / 'out'}"]
-    common += ["--layout=voc", "--size=8", "--batch-size=8"]
+        change(tmp_path / "data")
     assert command.main(["segmentation", *common, *flags]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and message in err and err.count("\n") == 1
+
+
+def test_images_that_are_trained_on_are_told(workdir, tmp_path, capsys):
+    flags = [f"--from={workdir}", *write_two(tmp_path / "data"), "--heads=knn", "--k=1"]
+    images = tmp_path / "data/JPEGImages"
+    shutil.copy(images / "a.jpg", images / "b.jpg")
+    assert command.main(["segmentation", *flags]) == 0
+    assert "warning: 1 of the 1 images of --data=" in capsys.readouterr().err
+    report = json.loads((tmp_path / "data-out/segmentation.json").read_text())
+    assert report["metrics"]["shared_images"] == 1

@@ -2,16 +2,19 @@
 
 import contextlib
 import json
+import logging
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
 
-from ibot_jax.errors import TrainingError
+from ibot_jax.errors import TrainingError, UserError
 
 Row = dict[str, Any]
+
+_log = logging.getLogger(__name__)
 
 
 def parse_object(text: bytes) -> Row:
@@ -34,12 +37,39 @@ def is_finite_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
-def read_lines(path: epath.Path) -> list[Row]:
-    """Returns the objects in a file, if it exists; lines that a kill cut short are left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
+def read_lines(path: epath.Path, is_row: Callable[[Row], bool] = lambda row: True) -> list[Row]:
+    """Returns the objects in a file, if it exists; a line that a kill cut short is left out.
+
+    Other lines that hold no such object are left out with a warning that counts and names them.
+
+    Args:
+      path: of the file.
+      is_row: whether an object is what the file should hold.
+
+    Raises:
+      UserError: if the file cannot be read.
+    """
+    if not path.exists():
+        return []
+    try:
+        *lines, last = path.read_bytes().split(b"\n")
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; move it elsewhere") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+    rows, odd = [], []
+    for number, line in enumerate([*lines, last], start=1):
+        try:
+            row = parse_object(line)
+            if not is_row(row):
+                raise ValueError
+            rows.append(row)
+        except ValueError:
+            if number <= len(lines) and line.strip():
+                odd.append(number)
+    if odd:
+        named = ", ".join(map(str, odd[:5])) + (", ..." if len(odd) > 5 else "")
+        _log.warning("%s: left out what is damaged, %d lines: %s", path, len(odd), named)
     return rows
 
 

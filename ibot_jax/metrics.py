@@ -5,8 +5,7 @@ has the metrics of that very step, no averages, so that an interrupted and resum
 same lines as one that was not; an evaluation's line has what `evaluate.online` measures, or in
 fine-tuning `test_top1` and `test_top5`. Numbers that are not finite are null.
 
-A resumed run first removes the lines of steps that it is going to repeat. TensorBoard's files
-cannot be cut: repeated steps are in them twice, of which TensorBoard shows the later.
+A resumed run first removes from both what they say of steps that it is going to repeat.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ from etils import epath
 from tqdm import tqdm
 
 from ibot_jax.config import Plan
-from ibot_jax.json_lines import JsonLines, read_lines
+from ibot_jax.json_lines import JsonLines, is_finite_number, read_lines
 from ibot_jax.progress import ProgressBar
 from ibot_jax.tensorboard import TensorBoard
 
@@ -29,8 +28,23 @@ WRITTEN = _FILE, _FOLDER = "metrics.jsonl", "tensorboard"  # in the workdir, by 
 
 
 def read_rows(workdir: epath.Path) -> list[dict[str, Any]]:
-    """Returns the lines of metrics.jsonl; those that a kill cut short are left out."""
-    return read_lines(workdir / _FILE)
+    """Returns the lines of metrics.jsonl, without those that are damaged, which a warning names.
+
+    Raises:
+      UserError: if the file cannot be read.
+    """
+    return read_lines(workdir / _FILE, _is_row)
+
+
+def _is_row(row: Mapping[str, Any]) -> bool:
+    """Returns whether a line says its step and epoch, and holds numbers, or null, alone."""
+    step = row.get("step")
+    return (
+        type(step) is int
+        and 0 <= step < 2**63
+        and is_finite_number(row.get("epoch"))
+        and all(value is None or is_finite_number(value) for value in row.values())
+    )
 
 
 def knn_facts(
@@ -74,10 +88,12 @@ class Reporter:
         self._since = None  # (step, time) from which the speed is measured
         if not self._primary:
             return
-        rows = [row for row in read_rows(workdir) if row["step"] <= start_step]
+        # A run that has saved nothing begins anew, perhaps with another config.
+        kept = start_step + 1 if start_step else 0  # steps before this one
+        rows = [row for row in read_rows(workdir) if row["step"] < kept]
         self.evaluated = any(row["step"] == start_step and _is_evaluation(row) for row in rows)
         self._lines = JsonLines(workdir / _FILE, rows)
-        self._tensorboard = TensorBoard(workdir / _FOLDER)
+        self._tensorboard = TensorBoard(workdir / _FOLDER, purge_from=kept)
         if sys.stderr.isatty():
             self._bar = ProgressBar(plan.total_steps, start_step)
 

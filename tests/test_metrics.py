@@ -235,10 +235,9 @@ def test_whether_the_first_step_was_evaluated_is_told_by_its_line(workdir):
     report.evaluation(0, UNLABELLED)
     report.train(10, METRICS)
     report.close()
-    assert reporter(workdir, start_step=0).evaluated
     report = reporter(workdir, start_step=10)
     assert not report.evaluated
-    report.evaluation(10, EVALUATION)
+    report.evaluation(10, UNLABELLED)
     report.close()
     assert reporter(workdir, start_step=10).evaluated
 
@@ -258,3 +257,73 @@ def test_other_processes_write_nothing(workdir, capsys, monkeypatch):
     report.close()
     assert list(workdir.iterdir()) == []
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {},
+        {"step": None, "epoch": 1.0},
+        {"step": 1.5, "epoch": 1.0},
+        {"step": -1, "epoch": 1.0},
+        {"step": 2, "epoch": "two"},
+        {"step": 2, "epoch": 0.2, "loss": 10**400},
+        {"step": 2, "epoch": 0.2, "loss": math.inf, "lr": math.nan},
+        {"step": 2, "epoch": 0.2, "loss": {"of": 3}},
+    ],
+)
+def test_a_run_resumes_over_odd_lines(workdir, caplog, odd):
+    rows = [{"step": 1, "epoch": 0.1, "loss": None}, odd, {"step": 3, "epoch": 0.3, "loss": 2.0}]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reporter(workdir, start_step=3).close()
+    assert read_rows(workdir) == [rows[0], rows[2]]
+    assert "metrics.jsonl: left out what is damaged, 1 lines: 2" in caplog.text
+
+
+def steps_in_tensorboard(workdir):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(workdir / "tensorboard"), size_guidance={"tensors": 0})
+    events.Reload()
+    return [event.step for event in events.Tensors("loss")]
+
+
+def test_steps_that_a_resumed_run_repeats_are_once_in_tensorboard(workdir):
+    """After a kill: neither file was closed, and lines of steps after the save are in both."""
+    killed = reporter(workdir)
+    for step in (1, 2, 3, 4):
+        killed.train(step, METRICS)
+    killed.flush()
+    (file,) = (workdir / "tensorboard").iterdir()
+    file.write_bytes(file.read_bytes()[:-20])
+    for _ in range(2):
+        resumed = reporter(workdir, start_step=2)
+        for step in (3, 4):
+            resumed.train(step, METRICS)
+        resumed.close()
+    assert steps_in_tensorboard(workdir) == [1, 2, 3, 4]
+    assert [row["step"] for row in read_rows(workdir)] == [1, 2, 3, 4]
+
+
+def test_a_run_that_has_saved_nothing_begins_anew(workdir):
+    """Its evaluation before the first step may be of another config."""
+    failed = reporter(workdir)
+    failed.evaluation(0, EVALUATION)
+    failed.train(1, METRICS)
+    failed.flush()
+    again = reporter(workdir)
+    assert not again.evaluated
+    again.train(1, METRICS)
+    again.close()
+    assert [row["step"] for row in read_rows(workdir)] == [1]
+    assert steps_in_tensorboard(workdir) == [1]
+
+
+def test_other_images_are_said_in_the_metrics(workdir, capsys):
+    report = reporter(workdir, start_step=20)
+    report.data_changed(20, 24, 33)
+    report.close()
+    assert read_rows(workdir) == [
+        {"step": 20, "epoch": 2.0, "train_images": 33, "train_images_before": 24}
+    ]
+    assert "from step 20 on, 33 images where there were 24" in capsys.readouterr().err

@@ -125,7 +125,9 @@ def _facts_of(config: ConfigDict) -> dict[str, Any]:
 def _shape(shapes: Shapes, name: str, rank: int, path: str) -> Sequence[int]:
     if len(shapes[name]) != rank or 0 in shapes[name]:
         short = name.removeprefix("backbone.")
-        raise UserError(f"{path} has {short} of shape {tuple(shapes[name])}, not of {rank} axes")
+        raise UserError(
+            f"{path} has {short} of shape {tuple(shapes[name])}, not of {rank} axes, none of them 0"
+        )
     return shapes[name]
 
 

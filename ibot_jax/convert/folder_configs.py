@@ -47,7 +47,7 @@ def read_configs(path: epath.Path) -> tuple[str, dict[str, Any]]:
       UserError: if they are damaged, or tell of another computation than that of models here.
     """
     name = path / "config.json"
-    config = parse_object(name.read_text(), name)
+    config = parse_object(name.read_bytes(), name)
     if "architecture" in config:
         return "folder of timm", _timm_facts(config, name)
     return "folder of transformers", _transformers_facts(config, name)
@@ -68,13 +68,9 @@ def _timm_facts(config: dict[str, Any], name: epath.Path) -> dict[str, Any]:
             )
     input_size = settings.get("input_size")  # channels, height, width
     size = args.get("img_size") or (input_size[1:] if isinstance(input_size, list) else input_size)
-    return _sound(
-        {
-            **{fact: args.get(key) for key, fact in _TIMM_SIZES.items()},
-            "size": [size, size] if isinstance(size, int) else size,
-        },
-        name,
-    ) | _seen(from_timm(settings, str(name)), name)
+    facts = {fact: args.get(key) for key, fact in _TIMM_SIZES.items()}
+    facts |= {"patch_size": _one_side(args.get("patch_size")), "size": _two_sides(size)}
+    return _sound(facts, name) | _seen(from_timm(settings, str(name)), name)
 
 
 def _transformers_facts(config: dict[str, Any], name: epath.Path) -> dict[str, Any]:
@@ -86,22 +82,21 @@ def _transformers_facts(config: dict[str, Any], name: epath.Path) -> dict[str, A
     for key, needed in (("hidden_act", "gelu"), ("use_swiglu_ffn", False), ("qkv_bias", True)):
         if config.get(key, needed) != needed:
             raise UserError(f"{name} has {key}={config[key]!r}; here it is {needed!r} always")
-    size = config.get("image_size")
     facts = {
         "heads": config.get("num_attention_heads"),
         "depth": config.get("num_hidden_layers"),
         "width": config.get("hidden_size"),
         "hidden": config.get("intermediate_size") if config["model_type"] == "vit" else None,
-        "patch_size": config.get("patch_size"),
+        "patch_size": _one_side(config.get("patch_size")),
         "channels": config.get("num_channels"),
-        "size": [size, size] if isinstance(size, int) else size,
+        "size": _two_sides(config.get("image_size")),
         "epsilon": config.get("layer_norm_eps"),
     }
     preprocessor = name.with_name("preprocessor_config.json")
     if not preprocessor.exists():
         return _sound(facts, name)
     settings = {"pretrained_cfg": config.get("pretrained_cfg") or {}}
-    settings |= parse_object(preprocessor.read_text(), preprocessor)
+    settings |= parse_object(preprocessor.read_bytes(), preprocessor)
     seen = from_transformers(settings, str(preprocessor))
     return _sound(facts, name) | _seen(seen, preprocessor)
 
@@ -110,6 +105,18 @@ def _seen(seen: Preprocessing, name: epath.Path) -> dict[str, Any]:
     """Returns what is said of images, as facts."""
     sound = _sound({"mean": seen.mean, "std": seen.std}, name)
     return sound | {"view": seen.view, "notes": seen.notes}
+
+
+def _two_sides(size: Any) -> Any:
+    """Returns [height, width] of one side, or of {"height": ..., "width": ...}; else as it is."""
+    if isinstance(size, dict) and size.keys() == {"height", "width"}:
+        return [size["height"], size["width"]]
+    return [size, size] if isinstance(size, int) else size
+
+
+def _one_side(size: Any) -> Any:
+    """Returns the side of a square, [side, side]; else as it is."""
+    return size[0] if isinstance(size, list) and len(size) == 2 and size[0] == size[1] else size
 
 
 def _sound(facts: dict[str, Any], name: epath.Path) -> dict[str, Any]:
@@ -132,7 +139,7 @@ def _sound(facts: dict[str, Any], name: epath.Path) -> dict[str, Any]:
     return facts
 
 
-def parse_object(text: str, path: epath.Path) -> dict[str, Any]:
+def parse_object(text: str | bytes, path: epath.Path) -> dict[str, Any]:
     """Returns a JSON object.
 
     Raises:
@@ -140,7 +147,7 @@ def parse_object(text: str, path: epath.Path) -> dict[str, Any]:
     """
     try:
         parsed = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON ({error}); restore it") from None
     if not isinstance(parsed, dict):
         raise UserError(f"{path} holds no description of a model; restore it")

@@ -267,6 +267,21 @@ def test_a_folder_whose_size_is_not_that_of_its_positions_is_refused(tmp_path):
     assert_computes(tmp_path / "p.npz", vit())
 
 
+@pytest.mark.parametrize("size", [[8, 32], {"height": 8, "width": 32}])
+def test_sizes_are_read_however_they_are_written(tmp_path, size):
+    args = {"img_size": size, "patch_size": [4, 4], "depth": 2, "drop_path_rate": 0.1}
+    folder = timm_folder(tmp_path / "x", vit((2, 8)), args, input_size=[3, 8, 32])
+    convert(folder, tmp_path / "o.npz", "--to=npz")
+    assert_computes(tmp_path / "o.npz", vit((2, 8)), grid=(2, 8))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100_000, b"[]", b"3", b""])
+def test_a_config_that_is_none_is_one_line(tmp_path, content):
+    folder = timm_folder(tmp_path / "x", vit())
+    (folder / "config.json").write_bytes(content)
+    assert "config.json " in failure(folder, tmp_path / "o.npz", "--to=npz")
+
+
 @pytest.mark.parametrize(
     "args",
     [

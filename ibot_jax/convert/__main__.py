@@ -42,6 +42,7 @@ from ibot_jax.convert.architecture import Known
 from ibot_jax.convert.reading import Found, read_model
 from ibot_jax.convert.stablehlo import write_stablehlo
 from ibot_jax.errors import UserError
+from ibot_jax.evaluate.options import positive
 from ibot_jax.export import add_output_options, own_card
 from ibot_jax.exported import import_safetensors
 from ibot_jax.paths import absolute_path, warn_if_among_images
@@ -77,7 +78,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--step", default="latest", help="of a run: a number, latest or best")
     parser.add_argument("--head", action="store_true", help="take the projection head, too")
     parser.add_argument(
-        "--heads", type=int, metavar="N", help="of attention, where IN has none told"
+        "--heads", type=positive, metavar="N", help="of attention, where IN has none told"
     )
     for name, words in (("mean", "mean"), ("std", "standard deviation")):
         parser.add_argument(

@@ -21,8 +21,10 @@ from ibot_jax.colors import COLUMNS, JITTER, Color
 from ibot_jax.config import make_plan
 from ibot_jax.config_check import check_config, check_devices
 from ibot_jax.config_file import add_config_arguments, parse_config
+from ibot_jax.config_rules import refuse
 from ibot_jax.data.masks import draw_mask
 from ibot_jax.errors import UserError
+from ibot_jax.memory import memory_problems
 from ibot_jax.step import TrainState, jit_init, jit_train_step
 from ibot_jax.tools import flops
 from ibot_jax.tools.peak import device_peak
@@ -56,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if config.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     check_devices(config, jax.device_count())
+    refuse(memory_problems(config))
     mesh = sharding.make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
     _open_outputs(args)
 

@@ -123,6 +123,14 @@ def test_a_trace_is_written(done, report):
         (["step", *TINY, "--batch=0"], "batch_size=0 must be from 1 to"),
         (["step", *TINY, "--batch=many"], "argument --batch: invalid int value: 'many'"),
         (["step", *TINY, "--batch=12"], "batch_size=12 is not divisible by the 8 devices"),
+        (
+            [
+                "step",
+                *TINY,
+                *(f"--config.head.{p}prototypes=1000000000000" for p in ("", "patch_")),
+            ],
+            "of memory at the least",
+        ),
         (["step", *TINY, "--steps=0"], "--steps=0"),
         (["step", *TINY, "--stepz=3"], "stepz"),
         (["step", *TINY, "--json=nowhere/report.json"], "nowhere/report.json cannot be written"),

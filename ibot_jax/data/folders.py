@@ -214,12 +214,13 @@ def _open(
         folder = top.child(chosen)
         return folder, *folder.list(left_out)
     if split and (likely := [name for name in folders if splits.is_split_name(name)]):
+        training = splits.for_training(likely)
         _log.warning(
-            "folder:%s: %s taken for %s, for not all folders in it are called like splits, or none "
-            "like one to train on; for one of them alone, give its own path",
+            "folder:%s: %s taken for %s, for there %s; for one folder alone, give its own path",
             top.path,
             ", ".join(likely),
             "classes" if len(likely) > 1 else "a class",
+            "are other folders beside" if training else "is none called train",
         )
     return top, images, folders
 

@@ -217,7 +217,7 @@ def _open_splits(
     except NoTestSplit as error:
         return None, None, f"training images; no k-NN, for {error}"
     except UserError as error:
-        raise UserError(f"{error}; {turn_off}") from error
+        raise UserError(f"{error}; {turn_off}, or find another by knn.test_split=auto") from error
     if settings.k > len(train):
         raise UserError(
             f"knn.k={settings.k} is larger than the {len(train)} images of {train.name}; lower it"

@@ -207,11 +207,15 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 def _read(folder: pathlib.Path) -> Features:
     try:
-        shape = tuple(json.loads((folder / "about.json").read_text())["shape"])
-        values = np.memmap(folder / "features.f32", np.float32, "r", shape=shape)
-        return Features(values, np.load(folder / "labels.npy"), np.load(folder / "rows.npy"))
-    except (OSError, ValueError, KeyError) as error:
+        number, width = json.loads((folder / "about.json").read_text())["shape"]
+        labels, rows = (np.load(folder / f"{name}.npy") for name in ("labels", "rows"))
+        size = (folder / "features.f32").stat().st_size
+        if not len(labels) == len(rows) == number or size != 4 * number * width:
+            raise ValueError("its files are of different lengths")
+        values = np.memmap(folder / "features.f32", np.float32, "r", shape=(number, width))
+    except Exception as error:  # NumPy raises many kinds
         raise UserError(f"{folder} is damaged ({error}); remove it") from error
+    return Features(values, labels, rows)
 
 
 @contextlib.contextmanager

@@ -170,9 +170,23 @@ def test_a_failed_extraction_leaves_nothing(tmp_path, loaded, folder, monkeypatc
 
 def test_a_damaged_entry_is_named(tmp_path, loaded, folder):
     features(tmp_path, loaded, folder, kind="pixels")
-    next((tmp_path / "cache").glob("*/features.f32")).write_bytes(b"short")
-    with pytest.raises(UserError, match=r"is damaged .*; remove it"):
-        features(tmp_path, loaded, folder, kind="pixels")
+    (features_of,) = (tmp_path / "cache").iterdir()
+    damages = {
+        "features.f32": [b"short", b"", bytes(4 * 16 * 16)],
+        "about.json": [b"[]", b"{", b"\xff", b'{"shape": 3}', b'{"shape": [1e400, "x"]}'],
+        "labels.npy": [b"", b"no array", (features_of / "features.f32").read_bytes()],
+        "rows.npy": [None],
+    }
+    for name, contents in damages.items():
+        whole = (features_of / name).read_bytes()
+        for content in contents:
+            (features_of / name).unlink()
+            if content is not None:
+                (features_of / name).write_bytes(content)
+            with pytest.raises(UserError, match=r"is damaged .*; remove it"):
+                features(tmp_path, loaded, folder, kind="pixels")
+        (features_of / name).write_bytes(whole)
+    assert len(features(tmp_path, loaded, folder, kind="pixels").values) == 15
 
 
 def test_the_folder_is_local(tmp_path, loaded):

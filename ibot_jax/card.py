@@ -150,6 +150,8 @@ def _summary(description: Mapping[str, Any]) -> str:
         parts = [
             f"Weights of a Vision Transformer, converted from {origin['file']} ({origin['kind']})"
         ]
+    elif "finetuned" in description:
+        parts = ["A Vision Transformer, fine-tuned as a classifier of images"]
     else:
         parts = [f"The {description.get('weights', 'teacher')} of an iBOT pre-training"]
     if description.get("step") is not None:
@@ -199,6 +201,8 @@ def _input(description: Mapping[str, Any]) -> str:
 
 
 def _training(description: Mapping[str, Any]) -> str:
+    if "finetuned" in description:
+        return _table({f"`{key}`": value for key, value in description["finetuned"].items()})
     if "run" in description:
         run = description["run"]
         return _table({f"`{key}`": run[key] for key in _SCHEDULE if run.get(key, "") != ""})
@@ -211,6 +215,8 @@ def _metrics(
     description: Mapping[str, Any], reports: Sequence[Mapping[str, Any]], source: str
 ) -> str:
     lines = []
+    if description.get("test_top1") is not None:
+        lines.append(f"- top-1 {description['test_top1']:.2f} % on the test images of the training")
     if description.get("knn_top1") is not None:
         step = description.get("step")
         lines.append(

@@ -25,17 +25,21 @@ from typing import Any
 
 import flax.traverse_util
 import jax
+from etils import epath
 
 import ibot_jax
 from ibot_jax.card import make_card, read_report, require_same_weights
 from ibot_jax.command_line import OneLineParser, exit_status, leave
+from ibot_jax.config_check import flatten
 from ibot_jax.data.central import CentralView, view_of_run
 from ibot_jax.errors import UserError, about_arguments, require_one_of
 from ibot_jax.exported import CONFIG, import_safetensors
+from ibot_jax.finetuned import is_finetuned
 from ibot_jax.history import config_of_step, read_config
 from ibot_jax.metrics import knn_facts
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import absolute_path, warn_if_among_images
+from ibot_jax.pretrained import load
 from ibot_jax.quiet import quiet_libraries
 from ibot_jax.recorded import DECODED, recorded_config
 from ibot_jax.sanity import check_finite
@@ -112,12 +116,13 @@ def export(
     """Exports parameters of a run, finished or not.
 
     Args:
-      workdir: of the run; like `out`, a local path or one that etils.epath takes (gs://...).
+      workdir: of the run, or of a fine-tuning; like `out`, a local path or one that etils.epath
+        takes (gs://...).
       out: what to write, a folder for "orbax" and else a file; missing parents are made.
       to: "orbax", "npz" or "safetensors".
       step: in digits, "latest", or "best" by k-NN.
       weights: "teacher" or "student".
-      head: whether the projection head comes too.
+      head: whether the projection head, or of a fine-tuning the classifier, comes too.
       overwrite: replace an earlier export of the same kind.
       license_id: SPDX identifier of the weights' licence, for the model card.
       reports: paths of evaluations' TASK.json, for the model card.
@@ -141,19 +146,9 @@ def export(
         what = "config.json in it" if source.is_dir() else "such folder"
         raise UserError(f"--workdir={workdir} holds no run: there is no {what}; give that of a run")
     warn_if_among_images(out, "--out", [recorded.get("data.source", "")])
-    number, top1 = find_checkpoint(source, step, [weights])
-    recorded = config_of_step(source, number)
-    recorded_config(recorded, str(source / CONFIG))  # which looks at what it says
-    description = describe(recorded, head=head)
-    description |= {
-        "weights": weights,
-        "step": number,
-        **knn_facts(source, number, top1, weights),
-        "ibot_jax": ibot_jax.__version__,
-        "run": recorded,
-    }
-    parts = ("backbone", "head") if head else ("backbone",)
-    params = read_params(source, number, weights, parts)
+    read = _read_finetuned if is_finetuned(recorded) else _read_run
+    description, params = read(source, step, weights, head)
+    number = description["step"]
     check_finite(params, f"--workdir={workdir} --step={number}")
     require_same_weights(evaluations, params)
     card = own_card(target.name, to, params, description, license_id, evaluations)
@@ -161,12 +156,45 @@ def export(
         OWN_FORMATS[to](target, params, description, card)
 
     tensors = jax.tree.leaves(params)
+    top1, test_top1 = (description.get(key) for key in ("knn_top1", "test_top1"))
     accuracy = "" if top1 is None else f", k-NN {top1:.1f} %"
+    accuracy += "" if test_top1 is None else f", top-1 {test_top1:.1f} %"
+    whose = description.get("weights", "fine-tuned model")
     return (
-        f"{weights}'s {' and '.join(parts)}, step {number:,}{accuracy}: {len(tensors)} tensors, "
+        f"{whose}'s {' and '.join(params)}, step {number:,}{accuracy}: {len(tensors)} tensors, "
         f"{sum(x.size for x in tensors):,} parameters, {sum(x.nbytes for x in tensors):,} bytes\n"
         f"{target} ({to})"
     )
+
+
+def _read_run(
+    workdir: epath.Path, step: str, weights: str, head: bool
+) -> tuple[dict[str, Any], Params]:
+    """Returns the description and the parameters of a pre-training's model."""
+    number, top1 = find_checkpoint(workdir, step, [weights])
+    recorded = config_of_step(workdir, number)
+    recorded_config(recorded, str(workdir / CONFIG))  # which looks at what it says
+    description = describe(recorded, head=head)
+    description |= {
+        "weights": weights,
+        "step": number,
+        **knn_facts(workdir, number, top1, weights),
+        "ibot_jax": ibot_jax.__version__,
+        "run": recorded,
+    }
+    return description, read_params(
+        workdir, number, weights, ("backbone", *(("head",) if head else ()))
+    )
+
+
+def _read_finetuned(
+    workdir: epath.Path, step: str, weights: str, head: bool
+) -> tuple[dict[str, Any], Params]:
+    """Returns the description and the parameters of a fine-tuned model."""
+    model, params = load(str(workdir), weights=weights, step=step, head=head)
+    description = describe(flatten(model.config), head=False) | model.facts | model.history
+    description |= {"classifier": model.classifier} if head else {}
+    return description | {"ibot_jax": ibot_jax.__version__}, params
 
 
 def own_card(

@@ -82,8 +82,8 @@ def record_start(workdir: epath.Path, config: Flat, data: Identity, step: int) -
     last = entries[-1] if entries else {"config": None, "data": None}
     if (last["config"], last["data"]) != (config, data):
         entries.append({"from_step": step, "config": config, "data": data})
-        _write(workdir / HISTORY, entries)
-    _write(workdir / CONFIG, config)
+        write_json(workdir / HISTORY, entries)
+    write_json(workdir / CONFIG, config)
     return last["data"] if last["data"] != data else None
 
 
@@ -109,7 +109,7 @@ def _read_history(workdir: epath.Path) -> list[dict[str, Any]]:
         ) from None
 
 
-def _write(path: epath.Path, value: Any) -> None:
+def write_json(path: epath.Path, value: Any) -> None:
     """Writes a file at once or not at all: other processes may be reading it."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     temporary.write_text(json.dumps(value, indent=2) + "\n")

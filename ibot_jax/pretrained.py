@@ -8,7 +8,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +18,7 @@ from ibot_jax import forward, models
 from ibot_jax.data.central import CentralView, view_of_run
 from ibot_jax.errors import UserError, require_one_of
 from ibot_jax.exported import CONFIG, is_exported_folder, read_exported
+from ibot_jax.finetuned import build_classifier, is_finetuned, parts_of, read_finetuned
 from ibot_jax.history import config_of_step, read_config
 from ibot_jax.metrics import knn_facts
 from ibot_jax.models.head import Head
@@ -32,12 +32,13 @@ from ibot_jax.recorded import (
     described_view,
     recorded_config,
 )
+from ibot_jax.restoring import require_shapes
 from ibot_jax.sanity import check_finite, check_images
 from ibot_jax.saved import find_checkpoint, find_workdir, read_params
 
 # What it says of how the weights came about: the config of the run, or what the original's says,
 # and the file that they were converted from.
-_HISTORY = ("run", "args", "epoch", "converted_from")
+_HISTORY = ("run", "finetuned", "args", "epoch", "converted_from")
 _MODEL = ("model", "head", "dtype", "patch_grid", "view", "resize", *DESCRIBED_DATA, *DECODED)
 
 
@@ -57,6 +58,7 @@ class Model:
       facts: what else is known of it: `weights` ("teacher" or "student"), `step`, `knn_top1`.
       history: how the weights came about, for model cards: `run`, the config of the run, ...
       described_view: how evaluations see images, where that does not follow from the config.
+      classifier: of a fine-tuned model, {"classes": C, "names": by class or None, ...}; else None.
     """
 
     config: ConfigDict
@@ -64,6 +66,7 @@ class Model:
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     history: dict[str, Any] = dataclasses.field(default_factory=dict)
     described_view: CentralView | None = None
+    classifier: dict[str, Any] | None = None
 
     @property
     def view(self) -> CentralView:
@@ -93,6 +96,11 @@ class Model:
     @functools.cached_property
     def head(self) -> Head:
         """The Linen module of the projection head, for `params["head"]`, where that is there."""
+        if self.classifier is not None:
+            raise UserError(
+                f"{self.name} is fine-tuned: it has a classifier and no projection head; give the "
+                "pre-training"
+            )
         return models.build_head(self.config, teacher=self.facts.get("weights") != "student")
 
     def tokens(self, params: Params, images: jax.Array, *, floats: str | None = None) -> jax.Array:
@@ -131,12 +139,24 @@ class Model:
         side = self.config.model.patch_size
         return images[:, : images.shape[1] // side * side, : images.shape[2] // side * side]
 
+    def class_logits(
+        self, params: Params, images: jax.Array, *, floats: str | None = None
+    ) -> jax.Array:
+        """Returns what the classifier of a fine-tuned model says, [B, C] float32.
+
+        Images and errors as of `tokens`; `params` as `load` gives them with `head=True`.
+        """
+        if self.classifier is None or "classifier" not in params:
+            raise UserError(f"{self.name} has no classifier; load a fine-tuned model with its head")
+        module = build_classifier(self.config, self.classifier)
+        return self._apply(params, images, floats=floats, module=module)
+
     def logits(self, params: Params, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the class and the patch logits of tokens [..., D], each [..., K] float32."""
         with jax.default_matmul_precision(self._precision):
             return self.head.apply({"params": params["head"]}, tokens)
 
-    def _apply(self, params, images, *args, floats, method=None):
+    def _apply(self, params, images, *args, floats, method=None, module=None):
         data = self.config.data
         if not isinstance(images, np.ndarray | jax.Array):
             images = np.asarray(images)
@@ -145,9 +165,9 @@ class Model:
         if floats == "unit" and images.dtype != jnp.uint8:
             images = forward.standardize(images, data.mean, data.std)
         images = forward.normalize(images, data.mean, data.std, models.compute_dtype(self.config))
-        variables = {"params": params["backbone"]}
+        module, params = (module, params) if module else (self.backbone, params["backbone"])
         with jax.default_matmul_precision(self._precision):
-            outputs = self.backbone.apply(variables, images, *args, method=method)
+            outputs = module.apply({"params": params}, images, *args, method=method)
         return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
 
     @property
@@ -167,17 +187,19 @@ def load(
     """Loads a model.
 
     Args:
-      path: a run's workdir; one folder of its checkpoints; or what `ibot_jax.export` or
+      path: a run's workdir, or that of a fine-tuning; one folder of its checkpoints; or what
+        `ibot_jax.export` or
         `ibot_jax.convert` wrote: a folder (orbax, checkpoint), a .npz or a .safetensors file.
         Local, or one that etils.epath reads (gs://...).
       weights: "teacher" or "student", of a run or a converted checkpoint; other exports have only
         one of them.
       step: "latest", "best" by k-NN, or a step in digits, of a run's workdir.
-      head: whether the projection head is needed, too.
+      head: whether the projection head, or of a fine-tuned model the classifier, is needed, too.
       dtype: of the computation, "float32" or "bfloat16".
 
     Returns:
-      The model, and its parameters {"backbone": ..., and by option "head": ...}, NumPy arrays.
+      The model, and its parameters {"backbone": ..., and by option "head": ...}, NumPy arrays; of
+      a fine-tuned model "classifier" in place of the head, and "projection" if it has one.
 
     Raises:
       UserError: if there is no model at `path`, it lacks what is asked for, or its weights are not
@@ -186,28 +208,32 @@ def load(
     require_one_of("--weights", weights, ("teacher", "student"))
     require_one_of("--dtype", dtype, ("float32", "bfloat16"))
     source = absolute_path(path)
-    parts = ("backbone", "head") if head else ("backbone",)
     if not source.exists():
         raise UserError(f"{path} does not exist; give a run's workdir, a checkpoint or an export")
     if source.is_dir() and not is_exported_folder(source):
-        config, params, facts, history = _load_run(source, path, weights, step, parts)
-        view = None
+        model, params = _load_run(source, path, weights, step, head)
     else:
-        description, tensors = read_exported(source, path, weights)
-        config, view = described_config(description, path), described_view(description, path)
-        history = {key: description[key] for key in _HISTORY if key in description}
-        facts = {k: v for k, v in description.items() if k not in (*_MODEL, *_HISTORY)}
-        if weights == "student" and facts.get("weights") == "teacher":
-            raise UserError(f"{path} holds no student, only the teacher")
-        missing = [part for part in parts if part not in tensors]
-        if missing:
-            raise UserError(f"{path} holds no {missing[0]}; export it anew with --head")
-        params = {part: tensors[part] for part in parts}
-    config.dtype = dtype
-    model = Model(config, path, facts, history, view)
+        model, params = _load_export(source, path, weights, head)
+    model.config.dtype = dtype
     _check_shapes(model, params)
     check_finite(params, path)
     return model, params
+
+
+def _load_export(source: epath.Path, path: str, weights: str, head: bool) -> tuple[Model, Params]:
+    description, tensors = read_exported(source, path, weights)
+    config, view = described_config(description, path), described_view(description, path)
+    history = {key: description[key] for key in _HISTORY if key in description}
+    facts = {k: v for k, v in description.items() if k not in (*_MODEL, *_HISTORY)}
+    classifier = facts.pop("classifier", None)
+    if weights == "student" and facts.get("weights") == "teacher":
+        raise UserError(f"{path} holds no student, only the teacher")
+    parts = ("backbone", *(parts_of(classifier) if head else ()))
+    missing = [part for part in parts if part not in tensors]
+    if missing:
+        raise UserError(f"{path} holds no {missing[0]}; export it anew with --head")
+    model = Model(config, path, facts, history, view, classifier)
+    return model, {part: tensors[part] for part in parts}
 
 
 def untrained(model: Model, *, head: bool = False) -> tuple[Model, Params]:
@@ -230,6 +256,8 @@ def _init(model: Model, *, head: bool) -> Params:
     config = model.config
     rngs = jax.random.split(jax.random.key(config.seed))
     image = jnp.zeros((1, *config.data.global_size, config.data.channels))
+    if head and model.classifier is not None:
+        return build_classifier(config, model.classifier).init(rngs[0], image)["params"]
     params = {"backbone": model.backbone.init(rngs[0], image)["params"]}
     if head:
         params["head"] = model.head.init(rngs[1], jnp.zeros((1, config.model.width)))["params"]
@@ -239,33 +267,29 @@ def _init(model: Model, *, head: bool) -> Params:
 def _check_shapes(model: Model, params: Params) -> None:
     """Makes sure that the parameters are those of the architecture which the config describes."""
     try:
-        made = jax.eval_shape(functools.partial(_init, model, head="head" in params))
+        made = jax.eval_shape(functools.partial(_init, model, head=len(params) > 1))
     except (TypeError, ValueError, ZeroDivisionError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{model.name} describes no model that can be built ({reason})") from error
-    wanted, found = (
-        {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items()}
-        for tree in (made, params)
-    )
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            raise UserError(
-                f"{model.name} holds weights of another architecture than its config: {name} is "
-                f"{found.get(name, 'absent')}, not {wanted.get(name, 'absent')}; restore the one "
-                "or the other"
-            )
+    require_shapes(params, made, model.name)
 
 
 def _load_run(
-    source: epath.Path, path: str, weights: str, step: str, parts: tuple[str, ...]
-) -> tuple[ConfigDict, Params, dict[str, Any], dict[str, Any]]:
+    source: epath.Path, path: str, weights: str, step: str, head: bool
+) -> tuple[Model, Params]:
     """Loads from a workdir or from one of its checkpoints, WORKDIR/checkpoints/STEP."""
     workdir, step = find_workdir(source, step)
     recorded = read_config(workdir)
     if recorded is None:
         raise UserError(f"{path} holds no model: it is no run's workdir, checkpoint or export")
+    if is_finetuned(recorded):
+        if weights == "student":
+            raise UserError(f"{path} is fine-tuned: it has no student, but one set of weights")
+        described, params = read_finetuned(workdir, step, head, load)
+        return Model(name=path, **described), params
     number, top1 = find_checkpoint(workdir, step, [weights])
     recorded = config_of_step(workdir, number)
-    params = read_params(workdir, number, weights, parts)
+    params = read_params(workdir, number, weights, ("backbone", *(("head",) if head else ())))
     facts = {"weights": weights, "step": number, **knn_facts(workdir, number, top1, weights)}
-    return recorded_config(recorded, str(workdir / CONFIG)), params, facts, {"run": recorded}
+    config = recorded_config(recorded, str(workdir / CONFIG))
+    return Model(config, path, facts, {"run": recorded}), params

@@ -46,3 +46,24 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
         jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
         for path, leaf in leaves
     }
+
+
+def require_shapes(params: Any, described: Any, name: str) -> None:
+    """Makes sure that parameters are those of the architecture which their config describes.
+
+    Args:
+      params: of a model.
+      described: arrays or jax.ShapeDtypeStructs, as the config has them.
+      name: of the model.
+
+    Raises:
+      UserError: that names the first tensor which is not.
+    """
+    wanted, found = _shapes(described), _shapes(params)
+    for tensor in sorted(wanted.keys() | found.keys()):
+        if wanted.get(tensor) != found.get(tensor):
+            raise UserError(
+                f"{name} holds weights of another architecture than its config: {tensor} is "
+                f"{found.get(tensor, 'absent')}, not {wanted.get(tensor, 'absent')}; restore the "
+                "one or the other"
+            )

@@ -55,7 +55,7 @@ LAYERS = [
         "subcommands",
     },
     {"tensors"},
-    {"pretrained", "exported", "lock", "loop", "beginning"},
+    {"pretrained", "exported", "lock", "loop", "beginning", "finetuned"},
     {"evaluate", "visualize", "finetune"},
     {"pretrain"},
     {"export", "writers", "card"},

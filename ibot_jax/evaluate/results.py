@@ -9,8 +9,9 @@ import argparse
 
 from ibot_jax.errors import UserError
 from ibot_jax.exported import is_exported_folder
+from ibot_jax.finetuned import settle_step
 from ibot_jax.paths import absolute_path
-from ibot_jax.saved import find_checkpoint, find_workdir
+from ibot_jax.saved import find_workdir
 
 _FOLDER = "evaluations"
 
@@ -31,8 +32,7 @@ def settle(args: argparse.Namespace) -> None:
     home, name = path.parent, path.name
     workdir, step = find_workdir(path, args.step)
     if (workdir / "checkpoints").is_dir() and not is_exported_folder(path):
-        reads = ["student" if args.weights == "student" else "teacher"]
-        home, name = workdir, str(find_checkpoint(workdir, step, reads)[0])
+        home, name = workdir, str(settle_step(workdir, step, args.weights))
         args.step = name
     if args.out is None:
         suffix = "" if args.weights == "teacher" else f"-{args.weights}"

@@ -41,6 +41,7 @@ from ibot_jax.finetune.step import (
     make_rank_fn,
     make_train_step,
 )
+from ibot_jax.finetuned import write_model
 from ibot_jax.header import rate_in_words
 from ibot_jax.lock import Lock
 from ibot_jax.metrics import WRITTEN, Reporter
@@ -155,10 +156,20 @@ def finetune(
             require_read(task.test, len(labels), 1)
             return accuracy(ranked, labels)
 
+        def begun() -> None:
+            record_beginning(folder, config, data, start_step, reporter)
+            if jax.process_index() == 0:
+                described = {
+                    "classes": task.train.num_classes,
+                    "names": task.train.class_names,
+                    "projection": classifier.projection_dim,
+                }
+                write_model(folder, model_config, described, task.model.history.get("run"))
+
         layout = sharding.replicated(mesh)
         program = after_first(
             jax.jit(train_step, donate_argnums=0, out_shardings=layout),
-            lambda: record_beginning(folder, config, data, start_step, reporter),
+            begun,
         )
         loop = FinetuneLoop(config, plan, mesh, checkpoints, reporter, test, lock)
         signum = loop.run(state, batches, program, config.seed)

@@ -63,7 +63,7 @@ KEYS = {
     ),
     "mesh.tensor": Key(1, "heads, hidden units, prototypes", Between(1, 10**6), EXECUTED),
     "model.width": Key(384, "of a token", SIZE),
-    "model.depth": Key(12, "blocks", Between(1, 1000)),
+    "model.depth": Key(12, "blocks", Between(1, 256)),  # deeper ones take for ever to compile
     "model.heads": Key(6, "of attention; divide the width", SIZE),
     "model.mlp_ratio": Key(4.0, "hidden units of the MLPs over the width", Between(0.01, 100)),
     "model.patch_size": Key(16, "side of a patch in pixels", Between(1, 10_000)),

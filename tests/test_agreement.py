@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ibot_jax import agreement
+from ibot_jax import agreement, signals
 from ibot_jax.errors import SaveError, TrainingError, UserError
 
 
@@ -79,3 +79,33 @@ def test_the_first_process_says_what_all_take_for_true(two_processes):
     _, messages = two_processes
     messages += [b"1", b""]
     assert [agreement.first_says(own) for own in (False, True)] == [False, True]
+
+
+@pytest.mark.parametrize("others_fail", [True, False])
+def test_processes_that_all_fail_know_of_each_other(two_processes, monkeypatch, others_fail):
+    class Client:
+        def wait_at_barrier(self, name, milliseconds):
+            assert name == "ibot_jax/step 7" and milliseconds == 60_000
+            if not others_fail:
+                raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
+
+    monkeypatch.setattr(agreement.distributed.global_state, "client", Client())
+    assert agreement.all_fail("step 7") == others_fail
+
+
+def test_a_process_alone_fails_alone():
+    assert agreement.all_fail("step 7")
+
+
+def test_an_error_of_any_kind_is_told_to_the_others_with_its_type():
+    assert agreement._message(ValueError("odd")).endswith(b": ValueError: odd")
+
+
+def test_batches_of_an_evaluation_end_for_all_when_one_is_told_to(two_processes):
+    votes, _ = two_processes
+    votes += [0, 15, 0, 0, 0, 0]
+    running = agreement.until_told(range(100))
+    assert next(running) == 0
+    with pytest.raises(signals.Interrupted) as told:
+        next(running)
+    assert told.value.number == 15

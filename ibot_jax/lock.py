@@ -1,6 +1,6 @@
 """One run a workdir: a file that says which process writes there, and a thread that keeps it so.
 
-    WORKDIR/lock.json  {"host", "pid", "started", "start", "place", "token", "beat"}
+    WORKDIR/.lock.json  {"host", "pid", "started", "start", "place", "token", "beat"}
 
 The thread counts `beat` up. Whether a process of the same system lives, the system tells; another
 one is taken for dead once its file has stood still for `STALE_SECONDS`, by the clock of whoever
@@ -32,7 +32,7 @@ STALE_SECONDS = 60.0  # for so long network file systems may show what was there
 PATIENCE_SECONDS = 30.0  # storage may fail for a moment
 _SETTLE_SECONDS = 2.0  # buckets take the files of two writers; that of the later one stays
 
-_FILE = "lock.json"
+_FILE = ".lock.json"
 _PROBE = ".probe"
 
 _log = logging.getLogger(__name__)

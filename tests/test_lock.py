@@ -34,7 +34,7 @@ def other(tmp_path):
     """Returns a process that holds the lock of the folder, as far as its file says."""
     process = subprocess.Popen(["sleep", "1000"])
     text = lock._this_process() | {"pid": process.pid, "start": lock._start_of(process.pid)}
-    (tmp_path / "lock.json").write_text(json.dumps(text))
+    (tmp_path / ".lock.json").write_text(json.dumps(text))
     yield process
     process.kill()
     process.wait()
@@ -88,16 +88,16 @@ def test_a_killed_process_keeps_nobody_out(folder, other, reaped, caplog):
 
 
 def test_the_number_of_a_dead_process_that_another_one_has_now_keeps_nobody_out(folder, other):
-    text = json.loads((folder / "lock.json").read_text()) | {"start": "1"}
+    text = json.loads((folder / ".lock.json").read_text()) | {"start": "1"}
     other.kill()
-    (folder / "lock.json").write_text(json.dumps(text | {"pid": os.getpid()}))
+    (folder / ".lock.json").write_text(json.dumps(text | {"pid": os.getpid()}))
     Lock(folder).release()
 
 
 def of_elsewhere(folder, **values):
     """Writes the lock of a process that cannot be asked for, with a number that lives here."""
     text = {"host": "elsewhere", "pid": os.getpid(), "place": "another boot", "token": "x"}
-    (folder / "lock.json").write_text(json.dumps(text | values))
+    (folder / ".lock.json").write_text(json.dumps(text | values))
 
 
 def test_a_process_elsewhere_without_a_sign_of_life_is_waited_for_and_passed(folder, caplog):
@@ -120,19 +120,19 @@ def test_a_process_elsewhere_that_gives_a_sign_of_life_is_named(folder, host):
 def test_a_process_elsewhere_that_ends_well_is_not_waited_for(folder, monkeypatch):
     monkeypatch.setattr(lock, "STALE_SECONDS", 1000)
     of_elsewhere(folder)
-    threading.Timer(0.2, (folder / "lock.json").unlink).start()
+    threading.Timer(0.2, (folder / ".lock.json").unlink).start()
     Lock(folder).release()
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b"null"])
 def test_a_damaged_file_is_that_of_a_process_that_died_while_writing_it(folder, text):
-    (folder / "lock.json").write_bytes(text)
+    (folder / ".lock.json").write_bytes(text)
     Lock(folder).release()
     assert list(folder.iterdir()) == []
 
 
 def test_a_held_lock_gives_signs_of_life_in_the_same_file(folder):
-    path = folder / "lock.json"
+    path = folder / ".lock.json"
     with Lock(folder).held():
         first, inode = path.read_bytes(), os.stat(path).st_ino
         assert waited_for(lambda: path.read_bytes() not in (first, b""))
@@ -142,8 +142,8 @@ def test_a_held_lock_gives_signs_of_life_in_the_same_file(folder):
 
 def test_a_lock_that_somebody_removed_is_there_again(folder):
     with Lock(folder).held() as held:
-        (folder / "lock.json").unlink()
-        assert waited_for((folder / "lock.json").exists)
+        (folder / ".lock.json").unlink()
+        assert waited_for((folder / ".lock.json").exists)
         held.check()
 
 
@@ -152,7 +152,7 @@ def test_a_lock_that_another_process_took_over_is_an_error_and_stays_its(folder)
         of_elsewhere(folder)
         message = failure(held)
         assert f"was taken over by process {os.getpid()} on elsewhere" in message
-    assert (folder / "lock.json").exists()
+    assert (folder / ".lock.json").exists()
 
 
 @pytest.mark.parametrize("name", ["", "metrics.jsonl", "tensorboard"])
@@ -204,7 +204,7 @@ def test_a_bucket_is_held_and_released(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "_is_bucket", lambda path: True)
     folder = epath.Path(tmp_path)
     with Lock(folder).held() as held:
-        path = folder / "lock.json"
+        path = folder / ".lock.json"
         first = path.read_bytes()
         assert waited_for(lambda: path.read_bytes() not in (first, b""))
         held.check()

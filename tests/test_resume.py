@@ -49,7 +49,7 @@ def test_a_run_killed_stopped_and_resumed_is_the_same_run(left_alone, tmp_path):
         assert code == status, err
         (line,) = [x for x in err.splitlines() if not x.startswith("warning: at step")]
         assert line.startswith(f"{number.name}: the run saves and ends")
-        assert list(tmp_path.glob("lock.json")) == []
+        assert list(tmp_path.glob(".lock.json")) == []
         assert f"{number.name}: stopped and saved at step" in out
         assert "resumed at step" in out
         stopped = int(out.rsplit("saved at step ", 1)[1].split()[0])

@@ -20,6 +20,7 @@ if __name__ == "__main__":
     signals.end_at_once()  # a signal during the imports is one line, too
 
 import argparse
+import contextlib
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -92,10 +93,11 @@ def _embed(args: argparse.Namespace) -> None:
     names = _Names(source, args.images)
     parts = Parts(target, _settings(args, model, params, views, source), len(source))
     patches = tuple(side // model.config.model.patch_size for side in views.size)
-    for start, stop, features in _features(model, params, views, source, parts.end, args, mesh):
-        rows = features.pop("rows")
-        parts.add(start, stop, {"names": [names[start + row] for row in rows], **features})
-    number = parts.finish(patches if args.patches else None)
+    with contextlib.closing(parts):
+        for start, stop, features in _features(model, params, views, source, parts.end, args, mesh):
+            rows = features.pop("rows")
+            parts.add(start, stop, {"names": [names[start + row] for row in rows], **features})
+        number = parts.finish(patches if args.patches else None)
     if not number:
         raise UserError(f"none of the {len(source)} images in {args.images} can be read")
     skipped = f", {len(source) - number} skipped" if number < len(source) else ""

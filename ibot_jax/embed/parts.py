@@ -6,6 +6,7 @@
 Each part has its own name only when it is whole, and so has OUT.
 """
 
+import contextlib
 import json
 import re
 import zipfile
@@ -16,6 +17,7 @@ import numpy as np
 from etils import epath
 
 from ibot_jax.errors import UserError
+from ibot_jax.lock import Lock
 from ibot_jax.writers import as_json, renamed, write_bytes
 
 _SETTINGS = "settings.json"
@@ -28,10 +30,11 @@ class Parts:
 
     Attributes:
       end: how many images are done.
+      close: a function that lets another command have the folder.
     """
 
     def __init__(self, target: epath.Path, settings: Mapping[str, Any], images: int):
-        """Finds what an earlier command has left.
+        """Finds what an earlier command has left, and keeps others out until it is closed.
 
         Args:
           target: the file that is to be, which ends in a key of `FORMATS`.
@@ -40,15 +43,18 @@ class Parts:
 
         Raises:
           UserError: if the folder of the parts holds those of something else, or what is no part,
-            or cannot be written.
+            or cannot be written, or another command writes there.
         """
         self._target = target
         self._images = images
         self._folder = target.with_name(f"{target.name}.parts")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._compare(settings)
-            self._paths = self._find()
+            with contextlib.ExitStack() as stack:
+                self._lock = stack.enter_context(Lock(self._folder, flag="--out").held())
+                self._compare(settings)
+                self._paths = self._find()
+                self.close = stack.pop_all().close
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"--out={target} cannot be written ({reason})") from error
@@ -100,6 +106,7 @@ class Parts:
 
     def add(self, start: int, stop: int, part: Mapping[str, Any]) -> None:
         """Writes the features of images `start` to `stop` - 1."""
+        self._lock.check()
         path = self._folder / f"{start:012d}-{stop:012d}.npz"
         with renamed(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **{name: np.asarray(array) for name, array in part.items()})
@@ -116,6 +123,7 @@ class Parts:
         if number:
             with renamed(self._target) as temporary:
                 FORMATS[self._target.suffix](temporary, self._read, number, grid)
+        self.close()
         self._folder.rmtree()
         return number
 

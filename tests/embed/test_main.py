@@ -15,7 +15,7 @@ from runs import save_run
 from tiny import tiny_config, tiny_plan
 
 import ibot_jax
-from ibot_jax import sharding
+from ibot_jax import lock, sharding
 from ibot_jax.data.identity import fingerprint
 from ibot_jax.data.sources import open_source
 from ibot_jax.embed import __main__ as embed
@@ -195,6 +195,10 @@ ODD = {
         "000000000000-000000000099.npz is no part; remove",
     ),
     "cut": (lambda f: part(f, FIRST).write_bytes(b"PK"), f"{FIRST} is damaged"),
+    "in use": (
+        lambda f: part(f, ".lock.json").write_text(json.dumps(lock._this_process())),
+        f"is in use by process {os.getpid()} on ",
+    ),
     "of others": (lambda f: np.savez(part(f, FIRST), names=np.arange(8)), f"{FIRST} is no part"),
 }
 

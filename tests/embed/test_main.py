@@ -151,7 +151,7 @@ def go_on(halfway, workdir, tmp_path, change):
     for path in (halfway / "images").rglob("*"):
         shutil.copystat(path, tmp_path / path.relative_to(halfway))
     settings = tmp_path / "out.npz.parts/settings.json"
-    there = fingerprint(open_source(f"folder:{tmp_path}/images", ""))
+    there = fingerprint(open_source(f"folder:{tmp_path}/images", "", labelled=False))
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"images": there}))
     change(tmp_path)
     return run(workdir, tmp_path / "images", tmp_path / "out.npz", "--batch-size=8")

@@ -50,7 +50,7 @@ def same_end() -> Iterator[None]:
 
 def require_same(text: str, what: str) -> None:
     """Raises a UserError on all processes if one has another text than the first."""
-    texts = _gather(hashlib.sha256(text.encode()).digest())
+    texts = gather(hashlib.sha256(text.encode()).digest())
     for process, other in enumerate(texts):
         if other != texts[0]:
             raise UserError(
@@ -61,12 +61,12 @@ def require_same(text: str, what: str) -> None:
 
 def first_says(holds: bool) -> bool:
     """Returns what the first process passes, on all."""
-    return _gather(b"1" if holds else b"")[0] == b"1"
+    return gather(b"1" if holds else b"")[0] == b"1"
 
 
 def first_text(text: str) -> str:
     """Returns the text that the first process passes, on all."""
-    return _gather(text.encode())[0].decode()
+    return gather(text.encode())[0].decode()
 
 
 def wait_for_all(done: Callable[[], bool]) -> None:
@@ -75,7 +75,7 @@ def wait_for_all(done: Callable[[], bool]) -> None:
     while not finished:
         with same_end():
             own = done()
-        finished = all(_gather(b"1" if own else b""))
+        finished = all(gather(b"1" if own else b""))
         if not finished:
             time.sleep(_POLL_SECONDS)
 
@@ -186,7 +186,7 @@ def _ballot() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
 
 def _tell(error: Exception | None) -> None:
     """Tells the others of an error here, or that there is none; then raises what they tell."""
-    told = [message for message in _gather(_message(error)) if message]
+    told = [message for message in gather(_message(error)) if message]
     if told and error is None:
         raise _KINDS[told[0][0]](told[0][1:].decode(errors="replace"))
 
@@ -199,7 +199,7 @@ def _message(error: Exception | None) -> bytes:
     return bytes([_KINDS.index(kind)]) + f"{where}: {in_words(error)}".encode()
 
 
-def _gather(message: bytes) -> list[bytes]:
+def gather(message: bytes) -> list[bytes]:
     """Returns the messages of all processes, each cut to `_MESSAGE_BYTES`."""
     message = message[:_MESSAGE_BYTES]
     if jax.process_count() == 1:

@@ -26,6 +26,7 @@ from ibot_jax.loop import Loop, Metrics, make_watchdog
 from ibot_jax.memory import memory_problems
 from ibot_jax.metrics import WRITTEN, Reporter
 from ibot_jax.paths import warn_if_among_images
+from ibot_jax.same_images import require_same_images
 from ibot_jax.starting import read_weights, replace_weights
 from ibot_jax.step import TrainState, jit_init, jit_train_step, state_layout, teacher_params
 from ibot_jax.unforeseen import told_in
@@ -77,6 +78,11 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
         folder = open_workdir(workdir, config, data, allow_config_change=allow_config_change)
         if jax.process_index() == 0:
             warn_if_among_images(workdir, "--workdir", [config.data.source])
+    require_same_images(source)
+    if evaluation:
+        require_same(str(len(evaluation.sources)), "split to test on")
+        for source_of_test in evaluation.sources:
+            require_same_images(source_of_test)
     mesh = sharding.make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
     with contextlib.ExitStack() as stack:
         stack.enter_context(told_in(folder))

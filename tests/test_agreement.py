@@ -34,7 +34,7 @@ def two_processes(monkeypatch):
     votes, messages = [], []
     monkeypatch.setattr(agreement.jax, "process_count", lambda: 2)
     monkeypatch.setattr(agreement, "_count", lambda own: jnp.maximum(own, votes.pop(0)))
-    monkeypatch.setattr(agreement, "_gather", lambda own: [own, messages.pop(0)])
+    monkeypatch.setattr(agreement, "gather", lambda own: [own, messages.pop(0)])
     return votes, messages
 
 

@@ -30,7 +30,7 @@ LAYERS = [
     {"step", "data", "paths"},
     {"watchdog", "json_lines", "tensorboard"},
     {"links", "peers", "relay", "rendezvous"},
-    {"agreement", "distributed"},
+    {"agreement", "distributed", "same_images"},
     {
         "checkpoint",
         "checksums",

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from typing import TypedDict
 
 import numpy as np
@@ -35,10 +36,16 @@ def identify(source: Source | TfdsStream) -> Identity:
     if isinstance(source, TfdsStream):
         digest.update(f"{source.name} {len(source)}".encode())
     else:
-        root = source.name.removeprefix("folder:").rstrip("/") + "/"
-        for index in range(len(source)):
-            digest.update(os.fsencode(source.describe(index).removeprefix(root)) + b"\0")
+        for name in names_of(source):
+            digest.update(name + b"\0")
     return Identity(images=len(source), names=digest.hexdigest())
+
+
+def names_of(source: Source) -> Iterator[bytes]:
+    """Yields the names of the images, relative to the folder of the source."""
+    root = source.name.removeprefix("folder:").rstrip("/") + "/"
+    for index in range(len(source)):
+        yield os.fsencode(source.describe(index).removeprefix(root))
 
 
 def fingerprint(source: Source | TfdsStream) -> str:

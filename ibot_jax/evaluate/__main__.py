@@ -15,6 +15,7 @@ from ibot_jax import signals
 if __name__ == "__main__":
     signals.end_at_once()  # a signal during the imports is one line, too
 
+import json
 import os
 import sys
 
@@ -56,6 +57,10 @@ def _run(argv: list[str]) -> None:
     from ibot_jax.paths import absolute_path, require_writable
 
     distributed.join(args.coordinator_address, args.num_processes, args.process_id)
+    given = {key: value for key, value in vars(args).items() if key not in _NO_MATTER}
+    agreement.require_same(
+        json.dumps(given, default=lambda odd: type(odd).__name__), "command line"
+    )
     with agreement.same_end():  # told now, and not when all has been computed
         settle(args)
         require_writable(absolute_path(args.out), "--out")

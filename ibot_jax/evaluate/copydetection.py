@@ -36,6 +36,7 @@ from ibot_jax.evaluate.report import Report
 from ibot_jax.evaluate.whitening import fit_whitening
 from ibot_jax.paths import absolute_path
 from ibot_jax.pretrained import Model
+from ibot_jax.same_images import require_same_files
 
 _RETRIEVED = 20
 _PREFIX = 4  # characters of a name that an original shares with its copies
@@ -69,6 +70,8 @@ def run(args: argparse.Namespace) -> Report:
             list_images(absolute_path(folder)) if folder else []
             for folder in (args.distractors, args.whitening)
         )
+    for files in (copies, originals, distractors, others):
+        require_same_files(files, f"--data={args.data}")
     mesh = sharding.make_mesh()
     model, params = open_model(args, mesh)
     if args.size < model.backbone.patch_size:

@@ -122,7 +122,7 @@ def share_batches(
 
     Args:
       read: makes the arrays of an item.
-      items: the same on all processes.
+      items: the same on all processes, see `same_images.require_same_files`.
       blank: arrays like those of an item, which fill up the last batch.
       batch_size: B, over all processes.
 

@@ -102,6 +102,11 @@ class Evaluation:
                 )
         self.description += f", every {config.knn.every}"
 
+    @property
+    def sources(self) -> list[Source | TfdsStream]:
+        """What is evaluated: the neighbours, where there are any, and the others."""
+        return [source for source in (self._train, self._test) if source is not None]
+
     def __call__(self, weights: dict[str, Any], mesh: jax.sharding.Mesh) -> dict[str, float]:
         """Returns what was measured, by name, on every process.
 

@@ -36,6 +36,7 @@ from ibot_jax.memory import check_images
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import warn_if_among_images
 from ibot_jax.pretrained import Model
+from ibot_jax.same_images import require_same_images
 from ibot_jax.tensors import backbone_hash
 
 _log = logging.getLogger(__name__)
@@ -72,7 +73,12 @@ class Views:
         return {"view": self.view.to_json(), "decoding": dataclasses.asdict(self.decoding)}
 
     def batches(self, source: Source | TfdsStream) -> Iterator[dict[str, np.ndarray]]:
-        """Yields this process's share of every image of a source once; see `eval_batches`."""
+        """Yields this process's share of every image of a source once; see `eval_batches`.
+
+        Raises:
+          UserError: if the processes have not the same images.
+        """
+        require_same_images(source)
         batches = eval_batches(
             source,
             self.view,
@@ -191,7 +197,9 @@ def open_split(args: argparse.Namespace, model: Model, name: str) -> Source | Tf
                 raise NoTestSplit(f"{args.data} has no split called test, val or validation")
             split = found[0]
             setattr(args, f"{name}_split", split)
-        return open_source(args.data, split, **_split_options(args, model, name))
+        source = open_source(args.data, split, **_split_options(args, model, name))
+    require_same_images(source)
+    return source
 
 
 def open_labelled(
@@ -219,6 +227,7 @@ def open_labelled(
             split = f"--{name}-split={getattr(args, f'{name}_split')}"
             require_readable(source, Decoding.of(model.config.data), purpose=split)
         shared = find_shared(train, test)
+    require_same_images(test)
     if not getattr(args, "leave_one_out", False):
         names = f"--test-split={args.test_split}", f"those of --train-split={args.train_split}"
         also = ", or --leave-one-out" if "leave_one_out" in args else ""

@@ -33,6 +33,7 @@ from ibot_jax.evaluate.segmentation_data import Squares, find_splits
 from ibot_jax.evaluate.segmenting import Frozen, count_classes, fit_linear, sample_bank
 from ibot_jax.paths import absolute_path
 from ibot_jax.pretrained import Model
+from ibot_jax.same_images import require_same_files
 
 _HEADS = ("linear", "knn")
 
@@ -81,6 +82,8 @@ def run(args: argparse.Namespace) -> Report:
     with same_end():
         train, test = find_splits(args.layout, absolute_path(args.data))
         shared = find_shared_files(*(list(map(str, split.images)) for split in (train, test)))
+    for split in (train, test):
+        require_same_files([*split.images, *split.annotations], f"--data={args.data}")
     warn_of_shared(
         shared, f"--data={args.data} to test on", "the training images", "mend the lists"
     )

@@ -41,11 +41,19 @@ from ibot_jax.optimizer import Params
 from ibot_jax.paths import absolute_path, warn_if_among_images
 from ibot_jax.pretrained import load
 from ibot_jax.quiet import quiet_libraries
+from ibot_jax.quoting import quoted
 from ibot_jax.recorded import DECODED, recorded_config
 from ibot_jax.sanity import check_finite
 from ibot_jax.saved import find_checkpoint, find_workdir, read_params
 from ibot_jax.tensors import flat_tensors
-from ibot_jax.writers import FOLDERS, OWN_FORMATS, check_target, told_by_path
+from ibot_jax.writers import (
+    FOLDERS,
+    OWN_FORMATS,
+    check_target,
+    target_of,
+    told_by_path,
+    written_words,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -135,7 +143,7 @@ def export(
     """
     require_one_of("--to", to, OWN_FORMATS)
     require_one_of("--weights", weights, ("teacher", "student"))
-    source, target = absolute_path(workdir), absolute_path(out)
+    source, target = absolute_path(workdir), target_of(out, to)
     if to == "safetensors":
         import_safetensors()  # its absence is told before anything is read
     check_target(target, folder_of=FOLDERS.get(to), overwrite=overwrite)
@@ -163,7 +171,7 @@ def export(
     return (
         f"{whose}'s {' and '.join(params)}, step {number:,}{accuracy}: {len(tensors)} tensors, "
         f"{sum(x.size for x in tensors):,} parameters, {sum(x.nbytes for x in tensors):,} bytes\n"
-        f"{target} ({to})"
+        f"{written_words(target, out, to)}"
     )
 
 
@@ -210,11 +218,11 @@ def own_card(
         description,
         flat_tensors(params),
         title=name,
-        reading=_READING[to].format(name=name),
+        reading=_READING[to].format(name=quoted(name)),
         usage=f"""
             import ibot_jax
 
-            model, params = ibot_jax.load("{name}")
+            model, params = ibot_jax.load({quoted(name)})
             tokens = model.tokens(params, images)  # uint8 [B, H, W, C] to [B, 1 + N, D]
             """,
         source=name,
@@ -232,20 +240,20 @@ _READING = {
         import orbax.checkpoint as ocp
 
         with ocp.StandardCheckpointer() as checkpointer:
-            params = checkpointer.restore(pathlib.Path("{name}/params").absolute())
+            params = checkpointer.restore((pathlib.Path({name}) / "params").absolute())
         tensors = {{
             jax.tree_util.keystr(path, simple=True, separator="."): array
             for path, array in jax.tree_util.tree_leaves_with_path(params)
         }}
         """,
     "npz": """
-        tensors = {{name.replace("/", "."): array for name, array in np.load("{name}").items()}}
+        tensors = {{name.replace("/", "."): array for name, array in np.load({name}).items()}}
         del tensors["config"]
         """,
     "safetensors": """
         import safetensors.numpy
 
-        tensors = safetensors.numpy.load_file("{name}")
+        tensors = safetensors.numpy.load_file({name})
         """,
 }
 

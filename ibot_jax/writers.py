@@ -20,9 +20,31 @@ from ibot_jax import signals
 from ibot_jax.errors import UserError
 from ibot_jax.exported import CONFIG, PARAMS, import_safetensors
 from ibot_jax.optimizer import Params
-from ibot_jax.paths import reason_of, require_writable
+from ibot_jax.paths import absolute_path, reason_of, require_writable
 
 CARD = "README.md"
+_SUFFIXES = {"npz": ".npz", "safetensors": ".safetensors"}  # of files that are known by them
+
+
+def target_of(out: str, to: str) -> epath.Path:
+    """Returns the absolute path of an export, which ends in what its format is known by.
+
+    Args:
+      out: what the user gives.
+      to: the format.
+
+    Raises:
+      UserError: if its bucket cannot be reached; see `paths.absolute_path`.
+    """
+    path = absolute_path(out)
+    suffix = _SUFFIXES.get(to, path.suffix)
+    return path if path.suffix == suffix else path.with_name(path.name + suffix)
+
+
+def written_words(target: epath.Path, out: str, to: str) -> str:
+    """Returns what was written where, and that it has another name than the user gave."""
+    added = "" if out.rstrip("/").endswith(target.name) else f"; {target.suffix} was added"
+    return f"{target} ({to}{added})"
 
 
 def check_target(target: epath.Path, *, folder_of: tuple[str, ...] | None, overwrite: bool) -> None:

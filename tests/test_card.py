@@ -1,12 +1,16 @@
 """Model cards say what is known, and how to find it again."""
 
+import ast
 import hashlib
 import json
+import math
 import re
 import shlex
+import textwrap
 
 import numpy as np
 import pytest
+import yaml
 from etils import epath
 from tiny import tiny_config
 
@@ -14,7 +18,8 @@ from ibot_jax import subcommands
 from ibot_jax.card import make_card, read_report, require_same_weights
 from ibot_jax.config_check import flatten
 from ibot_jax.errors import UserError
-from ibot_jax.export import describe
+from ibot_jax.export import describe, own_card
+from ibot_jax.models.gelu import value_and_slope
 from ibot_jax.tensors import weights_hash
 
 TENSORS = {"b": np.arange(3, dtype=np.float32), "a": np.ones((2, 1))}
@@ -141,3 +146,74 @@ def test_another_file_is_no_report(tmp_path):
         (tmp_path / "x.json").write_text(content)
         with pytest.raises(UserError, match="is no report; give a TASK.json"):
             read_report(epath.Path(tmp_path / "x.json"))
+
+
+ODD_WORDS = [
+    "other: ask us",
+    "mine # not yours",
+    "no",
+    "null",
+    "on",
+    "~",
+    "1.0",
+    "1e3",
+    "0x1f",
+    "2020-01-01",
+    "[a, b]",
+    "{a: b}",
+    "- a",
+    "&a *b !c |",
+    'it\'s "so"',
+    "a\nlicense: b",
+    "---",
+    "tab\there",
+    " spaces ",
+    "%x",
+    "`code`",
+    "C:\\files",
+    "Lizenz für alle, 許可 🙂",
+    "\x7f\x85\u2028\ufeff",
+]
+
+
+@pytest.mark.parametrize("words", ODD_WORDS, ids=ascii)
+def test_any_licence_reads_back_from_the_header(words):
+    header = card(license_id=words).removeprefix("---\n").partition("\n---\n")[0]
+    assert yaml.safe_load(header)["license"] == words
+
+
+@pytest.mark.parametrize("name", ["CC-BY-4.0", "Apache-2.0", "MIT", "GPL-3.0+", "0BSD"])
+def test_identifiers_are_written_as_hubs_list_them(name):
+    header = card(license_id=name).split("---\n")[1]
+    assert yaml.safe_load(header)["license"] == name.lower()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "words"), [("bfloat16", "by a tanh"), ("float32", "exact (erf)")]
+)
+def test_gelu_and_precision_are_those_of_the_run(dtype, words):
+    text = card(run=flatten(tiny_config(dtype=dtype)), dtype="float32", step=7)
+    assert f"| GELU | {words}" in text and f"| `dtype` | {dtype} |" in text
+    assert "after 7 steps" in text
+
+
+def test_the_tanh_is_as_near_as_the_card_says():
+    x = np.linspace(-8, 8, 20_001, dtype=np.float32)
+    exact = np.array([v * 0.5 * math.erfc(-v / math.sqrt(2)) for v in x.tolist()])
+    far = np.abs(np.asarray(value_and_slope(x)[0], np.float64) - exact).max()
+    assert 1e-5 < far < 2.65e-5 and "within 2.6e-5" in card(dtype="bfloat16")
+
+
+def test_names_are_quoted_in_code(tmp_path):
+    odd = 'we"ird \\n {name}.npz'
+    description = describe(flatten(tiny_config()), head=False)
+    text = own_card(odd, "npz", {"backbone": {"x": np.zeros(2)}}, description, "", [])
+    blocks = re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE)
+    calls = [
+        node.args[0].value
+        for block in blocks
+        if "import" in block
+        for node in ast.walk(ast.parse(textwrap.dedent(block)))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "load"
+    ]
+    assert calls == [odd, odd]  # ibot_jax.load and np.load

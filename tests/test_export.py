@@ -75,8 +75,14 @@ def weights_of(state, who):
     return teacher_params(state) if who == "teacher" else state.params
 
 
+def named(path, to):
+    """Returns the path that an export to `path` has."""
+    return path if to == "orbax" or path.suffix else path.with_name(f"{path.name}.{to}")
+
+
 def read(path, to):
     """Returns the tree and the config of an export, read by what others read it with."""
+    path = named(path, to)
     if to == "orbax":
         with ocp.StandardCheckpointer() as checkpointer:
             tree = checkpointer.restore(path / "params")
@@ -120,8 +126,9 @@ def test_an_export_is_what_the_run_saved_bit_for_bit(workdir, states, tmp_path, 
     assert_equal(tree, {part: expected[part] for part in parts})
     assert config["weights"] == who
     assert ("head" in config) == head
-    card = [] if to == "orbax" else ["export.md"]
-    assert sorted(os.listdir(out.parent)) == ["export", *card]  # nothing is left over
+    name = named(out, to).name
+    card = [] if to == "orbax" else [f"{name}.md"]
+    assert sorted(os.listdir(out.parent)) == [name, *card]  # nothing is left over
 
 
 @pytest.mark.parametrize("to", FORMATS)
@@ -243,24 +250,26 @@ def test_nothing_is_replaced_unless_asked(workdir, states, tmp_path, capsys, to)
     arguments = (f"--workdir={workdir}", f"--to={to}", f"--out={tmp_path / 'x'}")
     assert exports.main([*arguments, "--step=2"]) == 0
     capsys.readouterr()
-    assert f"--out={tmp_path / 'x'} exists" in failure(capsys, *arguments)
+    name = named(tmp_path / "x", to).name
+    assert f"--out={tmp_path / name} exists" in failure(capsys, *arguments)
     assert read(tmp_path / "x", to)[1]["step"] == 2
     assert exports.main([*arguments, "--overwrite"]) == 0
     tree, config = read(tmp_path / "x", to)
     assert config["step"] == 6
     assert_equal(tree["backbone"], teacher_params(states[6])["backbone"])
-    assert {"x"} <= set(os.listdir(tmp_path)) <= {"x", "x.md"}
+    assert {name} <= set(os.listdir(tmp_path)) <= {name, f"{name}.md"}
 
 
 def test_only_an_export_is_ever_replaced(workdir, tmp_path, capsys):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/thesis.tex").touch()
     (tmp_path / "file").touch()
+    (tmp_path / "folder.npz").mkdir()
     arguments = (f"--workdir={workdir}", "--overwrite")
     for to, name, message in (
         ("orbax", "folder", "holds more than an earlier export"),
         ("orbax", "file", "exists and is not a folder"),
-        ("npz", "folder", "exists and is not a file"),
+        ("npz", "folder.npz", "exists and is not a file"),
     ):
         assert message in failure(capsys, *arguments, f"--to={to}", f"--out={tmp_path / name}")
     assert (tmp_path / "folder/thesis.tex").exists()
@@ -278,7 +287,8 @@ def test_a_failed_export_leaves_nothing_but_the_earlier_one(workdir, tmp_path, c
         with full_disk():
             message = failure(capsys, *arguments, *options)
         assert re.search(rf"--out=\S+ cannot be written \({reason}\); choose", message)
-    assert {"old"} <= set(os.listdir(tmp_path)) <= {"old", "old.md"}
+    name = named(tmp_path / "old", to).name
+    assert {name} <= set(os.listdir(tmp_path)) <= {name, f"{name}.md"}
     assert read(tmp_path / "old", to)[1]["step"] == 2
 
 
@@ -373,7 +383,7 @@ def test_a_path_that_cannot_be_written(workdir, tmp_path, capsys):
     (tmp_path / "file").touch()
     for to in FORMATS:
         arguments = (f"--workdir={workdir}", f"--to={to}", f"--out={tmp_path / 'file/x'}")
-        assert "/file/x cannot be written (" in failure(capsys, *arguments)
+        assert "cannot be written (" in failure(capsys, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -394,3 +404,13 @@ def test_without_the_package_safetensors(workdir, tmp_path, capsys, monkeypatch)
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     arguments = (f"--workdir={workdir}", "--to=safetensors", f"--out={tmp_path / 'x'}")
     assert "pip install ibot-jax[export]" in failure(capsys, *arguments)
+
+
+@pytest.mark.parametrize("to", ["npz", "safetensors"])
+@pytest.mark.parametrize("name", ["x", "mine.v2", "x.NPZ", "x.pth"])
+def test_a_file_gets_the_suffix_that_it_is_known_by(workdir, tmp_path, capsys, to, name):
+    arguments = (f"--workdir={workdir}", f"--to={to}", f"--out={tmp_path / name}")
+    assert exports.main(arguments) == 0
+    target = f"{tmp_path / name}.{to}"
+    assert f"{target} ({to}; .{to} was added)" in capsys.readouterr().out
+    assert ibot_jax.load(target)[0].facts["step"] == 6

@@ -58,7 +58,7 @@ LAYERS = [
     {"pretrained", "exported", "lock", "loop", "beginning", "finetuned"},
     {"evaluate", "visualize", "finetune"},
     {"pretrain"},
-    {"export", "writers", "card"},
+    {"export", "writers", "card", "quoting"},
     {"convert", "embed"},
     {"main", "tools", "__main__"},
 ]

@@ -124,7 +124,7 @@ def _grid(text: str) -> tuple[int, int]:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    to, target = args.to, absolute_path(args.out)
+    to, target = args.to, writers.target_of(args.out, args.to)
     if args.head and to in _WITHOUT_HEAD:
         raise UserError(f"--to={to} has no place for the projection head; leave --head out")
     if to in ("safetensors", "timm", "hf"):
@@ -149,7 +149,8 @@ def _convert(args: argparse.Namespace) -> None:
         remarks = _write(to, target, found, args.license, reports)
     for remark in remarks:
         print(remark)
-    print(f"{target} ({to}), {target / 'README.md' if to in _FOLDERS else f'{target}.md'}")
+    card = target / "README.md" if to in _FOLDERS else f"{target}.md"
+    print(f"{writers.written_words(target, args.out, to)}, {card}")
 
 
 def _write(

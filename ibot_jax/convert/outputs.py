@@ -21,6 +21,7 @@ from ibot_jax.convert.reading import Found
 from ibot_jax.convert.torch_writer import torch_bytes
 from ibot_jax.exported import CONFIG, import_safetensors
 from ibot_jax.models.layer_norm import LAYER_NORM_EPSILON
+from ibot_jax.quoting import quoted
 from ibot_jax.recorded import described_view
 from ibot_jax.tensors import flat_tensors
 from ibot_jax.writers import CARD, as_json, renamed, write_file, write_items
@@ -50,13 +51,13 @@ def write_pth(target: epath.Path, found: Found, make_card: MakeCard) -> None:
         reading=f"""
             import torch
 
-            checkpoint = torch.load("{target.name}", weights_only=True)
+            checkpoint = torch.load({quoted(target.name)}, weights_only=True)
             tensors = {{name: tensor.numpy() for name, tensor in checkpoint["{who}"].items()}}
             """,
         usage=f"""
             import torch
 
-            tensors = torch.load("{target.name}", weights_only=True)["{who}"]
+            tensors = torch.load({quoted(target.name)}, weights_only=True)["{who}"]
             tensors = {{
                 name.removeprefix("module.").removeprefix("backbone."): tensor
                 for name, tensor in tensors.items()
@@ -82,7 +83,8 @@ def write_timm(target: epath.Path, found: Found, make_card: MakeCard) -> Sequenc
         usage=f"""
             import timm
 
-            model = timm.create_model("local-dir:{target.name}", pretrained=True).eval()
+            folder = {quoted(f"local-dir:{target.name}")}
+            model = timm.create_model(folder, pretrained=True).eval()
             transform = timm.data.create_transform(
                 **timm.data.resolve_model_data_config(model), is_training=False
             )
@@ -116,8 +118,8 @@ def write_hf(target: epath.Path, found: Found, make_card: MakeCard) -> Sequence[
         usage=f"""
             from transformers import AutoImageProcessor, ViTModel
 
-            processor = AutoImageProcessor.from_pretrained("{target.name}")
-            model = ViTModel.from_pretrained("{target.name}", add_pooling_layer=False)
+            processor = AutoImageProcessor.from_pretrained({quoted(target.name)})
+            model = ViTModel.from_pretrained({quoted(target.name)}, add_pooling_layer=False)
             tokens = model(**processor(image, return_tensors="pt")).last_hidden_state
             """,
         library="transformers",
@@ -159,7 +161,7 @@ def write_checkpoint(target: epath.Path, found: Found, make_card: MakeCard) -> N
             import orbax.checkpoint as ocp
 
             with ocp.StandardCheckpointer() as checkpointer:
-                folder = pathlib.Path("{target.name}").absolute()
+                folder = pathlib.Path({quoted(target.name)}).absolute()
                 items = {{
                     item: checkpointer.restore(folder / item)
                     for item in ("student", "teacher", "centers")
@@ -172,7 +174,7 @@ def write_checkpoint(target: epath.Path, found: Found, make_card: MakeCard) -> N
         usage=f"""
             import ibot_jax
 
-            model, params = ibot_jax.load("{target.name}")
+            model, params = ibot_jax.load({quoted(target.name)})
             tokens = model.tokens(params, images)  # uint8 [B, H, W, C] to [B, 1 + N, D]
             """,
     )
@@ -224,7 +226,7 @@ def _reading(target: epath.Path) -> str:
     return f"""
         import safetensors.numpy
 
-        tensors = safetensors.numpy.load_file("{target.name}/{_MODEL}")
+        tensors = safetensors.numpy.load_file({quoted(f"{target.name}/{_MODEL}")})
         """
 
 

@@ -13,6 +13,7 @@ from ibot_jax.convert.outputs import MakeCard
 from ibot_jax.convert.reading import Found
 from ibot_jax.errors import UserError
 from ibot_jax.pretrained import Model
+from ibot_jax.quoting import quoted
 from ibot_jax.recorded import described_config
 from ibot_jax.tensors import flat_tensors
 from ibot_jax.writers import write_file
@@ -58,7 +59,7 @@ def write_stablehlo(target: epath.Path, found: Found, make_card: MakeCard) -> No
             _, params = ibot_jax.load("SOURCE")
             tensors = flax.traverse_util.flatten_dict(params, sep=".")
             """,
-        usage=USAGE.format(name=target.name),
+        usage=USAGE.format(name=quoted(target.name)),
         library="jax",
     )
     write_file(target, content, text)
@@ -69,7 +70,7 @@ USAGE = """
     import jax.export
     import numpy as np
 
-    with open("{name}", "rb") as file:
+    with open({name}, "rb") as file:
         program = jax.export.deserialize(bytearray(file.read()))
     images = np.zeros((5, *program.in_avals[0].shape[1:]), np.uint8)  # any number of them
     features = jax.jit(program.call)(images)

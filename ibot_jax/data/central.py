@@ -103,16 +103,16 @@ class CentralView:
         return round((side - crop) / 2) if self.rounding == "even" else (side - crop) // 2
 
     def __str__(self) -> str:
-        return f"{self.before_crop()}, then the central {self.size[0]} x {self.size[1]}"
-
-    def before_crop(self) -> str:
-        """Returns in words what is done before the crop."""
         high, wide = self.resize
         if self.fit == "squash":
-            return f"stretched to {high} x {wide} pixels, {self.interpolation}"
-        if high == wide:
-            return f"shorter side {high} pixels, {self.interpolation}"
-        return f"as small as covers {high} x {wide} pixels, {self.interpolation}"
+            resized = f"stretched to {high} x {wide} pixels"
+        elif high == wide:
+            resized = f"shorter side {high} pixels"
+        else:
+            resized = f"as small as covers {high} x {wide} pixels"
+        crop = f", then the central {self.size[0]} x {self.size[1]}"
+        whole = self.fit == "squash" and self.size == self.resize
+        return f"{resized}, {self.interpolation}{'' if whole else crop}"
 
 
 def view_of_run(size: tuple[int, int], resize: int) -> CentralView:

@@ -433,8 +433,9 @@ def test_the_hash_of_the_card_is_found_as_it_says(plain, tmp_path, to):
     if to == "checkpoint":
         source = tmp_path / "with_head.npz"
         convert(plain, source, "--to=npz", "--head")
-    convert(source, tmp_path / "mine", f"--to={to}")
-    card = (tmp_path / ("mine.md" if to in SUFFIXES else "mine/README.md")).read_text()
+    name = f"mine.{to}" if to in SUFFIXES else "mine"
+    convert(source, tmp_path / name, f"--to={to}")
+    card = (tmp_path / (f"{name}.md" if to in SUFFIXES else "mine/README.md")).read_text()
     section = card.split("## Weights\n")[1]
     digest = re.search(r"^    ([0-9a-f]{64})$", section, re.MULTILINE).group(1)
     snippet = section.split("and how to find it again:\n")[1].replace("\n    ", "\n")

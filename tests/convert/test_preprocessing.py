@@ -1,13 +1,18 @@
 """Images are cut as timm and transformers cut them, and they are told to cut them as here."""
 
+import argparse
+import dataclasses
 import json
 import math
 import pathlib
 
 import numpy as np
 import pytest
+from etils import epath
 from foreign_views import PLACES, noise
+from tiny import tiny_config
 
+from ibot_jax.convert.folder_configs import read_configs
 from ibot_jax.convert.preprocessing import (
     from_timm,
     from_transformers,
@@ -16,6 +21,8 @@ from ibot_jax.convert.preprocessing import (
 )
 from ibot_jax.data.central import CentralView, view_of_run
 from ibot_jax.errors import UserError
+from ibot_jax.evaluate.opening import open_views
+from ibot_jax.pretrained import Model
 
 DATA = pathlib.Path(__file__).parent.parent / "data"
 RECORDED = json.loads((DATA / "foreign_views.json").read_text())
@@ -154,3 +161,52 @@ def test_mean_and_deviation_are_of_pixels_from_0_to_1(settings, mean, std):
 def test_nonsense_is_refused_by_file(read, settings):
     with pytest.raises(UserError, match=r"^x\.json describes no preprocessing"):
         read(settings, "x.json")
+
+
+def write_folder(folder, **files):
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return epath.Path(folder)
+
+
+def test_a_folder_of_timm_says_how_images_are_cut(tmp_path):
+    cfg = {"input_size": [3, 16, 24], "crop_mode": "squash", "crop_pct": 1.0, "mean": [0.5] * 3}
+    folder = write_folder(tmp_path, config={"architecture": "vit", "pretrained_cfg": cfg})
+    _, facts = read_configs(folder)
+    assert facts["view"] == CentralView((16, 24), (16, 24), "squash")
+    assert facts["mean"] == [0.5] * 3 and "std" not in facts
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_folder_of_transformers_says_how_images_are_cut(tmp_path, wrapped):
+    config = {"model_type": "vit", "image_size": 16}
+    if wrapped:
+        config["pretrained_cfg"] = {"input_size": [3, 16, 32], "crop_pct": 32 / 36}
+        processor = {"image_processor_type": "TimmWrapperImageProcessor"}
+        expected = view_of_run((16, 32), 36)
+    else:
+        processor = {"image_processor_type": "ViTImageProcessor", "size": 16}
+        expected = CentralView((16, 16), (16, 16), "squash", "bilinear", "down")
+    folder = write_folder(tmp_path, config=config, preprocessor_config=processor)
+    assert read_configs(folder)[1]["view"] == expected
+
+
+SQUASH = CentralView((16, 24), (20, 30), "squash", "bilinear", "down")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({}, SQUASH),
+        (dict(size=[32, 48]), dataclasses.replace(SQUASH, size=(32, 48), resize=(40, 60))),
+        (dict(resize=36), dataclasses.replace(SQUASH, resize=(24, 36), fit="cover")),
+    ],
+)
+def test_evaluations_see_images_as_the_model_is_described(flags, expected):
+    config = tiny_config(data__global_size=(16, 16))
+    model = Model(config, "mine", described_view=SQUASH)
+    plain = {"size": None, "resize": None, "batch_size": 8, "workers": 0}
+    args = argparse.Namespace(**plain | flags)
+    assert open_views(args, model).view == expected
+    again = argparse.Namespace(**vars(args))  # what the report says finds the same
+    assert open_views(again, model).view == expected

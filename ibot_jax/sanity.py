@@ -16,20 +16,23 @@ _OVERSHOOT = 0.5
 
 
 def check_finite(params: Any, path: str) -> None:
-    """Makes sure that weights are numbers.
+    """Makes sure that weights are finite floating-point numbers.
 
     Args:
       params: a tree of arrays, NumPy's or JAX's; of arrays over several processes each calls it.
       path: where they are from, for the message.
 
     Raises:
-      UserError: with the name of the first tensor that holds NaN or an infinity.
+      UserError: with the name of the first tensor that holds NaN, an infinity or no floating-point
+        numbers.
     """
     for key, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(key, simple=True, separator=".")
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            continue
+            raise UserError(
+                f"{path} holds {name} as {leaf.dtype}; weights are floating-point numbers"
+            )
         if not (_on_devices(leaf) if isinstance(leaf, jax.Array) else _is_finite(leaf, np)):
-            name = jax.tree_util.keystr(key, simple=True, separator=".")
             raise UserError(
                 f"{path} holds NaN or infinities in {name}; weights are finite: take an earlier "
                 "checkpoint, or make the file anew"

@@ -274,6 +274,8 @@ def test_weights_that_are_not_finite_are_refused_wherever_they_are_used(
     assert not (tmp_path / "out.npz").exists()
     with pytest.raises(UserError, match=named):
         read_weights(workdir, state)
+    with pytest.raises(UserError, match=r"here holds x as int32; weights are floating-point"):
+        check_finite({"x": np.ones(3, np.int32)}, "here")
     huge = {"x": np.array([1.0, -1e300])}  # finite, but not as what a model makes of it
     with pytest.raises(UserError, match=r"here holds NaN or infinities in x"):
         check_finite(huge, "here")

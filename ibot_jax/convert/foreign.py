@@ -206,9 +206,5 @@ def read_tensor(tensor: StoredTensor | np.ndarray, name: str, path: str) -> np.n
             tensor = tensor.read()
         except Exception as error:  # what a file may say of shapes and places has no end
             raise UserError(f"{path} is damaged: {name} cannot be read ({error})") from error
-    if not jnp.issubdtype(tensor.dtype, jnp.floating):
-        raise UserError(
-            f"{path} holds {name} as {tensor.dtype}; weights are floating-point numbers"
-        )
     check_finite({name: tensor}, path)
     return tensor.astype(np.promote_types(tensor.dtype, np.float32))

@@ -1,6 +1,7 @@
 """Other projects' files: read as what they are, or refused by the name of what is in the way."""
 
 import json
+import re
 
 import jax
 import ml_dtypes
@@ -131,6 +132,26 @@ def test_with_its_head_no_other_head_is_left_over(tmp_path):
         assert name in failure(*arguments)
 
 
+@pytest.mark.parametrize("head", ["head.", "dino_head."])
+def test_the_head_comes_along_however_its_weight_norm_is_spelled(tmp_path, head):
+    there = projection_head()
+    newer = {
+        name.replace("weight_g", "parametrizations.weight.original0").replace(
+            "weight_v", "parametrizations.weight.original1"
+        ): tensor
+        for name, tensor in there.items()
+    }
+    for number, spelled in enumerate((there, newer)):
+        tensors = prefixed("backbone.", vit()) | prefixed(head, spelled)
+        file = save(tmp_path / "x.pth", {"teacher": tensors})
+        convert(file, tmp_path / f"{number}.npz", "--to=npz", HEADS, "--head")
+        _, params = ibot_jax.load(str(tmp_path / f"{number}.npz"), head=True)
+        last, hidden = params["head"]["last_layer"], params["head"]["mlp_2"]
+        np.testing.assert_array_equal(last["v"].T, there["last_layer.weight_v"])
+        np.testing.assert_array_equal(last["g"].T, there["last_layer.weight_g"])
+        np.testing.assert_array_equal(hidden["bias"], there["mlp.4.bias"])
+
+
 def test_the_mask_token_of_a_masked_autoencoder_is_its_decoders(tmp_path):
     decoder = {"mask_token": np.ones((1, 1, 8), "f"), "decoder_embed.weight": np.ones((8, 32), "f")}
     file = save(tmp_path / "x.pth", {"model": vit() | decoder})
@@ -142,8 +163,8 @@ def test_the_mask_token_of_a_masked_autoencoder_is_its_decoders(tmp_path):
 
 
 def chunked(tensors):
-    """DINOv2 trains blocks in chunks: the second of two would have its blocks from 1 on."""
-    return {name.replace("blocks.", "blocks.0.", 1): tensor for name, tensor in tensors.items()}
+    """As DINOv2 trains blocks: in chunks, here of one, within which they keep their numbers."""
+    return {re.sub(r"^blocks\.(\d+)", r"blocks.\1.\1", n): tensor for n, tensor in tensors.items()}
 
 
 WRAPPED = {

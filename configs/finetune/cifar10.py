@@ -18,6 +18,7 @@ def get_config():
     config.optim.update(dict(lr=2.5e-3, warmup="2 epochs", layer_decay=0.75))
     config.data.update(dict(scale=(0.35, 1.0), resize="pillow"))
     config.data.rand_augment.update(dict(ops=1, magnitude=5.0))
+    config.data.test_interpolation = "bicubic"
     config.test_every = "5 epochs"
     config.checkpoint.every = "5 epochs"
     config.log_every = "1 epochs"

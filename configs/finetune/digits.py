@@ -16,6 +16,7 @@ def get_config():
         dict(scale=(0.7, 1.0), aspect=(0.9, 1 / 0.9), flip=0.0, erase=0.0, resize="pillow")
     )
     config.data.rand_augment.ops = 0  # a mirrored or inverted digit is no digit
+    config.data.test_interpolation = "bicubic"
     config.test_every = "5 epochs"
     config.checkpoint.every = "5 epochs"
     config.log_every = "5 epochs"

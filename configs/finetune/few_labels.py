@@ -27,5 +27,6 @@ def get_config():
     config.classifier_std = 0.02
     # 5e-6 for 512 images; the lowest rate is as high as the highest, so it stays what it is.
     config.optim.update(dict(lr=2.5e-6, min_lr=1e-5, warmup="5 epochs", layer_decay=1.0))
+    config.data.test_interpolation = "bicubic"
     config.test_every = "10 epochs"
     return config

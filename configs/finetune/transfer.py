@@ -43,5 +43,6 @@ def get_config(arg: str = ""):
     config.classifier_std = 0.02
     config.optim.update(dict(lr=lr / 2, min_lr=1e-5, warmup="5 epochs", layer_decay=1.0))
     config.data.erase = 0.1 if arg.startswith("inat") else 0.25
+    config.data.test_interpolation = "bicubic"
     config.test_every = "10 epochs"
     return config

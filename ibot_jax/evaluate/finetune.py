@@ -82,7 +82,11 @@ def run(args: argparse.Namespace) -> Report:
     mesh = sharding.make_mesh()
     model, params = open_model(args, mesh, head=recipe.start == "projection")
     views = open_views(args, model)
-    views = dataclasses.replace(views, workers=args.workers or recipe.data.workers)
+    views = dataclasses.replace(
+        views,
+        view=dataclasses.replace(views.view, interpolation=recipe.data.test_interpolation),
+        workers=args.workers or recipe.data.workers,
+    )
     train, test, shared = open_labelled(args, model)
     folder, signum = finetune(
         _recorded(recipe, args, views.size),

@@ -72,6 +72,12 @@ KEYS = {
     "data.workers": defaults.KEYS["data.workers"],
     "data.stall_seconds": defaults.KEYS["data.stall_seconds"],
     "data.resize": defaults.KEYS["data.resize"],
+    "data.test_interpolation": Key(
+        "bilinear",
+        "of test images; of views it is bicubic",
+        OneOf(("bilinear", "bicubic")),
+        Kind.REPORTED,
+    ),
     "test_every": Key("1 epochs", "between tests", Duration(), Kind.REPORTED),
     "checkpoint.every": defaults.KEYS["checkpoint.every"],
     "checkpoint.keep": Key(

@@ -14,7 +14,9 @@ from PIL import Image
 
 from ibot_jax import export
 from ibot_jax.config_keys import Anything
+from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as command
+from ibot_jax.evaluate import finetune as task_module
 from ibot_jax.finetune.config import KEYS
 from ibot_jax.metrics import Reporter
 
@@ -52,6 +54,26 @@ def finetune(workdir, images, tmp_path, capsys):
         return status, printed, err
 
     return run
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_test_images_are_resized_as_the_recipe_says(finetune, monkeypatch, interpolation):
+    given = []
+
+    def stop(config, task, *_, **__):
+        given.append(task)
+        raise UserError("that is enough")
+
+    monkeypatch.setattr(task_module, "finetune", stop)
+    finetune(f"--config.data.test_interpolation={interpolation}")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 64, 3), np.uint8))
+    view = given[0].views.view
+    short = view.resize[0]
+    longer = 64 * short // 40
+    expected = image.resize((longer, short), Image.Resampling[interpolation.upper()])
+    left, top = round((longer - view.size[1]) / 2), round((short - view.size[0]) / 2)
+    expected = expected.crop((left, top, left + view.size[1], top + view.size[0]))
+    np.testing.assert_array_equal(np.asarray(view.cut(image)), np.asarray(expected))
 
 
 def rows(out):

@@ -78,6 +78,7 @@ def test_the_imagenet_recipes_are_the_originals(name, epochs, layer_decay, drop_
         "data.rand_augment.ops": 2,
         "data.rand_augment.magnitude": 9.0,
         "data.rand_augment.magnitude_std": 0.5,
+        "data.test_interpolation": "bilinear",  # run_class_finetuning.py, build_transform
     }
     assert {key: flat[key] for key in expected} == expected
     assert peak(name) == pytest.approx(4e-3, rel=1e-3)
@@ -97,6 +98,7 @@ def test_other_recipes_scale_the_rate_by_512_images_as_the_original(name, lr, ba
     config = load(name)
     assert config.batch_size == batch_size and config.duration == f"{epochs} epochs"
     assert config.optim.layer_decay == 1.0 and config.drop_path == 0.1
+    assert config.data.test_interpolation == "bicubic"  # eval_cls.py, build_transform
     assert peak(name) == pytest.approx(lr * batch_size / 512, rel=1e-3)
 
 

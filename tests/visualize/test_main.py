@@ -70,7 +70,7 @@ def test_images_that_cannot_be_shown_are_named(export, images, tmp_path, capsys)
     assert main(["attention", f"--images={images}", *options]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert [line.startswith("skipped ") for line in lines] == [True, True, True]
-    assert "001.png: cannot identify" in lines[0]
+    assert "001.png: no image, or of an unknown format" in lines[0]
     assert "002.png: its 9 x 3 pixels are smaller than a patch of 4 x 4" in lines[1]
     assert "003.png: its 99 x 4 pixels, resized to 16 are smaller" in lines[2]
     bad = [f"--images={images}/{name}.png" for name in ("002", "001")]

@@ -8,6 +8,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from ibot_jax.errors import UserError
+from ibot_jax.finetuned import is_finetuned
+from ibot_jax.history import read_config
 from ibot_jax.paths import absolute_path
 from ibot_jax.restoring import check_shapes, readable
 from ibot_jax.sanity import check_finite
@@ -61,6 +63,10 @@ def _find_checkpoint(path: str) -> epath.Path:
     """Returns the folder of a checkpoint: `path`, or the latest whole one of the run `path`."""
     given = absolute_path(path)
     workdir, which = find_workdir(given, "latest")
+    if is_finetuned(read_config(workdir) or {}):
+        raise UserError(
+            f"init_from={path!r} is of a fine-tuning; give the workdir of a pre-training"
+        )
     if complete_steps(workdir / "checkpoints"):
         step, _ = find_checkpoint(workdir, which, _WEIGHTS)
         return workdir / "checkpoints" / str(step)

@@ -14,6 +14,7 @@ import ibot_jax
 from ibot_jax import export, models, sharding
 from ibot_jax.checkpoint import Checkpoints
 from ibot_jax.config_check import flatten
+from ibot_jax.convert import __main__ as convert
 from ibot_jax.errors import UserError
 from ibot_jax.finetune.config import get_config
 from ibot_jax.finetune.run import _PARTS
@@ -21,7 +22,9 @@ from ibot_jax.finetune.step import FinetuneState
 from ibot_jax.finetuned import write_model
 from ibot_jax.history import record_start
 from ibot_jax.models.classifier import Classifier
+from ibot_jax.starting import read_weights
 from ibot_jax.step import jit_init
+from ibot_jax.visualize import __main__ as visualize
 
 NAMES = ["cat", "dog", "owl"]
 FLAGS = {"source": "absent", "weights": "teacher", "step": "latest", "size": [16, 16]}
@@ -134,3 +137,16 @@ def test_a_damaged_description(tmp_path, content):
     (folder / "model.json").write_text(content)
     with pytest.raises(UserError, match=r"model\.json is damaged; restore it"):
         ibot_jax.load(str(folder))
+
+
+def test_who_needs_a_pretraining_says_so(tmp_path):
+    folder = epath.Path(tmp_path) / "tuned"
+    make_finetuned(folder)
+    with pytest.raises(UserError, match="is of a fine-tuning; give the workdir of a pre"):
+        read_weights(str(folder), None)
+    report = ["report", f"--from={folder}", f"--out={tmp_path / 'x.html'}"]
+    assert visualize.main(report) == 2
+    assert convert.main([str(folder), str(tmp_path / "x.npz"), "--to=npz", "--head"]) == 2
+    assert convert.main([str(folder), str(tmp_path / "x.npz"), "--to=npz"]) == 0
+    _, params = ibot_jax.load(str(tmp_path / "x.npz"))
+    assert list(params) == ["backbone"]

@@ -27,7 +27,7 @@ from ibot_jax.exported import (
 from ibot_jax.optimizer import Params
 from ibot_jax.paths import absolute_path
 from ibot_jax.recorded import described_view
-from ibot_jax.saved import is_checkpoint
+from ibot_jax.saved import find_workdir, is_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,8 @@ def read_model(
 def _is_own(source: epath.Path) -> bool:
     """Returns whether `pretrained.load` is to read it."""
     if source.is_dir():
-        return _has_both(source) or is_exported_folder(source)
+        workdir, _ = find_workdir(source, "latest")
+        return _has_both(workdir) or is_exported_folder(source)
     return is_own_npz(source) or is_own_safetensors(source)
 
 
@@ -116,6 +117,11 @@ def _has_both(source: epath.Path) -> bool:
 
 def _read_own(path: str, *, weights: str, step: str, head: bool) -> Found:
     model, params = pretrained.load(path, weights=weights, step=step, head=head)
+    if head and model.classifier is not None:
+        raise UserError(
+            f"{path} is fine-tuned and has no projection head; ibot_jax.export --head takes its "
+            "classifier along"
+        )
     facts = {"ibot_jax": ibot_jax.__version__, **model.facts, **model.history}
     description = describe(flatten(model.config), head=head, view=model.view) | facts
     who = facts.get("weights", weights)

@@ -7,7 +7,7 @@
 
 `step` is the training step on its own, on the devices; `input` the making of batches, on the host;
 `knn` the search for nearest neighbours, among made features; `shrink` what decoding images smaller
-than they are costs in sharpness, and saves.
+than they are costs in sharpness, and saves; `checksums` what those of a checkpoint cost.
 `--help` after them tells their options; what they find is printed, and written with `--json=FILE`.
 Exit code 0; 1 when a loss is not finite or too many images cannot be read; 2 for a mistake in the
 command line or config.
@@ -25,7 +25,7 @@ from ibot_jax.command_line import OneLineParser, exit_status, leave
 
 # Each one is the module bench_COMMAND, with add_arguments(parser) and run(arguments), and is
 # imported alone: not every machine has what the others need.
-_COMMANDS = ("input", "knn", "shrink", "step")
+_COMMANDS = ("checksums", "input", "knn", "shrink", "step")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -23,11 +23,12 @@ from ibot_jax.data.sources import Subset, splits_for_testing
 from ibot_jax.data.splits import AUTO
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.options import add_number, add_weights_options
+from ibot_jax.finetuned import is_finetuned
 from ibot_jax.history import read_config
 from ibot_jax.metrics import read_rows
 from ibot_jax.paths import absolute_path
 from ibot_jax.recorded import recorded_config
-from ibot_jax.saved import complete_steps
+from ibot_jax.saved import complete_steps, find_workdir
 from ibot_jax.visualize import attention, canvas, page, patterns, pca
 from ibot_jax.visualize.charts import Series, line_chart, show
 from ibot_jax.visualize.options import add_image_options, open_model
@@ -87,10 +88,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Makes the page and writes it."""
     out = canvas.check_out(args.out, (".html", ".htm"))
-    workdir = absolute_path(args.source)
+    workdir, args.step = find_workdir(absolute_path(args.source), args.step)
+    args.source = str(workdir)
     recorded = read_config(workdir) if workdir.is_dir() else None
     if recorded is None:
         raise UserError(f"--from={args.source} is no run's workdir, which a report needs")
+    if is_finetuned(recorded):
+        raise UserError(f"--from={args.source} is of a fine-tuning; reports are of pre-trainings")
     config = _as_json(recorded_config(recorded, str(workdir)))
     rows = read_rows(workdir)
     sections = chart_sections(rows, config)

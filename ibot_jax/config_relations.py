@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 
 from ibot_jax.config_rules import Flat, stated
-from ibot_jax.data.workers import num_cores
-
-_MOST_WORKERS_PER_CORE = 16
+from ibot_jax.data.workers import MOST_PER_CORE, num_cores
 
 
 def _check_lengths(flat: Flat) -> Iterator[str]:
@@ -18,9 +16,9 @@ def _check_lengths(flat: Flat) -> Iterator[str]:
 def check_workers(flat: Flat) -> Iterator[str]:
     """Yields a sentence if there are far more processes than cores."""
     cores = num_cores()
-    if flat["data.workers"] > cores * _MOST_WORKERS_PER_CORE:
+    if flat["data.workers"] > cores * MOST_PER_CORE:
         problem = (
-            f"is more than {_MOST_WORKERS_PER_CORE} for each of the {cores} cores there are; use 0 "
+            f"is more than {MOST_PER_CORE} for each of the {cores} cores there are; use 0 "
             "for one a core"
         )
         yield stated(flat, "data.workers", problem)

@@ -30,6 +30,9 @@ from ibot_jax.signals import SIGNALS
 _LOOK_SECONDS = 1.0
 
 
+MOST_PER_CORE = 16  # a larger number of processes is taken for a mistake
+
+
 class Task(Protocol):
     """What workers do; it must be picklable."""
 

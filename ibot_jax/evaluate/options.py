@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from ibot_jax.data.splits import AUTO
+from ibot_jax.data.workers import MOST_PER_CORE, num_cores
 from ibot_jax.defaults import MAX_PIXELS
 
 # Default of --SPLIT-split, and what that is.
@@ -226,7 +227,16 @@ def add_batch_size(parser: argparse._ActionsContainer, default: int) -> None:
 def add_workers(parser: argparse._ActionsContainer) -> None:
     """Adds --workers, who make the batches."""
     text = "processes that read images; 0 takes one for each core"
-    add_number(parser, "--workers", 0, text, kind=natural)
+    add_number(parser, "--workers", 0, text, kind=_workers)
+
+
+def _workers(text: str) -> int:
+    number, cores = natural(text), num_cores()
+    if number > cores * MOST_PER_CORE:
+        raise argparse.ArgumentTypeError(
+            f"{text} is more than {MOST_PER_CORE} for each of the {cores} cores there are"
+        )
+    return number
 
 
 def add_number(

@@ -44,6 +44,7 @@ def test_every_task_explains_itself(task, capsys):
         (["--test-split=val"], "--test-split='val' is no subfolder of "),
         (["--data=folder:nowhere"], "--data=folder:nowhere: data.source="),
         (["--data=synthetic:64"], "has no labels in --train-split=train; this task needs"),
+        (["--workers=1000000"], "--workers: 1000000 is more than 16 for each of the"),
         (["--batch-size=12"], "--batch-size=12 is no multiple of the 8 devices"),
         (["--blocks=9"], "--blocks=9 is more than the 2 of the model"),
         (["--size=2"], "--size=2 2 is less than a patch of 4 pixels"),

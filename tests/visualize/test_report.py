@@ -16,6 +16,7 @@ from runs import make_workdir, save_run
 from tiny import tiny_config, tiny_plan
 
 from ibot_jax.step import make_init
+from ibot_jax.visualize import report
 from ibot_jax.visualize.__main__ import main
 
 pytestmark = pytest.mark.slow
@@ -181,3 +182,15 @@ def test_a_run_without_checkpoint_still_has_its_page(run, tmp_path, capsys):
         assert main(["report", *wrong]) == 2
         err = capsys.readouterr().err
         assert words in err and err.count("\n") == 1
+
+
+def test_accuracies_on_training_images_are_told():
+    row = {"step": 5, "epoch": 1.0, "knn_top1": 100.0, "knn_shared_images": 1200}
+    config = {"duration": "1 epochs"}
+    assert report.facts([row], config)[-1] == (
+        "Beware",
+        "1,200 test images",
+        "are training images, too: accuracies are no measure of unknown images",
+    )
+    del row["knn_shared_images"]
+    assert "Beware" not in [name for name, *_ in report.facts([row], config)]

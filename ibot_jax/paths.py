@@ -59,8 +59,8 @@ def _refusal(bucket: str, path: str) -> str:
     """Returns why a bucket does not answer, "" if it does."""
     if bucket in _answered:
         return ""
-    import_tensorflow()  # which reads it; to import it is slow, and no fault of the bucket
     try:
+        import_tensorflow()  # which reads it; to import it is slow, and no fault of the bucket
         # The path itself, since many accounts may look at objects but not at their bucket.
         remote.within(remote.ANSWER_SECONDS, epath.Path(path).exists)
     except Exception as error:  # of TensorFlow, which has kinds of its own

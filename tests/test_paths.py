@@ -13,6 +13,7 @@ from ibot_jax.data.sources import open_source
 from ibot_jax.embed import __main__ as embed_main
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as evaluate_main
+from ibot_jax.evaluate import results
 from ibot_jax.visualize import __main__ as visualize_main
 from ibot_jax.workdir import open_workdir
 
@@ -102,6 +103,7 @@ def test_a_bucket_is_asked_once(monkeypatch):
 def test_every_command_says_so_in_one_line(scheme, main, argv, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(paths, "_refusal", lambda bucket, path: "it is down")
+    monkeypatch.setattr(results, "settle", lambda args: None)  # which looks at --from first
     assert main.main([word.replace("IN", f"{scheme}://none/w") for word in argv]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {scheme}://none/w")

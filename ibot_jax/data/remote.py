@@ -4,6 +4,7 @@ Worker processes read them too, so that tensorflow's file systems, which take se
 of megabytes to import, will not do.
 """
 
+import contextlib
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -61,7 +62,14 @@ def is_folder(url: str) -> bool:
     Raises:
       UserError: if nobody answers, or this machine cannot ask.
     """
-    return _asked(url, _file_system(url).isdir)
+    system = _file_system(url)
+
+    def answers():
+        with contextlib.suppress(FileNotFoundError):  # which is an answer, too
+            system.info(url)  # of one entry: all that is in a folder may take longer to list
+
+    _asked(url, lambda _: within(ANSWER_SECONDS, answers))
+    return _asked(url, system.isdir)
 
 
 def entries(url: str) -> Iterator[tuple[str, bool]]:
@@ -91,7 +99,7 @@ def _file_system(url: str) -> fsspec.AbstractFileSystem:
 
 def _asked(url: str, ask: Any) -> Any:
     try:
-        return within(ANSWER_SECONDS, ask, url)
+        return ask(url)
     except Exception as error:  # each store has errors of its own
         raise UserError(
             f"{url} cannot be listed: {type(error).__name__}: {error}; check the address, the "

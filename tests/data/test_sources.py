@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ibot_jax.data import remote
 from ibot_jax.data.images import Decoding, EncodedImage
 from ibot_jax.data.sources import Subset, open_source
 from ibot_jax.errors import UserError
@@ -201,9 +203,17 @@ def test_a_url_that_cannot_be_read_is_one_line(monkeypatch, url, error, remedy):
 
     monkeypatch.setattr(fsspec, "filesystem", refuse)
     if isinstance(error, OSError):  # of the store, not of fsspec
-        monkeypatch.setattr(fsspec, "filesystem", lambda scheme: SimpleNamespace(isdir=refuse))
+        monkeypatch.setattr(fsspec, "filesystem", lambda scheme: SimpleNamespace(info=refuse))
     with pytest.raises(UserError, match=f"^{url} cannot be .*{remedy}"):
         open_source(f"folder:{url}", "train")
+
+
+def test_a_store_that_does_not_answer_is_one_line(monkeypatch):
+    silent = SimpleNamespace(info=lambda url: threading.Event().wait(60))
+    monkeypatch.setattr(fsspec, "filesystem", lambda scheme: silent)
+    monkeypatch.setattr(remote, "ANSWER_SECONDS", 0.1)
+    with pytest.raises(UserError, match=r"^s3://b/x cannot be listed: .*no answer within 0.1 s"):
+        open_source("folder:s3://b/x", "train")
 
 
 def test_a_million_paths_need_little_memory(monkeypatch, tmp_path):

@@ -116,7 +116,8 @@ def test_a_run_goes_on_with_another_config_where_that_is_allowed(left_alone, tmp
     workdir.mkdir()
     (workdir / "config.json").write_bytes((left_alone / "config.json").read_bytes())
     changed = ["main", *ARGUMENTS, "--config.duration=0.2 epochs", f"--workdir={workdir}"]
-    changed += ["--config.loss.teacher_temp_warmup=0", "--config.optim.warmup=0"]
+    changed += [f"--config.{key}=0" for key in ("loss.teacher_temp_warmup", "optim.warmup")]
+    changed += ["--config.optim.freeze_last_layer=0"]
     assert main.main(changed) == 2
     assert main.main([*changed, "--allow_config_change"]) == 0
     assert main.main(changed) == 0

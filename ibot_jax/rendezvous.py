@@ -5,6 +5,7 @@ program there is named. Then it leaves the port to JAX and keeps the connections
 """
 
 import dataclasses
+import errno
 import selectors
 import socket
 import time
@@ -46,12 +47,7 @@ def gather(port: int, num_processes: int, seconds: float = JOIN_SECONDS) -> Join
       UserError: on all that have come, if the port is taken, a number comes twice or too few come.
     """
     try:
-        if socket.has_dualstack_ipv6():
-            listener = socket.create_server(
-                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=num_processes
-            )
-        else:
-            listener = socket.create_server(("", port), backlog=num_processes)
+        listener = _listen(port, num_processes)
     except OSError as error:
         raise UserError(
             f"process 0 cannot listen on port {port} of {socket.gethostname()} ({error.strerror}); "
@@ -70,6 +66,19 @@ def gather(port: int, num_processes: int, seconds: float = JOIN_SECONDS) -> Join
     for link in links.values():
         link.send({"go": names})
     return Joined(0, names, links)
+
+
+def _listen(port: int, backlog: int) -> socket.socket:
+    """Returns a socket that listens at all addresses of this host, as JAX will."""
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(
+                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog
+            )
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:  # IPv6 is built in, and turned off
+                raise
+    return socket.create_server(("", port), backlog=backlog)
 
 
 def _await(

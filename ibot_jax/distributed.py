@@ -25,13 +25,13 @@ _SHUTDOWN_SECONDS = 60
 _LINGER_SECONDS = 2
 # So long after an error that may be the consequence of another process's end, that is looked for.
 _VERDICT_SECONDS = 5
-# Launchers' numbers of processes, by name, each with a variable without which it is another one's:
+# Launchers' numbers of processes, by name, some with a variable without which it says nothing:
 # inside `salloc`, say, a program that srun has not started is alone.
 _LAUNCHED = {
     "SLURM_NTASKS": "SLURM_STEP_NODELIST",
-    "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK",
-    "PMI_SIZE": "PMI_RANK",
-    "MV2_COMM_WORLD_SIZE": "MV2_COMM_WORLD_RANK",
+    "OMPI_COMM_WORLD_SIZE": None,
+    "PMI_SIZE": None,
+    "MV2_COMM_WORLD_SIZE": None,
     "WORLD_SIZE": "RANK",
 }
 
@@ -133,7 +133,11 @@ def _detect() -> _Cluster | None:
     Raises:
       UserError: if it is not alone, but cannot join the others.
     """
-    counts = {n: os.environ[n] for n, other in _LAUNCHED.items() if {n, other} <= set(os.environ)}
+    counts = {
+        name: os.environ[name]
+        for name, other in _LAUNCHED.items()
+        if name in os.environ and (other is None or other in os.environ)
+    }
     if set(counts.values()) == {"1"}:
         return None  # JAX would lend a task of these launchers one GPU, though it is alone
     if "JOB_COMPLETION_INDEX" not in os.environ:  # in Kubernetes, but no part of a larger job
@@ -153,6 +157,8 @@ def _detect() -> _Cluster | None:
         for name in ("JOB_COMPLETION_INDEX", "JAX_COORDINATOR_ADDRESS")
         if name in os.environ
     ]
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    several += [f"TPU_WORKER_HOSTNAMES={hosts}"] if "," in hosts else []
     if several:
         raise _stranded(f"as one of several, which {' and '.join(several)} says it is")
     return None

@@ -18,7 +18,7 @@ def joined(monkeypatch):
     clusters = []
     monkeypatch.setattr(distributed, "_join", clusters.append)
     for name in os.environ:
-        if name.startswith(("SLURM_", "OMPI_", "PMI_", "MV2_", "JAX_COORD", "JOB_COMPLETION")):
+        if name.startswith(("SLURM_", "OMPI_", "PMI_", "MV2_", "TPU_", "JAX_COORD", "JOB_COMPL")):
             monkeypatch.delenv(name)
     for name in ("WORLD_SIZE", "RANK"):
         monkeypatch.delenv(name, raising=False)
@@ -57,6 +57,7 @@ def test_a_run_of_one_process_joins_nobody(joined, monkeypatch):
     [
         {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"},  # of Open MPI 5
         {"PMI_SIZE": "2", "PMI_RANK": "0"},
+        {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "0"},  # where JAX sees no TPU
         {"WORLD_SIZE": "8", "RANK": "3"},
         {"JOB_COMPLETION_INDEX": "0"},
         {"JAX_COORDINATOR_ADDRESS": "a:1"},

@@ -1,4 +1,4 @@
-"""Models whose answers are known: no blocks, tokens that say a patch's colour and nothing else."""
+"""Models whose answers are known: a block adds nothing, tokens say a patch's colour alone."""
 
 import json
 import pathlib
@@ -23,8 +23,8 @@ PATCH = 4
 
 
 def color_config(**overrides) -> ConfigDict:
-    """Returns the config of a model without blocks on 16-pixel images with 4-pixel patches."""
-    model = dict(model__depth=0, model__width=16, model__heads=1)
+    """Returns the config of a model of one block on 16-pixel images with 4-pixel patches."""
+    model = dict(model__depth=1, model__width=16, model__heads=1)
     head = dict(head__act="relu", head__hidden_dim=16, head__bottleneck_dim=6)
     prototypes = dict(head__prototypes=3, head__patch_prototypes=3)
     data = dict(data__mean=(0.0, 0.0, 0.0), data__std=(1.0, 1.0, 1.0))
@@ -34,8 +34,8 @@ def color_config(**overrides) -> ConfigDict:
 def color_model(**overrides) -> tuple[Model, dict]:
     """Returns a model whose prototypes 0, 1 and 2 mean red, green and blue patches.
 
-    The patch embedding is the mean colour and its negative; the head keeps its positive part; the
-    prototypes are what pure colours become.
+    The block's parameters are zero. The patch embedding is the mean colour and its negative; the
+    head keeps its positive part; the prototypes are what pure colours become.
     """
     model = Model(color_config(**overrides), "planted")
     image, token = np.zeros((1, 16, 16, 3), np.float32), np.zeros((1, 16), np.float32)
@@ -57,7 +57,7 @@ def color_model(**overrides) -> tuple[Model, dict]:
 def looking_model(**overrides) -> tuple[Model, dict]:
     """Returns a model of one block and one head whose class token looks at light patches."""
     model = Model(
-        color_config(**{"model__depth": 1, "model__width": 8, **overrides}),
+        color_config(**{"model__width": 8, **overrides}),
         "planted",
     )
     params = zeros(model.backbone, np.zeros((1, 16, 16, 3), np.float32))

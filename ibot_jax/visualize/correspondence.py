@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
             f"--number={args.number} is more than {MAX_NUMBER}, for which there is room"
         )
     model, params = open_model(args)
-    source = open_images(args, model.config.data.channels)
+    source = open_images(args, model.config.data.channels, labelled=args.pairs == "class")
     program = jax.jit(model.tokens)
     patch_size = model.config.model.patch_size
     drawn = []

@@ -54,8 +54,13 @@ def spread(number: int, length: int) -> np.ndarray:
     return np.linspace(0, length - 1, min(number, length)).round().astype(int)
 
 
-def open_images(args: argparse.Namespace, channels: int) -> Source:
+def open_images(args: argparse.Namespace, channels: int, *, labelled: bool = False) -> Source:
     """Opens what --images, --split and --data-dir name.
+
+    Args:
+      args: the flags.
+      channels: of the images.
+      labelled: whether a folder's classes matter; if not, every image below it is taken.
 
     Raises:
       UserError: if there is no such thing, it holds no images, or has no random access.
@@ -64,7 +69,7 @@ def open_images(args: argparse.Namespace, channels: int) -> Source:
     is_source = _SOURCES.match(first) is not None
     if not others and (is_source or _is_folder(first)):
         spec = first if is_source else f"folder:{_located(first)}"
-        options = dict(data_dir=args.data_dir, channels=channels, labelled=False)
+        options = dict(data_dir=args.data_dir, channels=channels, labelled=labelled)
         source = open_source(spec, args.split, **options, key="--split")
         if isinstance(source, TfdsStream):
             raise UserError(

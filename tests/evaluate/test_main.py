@@ -92,7 +92,7 @@ def test_an_export_is_cut_as_its_run(evaluate, workdir, tmp_path):
     assert evaluate("knn", "--k=1", f"--from={tmp_path / 'mine.npz'}")[0] == 0
     assert len(list((tmp_path / "cache").iterdir())) == 2  # train and test
     status, _, err = evaluate("knn", f"--from={tmp_path / 'mine.npz'}", "--weights=student")
-    assert status == 2 and "give --weights=teacher" in err
+    assert status == 2 and "holds no student, only the teacher" in err
 
 
 def test_teacher_student_random_weights_and_pixels_differ(evaluate, tmp_path):

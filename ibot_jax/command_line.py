@@ -103,7 +103,8 @@ def _quieten_libraries() -> None:
     logger.propagate = False
 
     def warn(error):  # of what libraries would print as tracebacks
-        logger.warning("in a library, %s", " ".join(in_words(error).split()))
+        if str(error) != "Event loop is closed":  # after a failure that is raised, too
+            logger.warning("in a library, %s", " ".join(in_words(error).split()))
 
     threading.excepthook = sys.unraisablehook = lambda raised: warn(raised.exc_value)
     sys.excepthook = lambda kind, error, trace: warn(error)

@@ -26,6 +26,7 @@ _DEAF_SECONDS = 1.0  # after which the main thread is taken to be in a library, 
 
 _before_end: list[Callable[[], None]] = []
 _caught: list[int] | None = None  # of the innermost `caught_signals`
+_noted = threading.Event()  # it has heard a signal, and acts on it, maybe at once
 
 
 class Interrupted(BaseException):
@@ -73,11 +74,14 @@ def ending(interrupted: str = "interrupted") -> Iterator[None]:
     os.set_blocking(tell, False)
 
     def listen() -> None:
-        while number := os.read(heard, 1)[0]:
-            if number in SIGNALS and not over.wait(_DEAF_SECONDS) and _caught is None:
-                leave(number)
+        while 0 not in (numbers := os.read(heard, 1024)):
+            told = [number for number in numbers if number in SIGNALS]
+            if told and not over.wait(_DEAF_SECONDS) and not _noted.is_set() and _caught is None:
+                leave(told[0])
+            _noted.clear()
         os.close(heard)
 
+    _noted.clear()
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()
     before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
@@ -121,6 +125,7 @@ def caught_signals() -> Iterator[list[int]]:
         elif number == signal.SIGINT and time.monotonic() - since[0] >= AGAIN_SECONDS:
             _leave(number)
         caught.append(number)
+        _noted.set()
 
     outer, _caught = _caught, caught
     try:

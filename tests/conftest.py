@@ -3,6 +3,7 @@
 import atexit
 import os
 import pathlib
+import signal
 import tempfile
 
 os.environ["XLA_FLAGS"] = (
@@ -21,6 +22,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 import jax
 import pytest
+
+# What starts the tests in the background, or under nohup, may have them ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -72,6 +72,18 @@ with signals.ending("interrupted; the same command goes on"):
     assert ended(code) == (status, f"removed\n{line}\n")
 
 
+def test_what_a_run_has_noted_ends_nothing_after_the_run():
+    code = f"""
+with signals.ending():
+    with signals.caught_signals() as caught:
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep({signals._DEAF_SECONDS + 1})
+    print("goes on", *caught)
+"""
+    status, said = ended(code)
+    assert status == 0 and f"goes on {int(signal.SIGTERM)}\n" in said
+
+
 def test_a_command_ends_while_a_library_computes():
     """Python's handlers wait for the main thread, which may be in a compiler for minutes."""
     code = """

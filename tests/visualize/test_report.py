@@ -45,7 +45,6 @@ ROWS = [
         "knn_top1": 44.8,
         "knn_top5": 90.0,
         "feature_rank": 12.5,
-        "mood": "good",
     },
 ]
 

@@ -6,7 +6,8 @@ from PIL import Image
 
 
 def test_colours_are_told_apart_by_few_labels(evaluate, tmp_path):
-    (tmp_path / "list.txt").write_text("05.png\n")  # of every class
+    names = ("blue/05.png", "green/05.png", "/elsewhere/train/red/05.png")
+    (tmp_path / "list.txt").write_text("\n".join(names) + "\n")
     labels = f"8%,{tmp_path / 'list.txt'}"
     flags = ("--l2=1e-3,1e-5", "--features=pixels", "--max-steps=50")
     status, out, err = evaluate("logistic", f"--labels={labels}", *flags)

@@ -99,11 +99,15 @@ def _places(line: str, images: Sequence[tuple[int, str]], classes: set[str]) -> 
       images: places and paths of all images of that name.
       classes: names of folders, which a line does not mention in vain.
     """
-    ends_so = [place for place, image in images if f"/{image}".endswith(f"/{line.lstrip('/')}")]
-    folder = line.rpartition("/")[0].rpartition("/")[2]
-    if ends_so or folder in classes:
-        return ends_so
-    return [place for place, _ in images]  # folders of another machine
+    *folders, name = line.strip("/").split("/")
+    # As much of the path as fits: the folders above may be those of another machine.
+    for skipped in range(len(folders) + 1):
+        if skipped and folders[skipped - 1] in classes:
+            return []
+        tail = "/".join([*folders[skipped:], name])
+        if places := [place for place, image in images if f"/{image}".endswith(f"/{tail}")]:
+            return places
+    return []
 
 
 def _file_name(path: str) -> str:

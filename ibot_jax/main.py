@@ -19,7 +19,7 @@ it has a traceback, that lies in WORKDIR/traceback-HOST-PROCESS.txt, and IBOT_TR
 Ctrl-C five seconds or more after the first ends at once, without a save.
 """
 
-from ibot_jax import signals
+from ibot_jax.parallel import signals
 
 if __name__ == "__main__":
     signals.end_at_once()  # a signal during the imports is one line, too
@@ -35,11 +35,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import flags
 from ml_collections import ConfigDict
 
-from ibot_jax.command_line import exit_status, leave, print_help
-from ibot_jax.config_check import problems_at_hand
-from ibot_jax.config_file import config_path, parse_config
-from ibot_jax.config_keys import groups, listing
-from ibot_jax.defaults import KEYS, SECTIONS
+from ibot_jax.cli.command_line import exit_status, leave, print_help
+from ibot_jax.config.check import problems_at_hand
+from ibot_jax.config.defaults import KEYS, SECTIONS
+from ibot_jax.config.file import config_path, parse_config
+from ibot_jax.config.keys import groups, listing
 from ibot_jax.errors import UserError
 
 
@@ -65,10 +65,10 @@ def _pretrain(arguments: "Arguments") -> int:
 
     if arguments.config.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    from ibot_jax import distributed
+    from ibot_jax.parallel import distributed
 
     distributed.join(arguments.coordinator_address, arguments.num_processes, arguments.process_id)
-    from ibot_jax.pretrain import pretrain
+    from ibot_jax.runs.pretrain import pretrain
 
     return pretrain(
         arguments.config, arguments.workdir, allow_config_change=arguments.allow_config_change

@@ -4,8 +4,8 @@ import queue
 import socket
 import threading
 
-from ibot_jax import rendezvous
 from ibot_jax.errors import UserError
+from ibot_jax.parallel import rendezvous
 
 
 def free_port():

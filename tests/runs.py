@@ -8,12 +8,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 from ml_collections import ConfigDict
 
-from ibot_jax.checkpoint import Checkpoints
-from ibot_jax.config_check import flatten
-from ibot_jax.data.identity import Identity
-from ibot_jax.history import record_start
-from ibot_jax.step import TrainState
-from ibot_jax.workdir import open_workdir
+from ibot_jax.config.check import flatten
+from ibot_jax.data.sources.identity import Identity
+from ibot_jax.methods.step import TrainState
+from ibot_jax.runs.checkpoint import Checkpoints
+from ibot_jax.runs.workdir import open_workdir
+from ibot_jax.weights.history import record_start
 
 PRETRAINING = ("student", "teacher", "centers", "optimizer")
 FINETUNING = ("params", "optimizer")

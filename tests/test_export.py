@@ -26,10 +26,11 @@ from tiny import tiny_batch, tiny_config, tiny_plan
 
 import ibot_jax
 from ibot_jax import export as exports
-from ibot_jax import sharding, writers
-from ibot_jax.checkpoint import Checkpoints
-from ibot_jax.pretrained import Model
-from ibot_jax.step import make_init, teacher_params
+from ibot_jax.methods.step import make_init, teacher_params
+from ibot_jax.parallel import sharding
+from ibot_jax.runs.checkpoint import Checkpoints
+from ibot_jax.weights import writers
+from ibot_jax.weights.pretrained import Model
 
 ROOT = pathlib.Path(__file__).parent.parent
 FORMATS = ("orbax", "npz", "safetensors")

@@ -1,73 +1,51 @@
-"""The direction of imports: main and tools on top, step's ingredients at the bottom."""
+"""The rooms of the package, and the one direction in which they import each other."""
 
 import ast
+import functools
+import graphlib
 import pathlib
 
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "ibot_jax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-# A module may import from layers below its own, and from its own.
-LAYERS = [
-    {"errors", "signals", "durations", "other_names", "quiet"},
-    {"config_keys"},
-    {"defaults"},
-    {"config", "colors"},
-    {
-        "losses",
-        "optimizer",
-        "models",
-        "sharding",
-        "forward",
-        "augment",
-        "chunked",
-        "objective",
-        "tpu_cores",
-        "tpu_kernel",
-        "tpu_colors",
-    },
-    {"schedules"},
-    {"step", "data", "paths"},
-    {"watchdog", "json_lines", "tensorboard"},
-    {"links", "peers", "relay", "rendezvous"},
-    {"agreement", "distributed", "same_images"},
-    {
-        "checkpoint",
-        "checksums",
-        "history",
-        "restoring",
-        "saved",
-        "metrics",
-        "header",
-        "progress",
-        "workdir",
-        "config_check",
-        "config_rules",
-        "config_relations",
-        "config_file",
-        "memory",
-        "collapse",
-        "command_line",
-        "unforeseen",
-        "sanity",
-        "recorded",
-        "subcommands",
-    },
-    {"tensors"},
-    {"pretrained", "exported", "lock", "loop", "beginning", "finetuned", "starting"},
-    {"evaluate", "visualize", "finetune"},
-    {"pretrain"},
-    {"export", "writers", "card", "quoting"},
-    {"convert", "embed"},
-    {"main", "tools", "__main__"},
-]
-PURE = {*LAYERS[4], *LAYERS[5], "step"}
+IDS = [str(path.relative_to(PACKAGE)) for path in MODULES]
+
+# From the top to the bottom: a room imports from those in the lines below its own, and from itself.
+ROOMS = (
+    ("main", "export", "convert", "embed", "tools", "__main__", "__init__"),
+    ("finetune", "visualize"),
+    ("runs",),
+    ("evaluate",),
+    ("weights",),
+    ("methods", "data"),
+    ("losses", "optim", "models"),
+    ("kernels",),
+    ("cli",),
+    ("parallel",),
+    ("config",),
+    ("files",),
+    ("errors",),
+)
+DOORS = {"main", "export", "errors", "__init__", "__main__"}
+# Inside of rooms that have rooms, in the same way; what lies beside these rooms is above them.
+INNER = {
+    "data": (("make",), ("draw", "sources"), ("pixels",)),
+    "evaluate": (("tasks",), ("probes",), ("measures",), ("features", "benchmarks")),
+    "kernels": (("tpu",),),
+    "weights": (("foreign",),),
+    "tools": (("pods",),),
+}
+MOST_FILES = 20
+PURE = ("methods", "losses", "optim", "models", "kernels")  # the step, and what lies under it
 IMPURE_LIBRARIES = {"tensorflow", "tensorflow_datasets", "absl", "clu", "os", "pathlib", "etils"}
 
 
-def unit(path):
-    """Returns the module or subpackage right below ibot_jax that a file belongs to."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def dotted(path):
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+
+
+NAMES = {dotted(path).removesuffix(".__init__"): path for path in MODULES}
 
 
 def imported(path):
@@ -79,36 +57,63 @@ def imported(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def is_import(node):
-    return isinstance(node, ast.Import | ast.ImportFrom)
-
-
-def layer(name):
-    return next(i for i, names in enumerate(LAYERS) if name in names)
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_nothing_imports_what_lies_above_it(path):
-    if unit(path) == "__init__":
-        top_level = [node for node in ast.parse(path.read_text()).body if is_import(node)]
-        assert not top_level  # importing a package imports nothing of it
-        return
+@functools.cache
+def files_imported(path):
+    """Returns the files of the package that a file imports."""
+    found = set()
     for name in imported(path):
-        if name.startswith("ibot_jax."):
-            assert layer(name.split(".")[1]) <= layer(unit(path)), name
+        while name and name not in NAMES:  # what a module holds
+            name = name.rpartition(".")[0]
+        found |= {NAMES[name]} if name else set()
+    return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def room(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def level(rooms, name):
+    return next((number for number, line in enumerate(rooms) if name in line), -1)
+
+
+def test_every_room_is_on_the_map():
+    assert {room(path) for path in MODULES} == {name for line in ROOMS for name in line}
+
+
+def test_only_doors_lie_at_the_top():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == DOORS
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES}), ids=str)
+def test_a_room_can_be_overlooked(folder):
+    assert len(list(folder.glob("*.py"))) <= MOST_FILES + 1  # __init__.py
+
+
+@pytest.mark.parametrize("path", MODULES, ids=IDS)
+def test_rooms_import_only_what_lies_below(path):
+    for other in files_imported(path) - {PACKAGE / "__init__.py"}:
+        if room(other) != room(path):
+            assert level(ROOMS, room(other)) > level(ROOMS, room(path)), other
+        elif room(path) in INNER:
+            lines = INNER[room(path)]
+            here, there = path.relative_to(PACKAGE).parts[1], other.relative_to(PACKAGE).parts[1]
+            if here != there and level(lines, here) >= 0:
+                assert level(lines, there) > level(lines, here), other
+
+
+def test_no_circle_of_files():
+    inits = {path for path in MODULES if path.name == "__init__.py"}
+    graph = {path: files_imported(path) - inits for path in MODULES}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_importing_the_package_imports_nothing_of_it():
+    body = ast.parse((PACKAGE / "__init__.py").read_text()).body
+    assert not [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=IDS)
 def test_the_step_and_what_lies_under_it_know_no_files_and_no_tensorflow(path):
-    if unit(path) in PURE:
+    if room(path) in PURE:
         libraries = {name.split(".")[0] for name in imported(path)}
         assert not libraries & IMPURE_LIBRARIES
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_module_is_a_file_under_300_lines(path):
-    assert len(path.read_text().splitlines()) <= 300
-
-
-def test_every_module_has_a_layer():
-    assert {unit(path) for path in MODULES} - {"__init__"} <= set.union(*LAYERS)

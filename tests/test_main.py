@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ibot_jax import main, step
+from ibot_jax import main
+from ibot_jax.methods import step
 
 
 @pytest.mark.slow

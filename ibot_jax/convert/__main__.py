@@ -17,7 +17,7 @@ is an error unless --allow says that it may be; what computes tokens is never le
 status: 0; 2 for a mistake, 130 for Ctrl-C.
 """
 
-from ibot_jax import signals
+from ibot_jax.parallel import signals
 
 if __name__ == "__main__":
     signals.end_at_once()  # a signal during the imports is one line, too
@@ -34,19 +34,20 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import that rea
 import jax
 from etils import epath
 
-from ibot_jax import writers
-from ibot_jax.card import make_card, read_report, require_same_weights
-from ibot_jax.command_line import OneLineParser, exit_status, leave
-from ibot_jax.convert import outputs
-from ibot_jax.convert.architecture import Known
-from ibot_jax.convert.reading import Found, read_model
-from ibot_jax.convert.stablehlo import write_stablehlo
+from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
+from ibot_jax.cli.outputs import add_output_options
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.options import positive
-from ibot_jax.export import add_output_options, own_card
-from ibot_jax.exported import import_safetensors
-from ibot_jax.paths import absolute_path, warn_if_among_images
-from ibot_jax.recorded import described_view
+from ibot_jax.files.paths import absolute_path, warn_if_among_images
+from ibot_jax.weights import writers
+from ibot_jax.weights.card import make_card, read_report, require_same_weights
+from ibot_jax.weights.export import own_card
+from ibot_jax.weights.exported import import_safetensors
+from ibot_jax.weights.foreign import outputs
+from ibot_jax.weights.foreign.architecture import Known
+from ibot_jax.weights.foreign.reading import Found, read_model
+from ibot_jax.weights.foreign.stablehlo import write_stablehlo
+from ibot_jax.weights.recorded import described_view
 
 _FOREIGN = {
     "checkpoint": outputs.write_checkpoint,

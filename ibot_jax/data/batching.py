@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ibot_jax.data.tf import import_tensorflow
-from ibot_jax.data.workers import Workers
+from ibot_jax.data.make.workers import Workers
+from ibot_jax.files.tf import import_tensorflow
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -6,16 +6,16 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from ibot_jax.config import Plan
-from ibot_jax.data.chunks import Request
-from ibot_jax.data.crops import draw_crop, largest_shrink
-from ibot_jax.data.examples import COLORS, CROPS, Fetch, stream
-from ibot_jax.data.images import Decoding, EncodedImage
+from ibot_jax.config.plan import Plan
+from ibot_jax.data.draw.crops import draw_crop, largest_shrink
+from ibot_jax.data.draw.rand_augment import RandAugment
+from ibot_jax.data.make.chunks import Request
+from ibot_jax.data.make.examples import COLORS, CROPS, Fetch, stream
 from ibot_jax.data.pipeline import TrainBatches, task_batches
-from ibot_jax.data.rand_augment import RandAugment
-from ibot_jax.data.resize import check_method, crop_and_resize
-from ibot_jax.data.sources import Source
-from ibot_jax.data.tfds import TfdsStream
+from ibot_jax.data.pixels.images import Decoding, EncodedImage
+from ibot_jax.data.pixels.resize import check_method, crop_and_resize
+from ibot_jax.data.sources.opening import Source
+from ibot_jax.data.sources.tfds import TfdsStream
 
 
 class MakeLabelledView:

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ml_collections import ConfigDict
 
-from ibot_jax.config import Plan
-from ibot_jax.data.bad_images import BadImages
+from ibot_jax.config.plan import Plan
 from ibot_jax.data.batching import chunk_rows, run_batches
-from ibot_jax.data.central import CentralView
-from ibot_jax.data.chunks import EvalChunks, Request, TrainChunks
-from ibot_jax.data.examples import ORDER, MakeCentralView, MakeExample, Positions, stream
-from ibot_jax.data.images import Decoding
-from ibot_jax.data.resize import check_method
-from ibot_jax.data.sources import Source
-from ibot_jax.data.tf import import_tensorflow
-from ibot_jax.data.tfds import TfdsStream
-from ibot_jax.data.workers import Task, Workers
+from ibot_jax.data.draw.central import CentralView
+from ibot_jax.data.make.bad_images import BadImages
+from ibot_jax.data.make.chunks import EvalChunks, Request, TrainChunks
+from ibot_jax.data.make.examples import ORDER, MakeCentralView, MakeExample, Positions, stream
+from ibot_jax.data.make.workers import Task, Workers
+from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.resize import check_method
+from ibot_jax.data.sources.opening import Source
+from ibot_jax.data.sources.tfds import TfdsStream
+from ibot_jax.files.tf import import_tensorflow
 
 if TYPE_CHECKING:
     import tensorflow as tf

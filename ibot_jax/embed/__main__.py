@@ -14,7 +14,7 @@ end. Images that cannot be read are named and left out. Exit status: 0; 1 if it 
 a mistake, 130 for Ctrl-C.
 """
 
-from ibot_jax import signals
+from ibot_jax.parallel import signals
 
 if __name__ == "__main__":
     signals.end_at_once()  # a signal during the imports is one line, too
@@ -31,18 +31,18 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ibot_jax import sharding
-from ibot_jax.command_line import OneLineParser, exit_status, leave
-from ibot_jax.data.identity import fingerprint
-from ibot_jax.data.sources import Source, Subset, open_source
+from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
+from ibot_jax.data.sources.identity import fingerprint
+from ibot_jax.data.sources.opening import Source, Subset, open_source
 from ibot_jax.embed.parts import FORMATS, Parts
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.cache import identity
+from ibot_jax.evaluate.features.cache import identity
 from ibot_jax.evaluate.opening import Views, open_model, open_views
 from ibot_jax.evaluate.options import add_batch_size, add_decoding_options, add_workers, positive
-from ibot_jax.optimizer import Params
-from ibot_jax.paths import absolute_path, require_writable
-from ibot_jax.pretrained import Model
+from ibot_jax.files.paths import absolute_path, require_writable
+from ibot_jax.optim.optimizer import Params
+from ibot_jax.parallel import sharding
+from ibot_jax.weights.pretrained import Model
 
 _PART_BYTES = 2**26  # of the features that are written, and kept in memory, at a time
 

@@ -17,8 +17,8 @@ import numpy as np
 from etils import epath
 
 from ibot_jax.errors import UserError
-from ibot_jax.lock import Lock
-from ibot_jax.writers import as_json, renamed, write_bytes
+from ibot_jax.runs.lock import Lock
+from ibot_jax.weights.writers import as_json, renamed, write_bytes
 
 _SETTINGS = "settings.json"
 _PART = re.compile(r"(\d{12})-(\d{12})\.npz")

@@ -10,7 +10,7 @@ status: 0; 1 if it cannot go on, 2 for a mistake, 130, 143, 129 for Ctrl-C, SIGT
 Tasks:
 """
 
-from ibot_jax import signals
+from ibot_jax.parallel import signals
 
 if __name__ == "__main__":
     signals.end_at_once()  # a signal during the imports is one line, too
@@ -21,22 +21,25 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import that reads it
 
-from ibot_jax import subcommands
-from ibot_jax.command_line import exit_status, leave
+from ibot_jax.cli import subcommands
+from ibot_jax.cli.command_line import exit_status, leave
 
-# Of the modules beside this one, see `subcommands`; `run(args)` returns a `Report`.
-TASKS = (
-    "knn",
-    "linear",
-    "logistic",
-    "cluster",
-    "finetune",
-    "retrieval",
-    "davis",
-    "segmentation",
-    "robustness",
-    "copydetection",
-)
+# Where each is, see `subcommands`; `run(args)` returns a `Report`.
+TASKS = {
+    name: f"ibot_jax.evaluate.tasks.{name}"
+    for name in (
+        "knn",
+        "linear",
+        "logistic",
+        "cluster",
+        "retrieval",
+        "davis",
+        "segmentation",
+        "robustness",
+        "copydetection",
+    )
+}
+TASKS["finetune"] = "ibot_jax.finetune.task"
 
 # Flags that no outcome depends on.
 _NO_MATTER = {"out", "cache", "workers", "coordinator_address", "num_processes", "process_id"}
@@ -52,9 +55,10 @@ def _run(argv: list[str]) -> None:
     if parsed is None:
         return
     module, parser, args = parsed
-    from ibot_jax import agreement, distributed  # which import jax: no mistake waits for that
+    # Here, for they import jax: no mistake waits for that.
     from ibot_jax.evaluate.results import settle
-    from ibot_jax.paths import absolute_path, require_writable
+    from ibot_jax.files.paths import absolute_path, require_writable
+    from ibot_jax.parallel import agreement, distributed
 
     distributed.join(args.coordinator_address, args.num_processes, args.process_id)
     given = {key: value for key, value in vars(args).items() if key not in _NO_MATTER}

@@ -14,26 +14,26 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ibot_jax.agreement import until_told
-from ibot_jax.data.central import view_of_run
-from ibot_jax.data.images import Decoding
+from ibot_jax.data.draw.central import view_of_run
 from ibot_jax.data.pipeline import eval_batches
-from ibot_jax.data.readable import require_readable
-from ibot_jax.data.shared_images import find_shared
-from ibot_jax.data.sources import NoTestSplit, Source, Subset, open_source, open_test_split
-from ibot_jax.data.splits import AUTO
-from ibot_jax.data.tfds import TfdsStream
+from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.sources.opening import NoTestSplit, Source, Subset, open_source, open_test_split
+from ibot_jax.data.sources.readable import require_readable
+from ibot_jax.data.sources.shared_images import find_shared
+from ibot_jax.data.sources.splits import AUTO
+from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.features import FeatureFn, extract, require_read
-from ibot_jax.evaluate.monitors import (
+from ibot_jax.evaluate.features.extract import FeatureFn, extract, require_read
+from ibot_jax.evaluate.measures.monitors import (
     feature_rank,
     normalized_mutual_information,
     share_in_use,
 )
-from ibot_jax.evaluate.neighbours import accuracy, weighted_knn
-from ibot_jax.evaluate.softmax_regression import fit, predict
-from ibot_jax.pretrained import Model
-from ibot_jax.watchdog import Watch
+from ibot_jax.evaluate.measures.neighbours import accuracy, weighted_knn
+from ibot_jax.evaluate.probes.softmax_regression import fit, predict
+from ibot_jax.parallel.agreement import until_told
+from ibot_jax.parallel.watchdog import Watch
+from ibot_jax.weights.pretrained import Model
 
 _log = logging.getLogger(__name__)
 

@@ -14,30 +14,31 @@ from typing import Any
 import jax
 import numpy as np
 
-from ibot_jax import pretrained, sharding
-from ibot_jax.agreement import same_end, until_told
-from ibot_jax.data.central import CentralView, view_of_run
-from ibot_jax.data.images import Decoding
+from ibot_jax.config.memory import check_images
+from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.data.pipeline import eval_batches
-from ibot_jax.data.readable import require_readable
-from ibot_jax.data.shared_images import Shared, find_shared
-from ibot_jax.data.sources import (
+from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.sources.opening import (
     NoTestSplit,
     Source,
     open_source,
     open_test_split,
     splits_for_testing,
 )
-from ibot_jax.data.splits import AUTO
-from ibot_jax.data.tfds import TfdsStream
+from ibot_jax.data.sources.readable import require_readable
+from ibot_jax.data.sources.same_images import require_same_images
+from ibot_jax.data.sources.shared_images import Shared, find_shared
+from ibot_jax.data.sources.splits import AUTO
+from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.options import DECODING
-from ibot_jax.memory import check_images
-from ibot_jax.optimizer import Params
-from ibot_jax.paths import warn_if_among_images
-from ibot_jax.pretrained import Model
-from ibot_jax.same_images import require_same_images
-from ibot_jax.tensors import backbone_hash
+from ibot_jax.files.paths import warn_if_among_images
+from ibot_jax.optim.optimizer import Params
+from ibot_jax.parallel import sharding
+from ibot_jax.parallel.agreement import same_end, until_told
+from ibot_jax.weights import pretrained
+from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.tensors import backbone_hash
 
 _log = logging.getLogger(__name__)
 

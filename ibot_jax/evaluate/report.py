@@ -12,8 +12,8 @@ from etils import epath
 
 import ibot_jax
 from ibot_jax.errors import UserError
-from ibot_jax.paths import absolute_path
-from ibot_jax.tensorboard import TensorBoard
+from ibot_jax.files.paths import absolute_path
+from ibot_jax.files.tensorboard import TensorBoard
 
 SHARED = "shared_images"  # a metric that is there only where there are some
 # Settings that only say how the model is called: its hash tells which it is.

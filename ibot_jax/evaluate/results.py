@@ -8,10 +8,10 @@ FOLDER/evaluations/NAME/              of an export, FOLDER/NAME
 import argparse
 
 from ibot_jax.errors import UserError
-from ibot_jax.exported import is_exported_folder
-from ibot_jax.finetuned import settle_step
-from ibot_jax.paths import absolute_path
-from ibot_jax.saved import find_workdir
+from ibot_jax.files.paths import absolute_path
+from ibot_jax.weights.exported import is_exported_folder
+from ibot_jax.weights.finetuned import settle_step
+from ibot_jax.weights.saved import find_workdir
 
 _FOLDER = "evaluations"
 

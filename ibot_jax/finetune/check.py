@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from ibot_jax.config import Plan
-from ibot_jax.config_check import flatten
-from ibot_jax.config_relations import check_rates, check_workers
-from ibot_jax.config_rules import (
+from ibot_jax.config.check import flatten
+from ibot_jax.config.plan import Plan
+from ibot_jax.config.relations import check_rates, check_workers
+from ibot_jax.config.rules import (
     Flat,
     config_problems,
     periods_too_short,

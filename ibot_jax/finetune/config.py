@@ -6,9 +6,9 @@ fine-tuned, and on which images, is said by flags (`python -m ibot_jax.evaluate 
 
 from ml_collections import ConfigDict
 
-from ibot_jax import defaults
-from ibot_jax.config_keys import Between, Duration, Interval, Key, Kind, OneOf, make_config
-from ibot_jax.defaults import SHARE, SIZE, STRENGTH
+from ibot_jax.config import defaults
+from ibot_jax.config.defaults import SHARE, SIZE, STRENGTH
+from ibot_jax.config.keys import Between, Duration, Interval, Key, Kind, OneOf, make_config
 
 SECTIONS = {
     "": "its length, batch and start",

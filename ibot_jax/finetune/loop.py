@@ -1,18 +1,18 @@
-"""The loop of `ibot_jax.loop`, as fine-tuning needs it: it tests a classifier now and then."""
+"""The loop of `ibot_jax.runs.loop`, as fine-tuning needs it: it tests a classifier now and then."""
 
 from collections.abc import Callable
 
 import jax
 from ml_collections import ConfigDict
 
-from ibot_jax.checkpoint import Checkpoints
-from ibot_jax.config import Plan
+from ibot_jax.config.plan import Plan
 from ibot_jax.errors import TrainingError
 from ibot_jax.finetune.step import FinetuneState, Metrics
-from ibot_jax.lock import Lock
-from ibot_jax.loop import Loop, make_watchdog
-from ibot_jax.metrics import Reporter
-from ibot_jax.optimizer import Params
+from ibot_jax.optim.optimizer import Params
+from ibot_jax.runs.checkpoint import Checkpoints
+from ibot_jax.runs.lock import Lock
+from ibot_jax.runs.loop import Loop, make_watchdog
+from ibot_jax.runs.metrics import Reporter
 
 
 class FinetuneLoop(Loop):

@@ -3,7 +3,7 @@
 import jax
 import optax
 
-from ibot_jax.optimizer import Params, Schedule, add_weight_decay, scale_by_negative
+from ibot_jax.optim.optimizer import Params, Schedule, add_weight_decay, scale_by_negative
 
 # Not decayed though they have more than one dimension; the mask token is not used.
 _UNDECAYED = ("cls_token", "pos_embed", "mask_token")

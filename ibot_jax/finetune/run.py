@@ -17,19 +17,17 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from ibot_jax import models, sharding
-from ibot_jax.agreement import require_same, same_end
-from ibot_jax.beginning import after_first, record_beginning
-from ibot_jax.checkpoint import Checkpoints, Parts
-from ibot_jax.config import Plan, make_plan
-from ibot_jax.config_check import flatten
-from ibot_jax.config_rules import noted, refuse
-from ibot_jax.data.identity import identify
+from ibot_jax import models
+from ibot_jax.cli.unforeseen import told_in
+from ibot_jax.config.check import flatten
+from ibot_jax.config.plan import Plan, make_plan
+from ibot_jax.config.rules import noted, refuse
 from ibot_jax.data.labelled import labelled_batches
-from ibot_jax.data.sources import Source
-from ibot_jax.data.tfds import TfdsStream
-from ibot_jax.evaluate.features import extract, require_read
-from ibot_jax.evaluate.neighbours import accuracy
+from ibot_jax.data.sources.identity import identify
+from ibot_jax.data.sources.opening import Source
+from ibot_jax.data.sources.tfds import TfdsStream
+from ibot_jax.evaluate.features.extract import extract, require_read
+from ibot_jax.evaluate.measures.neighbours import accuracy
 from ibot_jax.evaluate.opening import Views
 from ibot_jax.finetune.check import check_run
 from ibot_jax.finetune.config import KEYS
@@ -41,15 +39,18 @@ from ibot_jax.finetune.step import (
     make_rank_fn,
     make_train_step,
 )
-from ibot_jax.finetuned import write_model
-from ibot_jax.header import rate_in_words
-from ibot_jax.lock import Lock
-from ibot_jax.metrics import WRITTEN, Reporter
 from ibot_jax.models.classifier import Classifier
-from ibot_jax.optimizer import Params
-from ibot_jax.pretrained import Model
-from ibot_jax.unforeseen import told_in
-from ibot_jax.workdir import open_workdir, require_shared
+from ibot_jax.optim.optimizer import Params
+from ibot_jax.parallel import sharding
+from ibot_jax.parallel.agreement import require_same, same_end
+from ibot_jax.runs.beginning import after_first, record_beginning
+from ibot_jax.runs.checkpoint import Checkpoints, Parts
+from ibot_jax.runs.header import rate_in_words
+from ibot_jax.runs.lock import Lock
+from ibot_jax.runs.metrics import WRITTEN, Reporter
+from ibot_jax.runs.workdir import open_workdir, require_shared
+from ibot_jax.weights.finetuned import write_model
+from ibot_jax.weights.pretrained import Model
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from ibot_jax import forward, models
-from ibot_jax.config import Plan
+from ibot_jax import models
+from ibot_jax.config.plan import Plan
 from ibot_jax.finetune import mixing
 from ibot_jax.finetune.optimizer import make_optimizer
+from ibot_jax.methods import forward
 from ibot_jax.models.block import drop_path_gains
 from ibot_jax.models.classifier import Classifier
 from ibot_jax.models.vit import resample_positions
-from ibot_jax.optimizer import Params, Schedule, cosine_schedule
+from ibot_jax.optim.optimizer import Params, Schedule, cosine_schedule
 
 Array = jax.Array
 Metrics = dict[str, Array]

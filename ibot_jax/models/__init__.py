@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ibot_jax import sharding
+from ibot_jax.kernels.tpu.cores import Cores
 from ibot_jax.models.head import Head
 from ibot_jax.models.vit import ViT
-from ibot_jax.tpu_cores import Cores
+from ibot_jax.parallel import sharding
 
 
 def compute_dtype(config: ConfigDict) -> jnp.dtype:

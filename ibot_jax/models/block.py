@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ibot_jax.models import tpu_attention, tpu_attention_branch, tpu_mlp
-from ibot_jax.models.gelu import gelu
+from ibot_jax.kernels.gelu import gelu
+from ibot_jax.kernels.tpu import attention as tpu_attention
+from ibot_jax.kernels.tpu import attention_branch as tpu_attention_branch
+from ibot_jax.kernels.tpu import mlp as tpu_mlp
+from ibot_jax.kernels.tpu.cores import Cores
 from ibot_jax.models.layer_norm import layer_norm
 from ibot_jax.models.linear import Linear, add_bias, normal_init
-from ibot_jax.sharding import is_split_over_tensor, over_columns, split_over_tensor
-from ibot_jax.tpu_cores import Cores
+from ibot_jax.parallel.sharding import is_split_over_tensor, over_columns, split_over_tensor
 
 Array = jax.Array
 

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ibot_jax.models.gelu import gelu
+from ibot_jax.kernels.gelu import gelu
 from ibot_jax.models.linear import Linear
 
 Array = jax.Array

@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ibot_jax.models import packing
+from ibot_jax.kernels import packing
+from ibot_jax.kernels.tpu.cores import Cores
 from ibot_jax.models.block import Block
 from ibot_jax.models.layer_norm import layer_norm
 from ibot_jax.models.linear import normal_init
 from ibot_jax.models.patch_embed import PatchEmbed
-from ibot_jax.tpu_cores import Cores
 
 Array = jax.Array
 

@@ -12,7 +12,7 @@ Needs the TPU compiler, `pip install 'ibot-jax[aot]'`, best in an environment of
 0; 1 when the step does not fit the chip's memory; 2 for a mistake.
 """
 
-from ibot_jax import signals
+from ibot_jax.parallel import signals
 
 if __name__ == "__main__":
     signals.end_at_once()  # a signal during the imports is one line, too
@@ -27,17 +27,17 @@ from collections.abc import Iterator
 from absl import flags
 from ml_collections import ConfigDict
 
-from ibot_jax.command_line import (
+from ibot_jax.cli.command_line import (
     OneLineParser,
     exit_status,
     leave,
 )
-from ibot_jax.config_check import check_config
-from ibot_jax.config_file import add_config_arguments, parse_config
-from ibot_jax.data.sources import IMAGENET_EXAMPLES
+from ibot_jax.config.check import check_config
+from ibot_jax.config.file import add_config_arguments, parse_config
+from ibot_jax.data.sources.opening import IMAGENET_EXAMPLES
 from ibot_jax.errors import UserError
-from ibot_jax.tools.ahead import compile_ahead, pod_devices
-from ibot_jax.tools.largest_batch import largest_batch
+from ibot_jax.tools.pods.ahead import compile_ahead, pod_devices
+from ibot_jax.tools.pods.largest_batch import largest_batch
 
 _SMALL = 2**17  # bytes; of operations that are not worth a line of the table
 

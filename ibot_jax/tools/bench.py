@@ -13,7 +13,7 @@ Exit code 0; 1 when a loss is not finite or too many images cannot be read; 2 fo
 command line or config.
 """
 
-from ibot_jax import signals
+from ibot_jax.parallel import signals
 
 if __name__ == "__main__":
     signals.end_at_once()  # a signal during the imports is one line, too
@@ -21,7 +21,7 @@ if __name__ == "__main__":
 import argparse
 import importlib
 
-from ibot_jax.command_line import OneLineParser, exit_status, leave
+from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
 
 # Each one is the module bench_COMMAND, with add_arguments(parser) and run(arguments), and is
 # imported alone: not every machine has what the others need.

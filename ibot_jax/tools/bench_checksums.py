@@ -19,11 +19,11 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from ibot_jax.checksums import find_damage, write_checksums
-from ibot_jax.config import make_plan
-from ibot_jax.config_file import add_config_arguments, parse_config
-from ibot_jax.data.sources import IMAGENET_EXAMPLES
-from ibot_jax.step import make_init, teacher_params
+from ibot_jax.config.file import add_config_arguments, parse_config
+from ibot_jax.config.plan import make_plan
+from ibot_jax.data.sources.opening import IMAGENET_EXAMPLES
+from ibot_jax.files.checksums import find_damage, write_checksums
+from ibot_jax.methods.step import make_init, teacher_params
 
 _CHUNK = 1 << 24
 _FILES = 4  # of a part

@@ -22,18 +22,18 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
-from ibot_jax.config import make_plan
-from ibot_jax.config_check import check_config
-from ibot_jax.config_file import add_config_arguments, parse_config
-from ibot_jax.data.examples import MakeExample
-from ibot_jax.data.host_colors import apply_color
-from ibot_jax.data.images import EncodedImage
-from ibot_jax.data.masks import draw_mask
+from ibot_jax.config.check import check_config
+from ibot_jax.config.file import add_config_arguments, parse_config
+from ibot_jax.config.plan import make_plan
+from ibot_jax.data.draw.masks import draw_mask
+from ibot_jax.data.draw.views import draw_views
+from ibot_jax.data.make.examples import MakeExample
 from ibot_jax.data.pipeline import train_batches
-from ibot_jax.data.resize import crop_and_resize
-from ibot_jax.data.sources import Source, open_source
-from ibot_jax.data.tfds import TfdsStream
-from ibot_jax.data.views import draw_views
+from ibot_jax.data.pixels.host_colors import apply_color
+from ibot_jax.data.pixels.images import EncodedImage
+from ibot_jax.data.pixels.resize import crop_and_resize
+from ibot_jax.data.sources.opening import Source, open_source
+from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import TrainingError, UserError
 
 _WARM_UP = 3  # batches: workers start, buffers fill

@@ -12,10 +12,11 @@ import time
 import jax
 import jax.numpy as jnp
 
-from ibot_jax import sharding
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate import neighbours, options
-from ibot_jax.evaluate.rows import num_parts
+from ibot_jax.evaluate import options
+from ibot_jax.evaluate.features.rows import num_parts
+from ibot_jax.evaluate.measures import neighbours
+from ibot_jax.parallel import sharding
 
 _GIB = 2**30
 

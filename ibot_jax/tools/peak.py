@@ -6,7 +6,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from ibot_jax import sharding
+from ibot_jax.parallel import sharding
 
 # Dense bfloat16 products, FLOPs a second, from the makers' data sheets (NVIDIA's state twice as
 # much, for sparse ones), by the exact name that JAX gives the device: variants of a chip differ.

@@ -8,7 +8,7 @@ Exit code 0 when every loss is within 1e-6 and every tensor within 1e-5, relativ
 value; 1 when not; 2 when a file cannot be read.
 """
 
-from ibot_jax import signals
+from ibot_jax.parallel import signals
 
 if __name__ == "__main__":
     signals.end_at_once()  # a signal during the imports is one line, too
@@ -24,12 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ibot_jax import config as configs
-from ibot_jax import sharding
-from ibot_jax import step as steps
-from ibot_jax.command_line import OneLineParser, exit_status, leave
-from ibot_jax.convert import torch_names
+from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
+from ibot_jax.config import plan as configs
 from ibot_jax.errors import UserError
+from ibot_jax.methods import step as steps
+from ibot_jax.parallel import sharding
+from ibot_jax.weights.foreign import torch_names
 
 LOSS_TOLERANCE = 1e-6
 TENSOR_TOLERANCE = 1e-5

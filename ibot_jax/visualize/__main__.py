@@ -11,7 +11,7 @@ Ctrl-C.
 Figures:
 """
 
-from ibot_jax import signals
+from ibot_jax.parallel import signals
 
 if __name__ == "__main__":
     signals.end_at_once()  # a signal during the imports is one line, too
@@ -21,12 +21,14 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import that reads it
 
-from ibot_jax import subcommands
-from ibot_jax.command_line import exit_status, leave
+from ibot_jax.cli import subcommands
+from ibot_jax.cli.command_line import exit_status, leave
 
-# Of the modules beside this one, see `subcommands`; `run(args)` draws, writes and says what it
-# wrote.
-FIGURES = ("attention", "patterns", "correspondence", "pca", "report")
+# Where each is, see `subcommands`; `run(args)` draws, writes and says what it wrote.
+FIGURES = {
+    name: f"ibot_jax.visualize.{name}"
+    for name in ("attention", "patterns", "correspondence", "pca", "report")
+}
 
 
 def main(argv: list[str] | None = None) -> int:

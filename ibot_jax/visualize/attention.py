@@ -17,8 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ibot_jax.evaluate.options import add_number, add_weights_options
-from ibot_jax.optimizer import Params
-from ibot_jax.pretrained import Model
+from ibot_jax.optim.optimizer import Params
 from ibot_jax.visualize import canvas, frames
 from ibot_jax.visualize.options import (
     add_image_options,
@@ -27,6 +26,7 @@ from ibot_jax.visualize.options import (
     share_above_zero,
 )
 from ibot_jax.visualize.pictures import picture_size, read_pictures
+from ibot_jax.weights.pretrained import Model
 
 # uint8 [H, W, C] to attention [heads, h, w] float32.
 AttentionFn = Callable[[np.ndarray], np.ndarray]

@@ -10,10 +10,10 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 
-from ibot_jax import signals
-from ibot_jax.data.remote import is_remote
 from ibot_jax.errors import UserError
-from ibot_jax.paths import require_writable
+from ibot_jax.files.paths import require_writable
+from ibot_jax.files.remote import is_remote
+from ibot_jax.parallel import signals
 
 FORMATS = (".png", ".webp", ".jpg", ".jpeg")
 INK, PAPER = (38, 38, 43), (255, 255, 255)

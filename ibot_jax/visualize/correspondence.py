@@ -17,11 +17,10 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ibot_jax.data.examples import MakeExample
-from ibot_jax.data.sources import Source
+from ibot_jax.data.make.examples import MakeExample
+from ibot_jax.data.sources.opening import Source
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.options import add_number, add_weights_options, natural
-from ibot_jax.pretrained import Model
 from ibot_jax.visualize import canvas
 from ibot_jax.visualize.options import add_image_options, add_output_options, open_model
 from ibot_jax.visualize.pictures import (
@@ -33,6 +32,7 @@ from ibot_jax.visualize.pictures import (
     spread,
     view_size,
 )
+from ibot_jax.weights.pretrained import Model
 
 Pair = tuple[np.ndarray, np.ndarray]  # [H, W, C] uint8 each
 _FINE = 3  # lines are drawn so many times as large, and then smoothed

@@ -9,13 +9,13 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from ibot_jax.data.folders import read_file
-from ibot_jax.data.images import Decoding, UnreadableImage, in_words, to_channels
+from ibot_jax.data.pixels.images import Decoding, UnreadableImage, in_words, to_channels
+from ibot_jax.data.sources.folders import read_file
 from ibot_jax.errors import UserError
-from ibot_jax.paths import require_writable
-from ibot_jax.pretrained import Model
+from ibot_jax.files.paths import require_writable
 from ibot_jax.visualize import canvas
 from ibot_jax.visualize.pictures import Files, fit, open_images, read_pixels, readable
+from ibot_jax.weights.pretrained import Model
 
 MAX_ANIMATED = 300  # frames of an animation, which lies in memory; longer videos are thinned
 

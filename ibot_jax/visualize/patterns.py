@@ -16,18 +16,18 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from ibot_jax import sharding
-from ibot_jax.data.examples import MakeCentralView
-from ibot_jax.data.images import Decoding
-from ibot_jax.data.sources import Source, Subset
+from ibot_jax.data.make.examples import MakeCentralView
+from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.sources.opening import Source, Subset
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.opening import Views
 from ibot_jax.evaluate.options import above_zero, add_number, add_weights_options, positive
-from ibot_jax.optimizer import Params
-from ibot_jax.pretrained import Model
+from ibot_jax.optim.optimizer import Params
+from ibot_jax.parallel import sharding
 from ibot_jax.visualize import canvas, prototypes
 from ibot_jax.visualize.options import add_image_options, add_output_options, open_model
 from ibot_jax.visualize.pictures import open_images, spread, view_size
+from ibot_jax.weights.pretrained import Model
 
 _COLUMNS = 4
 _FRAME = (255, 214, 0)

@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 
 from ibot_jax.evaluate.options import add_weights_options, share
-from ibot_jax.optimizer import Params
-from ibot_jax.pretrained import Model
+from ibot_jax.optim.optimizer import Params
 from ibot_jax.visualize import canvas
 from ibot_jax.visualize.options import add_image_options, add_output_options, open_model
 from ibot_jax.visualize.pictures import read_pictures
+from ibot_jax.weights.pretrained import Model
 
 _COLUMNS = 6
 _BACKGROUND = (0, 0, 0)

@@ -11,15 +11,15 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from ibot_jax.data import remote
-from ibot_jax.data.central import FILTERS
-from ibot_jax.data.folders import read_file
-from ibot_jax.data.images import Decoding, EncodedImage, UnreadableImage, in_words
-from ibot_jax.data.sources import Source, open_source
-from ibot_jax.data.tfds import TfdsStream
+from ibot_jax.data.draw.central import FILTERS
+from ibot_jax.data.pixels.images import Decoding, EncodedImage, UnreadableImage, in_words
+from ibot_jax.data.sources.folders import read_file
+from ibot_jax.data.sources.opening import Source, open_source
+from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
-from ibot_jax.paths import absolute_path
-from ibot_jax.pretrained import Model
+from ibot_jax.files import remote
+from ibot_jax.files.paths import absolute_path
+from ibot_jax.weights.pretrained import Model
 
 T = TypeVar("T")
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ibot_jax import sharding
-from ibot_jax.optimizer import Params
-from ibot_jax.pretrained import Model
+from ibot_jax.optim.optimizer import Params
+from ibot_jax.parallel import sharding
+from ibot_jax.weights.pretrained import Model
 
 KINDS = ("class", "patch")
 _MAX_ENTRIES = 2**25  # probabilities that a device holds at a time: 128 MiB

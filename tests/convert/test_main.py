@@ -16,11 +16,11 @@ from runs import save_run
 from tiny import tiny_config, tiny_plan
 
 import ibot_jax
-from ibot_jax import sharding
-from ibot_jax.convert.torch_writer import torch_bytes
-from ibot_jax.starting import read_weights, replace_weights
-from ibot_jax.step import make_init, teacher_params
+from ibot_jax.methods.step import make_init, teacher_params
+from ibot_jax.parallel import sharding
+from ibot_jax.runs.starting import read_weights, replace_weights
 from ibot_jax.tools.replay import Recording
+from ibot_jax.weights.foreign.torch_writer import torch_bytes
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 OWN = ("orbax", "npz", "safetensors")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ibot_jax.config import make_plan
-from ibot_jax.data.images import Decoding
+from ibot_jax.config.plan import make_plan
 from ibot_jax.data.labelled import labelled_batches
-from ibot_jax.data.sources import open_source
+from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.sources.opening import open_source
 from ibot_jax.finetune.config import get_config
 
 MEAN = (0.5, 0.5, 0.5)

@@ -12,10 +12,10 @@ import psutil
 import pytest
 from PIL import Image
 
-from ibot_jax.config import make_plan
-from ibot_jax.data.central import CentralView
+from ibot_jax.config.plan import make_plan
+from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.pipeline import eval_batches, train_batches
-from ibot_jax.data.sources import open_source
+from ibot_jax.data.sources.opening import open_source
 from ibot_jax.errors import TrainingError
 
 KEYS = ("global_views", "local_views", "masks", "global_colors", "local_colors")
@@ -45,7 +45,7 @@ def worker_processes():
     for status in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             parent = (status.parent / "stat").read_text().rsplit(")", 1)[1].split()[1]
-            if b"ibot_jax.data.workers" in status.read_bytes() and int(parent) == own_id():
+            if b"ibot_jax.data.make.workers" in status.read_bytes() and int(parent) == own_id():
                 found.append(status.parent.name)
         except (FileNotFoundError, ProcessLookupError):
             continue
@@ -240,10 +240,10 @@ def test_dropping_the_iterator_leaves_nothing_behind(config, folder):
 @pytest.mark.slow
 def test_a_program_may_end_in_the_middle_of_an_epoch(folder):
     code = f"""
-from ibot_jax.config import get_config, make_plan
-from ibot_jax.data.central import CentralView
+from ibot_jax.config.plan import get_config, make_plan
+from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.pipeline import eval_batches, train_batches
-from ibot_jax.data.sources import open_source
+from ibot_jax.data.sources.opening import open_source
 config = get_config()
 config.batch_size = 8
 source = open_source("folder:{folder}", "train")

@@ -15,11 +15,12 @@ from runs import save_run
 from tiny import tiny_config, tiny_plan
 
 import ibot_jax
-from ibot_jax import lock, sharding
-from ibot_jax.data.identity import fingerprint
-from ibot_jax.data.sources import open_source
+from ibot_jax.data.sources.identity import fingerprint
+from ibot_jax.data.sources.opening import open_source
 from ibot_jax.embed import __main__ as embed
-from ibot_jax.step import make_init
+from ibot_jax.methods.step import make_init
+from ibot_jax.parallel import sharding
+from ibot_jax.runs import lock
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 NAMES = [f"{folder}/{i:02d}.png" for folder in ("birds", "ünder way/deep") for i in range(10)]

@@ -9,11 +9,12 @@ import pytest
 from runs import save_run
 from tiny import tiny_config, tiny_plan
 
-from ibot_jax import export, sharding
-from ibot_jax.data.sources import open_source
+from ibot_jax import export
+from ibot_jax.data.sources.opening import open_source
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate.online import Evaluation
-from ibot_jax.step import make_init, teacher_params
+from ibot_jax.methods.step import make_init, teacher_params
+from ibot_jax.parallel import sharding
 
 
 @pytest.mark.slow

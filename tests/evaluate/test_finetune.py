@@ -13,12 +13,12 @@ import runs
 from PIL import Image
 
 from ibot_jax import export
-from ibot_jax.config_keys import Anything
+from ibot_jax.config.keys import Anything
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as command
-from ibot_jax.evaluate import finetune as task_module
+from ibot_jax.finetune import task as task_module
 from ibot_jax.finetune.config import KEYS
-from ibot_jax.metrics import Reporter
+from ibot_jax.runs.metrics import Reporter
 
 # 36 images: 4 steps an epoch, on eight devices.
 FLAGS = (

@@ -12,18 +12,19 @@ import sklearn.metrics
 from PIL import Image
 from tiny import normalized, tiny_config, tiny_plan
 
-from ibot_jax import models, sharding
+from ibot_jax import models
 from ibot_jax.data import pipeline
-from ibot_jax.data.central import CentralView
+from ibot_jax.data.draw.central import CentralView
+from ibot_jax.data.make.workers import Workers
 from ibot_jax.data.pipeline import eval_batches
-from ibot_jax.data.sources import open_source
-from ibot_jax.data.tf import import_tensorflow
-from ibot_jax.data.tfds import TfdsStream
-from ibot_jax.data.workers import Workers
+from ibot_jax.data.sources.opening import open_source
+from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import TrainingError, UserError
 from ibot_jax.evaluate import online
 from ibot_jax.evaluate.online import Evaluation
-from ibot_jax.step import make_init, teacher_params
+from ibot_jax.files.tf import import_tensorflow
+from ibot_jax.methods.step import make_init, teacher_params
+from ibot_jax.parallel import sharding
 
 ONE = sharding.make_mesh(jax.devices()[:1])
 LABEL_FREE = {"feature_rank", "prototypes_used", "patch_prototypes_used"}

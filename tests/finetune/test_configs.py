@@ -5,8 +5,8 @@ import pathlib
 import pytest
 import recipes
 
-from ibot_jax.config import make_plan
-from ibot_jax.config_check import flatten
+from ibot_jax.config.check import flatten
+from ibot_jax.config.plan import make_plan
 from ibot_jax.errors import UserError
 from ibot_jax.finetune.check import check_config, check_run
 from ibot_jax.finetune.config import get_config

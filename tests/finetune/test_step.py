@@ -7,8 +7,8 @@ import optax
 import pytest
 from tiny import normalized, tiny_config
 
-from ibot_jax import models, sharding
-from ibot_jax.config import make_plan
+from ibot_jax import models
+from ibot_jax.config.plan import make_plan
 from ibot_jax.finetune import config as configs
 from ibot_jax.finetune.step import (
     build_classifier,
@@ -17,6 +17,7 @@ from ibot_jax.finetune.step import (
     make_schedule,
     make_train_step,
 )
+from ibot_jax.parallel import sharding
 
 CLASSES = 3
 GRID = (4, 4)

@@ -11,9 +11,9 @@ import sys
 import pytest
 import tpu_compiler
 
-from ibot_jax.tools.ahead import bytes_needed
-from ibot_jax.tools.chips import Chip
-from ibot_jax.tools.tpu_program import read_program, read_schedules
+from ibot_jax.tools.pods.ahead import bytes_needed
+from ibot_jax.tools.pods.chips import Chip
+from ibot_jax.tools.pods.tpu_program import read_program, read_schedules
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 PROGRAM = """HloModule jit_step, is_scheduled=true
@@ -185,8 +185,8 @@ SMALL = [
 
 TOO_LARGE = """
 import sys, jax
-from ibot_jax.tools.ahead import pod_devices
-from ibot_jax.tools.chips import CHIPS
+from ibot_jax.tools.pods.ahead import pod_devices
+from ibot_jax.tools.pods.chips import CHIPS
 device = pod_devices(sys.argv[1])[0]
 print(device.device_kind, CHIPS[device.device_kind].memory, sep="\\n")
 x = jax.ShapeDtypeStruct((2**38,), "float32", sharding=jax.sharding.SingleDeviceSharding(device))

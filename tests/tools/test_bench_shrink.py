@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from tiny import tiny_config
 
-from ibot_jax.data.sources import open_source
+from ibot_jax.data.sources.opening import open_source
 from ibot_jax.tools import bench
 from ibot_jax.tools.bench_shrink import measure, sharpness
 

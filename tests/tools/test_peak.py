@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ibot_jax import sharding
+from ibot_jax.parallel import sharding
 from ibot_jax.tools.peak import device_peak
 
 

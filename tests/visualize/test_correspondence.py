@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 from planted import PATCH, color_config, save_images, save_model
 
-from ibot_jax.pretrained import Model, untrained
 from ibot_jax.visualize import correspondence
 from ibot_jax.visualize.__main__ import main
+from ibot_jax.weights.pretrained import Model, untrained
 
 
 @pytest.fixture(scope="module")

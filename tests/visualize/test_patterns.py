@@ -6,10 +6,10 @@ from PIL import Image
 from planted import PATCH, color_model, patchwork, save_images, save_model
 from tiny import tiny_config
 
-from ibot_jax import pretrained
-from ibot_jax.pretrained import Model
 from ibot_jax.visualize import patterns
 from ibot_jax.visualize.__main__ import main
+from ibot_jax.weights import pretrained
+from ibot_jax.weights.pretrained import Model
 
 # A patch of each colour in other places; prototypes 0, 1, 2 mean red, green and blue.
 IMAGES = [

@@ -6,9 +6,10 @@ import pytest
 from planted import color_model, looking_model
 from tiny import tiny_config
 
-from ibot_jax import pretrained, sharding
-from ibot_jax.pretrained import Model
+from ibot_jax.parallel import sharding
 from ibot_jax.visualize import prototypes
+from ibot_jax.weights import pretrained
+from ibot_jax.weights.pretrained import Model
 
 
 @pytest.fixture(scope="module")

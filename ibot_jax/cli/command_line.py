@@ -1,0 +1,168 @@
+"""Command lines: their screen and their ends."""
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Container
+from types import ModuleType
+from typing import NoReturn
+
+from absl import logging as absl_logging
+from tqdm import tqdm
+
+from ibot_jax.cli import unforeseen
+from ibot_jax.errors import TrainingError, UserError, in_words
+from ibot_jax.parallel import signals
+
+
+def exit_status(
+    command: Callable[[], int | None],
+    *,
+    mistakes: tuple[type[Exception], ...] = (UserError, OSError),
+    interrupted: str = "interrupted",
+) -> int:
+    """Runs a command; whatever ends it is told in one line.
+
+    Args:
+      command: what to run; returns its exit status, None for 0.
+      mistakes: errors that the user can mend; an OSError that names a file is one.
+      interrupted: what is said after Ctrl-C.
+
+    Returns:
+      The command's exit status: 2 after a mistake, 1 after any other error, 130, 143 and 129 after
+      SIGINT, SIGTERM and SIGHUP.
+    """
+    _quieten_libraries()
+    try:
+        with signals.ending(interrupted), unforeseen.told_in():
+            try:
+                return command() or 0
+            except mistakes as error:
+                if isinstance(error, OSError) and error.filename is None:
+                    raise
+                _tell_others(2, error)
+                print_error(error)
+                return 2
+    except TrainingError as error:
+        _tell_others(1, error)
+        print_error(error)
+        return 1
+    except KeyboardInterrupt:  # not of a signal here
+        print_line(interrupted)
+        return 128 + signal.SIGINT
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the program, at once where it failed: threads may wait for what never comes.
+
+    After a mistake of the user, which comes before there are any, Python ends as always.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # whoever read it has left; Python would try again, and tell
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    distributed = _distributed()
+    several = distributed is not None and distributed.part(status)
+    if status not in (0, 2) or (status and several):
+        os._exit(status)
+    sys.exit(status)
+
+
+def _tell_others(status: int, error: Exception) -> None:
+    if distributed := _distributed():
+        distributed.tell(status, error)
+
+
+def _distributed() -> ModuleType | None:
+    """Returns the module where it is in use; its import, which is JAX's, would delay a mistake."""
+    return sys.modules.get("ibot_jax.parallel.distributed")
+
+
+def _quieten_libraries() -> None:
+    """Keeps libraries off the screen; the project's own warnings pass by a progress bar."""
+    absl_logging.set_verbosity(absl_logging.FATAL)  # errors of Orbax's threads are raised, too
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the same
+
+    told = set()  # evaluations open the same folders and read the same images again and again
+
+    class Screen(logging.Handler):
+        def emit(self, record):
+            message = record.getMessage()
+            if message not in told:
+                told.add(message)
+                with contextlib.suppress(OSError):  # the terminal may be gone
+                    tqdm.write(f"warning: {message}", file=sys.stderr)
+
+    logger = logging.getLogger("ibot_jax")
+    logger.handlers = [Screen()]
+    logger.propagate = False
+
+    def warn(error):  # of what libraries would print as tracebacks
+        if str(error) != "Event loop is closed":  # after a failure that is raised, too
+            logger.warning("in a library, %s", " ".join(in_words(error).split()))
+
+    threading.excepthook = sys.unraisablehook = lambda raised: warn(raised.exc_value)
+    sys.excepthook = lambda kind, error, trace: warn(error)
+
+
+def print_error(error: Exception) -> None:
+    """Prints what ends a command, with its notes, as one line."""
+    if os.environ.get("IBOT_TRACEBACK", "0") != "0":
+        print_line("".join(traceback.format_exception(error)).rstrip())
+    text = "; ".join([str(error), *getattr(error, "__notes__", ())])
+    print_line(f"error: {' '.join(text.split())}")
+
+
+def print_line(text: str) -> None:
+    """Prints to stderr, which may be gone."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def print_help(text: str) -> None:
+    """Prints to stdout, of which a pager may read no more than the beginning."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text, flush=True)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose help is a docstring as it stands, and whose flags are written in full.
+
+    It raises what ArgumentParser would print with its usage, which ends in more than one line.
+    """
+
+    def __init__(self, **options):
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("allow_abbrev", False)
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+    def written_out(self, args: argparse.Namespace, leave_out: Container[str] = ()) -> list[str]:
+        """Returns flags that parse to these values, defaults included.
+
+        Args:
+          args: the values; --config's overrides in `overrides`.
+          leave_out: names of values that are not wanted.
+        """
+        words = []
+        for action in self._actions:
+            value = getattr(args, action.dest, None)
+            if action.dest in leave_out or value is None or (not value and not action.default):
+                continue
+            flag = action.option_strings[-1]
+            if isinstance(value, list):
+                words += [flag, *map(str, value)]
+            elif value is True:
+                words.append(flag)
+            else:
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                words.append(f"{flag}={text}")
+        return words + getattr(args, "overrides", [])

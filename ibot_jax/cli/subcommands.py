@@ -1,0 +1,58 @@
+"""Commands of a program, each in a module of its own.
+
+A command's module has a docstring, which is its help, `add_arguments(parser)` and `run(args)`. It
+is imported alone: not every machine has what the others need.
+"""
+
+import argparse
+import ast
+import importlib
+import importlib.util
+import pathlib
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+
+from ibot_jax.cli.command_line import OneLineParser
+from ibot_jax.errors import UserError
+
+
+def parse(
+    argv: Sequence[str], program: str, commands: Mapping[str, str], *, noun: str, doc: str
+) -> tuple[ModuleType, argparse.ArgumentParser, argparse.Namespace] | None:
+    """Reads a command line that begins with a command.
+
+    Args:
+      argv: without the program's name.
+      program: dotted, what is run.
+      commands: the module of each, dotted, by its name.
+      noun: what they are called.
+      doc: printed before a line for each command where there is none, or --help.
+
+    Returns:
+      The command's module, its parser and its flags; None where help was asked for and printed. A
+      command with the flag --config finds the overrides, --config.KEY=VALUE, in `overrides`.
+
+    Raises:
+      UserError: for whatever does not parse.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        print(doc + "\n".join(f"  {name:16}{_summary(commands[name])}" for name in commands))
+        return None
+    name, *flags = argv
+    if name not in commands:
+        raise UserError(f"{name!r} is no {noun}; there are {', '.join(commands)}")
+    module = importlib.import_module(commands[name])
+    parser = OneLineParser(prog=f"python -m {program} {name}", description=module.__doc__)
+    module.add_arguments(parser)
+    args, unknown = parser.parse_known_args(flags)
+    if "config" in args:
+        args.overrides = unknown  # which argparse cannot know
+    elif unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return module, parser, args
+
+
+def _summary(module: str) -> str:
+    """Returns the first line of a command's docstring, without importing what it needs."""
+    source = pathlib.Path(importlib.util.find_spec(module).origin).read_text()
+    return ast.get_docstring(ast.parse(source)).splitlines()[0]

@@ -1,0 +1,264 @@
+"""All keys of a pre-training config: default, meaning, range and kind.
+
+Ranges keep out what would be 0 or infinite in float32 and what nobody can mean. Sizes have wide
+ones: whether there is the memory for them is another question (`memory`).
+"""
+
+from ibot_jax.config.keys import Between, Duration, Interval, Key, Kind, OneOf
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+SHRINK_MARGIN = 2.0
+MAX_PIXELS = 178_956_970  # above, Pillow takes an image for an attack
+
+EXECUTED, REPORTED = Kind.EXECUTED, Kind.REPORTED
+
+SIZE = Between(1, 10**15)  # bounded by memory, or not at all
+COUNT = Between(0, 10**15)  # 0 is all, or none
+WEIGHT = Between(1e-8, 1e4, off=0)
+TEMPERATURE = Between(1e-4, 100)
+SHARE = Between(0, 1)
+SHARES = Between(0, 1, entries=3)  # of global view 1, of the other global views, of local views
+PIXELS = Between(1, 10**9, entries=2)  # height, width
+STRENGTH = Between(0, 10)
+
+SECTIONS = {
+    "": "its length, batch and start",
+    "mesh": "over how many devices what is spread (see sharding.py)",
+    "model": "the backbone of student and teacher",
+    "head": "the projection heads",
+    "loss": "the two losses and the teacher's targets",
+    "masks": "which patches the student does not see",
+    "optim": "the optimiser",
+    "data": "images, and how views are made of them",
+    "knn": "what is measured of the teacher, and how often",
+    "probe": "a linear classifier, beside k-NN",
+    "checkpoint": "what is saved",
+}
+
+KEYS = {
+    "seed": Key(0, "of weights, order and views", Between(0, 2**32 - 1)),
+    "duration": Key("100 epochs", "of the run", Duration(share=False)),
+    "batch_size": Key(1024, "images a step, over all devices", Between(1, 10**7)),
+    "grad_accum_steps": Key(
+        1,
+        "parts of a batch, one after the other: less memory, same update",
+        Between(1, 10**6),
+        EXECUTED,
+    ),
+    "dtype": Key(
+        "bfloat16",
+        "of the forward and backward pass; float64 is for parity",
+        OneOf(("bfloat16", "float32", "float64")),
+    ),
+    "init_from": Key("", "a workdir or checkpoint whose weights, heads included, start this run"),
+    "mesh.data": Key(
+        0, "examples; 0 takes all devices that the others leave", Between(0, 10**6), EXECUTED
+    ),
+    "mesh.fsdp": Key(
+        1,
+        "examples, and the state in parts: for models that fill a device's memory",
+        Between(1, 10**6),
+        EXECUTED,
+    ),
+    "mesh.tensor": Key(1, "heads, hidden units, prototypes", Between(1, 10**6), EXECUTED),
+    "model.width": Key(384, "of a token", SIZE),
+    "model.depth": Key(12, "blocks", Between(1, 256)),  # deeper ones take for ever to compile
+    "model.heads": Key(6, "of attention; divide the width", SIZE),
+    "model.mlp_ratio": Key(4.0, "hidden units of the MLPs over the width", Between(0.01, 100)),
+    "model.patch_size": Key(16, "side of a patch in pixels", Between(1, 10_000)),
+    "model.drop_path": Key(
+        0.1, "stochastic depth of the last block; the first has 0", Between(0, 0.99)
+    ),
+    "model.layer_scale": Key(
+        0.0, "initial LayerScale gain; 0 builds the blocks without it", Between(1e-8, 100, off=0)
+    ),
+    "model.kernels": Key(
+        "auto",
+        "of blocks: cudnn (GPU), pallas (TPU), xla; auto is the device's",
+        OneOf(("auto", "cudnn", "pallas", "xla")),
+        EXECUTED,
+    ),
+    "model.remat": Key(
+        "none",
+        "kept for the backward pass: all (none), linear outputs (dots), a block's input (blocks)",
+        OneOf(("none", "dots", "blocks")),
+        EXECUTED,
+    ),
+    "model.scan_blocks": Key(
+        False, "compile one block, not all of them: quicker to start, deep models", kind=EXECUTED
+    ),
+    "head.hidden_dim": Key(2048, "hidden units of its MLP", SIZE),
+    "head.bottleneck_dim": Key(256, "of the vectors that meet the prototypes", SIZE),
+    "head.prototypes": Key(8192, "outputs for the class token, K", Between(2, 10**15)),
+    "head.patch_prototypes": Key(
+        8192,
+        "outputs for patch tokens; a shared last layer needs the same number",
+        Between(2, 10**15),
+    ),
+    "head.act": Key("gelu", "activation", OneOf(("gelu", "relu"))),
+    "head.norm_last_layer": Key(True, "keep the prototypes' norms at 1"),
+    "head.shared": Key(True, "one last layer for class and patch tokens, in the student"),
+    "head.shared_teacher": Key(True, "and in the teacher"),
+    "loss.class_weight": Key(1.0, "of the loss of class tokens", WEIGHT),
+    "loss.patch_weight": Key(1.0, "of the loss of masked patches", WEIGHT),
+    "loss.student_temp": Key(0.1, "temperature of the student's softmax", TEMPERATURE),
+    "loss.teacher_temp_start": Key(0.04, "of the teacher's class tokens at first", TEMPERATURE),
+    "loss.teacher_temp": Key(0.07, "and after its warm-up", TEMPERATURE),
+    "loss.teacher_patch_temp_start": Key(
+        0.04, "of the teacher's patch tokens at first", TEMPERATURE
+    ),
+    "loss.teacher_patch_temp": Key(0.07, "and after its warm-up", TEMPERATURE),
+    "loss.teacher_temp_warmup": Key(
+        "30 epochs",
+        "in which the teacher's temperatures rise, by epochs if it is in epochs, else by steps",
+        Duration(),
+    ),
+    "loss.center_momentum": Key(0.9, "of the moving average of the teacher's outputs", SHARE),
+    "loss.max_logits": Key(
+        2**27, "tokens x prototypes at a time on a device: bounds memory, not K", SIZE, EXECUTED
+    ),
+    "masks.kind": Key("block", "shape", OneOf(("block", "random"))),
+    "masks.ratios": Key((0.0, 0.3), "each global view draws one of these shares ...", SHARE),
+    "masks.variances": Key(
+        (0.0, 0.2), "... plus uniform noise within that entry's variance", SHARE
+    ),
+    "masks.start": Key(
+        "0 epochs", "no masks before; the patch temperature waits as long", Duration()
+    ),
+    "optim.name": Key("adamw", "of the optimiser", OneOf(("adamw", "sgd", "lars"))),
+    "optim.lr": Key(
+        5e-4,
+        "learning rate for 256 images a step; scaled linearly by batch_size / 256",
+        Between(1e-10, 100),
+    ),
+    "optim.min_lr": Key(1e-6, "at the end of a cosine, not scaled", Between(0, 100)),
+    "optim.warmup": Key("10 epochs", "in which the learning rate rises from 0", Duration()),
+    "optim.weight_decay": Key(0.04, "at first", Between(0, 10)),
+    "optim.weight_decay_end": Key(0.4, "at the end of a cosine", Between(0, 10)),
+    "optim.clip": Key(
+        3.0,
+        "largest gradient norm of each parameter tensor; 0 turns clipping off",
+        Between(1e-6, 1e6, off=0),
+    ),
+    "optim.freeze_last_layer": Key(
+        "1 epochs", "in which the prototypes stay as they are", Duration()
+    ),
+    "teacher_momentum": Key(
+        0.996, "of the teacher's moving average; rises to 1 on a cosine", SHARE
+    ),
+    "data.source": Key("", "digits, folder:PATH, tfds:NAME or synthetic"),
+    "data.split": Key(
+        "train",
+        "a subfolder, or TFDS split syntax such as train[:10%]; train is all of a folder without "
+        "splits",
+    ),
+    "data.data_dir": Key("", "where TFDS keeps its data; '' is its own default", kind=EXECUTED),
+    "data.max_per_class": Key(
+        0, "keep the first so many images of each class, by name; 0 keeps all", COUNT
+    ),
+    "data.channels": Key(3, "grey, grey and alpha, RGB, RGBA", Between(1, 4)),
+    "data.range": Key(
+        0.0,
+        "number that is white in greys of more than 8 bits; 0 takes 65535, and no floats",
+        Between(1e-6, 1e15, off=0),
+    ),
+    "data.exif": Key(False, "turn images as their EXIF orientation says, unlike the original"),
+    "data.max_pixels": Key(
+        MAX_PIXELS, "of an image; larger ones count as images that cannot be read", SIZE
+    ),
+    "data.mean": Key(IMAGENET_MEAN, "of pixels in 0..1; one entry for each channel", SHARE),
+    "data.std": Key(
+        IMAGENET_STD, "of pixels in 0..1; one entry for each channel", Between(1e-3, 10)
+    ),
+    "data.global_views": Key(2, "large views of an image", Between(1, 1000)),
+    "data.global_size": Key((224, 224), "their height and width in pixels", PIXELS),
+    "data.global_scale": Key((0.25, 1.0), "their area over that of the image", Interval(1e-4, 1)),
+    "data.local_views": Key(10, "small views of an image", Between(0, 1000)),
+    "data.local_size": Key((96, 96), "their height and width in pixels", PIXELS),
+    "data.local_scale": Key((0.05, 0.25), "their area over that of the image", Interval(1e-4, 1)),
+    "data.aspect": Key((3 / 4, 4 / 3), "width over height of what is cut out", Interval(0.01, 100)),
+    "data.flip": Key(0.5, "probability of mirroring", SHARE),
+    "data.jitter": Key(0.8, "probability of changed colours", SHARE),
+    "data.brightness": Key(0.4, "largest change", STRENGTH),
+    "data.contrast": Key(0.4, "largest change", STRENGTH),
+    "data.saturation": Key(0.2, "largest change", STRENGTH),
+    "data.hue": Key(0.1, "largest change, of a circle", Between(0, 0.5)),
+    "data.gray": Key(0.2, "probability of grey", SHARE),
+    "data.blur": Key(
+        (1.0, 0.1, 0.5),
+        "probability, of global view 1, of the other global views, of local views",
+        SHARES,
+    ),
+    "data.blur_radius": Key((0.1, 2.0), "pixels", Interval(1e-3, 100)),
+    "data.solarize": Key((0.0, 0.2, 0.0), "probability, of the same three kinds of view", SHARES),
+    "data.max_bad_share": Key(
+        0.01, "stop when more than this share of images cannot be read", SHARE, EXECUTED
+    ),
+    "data.workers": Key(0, "processes that make views; 0 takes one for each core", COUNT, EXECUTED),
+    "data.augment": Key(
+        "device", "who changes colours: the accelerator, or the host", OneOf(("device", "host"))
+    ),
+    "data.stall_seconds": Key(
+        300.0,
+        "of waiting for input or peers before a warning; 0 never warns",
+        Between(0, 1e7),
+        EXECUTED,
+    ),
+    "data.resize": Key(
+        "simd",
+        "antialiased bicubic; pillow is slower, and the original's bytes",
+        OneOf(("simd", "pillow")),
+    ),
+    "data.shrink_margin": Key(
+        SHRINK_MARGIN,
+        "simd decodes images smaller where each crop stays so many times its view's size; 1 is "
+        "quicker and softens views, 0 never does it",
+        Between(1, 1000, off=0),
+    ),
+    "knn.every": Key(
+        "10 epochs",
+        "between evaluations of the teacher; '' turns them off",
+        Duration(never=True),
+        REPORTED,
+    ),
+    "knn.train_split": Key("train", "the images to search", kind=REPORTED),
+    "knn.test_split": Key(
+        "auto",
+        "the images to classify; auto finds test, val or validation, and leaves k-NN out if there "
+        "is none",
+        kind=REPORTED,
+    ),
+    "knn.max_train_per_class": Key(0, "images of each class; 0 takes all", COUNT, REPORTED),
+    "knn.max_test_per_class": Key(0, "images of each class; 0 takes all", COUNT, REPORTED),
+    "knn.max_unlabelled": Key(
+        10_000, "training images, where they have no labels; 0 takes all", COUNT, REPORTED
+    ),
+    "knn.resize": Key(
+        256,
+        "shorter side in pixels, then a central crop of data.global_size (of one that is not "
+        "square: in proportion to it, and its longer side)",
+        Between(1, 10**9),
+        REPORTED,
+    ),
+    "knn.k": Key(20, "neighbours", Between(1, 10**9), REPORTED),
+    "knn.temperature": Key(0.07, "of their votes", TEMPERATURE, REPORTED),
+    "knn.batch_size": Key(256, "images at a time, over all devices", Between(1, 10**7), REPORTED),
+    "probe.l2": Key(
+        1e-5,
+        "penalty of the linear classifier, see evaluate/softmax_regression.py",
+        Between(1e-12, 1e6),
+        REPORTED,
+    ),
+    "probe.max_steps": Key(
+        300,
+        "of the solver, from zero at each evaluation; 0 turns the probe off",
+        Between(0, 10**9),
+        REPORTED,
+    ),
+    "checkpoint.every": Key("1 epochs", "between saves", Duration(), REPORTED),
+    "checkpoint.keep": Key(
+        3, "the latest so many; the best by k-NN is kept besides", SIZE, REPORTED
+    ),
+    "log_every": Key("50 steps", "between reports of a step", Duration(), REPORTED),
+}

@@ -1,0 +1,209 @@
+"""A config file and overrides of its keys, among the arguments of a command.
+
+    --config=CONFIG[:ARGUMENT] --config.KEY=VALUE ...
+
+CONFIG is a file, or the name of one that comes with the project: `vits16`, `finetune/vits16`. Of a
+key that is given twice the last value counts. Whatever does not parse is a UserError, found before
+anything slow is imported.
+"""
+
+import argparse
+import importlib.util
+import itertools
+import pathlib
+import traceback
+from collections.abc import Callable
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from ibot_jax.cli.command_line import print_help
+from ibot_jax.config import defaults
+from ibot_jax.config.check import flatten
+from ibot_jax.config.keys import Keys, listing, type_name, unknown_key
+from ibot_jax.config.rules import refuse
+from ibot_jax.errors import UserError
+
+_PACKAGE = pathlib.Path(__file__).parent
+# Where an installed package has them, and where the repository does.
+_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+
+
+def add_config_arguments(
+    parser: argparse._ActionsContainer,
+    *,
+    default: str | None = None,
+    keys: Keys = defaults.KEYS,
+    sections: dict[str, str] = defaults.SECTIONS,
+) -> None:
+    """Adds --config, and --help=config, which lists its keys.
+
+    Overrides are left for `parse_config`, since argparse cannot know them.
+
+    Args:
+      parser: of the command, or a group of its flags.
+      default: the config where none is given; None where one must be.
+      keys: of the config.
+      sections: of what each section speaks.
+    """
+
+    class ListKeys(argparse.Action):
+        def __call__(self, *_):
+            print_help(listing(keys, sections))
+            raise SystemExit(0)
+
+    parser.add_argument(
+        "--config",
+        required=default is None,
+        default=default,
+        metavar="CONFIG",
+        help="a file, or the name of one that comes with the project; override its keys with "
+        "--config.KEY=VALUE",
+    )
+    parser.add_argument("--help=config", action=ListKeys, nargs=0, help="list every key and exit")
+
+
+def parse_config(
+    argv: list[str],
+    values: flags.FlagValues,
+    *,
+    folder: str = "",
+    check: Callable[[ConfigDict, bool], list[str]] = lambda config, wrong: [],
+) -> ConfigDict:
+    """Reads a command line of flags with a config among them.
+
+    Args:
+      argv: as in sys.argv.
+      values: the other flags that it may hold; their values are set.
+      folder: of configs that is searched for a name before the others.
+      check: returns what is wrong with the config, given whether something does not parse; all is
+        told together.
+
+    Returns:
+      The config, locked, with the overrides applied, and checked.
+
+    Raises:
+      UserError: with all mistakes.
+    """
+    given = config_path(argv)
+    file = _find(given, folder)
+    default = _load(given, file)
+    overrides, others = _split(argv, flatten(default))
+    found = _not_keys(overrides, default)
+    overrides = {key: text for key, text in overrides.items() if key in flatten(default)}
+    try:
+        rest = values([argv[0], *others])[1:]
+        found += [f"{word!r} is no flag; overrides are written --config.KEY=VALUE" for word in rest]
+    except flags.Error as error:
+        found.append(f"{error}; see --help")
+    for key, text in list(overrides.items()):
+        try:
+            _read(file, {key: text})
+        except flags.IllegalFlagValueError:
+            takes = type_name(flatten(default)[key])
+            found.append(f"config.{key}={overrides.pop(key)} has the wrong type; it takes {takes}")
+    config = _read(file, overrides)
+    refuse([*found, *check(config, bool(found))])
+    return config
+
+
+def config_path(argv: list[str]) -> str:
+    """Returns the value of the last --config=CONFIG or --config CONFIG.
+
+    Raises:
+      UserError: if there is none.
+    """
+    path = ""
+    for argument, following in itertools.pairwise([*argv[1:], ""]):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if name == "config" and argument.startswith("-"):
+            path = value if equals else following
+    if not path:
+        raise UserError(f"no config is given; begin with --config=digits, or {_names()}")
+    return path
+
+
+def _names() -> str:
+    """Returns the names of the configs that come with the project, in words."""
+    found = {}
+    for root in _FOLDERS:
+        for file in sorted(root.glob("*.py")) + sorted(root.glob("*/*.py")):
+            found[file.relative_to(root).with_suffix("").as_posix()] = None
+    *names, last = found
+    return f"{', '.join(names)} or {last}"
+
+
+def _find(given: str, folder: str) -> str:
+    """Returns the file, with its argument, that a path or a name stands for."""
+    path, colon, argument = given.partition(":")
+    name = path.removeprefix("configs/").removesuffix(".py")
+    candidates = [pathlib.Path(path)]
+    for root in _FOLDERS:
+        candidates += [root / folder / f"{name}.py", root / f"{name}.py"]
+    for file in candidates:
+        if file.is_file():
+            return f"{file}{colon}{argument}"
+    raise UserError(f"--config={given}: there is no file {path}; by name there are {_names()}")
+
+
+def _load(given: str, path: str) -> ConfigDict:
+    """Loads a config once before config_flags does, whose errors would be tracebacks."""
+    file, colon, argument = path.partition(":")
+    try:
+        spec = importlib.util.spec_from_file_location("config_preview", file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config(*([argument] if colon else []))
+    except UserError as error:
+        raise UserError(f"--config={given}: {error}") from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in frames if f.filename == module.__file__]
+        where = f"{file}, line {lines[-1]}" if lines else file
+        raise UserError(f"--config={given}: {where}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config={given}: get_config() returns no ConfigDict")
+    return config
+
+
+def _split(argv: list[str], flat: dict) -> tuple[dict[str, str], list[str]]:
+    """Takes --config and its overrides out of a command line.
+
+    Returns:
+      The overrides, {"optim.lr": "1e-3"}, and the other arguments.
+    """
+    overrides, others = {}, []
+    arguments = iter(argv[1:])
+    for argument in arguments:
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-") or name.split(".")[0] != "config":
+            others.append(argument)
+            continue
+        key = name.removeprefix("config").removeprefix(".")
+        if not equals:  # the next argument is the value, or there is none and it is true
+            value = "true" if isinstance(flat.get(key), bool) else next(arguments, "")
+        if key:
+            overrides[key] = value
+    return overrides, others
+
+
+def _not_keys(overrides: dict[str, str], config: ConfigDict) -> list[str]:
+    """Returns what is wrong with overrides of keys that the config lacks, or of whole sections."""
+    flat, found = flatten(config), []
+    for key in overrides:
+        if key in config and isinstance(config[key], ConfigDict):
+            found.append(f"config.{key} is a section; set its keys one by one")
+        elif key not in flat:
+            found.append(unknown_key(key, flat))
+    return found
+
+
+def _read(file: str, overrides: dict[str, str]) -> ConfigDict:
+    """Reads a config file with overrides as ml_collections does."""
+    values = flags.FlagValues()
+    argv = ["", f"--config={file}", *(f"--config.{key}={text}" for key, text in overrides.items())]
+    config_flags.DEFINE_config_file(
+        "config", None, "a config file", values, lock_config=True, sys_argv=argv
+    )
+    values(argv)
+    return values.config

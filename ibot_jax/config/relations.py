@@ -1,0 +1,142 @@
+"""What several keys of a pre-training config must have in common, whatever data and devices."""
+
+from collections.abc import Iterator
+
+from ibot_jax.config.rules import Flat, stated
+from ibot_jax.data.make.workers import MOST_PER_CORE, num_cores
+
+
+def _check_lengths(flat: Flat) -> Iterator[str]:
+    channels = flat["data.channels"]
+    for key in ("data.mean", "data.std"):
+        if len(flat[key]) != channels:
+            yield stated(flat, key, f"needs data.channels={channels} entries")
+
+
+def check_workers(flat: Flat) -> Iterator[str]:
+    """Yields a sentence if there are far more processes than cores."""
+    cores = num_cores()
+    if flat["data.workers"] > cores * MOST_PER_CORE:
+        problem = (
+            f"is more than {MOST_PER_CORE} for each of the {cores} cores there are; use 0 "
+            "for one a core"
+        )
+        yield stated(flat, "data.workers", problem)
+
+
+def check_rates(flat: Flat) -> Iterator[str]:
+    """Yields a sentence if the learning rate would rise where it is meant to fall."""
+    peak = flat["optim.lr"] * flat["batch_size"] / 256
+    if flat["optim.min_lr"] > peak * (1 + 1e-6):
+        problem = (
+            f"is above the learning rate that it ends, optim.lr={flat['optim.lr']} x batch_size / "
+            f"256 = {peak:.4g}; lower the one or raise the other"
+        )
+        yield stated(flat, "optim.min_lr", problem)
+
+
+def _check_heads(flat: Flat) -> Iterator[str]:
+    width = flat["model.width"]
+    if width % flat["model.heads"]:
+        problem = f"does not divide model.width={width}; use a number of heads that does"
+        yield stated(flat, "model.heads", problem)
+
+
+def _check_mlp(flat: Flat) -> Iterator[str]:
+    width = flat["model.width"]
+    if width * flat["model.mlp_ratio"] < 1:
+        problem = f"of model.width={width} leaves no hidden unit; use at least {1 / width:.3g}"
+        yield stated(flat, "model.mlp_ratio", problem)
+
+
+def _check_kernels(flat: Flat) -> Iterator[str]:
+    if flat["model.kernels"] not in ("auto", "xla") and flat["dtype"] != "bfloat16":
+        problem = f'needs dtype="bfloat16", not {flat["dtype"]!r}; use "auto"'
+        yield stated(flat, "model.kernels", problem)
+
+
+def _check_prototypes(flat: Flat) -> Iterator[str]:
+    same = flat["head.prototypes"] == flat["head.patch_prototypes"]
+    if (flat["head.shared"] or flat["head.shared_teacher"]) and not same:
+        problem = (
+            f"differs from head.prototypes={flat['head.prototypes']}, but a shared last layer has "
+            "one number of outputs; make them equal, or set head.shared and head.shared_teacher "
+            "to false"
+        )
+        yield stated(flat, "head.patch_prototypes", problem)
+
+
+def _check_losses(flat: Flat) -> Iterator[str]:
+    if not flat["loss.class_weight"] + flat["loss.patch_weight"]:
+        problem = "and loss.patch_weight are both 0; make one of them positive"
+        yield stated(flat, "loss.class_weight", problem)
+
+
+def _check_masks(flat: Flat) -> Iterator[str]:
+    key, ratios, variances = "masks.ratios", flat["masks.ratios"], flat["masks.variances"]
+    if not 0 < len(ratios) == len(variances):
+        problem = f"and masks.variances={variances!r} need as many entries, at least one"
+        yield stated(flat, key, problem)
+        return
+    for ratio, variance in zip(ratios, variances, strict=True):
+        if ratio < variance:
+            problem = (
+                f"has {ratio} below its variance {variance}, so that a view could draw a negative "
+                "ratio; raise the ratio or lower masks.variances"
+            )
+            yield stated(flat, key, problem)
+        if ratio + variance > 1:
+            problem = (
+                f"has {ratio} which with its variance {variance} passes 1; lower it or "
+                "masks.variances"
+            )
+            yield stated(flat, key, problem)
+
+
+def _check_global_size(flat: Flat) -> Iterator[str]:
+    yield from _whole_patches(flat, "data.global_size")
+
+
+def _check_local_size(flat: Flat) -> Iterator[str]:
+    if flat["data.local_views"]:
+        yield from _whole_patches(flat, "data.local_size")
+
+
+def _whole_patches(flat: Flat, key: str) -> Iterator[str]:
+    patch = flat["model.patch_size"]
+    if any(side % patch for side in flat[key]):
+        yield stated(flat, key, f"must be divisible by model.patch_size={patch}")
+
+
+def _check_views(flat: Flat) -> Iterator[str]:
+    num_local = flat["data.local_views"]
+    if flat["data.global_views"] + num_local < 2:
+        problem = f"and data.local_views={num_local} make one view; the class loss compares two"
+        yield stated(flat, "data.global_views", f"{problem}; raise one of them")
+
+
+def _check_resize(flat: Flat) -> Iterator[str]:
+    size = flat["data.global_size"]
+    if flat["knn.every"] and flat["knn.resize"] < max(size):
+        problem = (
+            f"is smaller than data.global_size={size}, which is cropped from it; enlarge it, or "
+            'turn evaluations off with knn.every=""'
+        )
+        yield stated(flat, "knn.resize", problem)
+
+
+RELATIONS = (
+    _check_lengths,
+    check_workers,
+    check_rates,
+    _check_heads,
+    _check_mlp,
+    _check_kernels,
+    _check_prototypes,
+    _check_losses,
+    _check_masks,
+    _check_global_size,
+    _check_local_size,
+    _check_views,
+    _check_resize,
+)

@@ -1,0 +1,157 @@
+"""What example number n of a run is: which image, which crops and colours, which masks.
+
+Everything here is a stateless function of (seed, epoch, example index), so that a run can be
+repeated, resumed anywhere, and spread over any number of processes without changing.
+"""
+
+import functools
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from ibot_jax.config.plan import Plan
+from ibot_jax.data.draw.central import CentralView
+from ibot_jax.data.draw.crops import largest_shrink
+from ibot_jax.data.draw.masks import draw_mask
+from ibot_jax.data.draw.views import draw_views, view_settings
+from ibot_jax.data.pixels.host_colors import apply_color
+from ibot_jax.data.pixels.images import Decoding, EncodedImage
+from ibot_jax.data.pixels.resize import crop_and_resize
+from ibot_jax.kernels.color_table import COLUMNS
+
+# Purposes of randomness: no two share a stream.
+ORDER, CROPS, COLORS, MASKS, STAND_INS = range(5)
+
+Example = tuple[np.ndarray, ...]
+Fetch = Callable[[Any], bytes | np.ndarray]
+
+
+def stream(seed: int, epoch: int, index: int, purpose: int) -> np.random.Generator:
+    """Returns the random stream for one purpose of one example in one epoch."""
+    return np.random.default_rng([seed, epoch, index, purpose])
+
+
+class Positions:
+    """Where in the run the examples of one process lie.
+
+    A position counts the examples of this process from the first step of the run on.
+    """
+
+    def __init__(self, plan: Plan, process_index: int, process_count: int):
+        self.rows = plan.batch_size // process_count  # of this process in a batch
+        self._plan = plan
+        self._first_row = process_index * self.rows
+
+    def locate(self, position: int) -> tuple[int, int, int]:
+        """Returns step, epoch, and place in the epoch (over all processes) of an example."""
+        step, row = divmod(int(position), self.rows)
+        epoch, step_of_epoch = divmod(step, self._plan.steps_per_epoch)
+        return step, epoch, step_of_epoch * self._plan.batch_size + self._first_row + row
+
+
+class EpochOrder:
+    """The order of the examples, a permutation for each epoch."""
+
+    def __init__(self, seed: int, num_examples: int):
+        self._lock = threading.Lock()  # a late thread would compute it a second time
+        # Two are kept: at the boundary of epochs, threads work on both.
+        self._permutation = functools.lru_cache(maxsize=2)(
+            lambda epoch: stream(seed, epoch, 0, ORDER).permutation(num_examples)
+        )
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        """Returns [num_examples] int64, the order of one epoch."""
+        with self._lock:
+            return self._permutation(epoch)
+
+
+class MakeExample:
+    """Makes training examples from what a source locates; a `workers.Task`."""
+
+    def __init__(self, fetch: Fetch, config: ConfigDict):
+        data, masks = config.data, config.masks
+        grid = tuple(side // config.model.patch_size for side in data.global_size)
+        self._fetch = fetch
+        self._seed = config.seed
+        self._decoding = Decoding.of(data)
+        self._resize = data.resize
+        self._shrink_margin = data.shrink_margin
+        self._color_on_host = data.augment == "host"
+        global_settings, local_settings = view_settings(data)
+        self._settings = global_settings + local_settings
+        self._sizes = [view.size for view in self._settings]
+        self._mask_settings = (masks.kind, grid, tuple(masks.ratios), tuple(masks.variances))
+        num_views = data.global_views, data.local_views
+        self._arrays = [
+            ((num_views[0], *data.global_size, data.channels), np.uint8),
+            ((num_views[1], *data.local_size, data.channels), np.uint8),
+            ((num_views[0], *grid), bool),
+        ]
+        if not self._color_on_host:
+            self._arrays += [((count, len(COLUMNS)), np.float32) for count in num_views]
+
+    def blank(self) -> Example:
+        """Returns an example that is all zero."""
+        return tuple(np.zeros(shape, dtype) for shape, dtype in self._arrays)
+
+    def __call__(self, out: Example, located: Any, epoch: int, index: int, masked: bool) -> str:
+        """Makes one example; returns what is odd about its image, "" if nothing is.
+
+        Args:
+          out: arrays as of `blank`, which are filled in: global views [G, H, W, C] uint8, local
+            views [L, H', W', C] uint8, masks [G, h, w] bool and, where the accelerator is to
+            change the colours, what was drawn for them: [G, 12] and [L, 12] float32.
+          located: what `Source.locate` returned.
+          epoch: of the run.
+          index: of the example; randomness depends on (seed, epoch, index) alone.
+          masked: whether masks are drawn; if not, they are all False.
+        """
+        crop_rng, color_rng, mask_rng = (
+            stream(self._seed, epoch, index, purpose) for purpose in (CROPS, COLORS, MASKS)
+        )
+        image = EncodedImage(self._fetch(located), self._decoding)
+        boxes, colors = draw_views(image.height, image.width, self._settings, crop_rng, color_rng)
+        # Pillow's views are the original's to the byte, and so must be what they are cut from.
+        margin = 0 if self._resize == "pillow" else self._shrink_margin
+        shrink = largest_shrink(boxes, self._sizes, margin)
+        pixels = image.decode(shrink)
+        global_views, local_views, masks, *color_rows = out
+        for target, box, color in zip((*global_views, *local_views), boxes, colors, strict=True):
+            view = crop_and_resize(pixels, box, target.shape[:2], self._resize, shrink)
+            if self._color_on_host:
+                view = np.asarray(apply_color(Image.fromarray(view), color))
+            target[:] = view.reshape(target.shape)
+        for mask in masks:
+            mask[:] = draw_mask(mask_rng, *self._mask_settings) if masked else False
+        for target, color in zip(itertools.chain(*color_rows), colors, strict=False):
+            target[:] = color.row()
+        return image.note
+
+
+class MakeCentralView:
+    """Makes the one undistorted view that evaluations use; a `workers.Task`."""
+
+    def __init__(self, fetch: Fetch, view: CentralView, decoding: Decoding):
+        self._fetch = fetch
+        self._view = view
+        self._decoding = decoding
+        self._shape = (*view.size, decoding.channels)
+
+    def blank(self) -> tuple[np.ndarray]:
+        """Returns a view that is all zero."""
+        return (np.zeros(self._shape, np.uint8),)
+
+    def __call__(self, out: tuple[np.ndarray], located: Any) -> str:
+        """Makes the view, [H, W, C] uint8, in `out`, of what `Source.locate` returned.
+
+        Returns what is odd about the image, "" if nothing is.
+        """
+        image = EncodedImage(self._fetch(located), self._decoding)
+        view = self._view.cut(Image.fromarray(image.decode()))
+        out[0][:] = np.asarray(view).reshape(self._shape)
+        return image.note

@@ -1,0 +1,207 @@
+"""Processes that make views: many small operations would queue for one interpreter's lock.
+
+Each worker is a fresh interpreter without tensorflow and jax that runs this module. It is told its
+task once, answers requests on its standard input, and ends with its owner, however that ends; the
+signals that tell a group of processes to end are the owner's to act on. What it makes lies in
+memory that both share. The memory has no name, and so ends with the two processes.
+"""
+
+import contextlib
+import io
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+
+from ibot_jax.data.make import shared_arrays
+from ibot_jax.data.pixels.images import in_words
+from ibot_jax.errors import TrainingError
+from ibot_jax.parallel.signals import SIGNALS
+
+_LOOK_SECONDS = 1.0
+
+
+MOST_PER_CORE = 16  # a larger number of processes is taken for a mistake
+
+
+class Task(Protocol):
+    """What workers do; it must be picklable."""
+
+    def blank(self) -> tuple[np.ndarray, ...]:
+        """Returns zeros of the shapes and dtypes of one example."""
+
+    def __call__(self, out: tuple[np.ndarray, ...], *args: Any) -> str:
+        """Makes one example in arrays as of `blank`, whatever they hold before.
+
+        Returns what people should know of it, "" for nothing.
+        """
+
+
+class Workers:
+    """A pool of processes that all run the same task; safe to call from several threads.
+
+    Attributes:
+      count: how many they are.
+      close: a function that ends them; dropping the pool, or leaving the program, does so too.
+    """
+
+    def __init__(self, task: Task, count: int, rows: int):
+        """Starts processes.
+
+        Args:
+          task: what they do.
+          count: how many; 0 starts one for each core of this process.
+          rows: the most requests that one call makes.
+        """
+        self.count = count or num_cores()
+        started = [_start(task, rows) for _ in range(self.count)]
+        self.close = weakref.finalize(self, _kill, [process for process, _ in started])
+        self._idle: queue.SimpleQueue = queue.SimpleQueue()
+        for process, arrays in started:  # all start while the first one does
+            try:
+                _send((task, rows), process.stdin)
+            except OSError as error:
+                raise self._gone(process) from error
+            self._idle.put((process, arrays))
+
+    def __call__(
+        self, requests: Sequence[tuple]
+    ) -> tuple[list[np.ndarray], dict[int, str], dict[int, str]]:
+        """Runs the task on every request, in one of the processes.
+
+        Args:
+          requests: R tuples of arguments of the task.
+
+        Returns:
+          The task's arrays stacked to [R, ...]; the requests that failed, as row and reason, whose
+          rows are zero; and by row what the task says of others.
+
+        Raises:
+          TrainingError: if the process is gone.
+        """
+        process, arrays = self._idle.get()
+        try:
+            _send(requests, process.stdin)
+            errors, notes = pickle.load(process.stdout)
+            return [array[: len(requests)].copy() for array in arrays], errors, notes
+        except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            raise self._gone(process) from error
+        finally:
+            self._idle.put((process, arrays))
+
+    def _gone(self, process: subprocess.Popen) -> TrainingError:
+        code = process.wait(timeout=10)
+        return TrainingError(
+            f"a worker process of the input pipeline ended with code {code}; "
+            f"if memory ran out, use fewer than data.workers={self.count}"
+        )
+
+
+def _start(task: Task, rows: int) -> tuple[subprocess.Popen, list[np.ndarray]]:
+    """Starts one process; returns it with the arrays in which it makes examples."""
+    blank = task.blank()
+    descriptor = shared_arrays.create(blank, rows)
+    try:
+        with _blocked(SIGNALS):  # for the worker as well, from its first moment on
+            process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "ibot_jax.data.make.workers",
+                    str(descriptor),
+                    str(os.getpid()),
+                ],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[descriptor],
+            )
+        return process, shared_arrays.attach(descriptor, blank, rows)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _blocked(signals: Iterable[int]) -> Iterator[None]:
+    """Holds back signals to this thread until the block is left."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _kill(processes: Sequence[subprocess.Popen]) -> None:
+    """Ends the processes; what they are doing is lost."""
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):  # what is left in its buffer goes nowhere
+                pipe.close()
+
+
+def num_cores() -> int:
+    """Returns how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux; a scheduler may have lent us a few only
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _send(message: Any, file: BinaryIO) -> None:
+    pickle.dump(message, file, protocol=pickle.HIGHEST_PROTOCOL)
+    file.flush()
+
+
+def serve(descriptor: int, requests: BinaryIO, replies: BinaryIO) -> None:
+    """Answers requests until their stream ends."""
+    task, num_rows = pickle.load(requests)
+    arrays = shared_arrays.attach(descriptor, task.blank(), num_rows)
+    # The dots keep what has no axis but the rows' an array, which can be written to.
+    rows = [tuple(array[row, ...] for array in arrays) for row in range(num_rows)]
+    while True:
+        try:
+            requested = pickle.load(requests)
+        except EOFError:
+            return
+        errors, notes = {}, {}
+        for row, (out, args) in enumerate(zip(rows[: len(requested)], requested, strict=True)):
+            try:
+                if note := task(out, *args):
+                    notes[row] = note
+            except Exception as error:  # Pillow and file systems raise nearly every kind
+                errors[row] = in_words(error)
+                for array in out:
+                    array[...] = 0
+        _send((errors, notes), replies)
+
+
+def main() -> None:
+    """Runs a worker on standard input and output."""
+    descriptor, owner = map(int, sys.argv[1:])
+    threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
+    replies = io.FileIO(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no reply
+    with contextlib.suppress(BrokenPipeError), io.BufferedWriter(replies) as buffered:
+        serve(descriptor, sys.stdin.buffer, buffered)
+
+
+def _end_with(owner: int) -> None:
+    """Ends this process soon after its owner, even while it waits for a file."""
+    while os.getppid() == owner:
+        time.sleep(_LOOK_SECONDS)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Images of evaluations that need each one: decoded ahead of use, and named where one is wrong."""
+
+import collections
+import io
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import jax
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from ibot_jax.data.pixels.images import Decoding, EncodedImage, in_words
+from ibot_jax.data.sources.folders import read_file
+from ibot_jax.data.sources.listing import EXTENSIONS
+from ibot_jax.errors import UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_THREADS = 8  # decoders release the interpreter's lock
+_AHEAD = 16
+
+_log = logging.getLogger(__name__)
+
+
+def read_image(path: epath.Path, decoding: Decoding) -> np.ndarray:
+    """Returns the pixels of an image, [H, W, C] uint8.
+
+    Raises:
+      UserError: if it is absent or no image.
+    """
+    try:
+        image = EncodedImage(read_file(os.fspath(path)), decoding)
+        pixels = image.decode()
+    except FileNotFoundError:
+        raise UserError(f"{path} is absent") from None
+    except Exception as error:  # Pillow's are of many kinds
+        raise UserError(f"{path} cannot be read ({in_words(error)})") from error
+    if image.note:
+        _log.warning("%s: %s", path, image.note)
+    return pixels.reshape(*pixels.shape[:2], decoding.channels)
+
+
+def to_picture(pixels: np.ndarray) -> Image.Image:
+    """Returns pixels [H, W, C] uint8 as Pillow's image."""
+    return Image.fromarray(pixels if pixels.shape[2] > 1 else pixels[..., 0])
+
+
+def read_labels(path: epath.Path) -> np.ndarray:
+    """Returns the labels that a grey or palette image holds, [H, W] uint8.
+
+    Raises:
+      UserError: if it is absent or no such image.
+    """
+    return np.asarray(open_labels(path))
+
+
+def open_labels(path: epath.Path) -> Image.Image:
+    """Returns an image of labels with its palette; otherwise as `read_labels`."""
+    try:
+        image = Image.open(io.BytesIO(read_file(os.fspath(path))))
+        image.load()
+    except FileNotFoundError:
+        raise UserError(f"{path} is absent") from None
+    except Exception as error:  # Pillow's are of many kinds
+        raise UserError(f"{path} cannot be read ({in_words(error)})") from error
+    if image.mode not in ("L", "P"):
+        raise UserError(f"{path} holds colours ({image.mode}), not labels (grey or a palette)")
+    return image
+
+
+def list_images(folder: epath.Path) -> list[epath.Path]:
+    """Returns the images right in a folder, by name.
+
+    Raises:
+      UserError: if it is absent or holds none.
+    """
+    require_folder(folder)
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    images = [path for path in visible if path.suffix[1:].lower() in EXTENSIONS]
+    if not images:
+        raise UserError(f"{folder} holds no images; they end in {', '.join(EXTENSIONS)}")
+    return sorted(images)
+
+
+def require_folder(folder: epath.Path) -> epath.Path:
+    """Returns the folder; raises a UserError where there is none."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; see --help for what the data look like")
+    return folder
+
+
+def ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yields function(item) for each item, in order, computed in threads up to 16 items ahead.
+
+    Raises what the function raises, where its result would have been.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        pending = collections.deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > _AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def share_batches(
+    read: Callable[[T], Sequence[np.ndarray]],
+    items: Sequence[T],
+    blank: Sequence[np.ndarray],
+    batch_size: int,
+) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+    """Yields this process's share of batches, read ahead in threads.
+
+    Args:
+      read: makes the arrays of an item.
+      items: the same on all processes, see `same_images.require_same_files`.
+      blank: arrays like those of an item, which fill up the last batch.
+      batch_size: B, over all processes.
+
+    Yields:
+      The arrays of each batch, [b, ...], and which rows are not blank, [b] bool.
+    """
+    rows = batch_size // jax.process_count()
+    first = rows * jax.process_index()
+    shares = [
+        items[start + first : min(start + batch_size, start + first + rows)]
+        for start in range(0, len(items), batch_size)
+    ]
+    results = ahead(read, (item for share in shares for item in share))
+    for share in shares:
+        arrays = [np.repeat(array[None], rows, axis=0) for array in blank]
+        for row in range(len(share)):
+            for target, array in zip(arrays, next(results), strict=True):
+                target[row] = array
+        yield arrays, np.arange(rows) < len(share)
+
+
+def to_square(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Stretches pixels [H, W, C] uint8 to [size, size, C]: bicubic, antialiased."""
+    square = to_picture(pixels).resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(square).reshape(size, size, pixels.shape[2])

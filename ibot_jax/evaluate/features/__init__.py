@@ -1,0 +1,1 @@
+"""Features of images: computed, kept on disk, spread over devices."""

@@ -1,0 +1,253 @@
+"""Features of a whole split, extracted once and kept on disk.
+
+    CACHE/KEY/about.json    what they are of
+    CACHE/KEY/features.f32  [M, F] float32, row by row
+    CACHE/KEY/labels.npy    [M] int32, -1 where there is none
+    CACHE/KEY/rows.npy      [M] int64, the places of these images in the split
+
+KEY is a hash of all that determines them: the weights, the architecture and its computation, the
+kind of features, how images are cut, which images there are (paths, sizes and times of files), and
+the version of the code that makes pixels and features.
+Memory is bounded whatever the number of images: features go to the disk batch by batch, and are
+mapped from there.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+import secrets
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from ibot_jax.data.sources.identity import fingerprint
+from ibot_jax.data.sources.opening import Source
+from ibot_jax.data.sources.tfds import TfdsStream
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate.features.extract import extract_batches, make_feature_fn
+from ibot_jax.evaluate.opening import Views
+from ibot_jax.optim.optimizer import Params
+from ibot_jax.parallel import signals
+from ibot_jax.parallel.agreement import same_end
+from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.recorded import DESCRIBED_DATA
+from ibot_jax.weights.tensors import backbone_hash
+
+T = TypeVar("T")
+
+# Of the code that makes pixels and features: raised by whatever changes either, so that what an
+# earlier version has kept is not taken for its own. A recorded feature in the tests tells when.
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """The features of a split's images, without those that could not be read.
+
+    Attributes:
+      values: [M, F] float32, mapped from disk.
+      labels: [M] int32, -1 where there is none.
+      rows: [M] int64, the places of these images in the split (of sequential TFDS data, in the
+        order of reading).
+    """
+
+    values: np.ndarray
+    labels: np.ndarray
+    rows: np.ndarray
+
+
+class FeatureCache:
+    """Extracts and keeps features of one model.
+
+    Every process of several must call it alike; each keeps a copy of its own, unless they share
+    the folder.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        model: Model,
+        params: Params,
+        mesh: jax.sharding.Mesh,
+        *,
+        kind: str = "cls",
+        blocks: int = 1,
+    ):
+        """Prepares it.
+
+        Args:
+          folder: local.
+          model: whose features.
+          params: its parameters, on all devices.
+          mesh: the devices.
+          kind: of features, see `make_feature_fn`.
+          blocks: how many of the last blocks.
+
+        Raises:
+          UserError: if the folder is not a local one, or the model has not so many blocks.
+        """
+        if "://" in folder:
+            raise UserError(f"--cache={folder} must be a local folder: features are mapped from it")
+        self._folder = pathlib.Path(folder).expanduser().absolute()
+        self._feature_fn = make_feature_fn(model, kind, blocks)
+        self._params = {} if kind == "pixels" else {"backbone": params["backbone"]}
+        self._mesh = mesh
+        self._about = identity(model, params, kind, blocks)
+
+    def __call__(
+        self,
+        source: Source | TfdsStream,
+        views: Views,
+        name: str,
+        *,
+        needed: int = 1,
+        purpose: str = "this",
+    ) -> Features:
+        """Returns the features of a split, from disk if they are there.
+
+        Args:
+          source: the split.
+          views: how images are cut.
+          name: of the split, for the progress bar.
+          needed: how many images there have to be.
+          purpose: what needs them, in words.
+
+        Raises:
+          UserError: if the folder cannot be written, or fewer images than needed can be read.
+        """
+        about = self._about | views.cut()
+        with same_end():
+            about |= {"source": source.name, "images": fingerprint(source)}
+            if isinstance(source, TfdsStream):  # its order depends on it
+                about["order"] = [views.batch_size, jax.process_count()]
+            key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
+            target = self._folder / key
+        if not _everywhere(target.is_dir()):
+            self._extract(source, views, name, target, about)
+        with same_end():
+            found = _read(target)
+        if len(found.rows) < needed:
+            raise UserError(
+                f"{len(found.rows):,} of the {len(source):,} images of {source.name} can be read, "
+                f"and {purpose} needs {needed:,} or more"
+            )
+        return found
+
+    def _extract(
+        self,
+        source: Source | TfdsStream,
+        views: Views,
+        name: str,
+        target: pathlib.Path,
+        about: dict[str, Any],
+    ) -> None:
+        """Writes the features of a split under a temporary name, which then takes its place."""
+        with _temporary(target) as temporary:
+            with same_end(), _told(self._folder):
+                temporary.mkdir(parents=True)
+                file = (temporary / "features.f32").open("wb")
+            batches = extract_batches(
+                self._feature_fn, self._params, views.batches(source), self._mesh
+            )
+            labels, valid, width, failure = [], [], 0, None
+            for features, batch_labels, batch_valid in progress(
+                batches, views.number(source), f"{name} features"
+            ):
+                labels.append(batch_labels)
+                valid.append(batch_valid)
+                width = features.shape[1]
+                if failure is None:  # told at the end: the others compute on
+                    try:
+                        file.write(features[batch_valid].tobytes())
+                    except OSError as error:
+                        failure = error
+            with same_end(), _told(self._folder):
+                if failure is not None:
+                    raise failure
+                file.close()
+                rows = np.flatnonzero(np.concatenate(valid))
+                np.save(temporary / "labels.npy", np.concatenate(labels)[rows])
+                np.save(temporary / "rows.npy", rows)
+                about = about | {"shape": [len(rows), width]}
+                (temporary / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+                if not len(rows):
+                    raise UserError(f"{source.name}: none of its images can be read")
+                _take_place(temporary, target)
+
+
+def identity(model: Model, params: Params, kind: str, blocks: int) -> dict[str, Any]:
+    """Returns all that determines the features of an image, but for how it is cut; JSON types."""
+    config = model.config.to_dict()
+    return {
+        "version": VERSION,
+        "platform": jax.default_backend(),  # in bfloat16 each rounds in its own way
+        "features": kind,
+        "blocks": blocks,
+        "weights": "" if kind == "pixels" else backbone_hash(params),
+        "model": config["model"],
+        "channels": {key: config["data"][key] for key in DESCRIBED_DATA},
+        "dtype": config["dtype"],
+    }
+
+
+def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """Yields the items, and shows on the first process's terminal how many there were."""
+    hidden = jax.process_index() > 0 or not sys.stderr.isatty()
+    yield from tqdm(items, total=total, desc=what, disable=hidden, leave=False)
+
+
+def _read(folder: pathlib.Path) -> Features:
+    try:
+        number, width = json.loads((folder / "about.json").read_text())["shape"]
+        labels, rows = (np.load(folder / f"{name}.npy") for name in ("labels", "rows"))
+        size = (folder / "features.f32").stat().st_size
+        if not len(labels) == len(rows) == number or size != 4 * number * width:
+            raise ValueError("its files are of different lengths")
+        values = np.memmap(folder / "features.f32", np.float32, "r", shape=(number, width))
+    except Exception as error:  # NumPy raises many kinds
+        raise UserError(f"{folder} is damaged ({error}); remove it") from error
+    return Features(values, labels, rows)
+
+
+@contextlib.contextmanager
+def _temporary(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields the path of a folder beside `target`, which is removed, however the block ends."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    remove = functools.partial(shutil.rmtree, temporary, ignore_errors=True)
+    try:
+        with signals.before_end(remove):
+            yield temporary
+    finally:
+        remove()
+
+
+def _take_place(temporary: pathlib.Path, target: pathlib.Path) -> None:
+    try:
+        temporary.rename(target)
+    except OSError:
+        if not target.is_dir():  # else another process, which shares the folder, was first
+            raise
+
+
+@contextlib.contextmanager
+def _told(folder: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"--cache={folder} cannot be written ({error.strerror}); choose another folder"
+        ) from error
+
+
+def _everywhere(found: bool) -> bool:
+    """Returns whether something was found on all processes."""
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(found))))

@@ -1,0 +1,190 @@
+"""The training of a sweep of linear classifiers, epoch by epoch; interrupted, it goes on exactly.
+
+    OUT/linear-KEY.npz   classifiers, momentum and accuracies after the last whole epoch
+
+KEY is a hash of all that determines them.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate.features.cache import Features, progress
+from ibot_jax.evaluate.features.extract import FeatureFn
+from ibot_jax.evaluate.features.rows import num_parts
+from ibot_jax.evaluate.probes import linear_sweep
+from ibot_jax.evaluate.probes.linear_sweep import Sweep, SweepState
+from ibot_jax.files.paths import absolute_path
+from ibot_jax.parallel import sharding
+from ibot_jax.parallel.agreement import in_step, same_end
+
+# Entries of the largest array that counting hits needs on a device: 2**26 of float32 are 256 MiB.
+_MAX_ENTRIES = 2**26
+
+Top = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained, and on what.
+
+    Attributes:
+      sweep: the classifiers.
+      feature_fn: (params, images [B, H, W, C] uint8) -> features [B, F].
+      params: its parameters, on all devices.
+      batches: this process's batches of training images from a step on, {images, labels}.
+      test: features of the test split.
+      mesh: the devices.
+      seed: of the first weights.
+    """
+
+    sweep: Sweep
+    feature_fn: FeatureFn
+    params: Any
+    batches: Callable[[int], Iterator[dict[str, np.ndarray]]]
+    test: Features
+    mesh: Mesh
+    seed: int
+
+
+def train(task: Task, folder: str, about: dict[str, Any]) -> Top:
+    """Trains the classifiers, or finishes their training.
+
+    Args:
+      task: what to do.
+      folder: where the state is kept.
+      about: all that determines the outcome besides `task.sweep`; JSON types only.
+
+    Returns:
+      {variant: (top-1, top-5)}, accuracies on the test split after the last epoch, in percent, an
+      array each with an entry for each rate.
+
+    Raises:
+      UserError: if the state cannot be read or written.
+    """
+    sweep = task.sweep
+    kept = _State(folder, sweep, {**about, "seed": task.seed})
+    replicated, stacked = (f(task.mesh) for f in (sharding.replicated, sharding.batch_sharding))
+    init = linear_sweep.make_init(sweep, task.test.values.shape[1])
+    key = jax.random.key(task.seed)
+    layout = jax.tree.map(lambda x: stacked if x.ndim else replicated, jax.eval_shape(init, key))
+    found = kept.read(jax.eval_shape(init, key))
+    if found is None:
+        state, top = jax.jit(init, out_shardings=layout)(key), {}
+    else:
+        state, top = jax.device_put(found[0], layout), found[1]
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(layout, replicated))
+    def step(state, params, batch):
+        features = task.feature_fn(params, batch["images"])
+        return linear_sweep.make_train_step(sweep, task.mesh)(state, features, batch["labels"])
+
+    gather = jax.jit(lambda state: state, out_shardings=replicated)
+    done = int(state.step) // sweep.steps_per_epoch
+    batches = in_step(task.batches(int(state.step))) if done < sweep.epochs else iter(())
+    for epoch in range(done + 1, sweep.epochs + 1):
+        turns = zip(range(sweep.steps_per_epoch), batches, strict=False)
+        for _, (batch, _) in progress(turns, sweep.steps_per_epoch, f"epoch {epoch}"):
+            state, _ = step(state, task.params, sharding.to_global(batch, task.mesh))
+        top = _measure(task, state)
+        kept.write(jax.device_get(gather(state)), top)
+        if jax.process_index() == 0:
+            tqdm.write(f"epoch {epoch}/{sweep.epochs}: {best(sweep, top)}", file=sys.stdout)
+    return top
+
+
+def best(sweep: Sweep, top: Top) -> str:
+    """Returns in words which classifier is the best by top-1."""
+    top1, name, rate = max(
+        (float(accuracy), name, rate)
+        for name, (firsts, _) in top.items()
+        for accuracy, rate in zip(firsts, sweep.rates, strict=True)
+    )
+    return f"best top-1 {top1:.2f} % ({name}, lr {rate:g})"
+
+
+def _measure(task: Task, state: SweepState) -> Top:
+    """Returns what `train` does, of the classifiers of now."""
+    sweep, number = task.sweep, len(task.test.labels)
+    count = _count_program(sweep, task.mesh)
+    of_device = sweep.slots // num_parts(task.mesh)
+    chunk = min(max(_MAX_ENTRIES // (of_device * sweep.num_classes), 1), number)
+    totals = []
+    for start in range(0, number, chunk):
+        features = np.asarray(task.test.values[start : start + chunk])
+        missing = chunk - len(features)  # one shape for every chunk: one compilation
+        labels = np.pad(task.test.labels[start : start + chunk], (0, missing), constant_values=-1)
+        features = np.pad(features, ((0, missing), (0, 0)))
+        totals.append(jax.device_get(count(state.params, features, labels)))
+    return jax.tree.map(lambda *hits: 100 * sum(hits)[: len(sweep.rates)] / number, *totals)
+
+
+@functools.lru_cache(maxsize=2)
+def _count_program(sweep: Sweep, mesh: Mesh):
+    return jax.jit(linear_sweep.make_count(sweep, mesh), out_shardings=sharding.replicated(mesh))
+
+
+class _State:
+    """What is kept from epoch to epoch, in one file."""
+
+    def __init__(self, folder: str, sweep: Sweep, about: dict[str, Any]):
+        self._rates = len(sweep.rates)
+        about = about | dataclasses.asdict(sweep)
+        del about["slots"]  # another number of devices may go on
+        key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+        self._folder = folder
+        self._path: epath.Path = absolute_path(folder) / f"linear-{key}.npz"
+
+    def read(self, like: SweepState) -> tuple[SweepState, Top] | None:
+        """Returns what was kept, NumPy arrays of the shapes of `like`; None if there is nothing."""
+
+        def fill_up(array, wanted):
+            missing = wanted.shape[0] - array.shape[0] if array.ndim else 0
+            return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else array
+
+        with same_end():
+            if not self._path.exists():
+                return None
+            try:
+                with self._path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                    flat = {tuple(name.split("/")): arrays[name] for name in arrays.files}
+                tree = flax.traverse_util.unflatten_dict(flat)
+                state = flax.serialization.from_state_dict(like, tree["state"])
+                state = jax.tree.map(fill_up, state, like)
+                return state, {name: (x["0"], x["1"]) for name, x in tree["top"].items()}
+            except Exception as error:  # NumPy and zipfile raise many kinds
+                raise UserError(f"{self._path} is damaged ({error}); remove it") from error
+
+    def write(self, state: SweepState, top: Top) -> None:
+        """Replaces what was kept, at once; the first process does."""
+        with same_end():
+            if jax.process_index():
+                return
+            state = jax.tree.map(lambda x: x[: self._rates] if x.ndim else x, state)
+            tree = {"state": state, "top": top}
+            tree = flax.serialization.to_state_dict(tree)
+            flat = flax.traverse_util.flatten_dict(tree, sep="/")
+            temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with temporary.open("wb") as file:
+                    np.savez(file, **flat)
+                temporary.replace(self._path)
+            except OSError as error:
+                temporary.unlink(missing_ok=True)
+                raise UserError(
+                    f"--out={self._folder} cannot be written ({error.strerror or error})"
+                ) from error

@@ -1,0 +1,113 @@
+"""Classes of pixels from the tokens of patches: a linear layer, and nearest neighbours.
+
+Shape letters: B images, h and w patches, N = h * w, F features of a patch, C classes.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ibot_jax.evaluate.measures.cosine import unit
+
+Array = jax.Array
+
+_MAX_ENTRIES = 2**27  # of similarities at a time, over all devices: 512 MiB
+
+
+class Linear(NamedTuple):
+    """A linear layer: kernel [F, C], bias [C]."""
+
+    kernel: Array
+    bias: Array
+
+    def __call__(self, tokens: Array) -> Array:
+        """Returns the logits [..., C] of tokens [..., F]."""
+        return jnp.matmul(tokens, self.kernel, precision="highest") + self.bias
+
+
+class Bank(NamedTuple):
+    """Patches whose classes are known: unit features [M, F], shares of the classes [M, C]."""
+
+    features: Array
+    shares: Array
+
+
+def linear_loss(head: Linear, tokens: Array, counts: Array) -> Array:
+    """Returns the mean cross-entropy of pixels, all of a patch with the logits of the patch.
+
+    Args:
+      head: the layer.
+      tokens: [B, N, F].
+      counts: [B, N, C] pixels of each class in each patch.
+    """
+    log_probs = jax.nn.log_softmax(head(tokens).astype(jnp.float32))
+    return -(counts * log_probs).sum() / jnp.maximum(counts.sum(), 1)
+
+
+def count_pixels(labels: Array, patch_size: int, num_classes: int) -> Array:
+    """Counts the pixels of each class in each patch.
+
+    Args:
+      labels: [B, H, W] uint8; values from num_classes on do not count.
+      patch_size: side of a patch; divides H and W.
+      num_classes: C.
+
+    Returns:
+      [B, N, C] float32.
+    """
+    batch, height, width = labels.shape
+    rows, columns = height // patch_size, width // patch_size
+    labels = labels.reshape(batch, rows, patch_size, columns, patch_size)
+    labels = labels.transpose(0, 1, 3, 2, 4).reshape(batch * rows * columns, -1)
+    patches = jnp.arange(len(labels))[:, None]
+    # Whatever does not count lies beyond the last column, where updates are dropped.
+    counts = jnp.zeros((len(labels), num_classes), jnp.float32)
+    counts = counts.at[patches, labels.astype(jnp.int32)].add(1, mode="drop")
+    return counts.reshape(batch, rows * columns, num_classes)
+
+
+def knn_votes(bank: Bank, tokens: Array, *, k: int, temperature: float) -> Array:
+    """Returns the votes of each patch's k nearest by cosine, with weight exp(cosine / T).
+
+    Args:
+      bank: the patches that vote, each for its classes by their shares.
+      tokens: [B, N, F].
+      k: how many vote.
+      temperature: T.
+
+    Returns:
+      [B, N, C] float32, shares of the votes.
+    """
+
+    def one_chunk(queries):  # [B, q, F]
+        cosine = jnp.einsum("bqf,mf->bqm", queries, bank.features, precision="highest")
+        nearest, index = jax.lax.top_k(cosine, k)
+        weights = jax.nn.softmax(nearest / temperature)
+        return jnp.einsum("bqk,bqkc->bqc", weights, bank.shares[index], precision="highest")
+
+    batch, number, width = tokens.shape
+    chunk = min(max(_MAX_ENTRIES // (batch * len(bank.features)), 1), number)
+    queries = jnp.pad(unit(tokens), ((0, 0), (0, -number % chunk), (0, 0)))
+    queries = queries.reshape(batch, -1, chunk, width)
+    votes = jax.lax.map(one_chunk, jnp.moveaxis(queries, 1, 0))  # [chunks, B, q, C]
+    return jnp.moveaxis(votes, 0, 1).reshape(batch, -1, votes.shape[-1])[:, :number]
+
+
+def decide(scores: Array, size: int) -> Array:
+    """Returns the class of each pixel, [B, S, S] uint8, by scores interpolated linearly.
+
+    Works row by row: the scores of all pixels are never there at once.
+
+    Args:
+      scores: [B, h, w, C].
+      size: S.
+    """
+    batch, _, columns, num_classes = scores.shape
+    scores = jax.image.resize(scores, (batch, size, columns, num_classes), "linear")
+
+    def one_row(row):  # [B, w, C]
+        return jnp.argmax(jax.image.resize(row, (batch, size, num_classes), "linear"), axis=-1)
+
+    rows = jax.lax.map(one_row, jnp.moveaxis(scores, 1, 0))
+    return jnp.moveaxis(rows, 0, 1).astype(jnp.uint8)

@@ -1,0 +1,166 @@
+"""Heads on the frozen tokens of patches: fitted to labelled pixels, and measured on others."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate.benchmarks.image_files import ahead
+from ibot_jax.evaluate.benchmarks.segmentation_data import Split, Squares, nearest
+from ibot_jax.evaluate.features.cache import progress
+from ibot_jax.evaluate.measures import mean_iou
+from ibot_jax.evaluate.measures.cosine import unit
+from ibot_jax.evaluate.probes.patch_heads import Bank, Linear, count_pixels, decide, linear_loss
+from ibot_jax.parallel import sharding
+from ibot_jax.parallel.agreement import in_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """A model that only gives features, and how it sees images.
+
+    Attributes:
+      patch_fn: (params, images [B, S, S, C] uint8) -> features of patches [B, N, F], row by row.
+      params: its parameters, on all devices.
+      patch_size: side of a patch, pixels.
+      squares: how images are read.
+      mesh: the devices.
+    """
+
+    patch_fn: Callable[[Any, jax.Array], jax.Array]
+    params: Any
+    patch_size: int
+    squares: Squares
+    mesh: jax.sharding.Mesh
+
+    def num_features(self) -> int:
+        """Returns F."""
+        shape = (1, self.squares.size, self.squares.size, self.squares.decoding.channels)
+        image = jax.ShapeDtypeStruct(shape, jnp.uint8)
+        return jax.eval_shape(self.patch_fn, self.params, image).shape[-1]
+
+    def batches(self, split: Split, order: np.ndarray, what: str) -> Iterator[dict[str, jax.Array]]:
+        """Yields global arrays of `Squares.batches`."""
+        batches = in_step(self.squares.batches(split, order))
+        for batch, _ in progress(batches, self.squares.number(split), what):
+            yield sharding.to_global(batch, self.mesh)
+
+
+def fit_linear(
+    frozen: Frozen, train: Split, *, epochs: int, learning_rate: float, seed: int
+) -> Linear:
+    """Fits a linear layer, which starts at zero, to the training images.
+
+    Args:
+      frozen: the model.
+      train: the images.
+      epochs: how often they are seen.
+      learning_rate: of AdamW; falls to 0 along a cosine.
+      seed: of their order.
+    """
+    steps = epochs * frozen.squares.number(train)
+    optimizer = optax.adamw(optax.cosine_decay_schedule(learning_rate, steps))
+    head = Linear(
+        jnp.zeros((frozen.num_features(), train.num_classes)), jnp.zeros(train.num_classes)
+    )
+    state = optimizer.init(head)
+    everywhere = sharding.replicated(frozen.mesh)
+    head, state = jax.device_put((head, state), everywhere)
+
+    @functools.partial(jax.jit, out_shardings=everywhere)
+    def step(params, head, state, batch):
+        tokens = frozen.patch_fn(params, batch["images"])
+        counts = count_pixels(batch["labels"], frozen.patch_size, train.num_classes)
+        grads = jax.grad(linear_loss)(head, tokens, counts)
+        updates, state = optimizer.update(grads, state, head)
+        return optax.apply_updates(head, updates), state
+
+    rng = np.random.default_rng(seed)
+    for epoch in range(epochs):
+        for batch in frozen.batches(train, rng.permutation(len(train)), f"linear {epoch + 1}"):
+            head, state = step(frozen.params, head, state, batch)
+    return head
+
+
+def sample_bank(frozen: Frozen, train: Split, *, number: int, seed: int) -> Bank:
+    """Draws patches of the training images, as many of each, for k-NN.
+
+    Args:
+      frozen: the model.
+      train: the images.
+      number: of patches; fewer where images have not so many patches with a known pixel.
+      seed: of the draw.
+
+    Raises:
+      UserError: if no patch has a known pixel.
+    """
+    grid = (frozen.squares.size // frozen.patch_size) ** 2
+    per_image = min(-(-number // len(train)), grid)
+    everywhere = sharding.replicated(frozen.mesh)
+
+    @functools.partial(jax.jit, out_shardings=everywhere)
+    def draw(params, batch, chosen):
+        tokens = frozen.patch_fn(params, batch["images"])
+        counts = count_pixels(batch["labels"], frozen.patch_size, train.num_classes)
+        return tuple(
+            jnp.take_along_axis(x, chosen[..., None], axis=1) for x in (unit(tokens), counts)
+        )
+
+    rng = np.random.default_rng(seed)
+    features, counts = [], []
+    for batch in frozen.batches(train, rng.permutation(len(train)), "bank"):
+        chosen = np.stack(
+            [rng.permutation(grid)[:per_image] for _ in range(frozen.squares.batch_size)]
+        )
+        drawn = draw(frozen.params, batch, jax.device_put(chosen, everywhere))
+        of_tokens, of_counts = (np.asarray(x).reshape(-1, x.shape[-1]) for x in drawn)
+        known = of_counts.any(axis=1)
+        features.append(of_tokens[known])
+        counts.append(of_counts[known])
+    features, counts = (np.concatenate(x)[:number] for x in (features, counts))
+    if not len(features):
+        raise UserError(f"{train.annotations[0].parent} has no annotated pixel")
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    return jax.device_put(Bank(features, shares), everywhere)
+
+
+def count_classes(
+    frozen: Frozen, score_fn: Callable[[Any, jax.Array], jax.Array], head: Any, test: Split
+) -> np.ndarray:
+    """Counts the pixels of all images by true and predicted class, at the annotations' size.
+
+    Args:
+      frozen: the model.
+      score_fn: (head, features of patches [B, N, F]) -> scores of the classes [B, N, C].
+      head: what it needs.
+      test: the images.
+
+    Returns:
+      [C, C] int64, see `mean_iou.count`.
+
+    Raises:
+      UserError: if no pixel is annotated.
+    """
+    size = frozen.squares.size
+    side = size // frozen.patch_size
+
+    @functools.partial(jax.jit, out_shardings=sharding.replicated(frozen.mesh))
+    def segment(params, head, images):
+        scores = score_fn(head, frozen.patch_fn(params, images))
+        return decide(scores.reshape(len(images), side, side, -1), size)
+
+    truths = ahead(test.read_truth, range(len(test)))
+    total = np.zeros((test.num_classes, test.num_classes), np.int64)
+    for batch in frozen.batches(test, np.arange(len(test)), "segmentation"):
+        found = np.asarray(segment(frozen.params, head, batch["images"]))
+        for prediction, truth in zip(found, truths, strict=False):
+            total += mean_iou.count(nearest(prediction, *truth.shape), truth, test.num_classes)
+    if not total.any():
+        raise UserError(f"{test.annotations[0].parent} has no annotated pixel")
+    return total

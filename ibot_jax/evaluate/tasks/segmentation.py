@@ -1,0 +1,142 @@
+"""Semantic segmentation by frozen patch tokens: a linear layer and k-NN, mIoU.
+
+What it measures: whether a patch token tells what its patch shows. The linear layer learns from the
+pixels of each training image (cross-entropy, AdamW, cosine schedule); for k-NN, patches drawn from
+the training images vote by exp(cosine / T). Scores of patches are interpolated linearly and decided
+pixel by pixel at the size of the annotation. The task is that of the paper (section 4.2), but not
+its protocol: images become squares of --size pixels, without crops, augmentation and sliding
+windows. Compare such results with each other, not with the paper's.
+
+Data: --layout=ade20k: DATA/images/{training,validation}/*.jpg and DATA/annotations/.../*.png, 0
+not annotated and 150 classes (ADEChallengeData2016). --layout=voc: DATA/JPEGImages/*.jpg,
+DATA/SegmentationClass/*.png, 255 not annotated and 21 classes, and
+DATA/ImageSets/Segmentation/{train,val}.txt (VOCdevkit/VOC2012).
+
+    python -m ibot_jax.evaluate segmentation --from=runs/mine --data=DATA --layout=voc
+"""
+
+import argparse
+import functools
+
+import jax.numpy as jnp
+
+from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.sources.same_images import require_same_files
+from ibot_jax.data.sources.shared_images import find_shared_files
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate import options
+from ibot_jax.evaluate.benchmarks.segmentation_data import Squares, find_splits
+from ibot_jax.evaluate.measures import mean_iou
+from ibot_jax.evaluate.opening import check_batch_size, open_model, settings, warn_of_shared
+from ibot_jax.evaluate.probes.patch_heads import Linear, knn_votes
+from ibot_jax.evaluate.probes.segmenting import Frozen, count_classes, fit_linear, sample_bank
+from ibot_jax.evaluate.report import Report
+from ibot_jax.files.paths import absolute_path
+from ibot_jax.parallel import sharding
+from ibot_jax.parallel.agreement import same_end
+from ibot_jax.weights.pretrained import Model
+
+_HEADS = ("linear", "knn")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the task."""
+    options.add_model_options(parser)
+    group = parser.add_argument_group("data")
+    group.add_argument("--data", required=True, metavar="DIR", help="see above")
+    group.add_argument("--layout", required=True, choices=("ade20k", "voc"), help="see above")
+    options.add_number(
+        group, "--size", 512, "side of the squares that images become", metavar="PIXELS"
+    )
+    options.add_batch_size(group, 16)
+    group = parser.add_argument_group("heads")
+    group.add_argument(
+        "--heads",
+        default=_HEADS,
+        type=options.sequence(options.one_of(_HEADS)),
+        metavar="HEAD,...",
+        help="linear, knn or both (default: linear,knn)",
+    )
+    options.add_number(group, "--blocks", 1, "the last N blocks, whose tokens are concatenated")
+    options.add_number(group, "--epochs", 10, "of the linear layer")
+    group.add_argument(
+        "--lr",
+        default=1e-3,
+        type=options.above_zero,
+        metavar="RATE",
+        help="learning rate of the linear layer (default: 0.001)",
+    )
+    options.add_number(group, "--bank", 100_000, "patches that vote in k-NN")
+    options.add_number(group, "--k", 30, "neighbours that vote")
+    options.add_number(
+        group, "--temperature", 0.07, "of the votes", kind=options.above_zero, metavar="T"
+    )
+    options.add_number(group, "--seed", 0, "of the order and the bank", kind=options.natural)
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Fits both heads to the training images and measures them on the others.
+
+    Raises:
+      UserError: for what the user can mend.
+    """
+    with same_end():
+        train, test = find_splits(args.layout, absolute_path(args.data))
+        shared = find_shared_files(*(list(map(str, split.images)) for split in (train, test)))
+    for split in (train, test):
+        require_same_files([*split.images, *split.annotations], f"--data={args.data}")
+    warn_of_shared(
+        shared, f"--data={args.data} to test on", "the training images", "mend the lists"
+    )
+    mesh = sharding.make_mesh()
+    model, params = open_model(args, mesh)
+    _check(args, model)
+    frozen = Frozen(
+        _make_patch_fn(model, args.blocks),
+        params,
+        model.backbone.patch_size,
+        Squares(args.size, Decoding.of(model.config.data), args.batch_size),
+        mesh,
+    )
+    votes = functools.partial(knn_votes, k=args.k, temperature=args.temperature)
+    rows = []
+    for name in args.heads:
+        if name == "linear":
+            head = fit_linear(
+                frozen, train, epochs=args.epochs, learning_rate=args.lr, seed=args.seed
+            )
+        else:
+            head = sample_bank(frozen, train, number=args.bank, seed=args.seed)
+            if args.k > len(head.features):
+                raise UserError(
+                    f"--k={args.k} is more than the {len(head.features)} patches in the bank"
+                )
+        score_fn = Linear.__call__ if name == "linear" else votes
+        counts = count_classes(frozen, score_fn, head, test)
+        rows.append({"head": name, "images": len(test), **mean_iou.scores(counts)})
+    metrics = {
+        f"{row['head']}_{key}": value
+        for row in rows
+        for key, value in row.items()
+        if isinstance(value, float)
+    }
+    return Report("segmentation", settings(args, model), metrics, rows, shared_images=shared.count)
+
+
+def _make_patch_fn(model: Model, blocks: int):
+    """Returns the function from (params, images) to the patch tokens of the last blocks."""
+
+    def patches(params, images):
+        layers = model.last_layers(params, images, blocks)[:, :, 1:]  # [n, B, N, D]
+        return jnp.concatenate(list(layers), axis=-1)
+
+    return patches
+
+
+def _check(args: argparse.Namespace, model: Model) -> None:
+    patch_size, depth = model.backbone.patch_size, model.backbone.depth
+    if args.size % patch_size:
+        raise UserError(f"--size={args.size} is no multiple of the patch size, {patch_size}")
+    check_batch_size(args)
+    if args.blocks > depth:
+        raise UserError(f"--blocks={args.blocks} is more than the {depth} of the model")

@@ -1,0 +1,1 @@
+"""Paths on disks and in buckets, JSON lines, event files, checksums."""

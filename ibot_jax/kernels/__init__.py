@@ -1,0 +1,1 @@
+"""Computations of which an accelerator may have a kernel of its own."""

@@ -1,0 +1,1 @@
+"""The losses, a file each, and how they are summed over chunks of rows."""

@@ -1,0 +1,1 @@
+"""The Optax chain, its schedules, and the teacher as its last link."""

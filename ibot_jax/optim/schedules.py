@@ -1,0 +1,46 @@
+"""What changes over a run: learning rate, weight decay, teacher's rate and temperatures."""
+
+import math
+
+from ml_collections import ConfigDict
+
+from ibot_jax.config import durations
+from ibot_jax.config.plan import Plan
+from ibot_jax.losses import losses
+from ibot_jax.optim.optimizer import Schedule, cosine_schedule
+
+
+def make_schedules(config: ConfigDict, plan: Plan) -> dict[str, Schedule]:
+    """Returns what changes over a run, by name, as functions of the step.
+
+    `teacher_rate` is 1 - the teacher's momentum, which rises to 1 on a cosine.
+    """
+    optim, loss = config.optim, config.loss
+    total = plan.total_steps
+
+    # A rise of some epochs goes by epochs, as the original's; any other goes by steps.
+    by_epochs = durations.parse(loss.teacher_temp_warmup)[1] == "epochs"
+    stair = plan.steps_per_epoch if by_epochs else 1
+
+    def temperature(start: float, final: float, wait: str) -> Schedule:
+        def stairs(key, duration):
+            return math.ceil(plan.steps(key, duration) / stair)
+
+        warmup = stairs("loss.teacher_temp_warmup", loss.teacher_temp_warmup)
+        wait = stairs("masks.start", wait)
+        return lambda step: losses.teacher_temperature(step // stair, start, final, warmup, wait)
+
+    return {
+        "lr": cosine_schedule(
+            optim.lr * config.batch_size / 256,
+            optim.min_lr,
+            total,
+            plan.steps("optim.warmup", optim.warmup),
+        ),
+        "weight_decay": cosine_schedule(optim.weight_decay, optim.weight_decay_end, total),
+        "teacher_rate": cosine_schedule(1 - config.teacher_momentum, 0.0, total),
+        "teacher_temp": temperature(loss.teacher_temp_start, loss.teacher_temp, "0 epochs"),
+        "teacher_patch_temp": temperature(
+            loss.teacher_patch_temp_start, loss.teacher_patch_temp, config.masks.start
+        ),
+    }

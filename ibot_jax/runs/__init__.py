@@ -1,0 +1,1 @@
+"""A run on the host: its loop, and what it writes."""

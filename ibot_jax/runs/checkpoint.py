@@ -1,0 +1,251 @@
+"""Checkpoints with Orbax: saved in the background, and resumed.
+
+A checkpoint holds its parts side by side, so that whoever needs one reads no other:
+
+    checkpoints/STEP/student    {"backbone": ..., "head": ...}
+    checkpoints/STEP/teacher    the same of the teacher
+    checkpoints/STEP/centers    {"class": [K], "patch": [K]}
+    checkpoints/STEP/optimizer  the optimiser's state without the teacher, and the step
+    checkpoints/STEP/metrics    {"knn_top1": percent}, where k-NN was evaluated at this step
+    checkpoints/STEP/checksums.json  of all these, see `checksums`
+
+Another kind of state has other parts, and another figure that tells the best (`Parts`).
+"""
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from ibot_jax.errors import SaveError
+from ibot_jax.files.checksums import ANNOUNCED, add_figures, read_figures, write_checksums
+from ibot_jax.methods.step import TrainState, teacher_params
+from ibot_jax.parallel.agreement import same_end, wait_for_all
+from ibot_jax.weights.restoring import check_shapes, readable
+from ibot_jax.weights.saved import set_damaged_aside
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """How a state is saved.
+
+    Attributes:
+      names: of its parts.
+      split: from the state to {name: tree}.
+      join: the inverse.
+      metric: whose highest value makes a checkpoint the best.
+    """
+
+    names: tuple[str, ...]
+    split: Callable[[Any], dict[str, Any]]
+    join: Callable[[dict[str, Any]], Any]
+    metric: str
+
+
+class Checkpoints:
+    """The checkpoints of a run: the latest few, and the best.
+
+    All processes call all methods, in the same order.
+    """
+
+    def __init__(self, workdir: epath.Path, *, keep: int, parts: Parts | None = None):
+        """Opens the folder; what an interrupted save left there is removed.
+
+        Where the newest checkpoint is damaged, the newest that is whole becomes the latest: those
+        after it are renamed, never deleted, and named in the log.
+
+        Args:
+          workdir: of the run.
+          keep: how many of the latest to keep; the best stays besides.
+          parts: of the state; by default those of a `TrainState`, the best being that by k-NN.
+
+        Raises:
+          UserError: if there are checkpoints, and none is whole.
+        """
+        self._parts = parts or _PRETRAINING
+        folder = workdir / "checkpoints"
+        with same_end():
+            if jax.process_index() == 0:
+                set_damaged_aside(folder, self._parts.names)
+        self._waiter = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        self._saved = concurrent.futures.Future()  # of the save in the background
+        self._saved.set_result(None)
+        self._saving = 0  # the step of that save
+        policies = ocp.checkpoint_managers
+        self._manager = ocp.CheckpointManager(
+            folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [
+                        policies.LatestN(keep),
+                        policies.BestN(
+                            get_metric_fn=self._quality,
+                            n=1,
+                            keep_checkpoints_without_metrics=False,
+                        ),
+                    ]
+                ),
+                best_fn=self._quality,  # has metrics written, and makes best_step() known
+                cleanup_tmp_directories=True,
+                async_options=ocp.options.AsyncOptions(
+                    post_finalization_callback=self._write_checksums
+                ),
+            ),
+        )
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the latest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, state: Any, **metrics: float | None) -> None:
+        """Saves a state under its step, in the background, unless that step is saved.
+
+        Its `finite` is saved as True, so that a resumed run tries again.
+
+        Args:
+          state: may be donated as soon as this returns.
+          **metrics: what was evaluated at this step, percent; None for what was not.
+
+        Raises:
+          SaveError: if this or an earlier save failed.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        state = state.replace(finite=jnp.logical_or(state.finite, True))
+        known = {name: value for name, value in metrics.items() if value is not None}
+        parts = self._parts.split(state)
+        args = {name: ocp.args.StandardSave(part) for name, part in parts.items()}
+
+        def save():
+            self._manager.wait_until_finished()  # Orbax saves one after the other
+            self._saving = step
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(**args),
+                metrics=known or None,
+                custom_metadata=ANNOUNCED,
+                force=True,
+            )
+
+        self._guard(save)
+        self._saved = self._waiter.submit(self._manager.wait_until_finished)
+
+    def record(self, step: int, **figures: float) -> None:
+        """Adds what was evaluated after a step was saved, so that it may be the best.
+
+        Figures that were saved with the step, or recorded before, stay. Waits for the save.
+
+        Args:
+          step: that is saved.
+          **figures: percent.
+
+        Raises:
+          SaveError: if they cannot be written, or a save failed.
+        """
+        self.wait()
+        with same_end():
+            folder = self._manager.directory / str(step)
+            if jax.process_index() == 0 and not read_figures(folder):
+                self._guard(lambda: add_figures(folder, figures))
+        self._manager.reload()
+
+    def check(self) -> None:
+        """Looks after the save in the background, without waiting for it.
+
+        Raises:
+          SaveError: if it failed.
+        """
+        if self._saved.done():
+            self._guard(self._saved.result)
+
+    def restore(self, like: Any) -> Any:
+        """Restores the latest checkpoint.
+
+        Args:
+          like: jax.ShapeDtypeStructs with shardings, which say how to lay it out.
+
+        Raises:
+          UserError: if a tensor has another shape, or cannot be read.
+        """
+        step = self._manager.latest_step()
+        parts = self._parts.split(like)
+        path = self._manager.directory / str(step)
+        args = {name: ocp.args.StandardRestore(part) for name, part in parts.items()}
+        with readable(path):
+            for name, part in parts.items():
+                check_shapes(path, name, part)
+            return self._parts.join(self._manager.restore(step, args=ocp.args.Composite(**args)))
+
+    def wait(self) -> None:
+        """Waits until all processes have written all.
+
+        Raises:
+          SaveError: on all of them, if a save failed on one.
+        """
+
+        def done() -> bool:
+            self.check()
+            return self._saved.done()
+
+        wait_for_all(done)
+
+    def close(self) -> None:
+        """Waits, as `wait` does, and frees what the manager holds."""
+        self.wait()
+        self._waiter.shutdown()
+        self._guard(self._manager.close)
+
+    def _quality(self, metrics: dict[str, float]) -> float:
+        return float(metrics.get(self._parts.metric, "-inf"))
+
+    def _write_checksums(self) -> None:
+        """Completes what is being saved; called in the background, by the first process alone."""
+        final = self._manager.directory / str(self._saving)
+        temporary = final.with_name(final.name + ocp.utils.TMP_DIR_SUFFIX)
+        write_checksums(temporary if temporary.exists() else final, self._saving)
+
+    def _guard(self, action) -> None:
+        try:
+            action()
+        except Exception as error:  # Orbax passes on whatever its threads met
+            raise SaveError(
+                f"a checkpoint could not be written to {self._manager.directory}: "
+                f"{' '.join(str(error).split()) or type(error).__name__}; the latest complete one "
+                f"is that of step {self._manager.latest_step()}"
+            ) from error
+
+
+def _split(state: TrainState) -> dict[str, Any]:
+    """Takes a state apart into what is saved side by side."""
+    return {
+        "student": state.params,
+        "teacher": teacher_params(state),
+        "centers": state.centers,
+        "optimizer": {
+            "state": optax.tree.set(state.opt_state, teacher=None),
+            "step": state.step,
+            "finite": state.finite,
+        },
+    }
+
+
+def _join(parts: dict[str, Any]) -> TrainState:
+    """Is the inverse of `_split`."""
+    optimizer = parts["optimizer"]
+    return TrainState(
+        step=optimizer["step"],
+        params=parts["student"],
+        opt_state=optax.tree.set(optimizer["state"], teacher=parts["teacher"]),
+        centers=parts["centers"],
+        finite=optimizer["finite"],
+    )
+
+
+_PRETRAINING = Parts(("student", "teacher", "centers", "optimizer"), _split, _join, "knn_top1")

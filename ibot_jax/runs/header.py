@@ -1,0 +1,95 @@
+"""The lines that say what is about to run."""
+
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+import ibot_jax
+from ibot_jax.config.plan import Plan
+
+
+def suggested_momentum(batch_size: int, total_steps: int) -> float:
+    """Returns the momentum of the teacher that goes with a batch, by a rule of thumb.
+
+    1 - momentum is 0.004 (batch / 1024)^1.5, which gives the published 0.996 for 1,024 images, and
+    the 0.9995 that the original's authors suggest for 256. In a short run the teacher must follow
+    sooner: 1 - momentum is at least 10 / steps, so that it averages a tenth of the run at most; but
+    not more than the published 0.004.
+    """
+    rest = min(max(0.004 * (batch_size / 1024) ** 1.5, 10 / total_steps), 0.004)
+    return 1 - float(f"{rest:.2g}")
+
+
+def header(
+    config: ConfigDict,
+    plan: Plan,
+    params: Any,
+    mesh: jax.sharding.Mesh,
+    *,
+    data: str,
+    evaluation: str,
+    start: str,
+    workdir: epath.Path,
+) -> list[str]:
+    """Returns the lines that say what is about to run.
+
+    Args:
+      config: of the run.
+      plan: its length.
+      params: the student's, {"backbone": ..., "head": ...}.
+      mesh: the devices.
+      data: name and size of the training data.
+      evaluation: what is measured of the teacher, and how often.
+      start: from what the run starts.
+      workdir: where it writes.
+    """
+    model = config.model
+    millions = {
+        part: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
+        for part, tree in params.items()
+    }
+    epochs = plan.total_steps / plan.steps_per_epoch
+    rows = {
+        "model": (
+            f"ViT of width {model.width}, depth {model.depth}, {model.heads} heads, patch "
+            f"{model.patch_size}; {config.head.prototypes} prototypes; {config.dtype}"
+        ),
+        "parameters": (
+            f"{millions['backbone']:.2f} M backbone + {millions['head']:.2f} M head, in student "
+            "and in teacher"
+        ),
+        "devices": (
+            f"{mesh.size} x {mesh.devices.flat[0].device_kind}, {jax.process_count()} process"
+            f"{'es' if jax.process_count() > 1 else ''}"
+        ),
+        "data": data,
+        "evaluation": evaluation,
+        "length": (
+            f"{plan.total_steps:,} steps of {plan.batch_size} images; {epochs:g} epochs of "
+            f"{plan.steps_per_epoch:,} steps"
+        ),
+        "rate": rate_in_words(config.optim, plan.batch_size),
+        "teacher": _momentum_in_words(config, plan),
+        "start": start,
+        "writes": str(workdir),
+    }
+    title = f"ibot_jax {ibot_jax.__version__}, jax {jax.__version__}"
+    return [title, *(f"  {name:<11}{text}" for name, text in rows.items())]
+
+
+def rate_in_words(optim: ConfigDict, batch_size: int) -> str:
+    """Returns the learning rate as the batch scales it."""
+    return (
+        f"{optim.lr * batch_size / 256:.4g} (optim.lr {optim.lr:g} x {batch_size} / 256), then "
+        f"down to {optim.min_lr:g}"
+    )
+
+
+def _momentum_in_words(config: ConfigDict, plan: Plan) -> str:
+    text = f"momentum {config.teacher_momentum:g}, rising to 1"
+    if plan.batch_size < 1024:
+        suggested = suggested_momentum(plan.batch_size, plan.total_steps)
+        text += f"; suggested for this batch and length: teacher_momentum {suggested:g}"
+    return text

@@ -1,0 +1,286 @@
+"""What a run reports: the screen, metrics.jsonl and TensorBoard.
+
+metrics.jsonl holds one JSON object a line. `step` counts the optimiser steps done. A training line
+has the metrics of that very step, no averages, so that an interrupted and resumed run writes the
+same lines as one that was not; an evaluation's line has what `evaluate.online` measures, or in
+fine-tuning `test_top1` and `test_top5`. Numbers that are not finite are null.
+
+A resumed run first removes from both what they say of steps that it is going to repeat.
+"""
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from tqdm import tqdm
+
+from ibot_jax.cli.progress import ProgressBar
+from ibot_jax.config.plan import Plan
+from ibot_jax.files.json_lines import JsonLines, is_finite_number, read_lines
+from ibot_jax.files.tensorboard import TensorBoard
+
+WRITTEN = _FILE, _FOLDER = "metrics.jsonl", "tensorboard"  # in the workdir, by a `Reporter`
+
+
+def read_rows(workdir: epath.Path) -> list[dict[str, Any]]:
+    """Returns the lines of metrics.jsonl, without those that are damaged, which a warning names.
+
+    Raises:
+      UserError: if the file cannot be read.
+    """
+    return read_lines(workdir / _FILE, _is_row)
+
+
+def _is_row(row: Mapping[str, Any]) -> bool:
+    """Returns whether a line says its step and epoch, and holds numbers, or null, alone."""
+    step = row.get("step")
+    return (
+        type(step) is int
+        and 0 <= step < 2**63
+        and is_finite_number(row.get("epoch"))
+        and all(value is None or is_finite_number(value) for value in row.values())
+    )
+
+
+def knn_facts(
+    workdir: epath.Path, step: int, top1: float | None, weights: str
+) -> dict[str, float | None]:
+    """Returns what k-NN says of a checkpoint's weights: an accuracy is the teacher's alone.
+
+    Args:
+      workdir: of the run.
+      step: of the checkpoint.
+      top1: the k-NN accuracy that was saved with it, in percent, or None.
+      weights: "teacher" or "student".
+
+    Returns:
+      `knn_top1`, None if it is not known; and `knn_shared_images` where test images were among the
+      neighbours, too.
+    """
+    if top1 is None or weights != "teacher":
+        return {"knn_top1": None}
+    rows = [row for row in read_rows(workdir) if row.get("step") == step]
+    shared = max((row.get("knn_shared_images", 0) for row in rows), default=0)
+    return {"knn_top1": top1} | ({"knn_shared_images": shared} if shared else {})
+
+
+class Reporter:
+    """Writes to screen and files; on processes other than the first, to nothing.
+
+    Attributes:
+      evaluated: whether the step that it started from has been evaluated; known to the first
+        process.
+    """
+
+    def __init__(self, workdir: epath.Path, plan: Plan, *, start_step: int):
+        """Opens the files; lines of metrics.jsonl after `start_step` are removed."""
+        self._primary = jax.process_index() == 0
+        self.evaluated = False
+        self._plan = plan
+        self._workdir = workdir
+        self._warned = set()
+        self._bar = None
+        self._since = None  # (step, time) from which the speed is measured
+        if not self._primary:
+            return
+        # A run that has saved nothing begins anew, perhaps with another config.
+        kept = start_step + 1 if start_step else 0  # steps before this one
+        rows = [row for row in read_rows(workdir) if row["step"] < kept]
+        self.evaluated = any(row["step"] == start_step and _is_evaluation(row) for row in rows)
+        self._lines = JsonLines(workdir / _FILE, rows)
+        self._tensorboard = TensorBoard(workdir / _FOLDER, purge_from=kept)
+        if sys.stderr.isatty():
+            self._bar = ProgressBar(plan.total_steps, start_step)
+
+    def say(self, *lines: str) -> None:
+        """Prints lines."""
+        if self._primary:
+            with contextlib.suppress(OSError):  # a full disk: `check` speaks of it where it matters
+                tqdm.write("\n".join(lines), file=sys.stdout)
+                sys.stdout.flush()
+
+    def say_summary(self, prototypes: int) -> None:
+        """Prints what metrics.jsonl says of a complete run: entropies and evaluations."""
+        if self._primary:
+            self.say(*_summary(self._workdir, prototypes))
+
+    def warn_once(self, sign: str, text: str) -> None:
+        """Prints a warning to stderr, the first time that this sign is seen."""
+        if self._primary and sign not in self._warned:
+            tqdm.write(f"warning: {text}", file=sys.stderr)
+        self._warned.add(sign)
+
+    def step_done(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Notes that the device has finished a step; now and then refreshes the bar."""
+        if not self._primary:
+            return
+        if self._since is None:  # the first step compiles: no measure of speed
+            self._since = (step, time.monotonic())
+        if self._bar is not None:
+            self._bar.update(step, lambda: _in_short(metrics, self._speed(step)))
+
+    def train(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Reports one step's metrics in full."""
+        if not self._primary:
+            return
+        speed = self._speed(step)
+        row = dict(metrics) | ({"images_per_second": speed} if speed else {})
+        self._write(step, row)
+        if self._bar is None:
+            images_left = (self._plan.total_steps - step) * self._plan.batch_size
+            eta = f"  ETA {_clock(images_left / speed)}" if speed else ""
+            self.say(
+                f"step {step}/{self._plan.total_steps}  epoch {self._epoch(step):.1f}  "
+                f"{_state_of(metrics, speed)}{eta}"
+            )
+        self._since = (step, time.monotonic())
+
+    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Reports what `evaluate.online.Evaluation` has measured."""
+        if self._primary:
+            self._write(step, values)
+            self.say(f"teacher at step {step} (epoch {self._epoch(step):.1f}): {_found(values)}")
+
+    def test(self, step: int, top1: float, top5: float) -> None:
+        """Reports the accuracy of a classifier on the test images."""
+        if self._primary:
+            self._write(step, {"test_top1": top1, "test_top5": top5})
+            self.say(
+                f"test at step {step} (epoch {self._epoch(step):.1f}): top-1 {top1:.2f} %, "
+                f"top-5 {top5:.2f} %"
+            )
+
+    def data_changed(self, step: int, before: int, now: int) -> None:
+        """Says that a run goes on with other images: how many there were, and are."""
+        if self._primary:
+            self._write(step, {"train_images": now, "train_images_before": before})
+            names = ", of other names" if before == now else ""
+            text = f"from step {step} on, {now:,} images where there were {before:,}{names}"
+            self.warn_once("data", text)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time within out of the speed."""
+        start = time.monotonic()
+        yield
+        if self._since is not None:
+            step, since = self._since
+            self._since = (step, since + time.monotonic() - start)
+
+    def flush(self) -> None:
+        """Writes what is pending; call it before a checkpoint is saved."""
+        if self._primary:
+            self._lines.flush()
+            self._tensorboard.flush()
+
+    def check(self) -> None:
+        """Raises a TrainingError if something could not be written."""
+        if self._primary:
+            self._lines.check()
+            self._tensorboard.check()
+
+    def close(self) -> None:
+        """Writes all and closes bar and files."""
+        if not self._primary:
+            return
+        if self._bar is not None:
+            self._bar.close()
+        self._tensorboard.close()
+        self._lines.close()
+
+    def _epoch(self, step: int) -> float:
+        return step / self._plan.steps_per_epoch
+
+    def _speed(self, step: int) -> float | None:
+        """Returns images a second since the last report, None before any step was timed."""
+        if self._since is None or step <= self._since[0]:
+            return None
+        first, since = self._since
+        return (step - first) * self._plan.batch_size / (time.monotonic() - since)
+
+    def _write(self, step: int, row: Mapping[str, float]) -> None:
+        values = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        self._lines.write({"step": step, "epoch": self._epoch(step), **values})
+        self._tensorboard.write(step, row)
+
+
+def _in_short(metrics: Mapping[str, jax.Array], speed: float | None) -> str:
+    """Returns what a terminal of 80 columns has room for."""
+    text = f"loss {float(metrics['loss']):.3f}"
+    if "teacher_entropy" in metrics:
+        text += f" entropy {float(metrics['teacher_entropy']):.2f}"
+    return f"{text} {_speed_in_words(speed)}" if speed else text
+
+
+def _state_of(metrics: Mapping[str, float], speed: float | None) -> str:
+    text = f"loss {metrics['loss']:.3f}"
+    if "class_loss" in metrics:  # of pre-training
+        text += (
+            f" (class {metrics['class_loss']:.3f}, patch {metrics['patch_loss']:.3f})  "
+            f"teacher entropy {metrics['teacher_entropy']:.2f}"
+        )
+    return f"{text}  {_speed_in_words(speed)}" if speed else text
+
+
+def _speed_in_words(speed: float) -> str:
+    return f"{speed:.4g} images/s" if speed < 1000 else f"{speed:.0f} images/s"
+
+
+def _is_evaluation(row: Mapping[str, float]) -> bool:
+    return not row.keys().isdisjoint(("knn_top1", "feature_rank", "test_top1"))
+
+
+def _found(values: Mapping[str, float]) -> str:
+    """Returns the values of an evaluation in words, the accuracies first, where there are some."""
+    texts = [
+        f"{name} {values[f'{key}_top1']:.1f} % (top-5 {values[f'{key}_top5']:.1f} %)"
+        for key, name in (("knn", "k-NN"), ("probe", "linear probe"))
+        if f"{key}_top1" in values
+    ]
+    texts.append(
+        f"rank {values['feature_rank']:.1f}, prototypes in use "
+        f"{100 * values['prototypes_used']:.1f} % (patches "
+        f"{100 * values['patch_prototypes_used']:.1f} %)"
+    )
+    if "prototype_nmi" in values:
+        texts.append(f"NMI with labels {values['prototype_nmi']:.1f} %")
+    return ", ".join(texts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _summary(workdir: epath.Path, prototypes: int) -> list[str]:
+    """Returns the lines that end a complete run, from its metrics.jsonl."""
+    rows = read_rows(workdir)
+    lines = []
+    trained = [row for row in rows if row.get("teacher_entropy") is not None]
+    if trained:
+        lines.append(
+            "entropy of teacher {teacher_entropy:.2f}, of student {student_entropy:.2f}, of the "
+            "teacher's mean {teacher_mean_entropy:.2f}".format(**trained[-1])
+            + f"; uniform would be ln {prototypes} = {math.log(prototypes):.2f}"
+        )
+    for key, name, unit in (
+        ("knn_top1", "k-NN", " %"),
+        ("probe_top1", "linear probe", " %"),
+        ("feature_rank", "feature rank", ""),
+    ):
+        values = {row["step"]: row[key] for row in rows if row.get(key) is not None}
+        if values:
+            first, last = min(values), max(values)
+            best = max(values, key=values.get)
+            lines.append(
+                f"{name} {values[first]:.1f}{unit} at "
+                f"{f'step {first}' if first else 'initialisation'}, {values[last]:.1f}{unit} now"
+                + (f" (best {values[best]:.1f}{unit} at step {best})" if unit else "")
+            )
+    return [*lines, f"written to {workdir}"]

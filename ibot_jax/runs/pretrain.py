@@ -1,0 +1,212 @@
+"""Pre-training: what a run reads, starts from and writes, and its loop."""
+
+import contextlib
+import json
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ibot_jax.cli.unforeseen import told_in
+from ibot_jax.config.check import device_problems, flatten, length_problems
+from ibot_jax.config.memory import memory_problems
+from ibot_jax.config.plan import Plan, make_plan
+from ibot_jax.config.rules import noted, refuse
+from ibot_jax.data.pipeline import train_batches
+from ibot_jax.data.sources.identity import identify
+from ibot_jax.data.sources.opening import open_source
+from ibot_jax.data.sources.same_images import require_same_images
+from ibot_jax.errors import TrainingError
+from ibot_jax.evaluate.online import Evaluation
+from ibot_jax.files.paths import warn_if_among_images
+from ibot_jax.methods.step import TrainState, jit_init, jit_train_step, state_layout, teacher_params
+from ibot_jax.parallel import sharding
+from ibot_jax.parallel.agreement import require_same, same_end
+from ibot_jax.parallel.watchdog import Watchdog
+from ibot_jax.runs.beginning import after_first, record_beginning
+from ibot_jax.runs.checkpoint import Checkpoints
+from ibot_jax.runs.collapse import collapse_signs, evaluation_signs
+from ibot_jax.runs.header import header
+from ibot_jax.runs.lock import Lock
+from ibot_jax.runs.loop import Loop, Metrics, make_watchdog
+from ibot_jax.runs.metrics import WRITTEN, Reporter
+from ibot_jax.runs.starting import read_weights, replace_weights
+from ibot_jax.runs.workdir import open_workdir, require_shared
+
+
+def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = False) -> int:
+    """Trains a model, or finishes the training that `workdir` holds.
+
+    All processes of the run call it alike, and it ends alike on all.
+
+    Args:
+      config: checked (`config_check.check_config`).
+      workdir: where the run writes, and what it resumes.
+      allow_config_change: resume under a config that differs from the workdir's.
+
+    Returns:
+      The exit status: 0 when the run is complete, 130, 143 or 129 when SIGINT, SIGTERM or SIGHUP
+      ended it early, its state saved.
+
+    Raises:
+      UserError: for what the user can mend, before anything compiles.
+      TrainingError: if the run cannot go on, whatever the reason; its last good state is saved,
+        unless saving is what failed.
+    """
+    require_same(json.dumps(flatten(config)), "config")
+    found = list(device_problems(config, jax.device_count(), jax.process_count()))
+    watchdog = make_watchdog(config.data.stall_seconds)
+    with same_end():
+        found += memory_problems(config)
+        evaluation = None
+        with noted(found):
+            source = open_source(
+                config.data.source,
+                config.data.split,
+                data_dir=config.data.data_dir,
+                max_per_class=config.data.max_per_class,
+                channels=config.data.channels,
+                key="data.split",
+            )
+            shares = max(jax.device_count() // config.mesh.tensor, 1) * config.grad_accum_steps
+            found += length_problems(config, len(source), multiple=shares)
+            if config.knn.every:
+                evaluation = Evaluation(config, source, watchdog.waiting)
+        refuse(found)
+        plan = make_plan(config, len(source))
+        data = identify(source)
+        folder = open_workdir(workdir, config, data, allow_config_change=allow_config_change)
+        if jax.process_index() == 0:
+            warn_if_among_images(workdir, "--workdir", [config.data.source])
+    require_same_images(source)
+    if evaluation:
+        require_same(str(len(evaluation.sources)), "split to test on")
+        for source_of_test in evaluation.sources:
+            require_same_images(source_of_test)
+    mesh = sharding.make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(told_in(folder))
+        with same_end():
+            require_shared(folder)
+            lock = stack.enter_context(Lock(folder).held())
+        checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
+        state, start = _first_state(config, plan, mesh, checkpoints)
+        start_step = int(state.step)
+        with same_end():
+            reporter = Reporter(folder, plan, start_step=start_step)
+            stack.enter_context(contextlib.closing(reporter))
+            batches = train_batches(
+                source,
+                config,
+                plan,
+                start_step=start_step,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            )
+            lock.watch("checkpoints", *WRITTEN)
+        reporter.say(
+            *header(
+                config,
+                plan,
+                state.params,
+                mesh,
+                data=f"{source.name}: {len(source):,} images",
+                evaluation=evaluation.description if evaluation else 'off, knn.every=""',
+                start=start,
+                workdir=folder,
+            )
+        )
+        loop = PretrainLoop(config, plan, mesh, checkpoints, reporter, evaluation, lock, watchdog)
+        train_step = after_first(
+            jit_train_step(config, plan, mesh),
+            lambda: record_beginning(folder, config, data, start_step, reporter),
+        )
+        signum = loop.run(state, batches, train_step, config.seed)
+        if signum:
+            return 128 + signum
+        reporter.say_summary(config.head.prototypes)
+    return 0
+
+
+def _first_state(
+    config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh, checkpoints: Checkpoints
+) -> tuple[TrainState, str]:
+    """Returns the state that the loop starts from, and in words where it comes from."""
+    latest = checkpoints.latest_step()
+    if latest is not None:
+        complete = "; the run is complete" if latest == plan.total_steps else ""
+        state = checkpoints.restore(state_layout(config, plan, mesh))
+        return state, f"resumed at step {latest:,}{complete}"
+    weights = None
+    if config.init_from:  # before anything compiles
+        weights = read_weights(config.init_from, state_layout(config, plan, mesh))
+    state = jit_init(config, plan, mesh)(jax.random.key(config.seed))
+    if weights is None:
+        return state, f"random weights, seed {config.seed}"
+    return replace_weights(state, weights), f"weights of {config.init_from}"
+
+
+class PretrainLoop(Loop):
+    """Trains student and teacher, evaluates the teacher, and looks for signs of collapse."""
+
+    figure = "knn_top1"  # there is none without labels
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        plan: Plan,
+        mesh: jax.sharding.Mesh,
+        checkpoints: Checkpoints,
+        reporter: Reporter,
+        evaluation: Evaluation | None,
+        lock: Lock,
+        watchdog: Watchdog,
+    ):
+        """Prepares it; see `Loop`."""
+        super().__init__(
+            plan,
+            mesh,
+            checkpoints,
+            reporter,
+            lock,
+            watchdog,
+            log_every=plan.steps("log_every", config.log_every),
+            save_every=plan.steps("checkpoint.every", config.checkpoint.every),
+            evaluate_every=plan.steps("knn.every", config.knn.every) if evaluation else 0,
+        )
+        self._config = config
+        self._evaluation = evaluation
+        # Up to here outputs are uniform, and the class loss is at ln K, in every run.
+        warmup = plan.steps("optim.warmup", config.optim.warmup)
+        self._warm_after = max(warmup, plan.steps_per_epoch)
+
+    def _measure(self, state: TrainState) -> dict[str, float]:
+        return self._evaluation({**teacher_params(state), "centers": state.centers}, self._mesh)
+
+    def _report_measured(self, step: int, values: dict[str, float]) -> None:
+        self._reporter.evaluation(step, values)
+        if step > self._warm_after:
+            head = self._config.head
+            prototypes = {"class": head.prototypes, "patch": head.patch_prototypes}
+            images = self._evaluation.num_images
+            self._warn(step, evaluation_signs(values, images=images, prototypes=prototypes))
+
+    def _report(self, step: int, values: dict[str, float]) -> None:
+        super()._report(step, values)
+        weight = self._config.loss.class_weight
+        if step > self._warm_after and weight:
+            unweighted = values | {"class_loss": values["class_loss"] / weight}
+            self._warn(step, collapse_signs(unweighted, self._config.head.prototypes))
+
+    def _warn(self, step: int, signs: dict[str, str]) -> None:
+        for sign, text in signs.items():
+            self._reporter.warn_once(sign, f"at step {step}, {text}")
+
+    def _not_finite(self, step: int, metrics: Metrics) -> TrainingError:
+        terms = [name for name in ("class", "patch") if not np.isfinite(metrics[f"{name}_loss"])]
+        named = f"the {' and the '.join(terms)} loss was" if terms else "the gradients were"
+        return TrainingError(
+            f"{named} not finite at step {step}; the state before it is saved. What helps: a "
+            "longer optim.warmup, a lower optim.lr, a smaller optim.clip, dtype=float32; "
+            "--allow_config_change goes on from here with another config"
+        )

@@ -1,0 +1,1 @@
+"""Programs for pods that are not there, compiled ahead."""

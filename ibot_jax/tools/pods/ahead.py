@@ -1,0 +1,221 @@
+"""Compiles the training step for a TPU pod that is not there; `aot` is its command line."""
+
+import atexit
+import functools
+import importlib.util
+import math
+import os
+import pathlib
+import re
+import tempfile
+import time
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from ml_collections import ConfigDict
+
+from ibot_jax import models
+from ibot_jax.config.check import check_devices, check_plan
+from ibot_jax.config.plan import Plan, make_plan
+from ibot_jax.errors import UserError
+from ibot_jax.methods.step import TrainState, jit_train_step, state_layout, teacher_params
+from ibot_jax.parallel import sharding
+from ibot_jax.tools import flops
+from ibot_jax.tools.bench_step import make_views
+from ibot_jax.tools.pods.chips import CHIPS, Chip
+from ibot_jax.tools.pods.tpu_program import Program, read_program, read_schedules, schedule_flags
+
+
+def pod_devices(topology: str) -> list[jax.Device]:
+    """Returns the chips of a pod that is not there.
+
+    Raises:
+      UserError: if the compiler is not installed, or does not know the topology.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("the TPU compiler is missing; pip install 'ibot-jax[aot]'")
+    # No TPU VM to ask about itself, nor to complain about.
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # it only compiles
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ["LIBTPU_INIT_ARGS"] = schedule_flags(_schedules())
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        # Chips of a three-dimensional torus have two cores, which act as one device.
+        cores = "megacore" if topology.count("x") == 2 else "default"
+        pod = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology, chip_config_name=cores
+        )
+    except Exception as error:  # the compiler raises several kinds
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--topology={topology}: {reason}; write it as v5e:16x16 or v5p:4x4x4"
+        ) from error
+    return list(pod.devices)
+
+
+@functools.cache
+def _schedules() -> pathlib.Path:
+    """Returns the folder for the schedules of kernels, which goes with the process."""
+    folder = tempfile.TemporaryDirectory(prefix="ibot_jax_schedules_")
+    atexit.register(folder.cleanup)
+    return pathlib.Path(folder.name)
+
+
+def compile_ahead(config: ConfigDict, devices: list[jax.Device], images: int) -> dict:
+    """Compiles the step of a config for a pod.
+
+    Args:
+      config: checked.
+      devices: of `pod_devices`.
+      images: in the data, for the length of the schedule.
+
+    Returns:
+      What was found, as JSON has it: sizes in bytes, times in seconds. `memory` of a chip is by
+      kind; where the step does not fit, its temporaries are None if the compiler does not tell.
+
+    Raises:
+      UserError: if config and pod do not go together.
+    """
+    check_devices(config, len(devices))
+    mesh = sharding.make_mesh(devices, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
+    plan = make_plan(config, images)
+    check_plan(config, plan)
+    kind = devices[0].device_kind
+    report = {
+        "chip": kind,
+        "chips": mesh.size,
+        "mesh": dict(mesh.shape),
+        "batch_size": config.batch_size,
+        "steps": plan.total_steps,
+        "memory_of_chip": CHIPS[kind].memory,
+    }
+    start = time.perf_counter()
+    state, batch, key = _arguments(config, plan, mesh)
+    lowered = jit_train_step(config, plan, mesh).lower(state, batch, key)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return report | {"fits": False, "memory": _memory_wanted(state, batch, str(error))}
+    return report | {
+        "fits": True,
+        "memory": _memory(state, batch, compiled),
+        "compile_seconds": time.perf_counter() - start,
+        **_time(config, compiled, CHIPS[kind], mesh, plan.total_steps),
+    }
+
+
+def _arguments(config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh) -> tuple:
+    """Returns shapes and layouts of the step's state, batch and key."""
+    one = config.copy_and_resolve_references()
+    one.batch_size = 1
+    images = make_views(one, np.random.default_rng(0))
+    images["masks"] = np.zeros((1, config.data.global_views, *models.patch_grid(config)), bool)
+    rows = sharding.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype, sharding=rows)
+        for name, x in images.items()
+    }
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(mesh))
+    return state_layout(config, plan, mesh), batch, key
+
+
+def _memory(state: TrainState, batch: dict, compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Returns the bytes on a chip by kind."""
+    kinds = _arguments_by_kind(state, batch)
+    planned = compiled.memory_analysis()
+    return kinds | {
+        "padding": planned.argument_size_in_bytes - sum(kinds.values()),
+        "temporaries": planned.temp_size_in_bytes,
+        "program": planned.generated_code_size_in_bytes,
+    }
+
+
+def _memory_wanted(state: TrainState, batch: dict, refusal: str) -> dict[str, int | None]:
+    """Returns the bytes by kind that a chip would have to have."""
+    kinds = _arguments_by_kind(state, batch)
+    total = bytes_needed(refusal)
+    return kinds | {"temporaries": None if total is None else total - sum(kinds.values())}
+
+
+def bytes_needed(refusal: str) -> int | None:
+    """Returns the bytes that a program needs on a chip, None if the compiler does not tell.
+
+    Args:
+      refusal: what the TPU compiler says of a program that does not fit. Of its two ways to say so
+        the one speaks of temporaries, but counts arguments and results in.
+    """
+    found = re.search(r"(?:HLO temporaries \(|Used )([\d.]+)([KMGT])\b", refusal)
+    return found and int(float(found[1]) * 1024 ** (1 + "KMGT".index(found[2])))
+
+
+def _arguments_by_kind(state: TrainState, batch: dict) -> dict[str, int]:
+    def own(tree) -> int:
+        leaves = jax.tree.leaves(tree)
+        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+
+    teacher = own(teacher_params(state))
+    return {
+        "student": own(state.params),
+        "teacher": teacher,
+        "moments": own(state.opt_state) - teacher,
+        "batch": own(batch),
+    }
+
+
+def _time(
+    config: ConfigDict,
+    compiled: jax.stages.Compiled,
+    chip: Chip,
+    mesh: jax.sharding.Mesh,
+    steps: int,
+) -> dict:
+    """Relates the compiler's estimate of a step's time to the work in it."""
+    program = read_program(compiled.as_text(), mesh.shape, read_schedules(_schedules()))
+    in_kernels = sum(kernel.seconds(chip) for kernel in program.kernels)
+    seconds = program.cycles / chip.clock + in_kernels + _rooflines(program, chip)
+    model_flops = flops.total(flops.step_flops(config)) * config.batch_size / mesh.size
+    costs = compiled.cost_analysis()
+    return {
+        "cycles": program.cycles,
+        "kernel_seconds": in_kernels,
+        "link_seconds": sum(moved.sent for moved in program.collectives) / chip.link,
+        "step_seconds": seconds,
+        "images_per_second": config.batch_size / seconds,
+        "model_flops": model_flops,
+        "compiler_flops": costs["flops"],
+        "compiler_bytes": costs["bytes accessed"],
+        "intensity": costs["flops"] / costs["bytes accessed"],
+        "intensity_of_chip": chip.peak / chip.bandwidth,
+        "mfu_bound": model_flops / seconds / chip.peak,
+        "collectives": [
+            {"kind": c.kind, "axes": c.axes, "count": c.count, "bytes": c.size}
+            for c in program.collectives
+        ],
+        "kernels": [
+            {"name": k.name, "count": k.count, "steps": k.steps, "bundles": k.bundles}
+            for k in program.kernels
+        ],
+        "not_estimated": {
+            kind: {"count": number, "bytes": size}
+            for kind, (number, size) in program.not_estimated.items()
+        },
+        "hours": steps * seconds / 3600,
+        "chip_hours": steps * seconds / 3600 * mesh.size,
+    }
+
+
+def _rooflines(program: Program, chip: Chip) -> float:
+    """Returns the least seconds of what the compiler gives no estimate for.
+
+    As if no collective ran beside the rest; of copies it is known which do (copy-start).
+    """
+    links = sum(moved.sent for moved in program.collectives) / chip.link
+    waited = [
+        size for kind, (_, size) in program.not_estimated.items() if not kind.endswith("-start")
+    ]
+    return links + sum(waited) / chip.bandwidth

@@ -1,0 +1,1 @@
+"""Weights that are saved: runs, checkpoints and exports, read, written and described."""

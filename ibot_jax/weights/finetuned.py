@@ -1,0 +1,152 @@
+"""The folder of a fine-tuning: which model it holds, and for which classes.
+
+    WORKDIR/model.json              {"config": that of the model, "classifier": {...}, "run": ...}
+    WORKDIR/checkpoints/STEP/params {"backbone": ..., "classifier": ..., maybe "projection": ...}
+
+"classifier" has the number of "classes", their "names" or null, and "projection", the width of the
+projection head's layer below the classifier, 0 without. Earlier versions wrote no model.json; then
+the model that was fine-tuned says its architecture, as long as it is there.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from ibot_jax import models
+from ibot_jax.config.check import flatten
+from ibot_jax.errors import UserError
+from ibot_jax.files.json_lines import parse_object
+from ibot_jax.models.classifier import Classifier
+from ibot_jax.optim.optimizer import Params
+from ibot_jax.weights.history import Flat, config_of_step, read_config, write_json
+from ibot_jax.weights.recorded import recorded_config
+from ibot_jax.weights.saved import find_checkpoint, read_params
+
+_FILE, _PART = "model.json", "params"
+Described = dict[str, Any]
+
+
+def is_finetuned(recorded: Flat) -> bool:
+    """Returns whether the config of a workdir is that of a fine-tuning."""
+    return "flags.source" in recorded
+
+
+def settle_step(workdir: epath.Path, step: str, weights: str) -> int:
+    """Returns which step of a run, or of a fine-tuning, is meant; see `saved.find_checkpoint`."""
+    if is_finetuned(read_config(workdir) or {}):
+        return find_checkpoint(workdir, step, [_PART], metric="test_top1")[0]
+    return find_checkpoint(workdir, step, ["student" if weights == "student" else "teacher"])[0]
+
+
+def parts_of(classifier: Described | None) -> tuple[str, ...]:
+    """Returns the parameters that go with a backbone: of its classifier, or its projection head."""
+    if classifier is None:
+        return ("head",)
+    return ("classifier", "projection") if classifier["projection"] else ("classifier",)
+
+
+def build_classifier(config: ConfigDict, classifier: Described) -> Classifier:
+    """Builds the Linen module for {"backbone": ..., "classifier": ..., ...}."""
+    return Classifier(
+        backbone=models.build_backbone(config),
+        num_classes=classifier["classes"],
+        projection_dim=classifier["projection"],
+        act=config.head.act,
+        init_std=0.0,
+        dtype=models.compute_dtype(config),
+        param_dtype=models.param_dtype(config),
+    )
+
+
+def write_model(
+    workdir: epath.Path, config: ConfigDict, classifier: Described, run: Flat | None
+) -> None:
+    """Records what a fine-tuning makes.
+
+    Args:
+      workdir: of the fine-tuning.
+      config: of the model, for images of the size that it is fine-tuned on.
+      classifier: see above.
+      run: the config of the pre-training, if it is known.
+    """
+    described = {"config": flatten(config), "classifier": classifier, "run": run}
+    write_json(workdir / _FILE, described)
+
+
+def read_finetuned(
+    workdir: epath.Path, step: str, head: bool, load: Callable[..., tuple[Any, Params]]
+) -> tuple[dict[str, Any], Params]:
+    """Reads a fine-tuned model.
+
+    Args:
+      workdir: of the fine-tuning.
+      step: "latest", "best" by the accuracy of its tests, or a step in digits.
+      head: whether its classifier is needed, too.
+      load: `pretrained.load`, for folders of earlier versions.
+
+    Returns:
+      What `pretrained.Model` says of it, `config`, `facts`, `history` and `classifier`; and its
+      parameters.
+
+    Raises:
+      UserError: if something is damaged or missing.
+    """
+    number, top1 = find_checkpoint(workdir, step, [_PART], metric="test_top1")
+    recorded = config_of_step(workdir, number)
+    described = _read_model(workdir, recorded, number, load)
+    classifier, run = described["classifier"], described["run"]
+    params = read_params(
+        workdir, number, _PART, ("backbone", *(parts_of(classifier) if head else ()))
+    )
+    return {
+        "config": recorded_config(described["config"], str(workdir / _FILE)),
+        "facts": {"step": number, "test_top1": top1},
+        "history": {"finetuned": recorded} | ({"run": run} if run else {}),
+        "classifier": classifier,
+    }, params
+
+
+def _read_model(
+    workdir: epath.Path, recorded: Flat, step: int, load: Callable[..., tuple[Any, Params]]
+) -> Described:
+    """Returns what `write_model` has written, or would have."""
+    path = workdir / _FILE
+    if path.exists():
+        try:
+            return _checked(parse_object(path.read_bytes()))
+        except (ValueError, KeyError, TypeError, OSError):
+            raise UserError(f"{path} is damaged; restore it") from None
+    try:
+        model, _ = load(
+            recorded["flags.source"], weights=recorded["flags.weights"], step=recorded["flags.step"]
+        )
+    except (UserError, KeyError) as error:
+        raise UserError(
+            f"{workdir} was fine-tuned by an earlier version, and the model that it was made from "
+            f"is needed to read it: {error}"
+        ) from None
+    config = model.config.copy_and_resolve_references()
+    config.data.global_size = tuple(recorded["flags.size"])
+    width, classes = read_params(workdir, step, _PART, ["classifier"])["classifier"]["kernel"].shape
+    projection = width if recorded["start"] == "projection" else 0
+    return {
+        "config": json.loads(json.dumps(flatten(config))),
+        "classifier": {"classes": classes, "names": None, "projection": projection},
+        "run": model.history.get("run"),
+    }
+
+
+def _checked(described: Described) -> Described:
+    """Returns what a file says, or raises one of several errors."""
+    classifier = described["classifier"]
+    if not (
+        isinstance(described["config"], dict)
+        and isinstance(described["run"], dict | None)
+        and type(classifier["classes"]) is type(classifier["projection"]) is int
+        and isinstance(classifier["names"], list | None)
+    ):
+        raise ValueError
+    return described

@@ -1,0 +1,154 @@
+"""What the JSON files in a folder of timm or transformers say of the model beside them."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from ibot_jax.errors import UserError
+from ibot_jax.weights.foreign.preprocessing import Preprocessing, from_timm, from_transformers
+
+_MODEL_TYPES = ("vit", "dinov2")
+# What timm's model_args say: of sizes, what is another computation elsewhere, and what is none.
+_TIMM_SIZES = {
+    "num_heads": "heads",
+    "depth": "depth",
+    "embed_dim": "width",
+    "patch_size": "patch_size",
+    "in_chans": "channels",
+}
+_TIMM_FIXED = {
+    "class_token": (True,),
+    "no_embed_class": (False,),
+    "reg_tokens": (0,),
+    "pos_embed": ("learn",),
+    "pre_norm": (False,),
+    "qk_norm": (False,),
+    "qkv_bias": (True,),
+    "proj_bias": (True,),
+    "final_norm": (True,),
+    "fc_norm": (False,),
+    "scale_attn_norm": (False,),
+    "scale_mlp_norm": (False,),
+    "act_layer": ("gelu",),
+    "norm_layer": ("layernorm",),
+}
+_TIMM_ELSE = ("img_size", "mlp_ratio", "init_values", "num_classes", "global_pool")
+_TIMM_ELSE += ("dynamic_img_size", "dynamic_img_pad", "weight_init", "fix_init")
+
+
+def read_configs(path: epath.Path) -> tuple[str, dict[str, Any]]:
+    """Reads config.json and what lies beside it.
+
+    Returns:
+      The kind of folder, for people, and the facts of `contents.Contents` that it tells.
+
+    Raises:
+      UserError: if they are damaged, or tell of another computation than that of models here.
+    """
+    name = path / "config.json"
+    config = parse_object(name.read_bytes(), name)
+    if "architecture" in config:
+        return "folder of timm", _timm_facts(config, name)
+    return "folder of transformers", _transformers_facts(config, name)
+
+
+def _timm_facts(config: dict[str, Any], name: epath.Path) -> dict[str, Any]:
+    args = config.get("model_args") or {}
+    settings = config.get("pretrained_cfg", config)
+    if not isinstance(args, dict) or not isinstance(settings, dict):
+        raise UserError(f"{name} has model_args or pretrained_cfg that is no object; restore it")
+    if "quickgelu" in str(config["architecture"]):
+        raise UserError(f"{name} has architecture={config['architecture']!r}; GELU is exact here")
+    for key, value in args.items():
+        plain = key in _TIMM_SIZES or key in _TIMM_ELSE or key.endswith("_rate")
+        if not (plain or value is None or value in _TIMM_FIXED.get(key, ())):
+            raise UserError(
+                f"{name} has model_args.{key}={value!r}, with which no model here computes"
+            )
+    input_size = settings.get("input_size")  # channels, height, width
+    size = args.get("img_size") or (input_size[1:] if isinstance(input_size, list) else input_size)
+    facts = {fact: args.get(key) for key, fact in _TIMM_SIZES.items()}
+    facts |= {"patch_size": _one_side(args.get("patch_size")), "size": _two_sides(size)}
+    return _sound(facts, name) | _seen(from_timm(settings, str(name)), name)
+
+
+def _transformers_facts(config: dict[str, Any], name: epath.Path) -> dict[str, Any]:
+    if config.get("model_type") not in _MODEL_TYPES:
+        raise UserError(
+            f"{name} has model_type={config.get('model_type')!r}; only "
+            f"{' and '.join(_MODEL_TYPES)} can be converted"
+        )
+    for key, needed in (("hidden_act", "gelu"), ("use_swiglu_ffn", False), ("qkv_bias", True)):
+        if config.get(key, needed) != needed:
+            raise UserError(f"{name} has {key}={config[key]!r}; here it is {needed!r} always")
+    facts = {
+        "heads": config.get("num_attention_heads"),
+        "depth": config.get("num_hidden_layers"),
+        "width": config.get("hidden_size"),
+        "hidden": config.get("intermediate_size") if config["model_type"] == "vit" else None,
+        "patch_size": _one_side(config.get("patch_size")),
+        "channels": config.get("num_channels"),
+        "size": _two_sides(config.get("image_size")),
+        "epsilon": config.get("layer_norm_eps"),
+    }
+    preprocessor = name.with_name("preprocessor_config.json")
+    if not preprocessor.exists():
+        return _sound(facts, name)
+    settings = {"pretrained_cfg": config.get("pretrained_cfg") or {}}
+    settings |= parse_object(preprocessor.read_bytes(), preprocessor)
+    seen = from_transformers(settings, str(preprocessor))
+    return _sound(facts, name) | _seen(seen, preprocessor)
+
+
+def _seen(seen: Preprocessing, name: epath.Path) -> dict[str, Any]:
+    """Returns what is said of images, as facts."""
+    sound = _sound({"mean": seen.mean, "std": seen.std}, name)
+    return sound | {"view": seen.view, "notes": seen.notes}
+
+
+def _two_sides(size: Any) -> Any:
+    """Returns [height, width] of one side, or of {"height": ..., "width": ...}; else as it is."""
+    if isinstance(size, dict) and size.keys() == {"height", "width"}:
+        return [size["height"], size["width"]]
+    return [size, size] if isinstance(size, int) else size
+
+
+def _one_side(size: Any) -> Any:
+    """Returns the side of a square, [side, side]; else as it is."""
+    return size[0] if isinstance(size, list) and len(size) == 2 and size[0] == size[1] else size
+
+
+def _sound(facts: dict[str, Any], name: epath.Path) -> dict[str, Any]:
+    """Returns the facts that a file of a folder says, which are numbers or lists of them.
+
+    Raises:
+      UserError: if one is something else.
+    """
+    facts = {fact: value for fact, value in facts.items() if value is not None}
+    for fact, value in facts.items():
+        several = fact in ("size", "mean", "std")
+        whole = fact not in ("mean", "std", "epsilon")
+        numbers = value if several and isinstance(value, list) else [value]
+        kinds = int if whole else int | float
+        fits = all(isinstance(x, kinds) and not isinstance(x, bool) for x in numbers)
+        if not fits or several != isinstance(value, list) or (fact == "size" and len(value) != 2):
+            raise UserError(f"{name} or a file beside it has {fact}={value!r}; restore it")
+        if whole and min(numbers) < 1:
+            raise UserError(f"{name} has {fact}={value!r}; restore it")
+    return facts
+
+
+def parse_object(text: str | bytes, path: epath.Path) -> dict[str, Any]:
+    """Returns a JSON object.
+
+    Raises:
+      UserError: if a text of a file is something else.
+    """
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON ({error}); restore it") from None
+    if not isinstance(parsed, dict):
+        raise UserError(f"{path} holds no description of a model; restore it")
+    return parsed

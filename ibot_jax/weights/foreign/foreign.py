@@ -1,0 +1,210 @@
+"""From another project's tensors to this project's model, with every tensor accounted for."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ibot_jax import models
+from ibot_jax.errors import UserError
+from ibot_jax.models.layer_norm import LAYER_NORM_EPSILON
+from ibot_jax.weights.foreign import torch_names
+from ibot_jax.weights.foreign.accounting import (
+    MASK_TOKEN,
+    NO_MASK_TOKEN,
+    account,
+    check_shapes,
+    joint_shape,
+    neutral,
+)
+from ibot_jax.weights.foreign.architecture import Known, infer_config, told_depth
+from ibot_jax.weights.foreign.contents import Contents, Tensors
+from ibot_jax.weights.foreign.dialects import Dialect
+from ibot_jax.weights.foreign.file_names import FileNames
+from ibot_jax.weights.foreign.torch_reader import StoredTensor
+from ibot_jax.weights.sanity import check_finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    """One set of tensors, converted.
+
+    Attributes:
+      config: the default config with the sections `model`, `head` and `data` as found.
+      params: {"backbone": ..., and by option "head": ...}.
+      dialect: whose names the tensors had.
+      notes: what a person should know: neutral values, tensors left out.
+    """
+
+    config: ConfigDict
+    params: torch_names.Params
+    dialect: Dialect
+    notes: tuple[str, ...]
+
+
+def take(contents: Contents, who: str, path: str, known: Known, *, head: bool) -> Taken:
+    """Converts one set of tensors.
+
+    Args:
+      contents: of the file.
+      who: a key of `contents.sets`.
+      path: of the file, for messages.
+      known: what the user says of the model.
+      head: whether the projection head comes too.
+
+    Raises:
+      UserError: if it is no Vision Transformer as this project has them, or if a tensor is missing,
+        left over or of another shape and not allowed to be; the message names it as the file does.
+    """
+    tensors, student = contents.sets[who], who == "student"
+    names = FileNames.of(tensors, path)
+    if head and not names.head:
+        raise UserError(
+            f"{path} holds no projection head, which --head and --to=checkpoint are about"
+        )
+    depth = told_depth(contents.facts) or names.depth
+    args = contents.facts.get("args", {})
+    wanted = _expected_names(names, tensors, depth, args, head=head, student=student)
+    notes = account(names, tensors, wanted, path, known.allow) + _epsilon(contents.facts, path)
+    found = {name: names.find(name) for name in wanted}
+    shapes = {
+        name: joint_shape([tensors[part].shape for part in parts])
+        for name, parts in found.items()
+        if all(part in tensors for part in parts)
+    }
+    if MASK_TOKEN not in shapes:
+        notes.append(NO_MASK_TOKEN)
+    config, more_notes = infer_config(shapes, contents.facts, known, path, depth=depth)
+    if head:
+        last = {name: _read(tensors, found[name], path) for name in shapes if "last_layer" in name}
+        _infer_last_layers(config, last)
+    shared = config.head.shared
+    expected = expected_shapes(config, head=head, student=student)
+    if shared:  # written twice by the original, once by DINO
+        expected = {name: shape for name, shape in expected.items() if "last_layer2" not in name}
+    check_shapes(names, tensors, {n: s for n, s in expected.items() if n in shapes}, path)
+    values = {
+        name: _read(tensors, found[name], path).reshape(shape)
+        if name in shapes
+        else np.full(shape, neutral(name), np.float32)
+        for name, shape in expected.items()
+    }
+    params = torch_names.to_flax(values, shared)
+    return Taken(config, params, names.dialect, (*notes, *more_notes))
+
+
+def _expected_names(
+    names: FileNames,
+    tensors: Tensors,
+    depth: int,
+    args: Mapping[str, Any],
+    *,
+    head: bool,
+    student: bool,
+) -> list[str]:
+    """Returns the original's names of the tensors of the model that a file's names tell of.
+
+    Args:
+      names: of the file.
+      tensors: of the file, by its names.
+      depth: number of blocks.
+      args: of the original's run.
+      head: whether the model has a projection head.
+      student: whose it is.
+    """
+    parts = torch_names.all_names(depth)
+    said = args.get("shared_head", True)
+    separate = not (said if student else args.get("shared_head_teacher", said))
+
+    def any_there(mark: str) -> bool:
+        return any(part in tensors for n in parts if mark in n for part in names.find(n))
+
+    with_gains = any_there(".gamma_")
+    with_second = separate or any_there("last_layer2")
+    return [
+        name
+        for name in parts
+        if (head or not name.startswith("head."))
+        and (with_gains or ".gamma_" not in name)
+        and (with_second or "last_layer2" not in name)
+        and not (names.has_decoder and name == MASK_TOKEN)
+    ]
+
+
+def _infer_last_layers(config: ConfigDict, values: Mapping[str, np.ndarray]) -> None:
+    """Sets whether class and patch tokens share the last layer, and whether its norms are 1.
+
+    Args:
+      config: to be changed.
+      values: of the last layers' tensors, by the original's names.
+    """
+    pairs = [
+        (f"head.last_layer.{leaf}", f"head.last_layer2.{leaf}") for leaf in ("weight_g", "weight_v")
+    ]
+    shared = not any(second in values for _, second in pairs) or all(
+        first in values and second in values and np.array_equal(values[first], values[second])
+        for first, second in pairs
+    )
+    config.head.shared = config.head.shared_teacher = shared
+    config.head.norm_last_layer = bool(np.all(values.get(pairs[0][0], 1) == 1))
+
+
+def expected_shapes(config: ConfigDict, *, head: bool, student: bool) -> dict[str, tuple[int, ...]]:
+    """Returns the original's names and shapes of all tensors of a model."""
+
+    def init():
+        image = jnp.zeros((1, *config.data.global_size, config.data.channels))
+        params = {
+            "backbone": models.build_backbone(config).init(jax.random.key(0), image)["params"]
+        }
+        if head:
+            module = models.build_head(config, teacher=not student)
+            token = jnp.zeros((1, config.model.width))
+            params["head"] = module.init(jax.random.key(0), token)["params"]
+        return params
+
+    zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), jax.eval_shape(init))
+    tensors = torch_names.to_torch(zeros, config.model.patch_size)
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def _epsilon(facts: Mapping[str, Any], path: str) -> list[str]:
+    """Returns a note if the model was made with a smaller epsilon in its LayerNorms than here.
+
+    That of 1e-6, beside the variance of a token, is as good as none; a larger one is not.
+
+    Raises:
+      UserError: if it was made with a larger one.
+    """
+    epsilon = facts.get("epsilon", LAYER_NORM_EPSILON)
+    if epsilon == LAYER_NORM_EPSILON:
+        return []
+    if not 0 <= epsilon < LAYER_NORM_EPSILON:
+        raise UserError(
+            f"{path} has layer_norm_eps={epsilon:g}; LayerNorm's epsilon is "
+            f"{LAYER_NORM_EPSILON:g} here"
+        )
+    return [f"LayerNorm's epsilon is {epsilon:g} there and {LAYER_NORM_EPSILON:g} here"]
+
+
+def _read(tensors: Tensors, parts: Sequence[str], path: str) -> np.ndarray:
+    return np.concatenate([read_tensor(tensors[part], part, path) for part in parts])
+
+
+def read_tensor(tensor: StoredTensor | np.ndarray, name: str, path: str) -> np.ndarray:
+    """Returns a tensor as float32, or float64 where it is that.
+
+    Raises:
+      UserError: if it is damaged, or holds other than finite floating-point numbers.
+    """
+    if isinstance(tensor, StoredTensor):
+        try:
+            tensor = tensor.read()
+        except Exception as error:  # what a file may say of shapes and places has no end
+            raise UserError(f"{path} is damaged: {name} cannot be read ({error})") from error
+    check_finite({name: tensor}, path)
+    return tensor.astype(np.promote_types(tensor.dtype, np.float32))

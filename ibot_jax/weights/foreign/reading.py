@@ -1,0 +1,181 @@
+"""Reads models from wherever they are: this project's runs and exports, other projects' files."""
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+import ibot_jax
+from ibot_jax.config.check import flatten
+from ibot_jax.data.draw.central import CentralView, view_of_run
+from ibot_jax.errors import UserError
+from ibot_jax.files.paths import absolute_path
+from ibot_jax.optim.optimizer import Params
+from ibot_jax.weights import pretrained
+from ibot_jax.weights.export import describe
+from ibot_jax.weights.exported import (
+    SETS,
+    is_exported_folder,
+    is_own_npz,
+    is_own_safetensors,
+)
+from ibot_jax.weights.foreign.accounting import NO_MASK_TOKEN
+from ibot_jax.weights.foreign.architecture import Known
+from ibot_jax.weights.foreign.contents import Contents, read_contents
+from ibot_jax.weights.foreign.foreign import Taken, read_tensor, take
+from ibot_jax.weights.recorded import described_view
+from ibot_jax.weights.saved import find_workdir, is_checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A model, read.
+
+    Attributes:
+      kind: where it was, for people.
+      description: as `export.describe`, and what else is known.
+      params: by "teacher" and "student", as many as were wanted; NumPy arrays.
+      centers: of the losses, {"class": [K], "patch": [K]}, where they are in the file.
+      notes: what a person should know.
+    """
+
+    kind: str
+    description: dict[str, Any]
+    params: dict[str, Params]
+    centers: dict[str, np.ndarray]
+    notes: tuple[str, ...]
+
+
+def read_model(
+    path: str, *, weights: str, step: str, head: bool, known: Known, whole: bool = False
+) -> Found:
+    """Reads a model of any kind.
+
+    Args:
+      path: of a run, a checkpoint, an export, or of a file or folder of another project.
+      weights: "teacher" or "student", of what holds both.
+      step: "latest", "best" or a number, of a run.
+      head: whether the projection head comes too.
+      known: what the user says of another project's model.
+      whole: whether student, teacher and centers are wanted, as far as there are any.
+
+    Raises:
+      UserError: if there is no such model, or it cannot be converted whole.
+    """
+    source = absolute_path(path)
+    if not source.exists():
+        raise UserError(f"{path} does not exist; give a file or folder that holds a model")
+    if _is_own(source):
+        if whole and _has_both(source):
+            raise UserError(f"{path} needs no conversion: --config.init_from={path} takes it")
+        if known != Known():
+            raise UserError(
+                f"{path} says all of its model; leave out --heads, --grid, --mean, --std, --allow"
+            )
+        return _read_own(path, weights=weights, step=step, head=head)
+    contents = read_contents(source)
+    unnamed = "" in contents.sets
+    if unnamed:
+        wanted = (contents.facts.get("description", {}).get("weights", weights),)
+    elif whole:  # of one of them both are made
+        wanted = tuple(who for who in SETS if who in contents.sets)
+    else:
+        wanted = (weights,)
+    if unnamed and weights == "student" and wanted == ("teacher",):
+        raise UserError(f"{path} holds no student, only the teacher")
+    if missing := [who for who in wanted if not unnamed and who not in contents.sets]:
+        raise UserError(f"{path} holds no {missing[0]}, only the {' and '.join(contents.sets)}")
+    taken = {who: take(contents, "" if unnamed else who, path, known, head=head) for who in wanted}
+    return Found(
+        kind=f"{contents.kind} with names of {taken[wanted[0]].dialect.name}",
+        description=_describe(contents, taken, source, head=head),
+        params=_with_mask_tokens({who: part.params for who, part in taken.items()}),
+        centers={
+            kind: read_tensor(tensor, f"{kind} center", path).reshape(-1)
+            for kind, tensor in contents.centers.items()
+            if whole
+        },
+        notes=_notes(contents, taken),
+    )
+
+
+def _is_own(source: epath.Path) -> bool:
+    """Returns whether `pretrained.load` is to read it."""
+    if source.is_dir():
+        workdir, _ = find_workdir(source, "latest")
+        return _has_both(workdir) or is_exported_folder(source)
+    return is_own_npz(source) or is_own_safetensors(source)
+
+
+def _has_both(source: epath.Path) -> bool:
+    """Returns whether it is a run, a checkpoint of it, or a checkpoint to start from."""
+    return is_checkpoint(source) or any((source / name).is_dir() for name in ("checkpoints", *SETS))
+
+
+def _read_own(path: str, *, weights: str, step: str, head: bool) -> Found:
+    model, params = pretrained.load(path, weights=weights, step=step, head=head)
+    if head and model.classifier is not None:
+        raise UserError(
+            f"{path} is fine-tuned and has no projection head; ibot_jax.export --head takes its "
+            "classifier along"
+        )
+    facts = {"ibot_jax": ibot_jax.__version__, **model.facts, **model.history}
+    description = describe(flatten(model.config), head=head, view=model.view) | facts
+    who = facts.get("weights", weights)
+    return Found("ibot_jax", description, {who: params}, {}, ())
+
+
+def _describe(
+    contents: Contents, taken: dict[str, Taken], source: epath.Path, *, head: bool
+) -> dict[str, Any]:
+    """Returns the description of a converted model."""
+    config = next(iter(taken.values())).config
+    if len(taken) > 1:
+        config.head.shared = taken["student"].config.head.shared
+    facts = {"weights": "teacher" if len(taken) > 1 else next(iter(taken))}
+    facts |= {key: contents.facts[key] for key in ("args", "epoch") if key in contents.facts}
+    facts |= contents.facts.get("description", {})
+    facts.pop("head", None)  # described anew, if it comes along
+    facts["ibot_jax"] = ibot_jax.__version__
+    facts["converted_from"] = {"file": source.name, "kind": contents.kind}
+    if not source.is_dir():
+        facts["converted_from"]["sha256"] = _file_hash(source)
+    return facts | describe(flatten(config), head=head, view=_view(contents, source, config))
+
+
+def _view(contents: Contents, source: epath.Path, config: ConfigDict) -> CentralView:
+    """Returns how images are resized and cut: as there, or as 256 pixels before 224."""
+    if description := contents.facts.get("description"):
+        return described_view(description, str(source))
+    size = config.data.global_size
+    return contents.facts.get("view") or view_of_run(size, round(max(size) * 8 / 7))
+
+
+def _with_mask_tokens(params: dict[str, Params]) -> dict[str, Params]:
+    """Gives the teacher the student's mask token, since the original's teacher has none."""
+    if len(params) > 1:
+        mask_token = params["student"]["backbone"]["mask_token"]
+        params["teacher"]["backbone"]["mask_token"] = mask_token
+    return params
+
+
+def _notes(contents: Contents, taken: dict[str, Taken]) -> tuple[str, ...]:
+    whole = len(taken) > 1
+    notes = [*contents.facts.get("notes", ())]
+    notes += [note for part in taken.values() for note in part.notes]
+    if whole:
+        notes = [note for note in notes if note != NO_MASK_TOKEN]
+    passed = [f"the {who}" for who in contents.sets if who and who not in taken]
+    if contents.centers and not whole:
+        passed.append("centers")
+    if passed := [*passed, *contents.others]:
+        notes.append(f"left out: {', '.join(passed)}")
+    return tuple(dict.fromkeys(notes))
+
+
+def _file_hash(path: epath.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,78 @@
+"""Writes a feature extractor as StableHLO, which runs wherever XLA does, without this package.
+
+The program takes uint8 images [B, H, W, C] of the size that the model was trained for, B being
+whatever it is called with, and returns {"class": [B, D], "patch": [B, N, D]} float32. The weights
+are constants in it.
+"""
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from ibot_jax.errors import UserError
+from ibot_jax.weights.foreign.outputs import MakeCard
+from ibot_jax.weights.foreign.reading import Found
+from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.quoting import quoted
+from ibot_jax.weights.recorded import described_config
+from ibot_jax.weights.tensors import flat_tensors
+from ibot_jax.weights.writers import write_file
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write_stablehlo(target: epath.Path, found: Found, make_card: MakeCard) -> None:
+    """Writes what jax.export.deserialize reads.
+
+    Raises:
+      UserError: if the weights are too large for such a file, 2 GiB.
+    """
+    (params,) = found.params.values()
+    config = described_config(found.description, target.name)
+    config.dtype = "float32"
+    config.model.kernels = "xla"  # what runs on every platform
+    model = Model(config, target.name)
+
+    def features(images: jax.Array) -> dict[str, jax.Array]:
+        tokens = model.tokens(params, images)
+        return {"class": tokens[:, 0], "patch": tokens[:, 1:]}
+
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct(
+        (batch, *config.data.global_size, config.data.channels), jnp.uint8
+    )
+    exported = jax.export.export(jax.jit(features), platforms=PLATFORMS)(images)
+    try:
+        content = exported.serialize()
+    except Exception as error:  # of flatbuffers
+        raise UserError(
+            f"--to=stablehlo: the program with its weights cannot be one file ({error}); choose "
+            "another format"
+        ) from error
+    text = make_card(
+        tensors=flat_tensors(params),
+        reading="""
+            # The weights are constants of the program; this hashes what they were made of.
+            import flax.traverse_util
+            import ibot_jax
+
+            _, params = ibot_jax.load("SOURCE")
+            tensors = flax.traverse_util.flatten_dict(params, sep=".")
+            """,
+        usage=USAGE.format(name=quoted(target.name)),
+        library="jax",
+    )
+    write_file(target, content, text)
+
+
+USAGE = """
+    import jax
+    import jax.export
+    import numpy as np
+
+    with open({name}, "rb") as file:
+        program = jax.export.deserialize(bytearray(file.read()))
+    images = np.zeros((5, *program.in_avals[0].shape[1:]), np.uint8)  # any number of them
+    features = jax.jit(program.call)(images)
+    print(features["class"].shape, features["patch"].shape)
+"""

@@ -1,0 +1,116 @@
+"""Under which config, and on which images, the steps of a run were made.
+
+    WORKDIR/config.json   the config, as of the last start
+    WORKDIR/history.json  [{"from_step": 0, "config": {...}, "data": {"images": N, "names": HASH}}]
+
+An entry holds for the steps after `from_step`, up to that of the next entry. A start that changes
+nothing adds none. Runs of earlier versions have no history: their config holds for all their steps.
+"""
+
+import json
+import secrets
+from typing import Any
+
+from etils import epath
+
+from ibot_jax.data.sources.identity import Identity
+from ibot_jax.errors import UserError
+from ibot_jax.files.json_lines import parse_object
+
+CONFIG, HISTORY = "config.json", "history.json"
+Flat = dict[str, Any]  # a config as JSON: {"optim.lr": 0.001, ...}
+
+
+def read_config(workdir: epath.Path) -> Flat | None:
+    """Returns the config of the run in a folder; None if there is none.
+
+    Raises:
+      UserError: if the file is damaged.
+    """
+    path = workdir / CONFIG
+    if not path.exists():
+        return None
+    try:
+        return parse_object(path.read_bytes())
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; restore the file, or remove it") from None
+    except ValueError as error:
+        raise UserError(f"{path} {error}; restore or remove it") from None
+
+
+def config_of_step(workdir: epath.Path, step: int) -> Flat | None:
+    """Returns the config under which a run came to a step; None if the folder holds no run.
+
+    Raises:
+      UserError: if a file is damaged.
+    """
+    now = read_config(workdir)
+    entries = _read_history(workdir)
+    if now is None or not entries:
+        return now
+    held = [entry for entry in entries if entry["from_step"] < step]
+    return (held or entries)[-1 if held else 0]["config"]
+
+
+def data_of_run(workdir: epath.Path) -> Identity | None:
+    """Returns which images a run was last trained on; None if that is not recorded.
+
+    Raises:
+      UserError: if a file is damaged.
+    """
+    entries = _read_history(workdir)
+    return entries[-1]["data"] if entries else None
+
+
+def record_start(workdir: epath.Path, config: Flat, data: Identity, step: int) -> Identity | None:
+    """Records under what a run goes on.
+
+    Args:
+      workdir: of the run.
+      config: from now on.
+      data: from now on.
+      step: from which it goes on.
+
+    Returns:
+      The images before, if they were others and are known.
+    """
+    before = read_config(workdir)
+    entries = _read_history(workdir)
+    if not entries and before is not None and step:  # of an earlier version
+        entries = [{"from_step": 0, "config": before, "data": None}]
+    entries = [entry for entry in entries if entry["from_step"] < step]
+    last = entries[-1] if entries else {"config": None, "data": None}
+    if (last["config"], last["data"]) != (config, data):
+        entries.append({"from_step": step, "config": config, "data": data})
+        write_json(workdir / HISTORY, entries)
+    write_json(workdir / CONFIG, config)
+    return last["data"] if last["data"] != data else None
+
+
+def _read_history(workdir: epath.Path) -> list[dict[str, Any]]:
+    path = workdir / HISTORY
+    if not path.exists():
+        return []
+    try:
+        entries = json.loads(path.read_bytes())
+        if not isinstance(entries, list):
+            raise ValueError
+        for entry in entries:
+            if not (
+                type(entry["from_step"]) is int
+                and isinstance(entry["config"], dict)
+                and (entry["data"] is None or entry["data"].keys() >= {"images", "names"})
+            ):
+                raise ValueError
+        return entries
+    except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(
+            f"{path} is damaged; restore it, or remove it: then config.json holds for all steps"
+        ) from None
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    """Writes a file at once or not at all: other processes may be reading it."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.replace(path)

@@ -1,0 +1,99 @@
+"""Configs from what runs and exports say of themselves in JSON."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ibot_jax.config.check import flatten
+from ibot_jax.config.defaults import KEYS
+from ibot_jax.config.plan import get_config
+from ibot_jax.data.draw.central import CentralView, view_of_old_export
+from ibot_jax.errors import UserError
+from ibot_jax.weights.sanity import check_normalization
+
+# What an export says of the data that its model was trained for; see `export.describe`.
+DESCRIBED_DATA = ("global_size", "channels", "mean", "std")
+# And of how files become pixels; what is absent is the default.
+DECODED = ("range", "exif")
+_NORMALIZATION = ("data.mean", "data.std")
+_SEEN = ("data.global_size", "data.channels", "data.range", "data.exif", "knn.resize", "dtype")
+
+
+def described_config(description: dict[str, Any], path: str) -> ConfigDict:
+    """Returns the default config with a model's description filled in.
+
+    Args:
+      description: as `export.describe` makes it.
+      path: of the export, for errors.
+
+    Raises:
+      UserError: if the description lacks something, or says what no config can hold.
+    """
+    missing = {"model", *DESCRIBED_DATA} - description.keys()
+    if missing:
+        raise UserError(f"{path} does not say its {min(missing)}; export or convert it anew")
+    flat = {}
+    for section in ("model", "head"):
+        values = description.get(section, {})
+        if not isinstance(values, dict):
+            raise UserError(f"{path} has {section}={values!r}; export or convert it anew")
+        flat |= {f"{section}.{key}": value for key, value in values.items()}
+    flat |= {f"data.{key}": description[key] for key in DESCRIBED_DATA}
+    flat |= {f"data.{key}": description[key] for key in DECODED if key in description}
+    if "resize" in description:
+        flat["knn.resize"] = description["resize"]
+    config = recorded_config(flat, path)
+    if "resize" not in description:  # the shorter side before a central crop, as 256 before 224
+        config.knn.resize = round(min(config.data.global_size) * 8 / 7)
+    return config
+
+
+def described_view(description: dict[str, Any], path: str) -> CentralView:
+    """Returns how the model that is described sees images in evaluations.
+
+    Args:
+      description: as `export.describe` makes it; those of before have the shorter side at most.
+      path: of the export, for errors.
+
+    Raises:
+      UserError: if it makes no sense.
+    """
+    if "view" not in description:
+        return view_of_old_export(description["global_size"], description.get("resize"))
+    try:
+        return CentralView.from_json(description["view"])
+    except ValueError as error:
+        raise UserError(f"{path} has a view that is none: {error}; export it anew") from None
+
+
+def recorded_config(flat: dict[str, Any], path: str) -> ConfigDict:
+    """Returns a config from its JSON, {"model.width": 384, ...}; what is absent is the default.
+
+    Raises:
+      UserError: if it has keys that no config has, or says what no model is or sees, of other
+        pixels than those in [0, 1] for example; `path` names the file in the message.
+    """
+    config = get_config()
+    if unknown := flat.keys() - flatten(config).keys():
+        raise UserError(
+            f"{path} is of another version of ibot_jax: it has {min(unknown)}, which no config has"
+        )
+    flat = {key: tuple(value) if isinstance(value, list) else value for key, value in flat.items()}
+    for key, value in flat.items():
+        if key in _NORMALIZATION:
+            check_normalization({key.removeprefix("data."): value}, f"{path}: ")
+        elif key.startswith(("model.", "head.")) or key in _SEEN:
+            problem = KEYS[key].problem(value)
+            if problem:
+                raise UserError(f"{path} has {key}={value!r}, which {problem}; restore it")
+    try:
+        config.update_from_flattened_dict(flat)
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{path} says what no config can hold ({error}); restore it") from error
+    for key in _NORMALIZATION:
+        if len(config.data[key.removeprefix("data.")]) != config.data.channels:
+            raise UserError(
+                f"{path} has {key} for other than the {config.data.channels} channels of its "
+                "images; restore it"
+            )
+    return config

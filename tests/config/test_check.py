@@ -1,0 +1,296 @@
+"""Every mistake in a config is one line that names the key, the value and what would do."""
+
+import re
+
+import pytest
+
+from ibot_jax.config import check as config_check
+from ibot_jax.config.plan import Plan, get_config
+from ibot_jax.errors import UserError
+
+
+def config_with(**changes):
+    """Returns the default config with keys changed; "__" stands for the dot."""
+    config = get_config()
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def test_the_default_config_is_sound():
+    config_check.check_config(get_config())
+
+
+# (changes, what the line must say)
+MISTAKES = {
+    "mask ratio below its variance": (
+        dict(masks__ratios=(0.0, 0.1), masks__variances=(0.0, 0.2)),
+        r"masks\.ratios=\(0\.0, 0\.1\) has 0\.1 below its variance 0\.2",
+    ),
+    "mask ratio past one": (
+        dict(masks__ratios=(0.9,), masks__variances=(0.2,)),
+        r"masks\.ratios=\(0\.9,\) has 0\.9 .* variance 0\.2 passes 1",
+    ),
+    "mask lists of two lengths": (
+        dict(masks__ratios=(0.3,)),
+        r"masks\.ratios=\(0\.3,\) and masks\.variances=\(0\.0, 0\.2\)",
+    ),
+    "no mask ratio": (dict(masks__ratios=(), masks__variances=()), r"masks\.ratios=\(\)"),
+    "mask kind": (dict(masks__kind="blocks"), r"masks\.kind='blocks' .*block or random"),
+    "global crop and patch": (
+        dict(data__global_size=(224, 230)),
+        r"data\.global_size=\(224, 230\) .*divisible by model\.patch_size=16",
+    ),
+    "local crop and patch": (dict(data__local_size=(90, 96)), r"data\.local_size=\(90, 96\)"),
+    "heads": (dict(model__heads=5), r"model\.heads=5 does not divide model\.width=384"),
+    "shared head": (
+        dict(head__patch_prototypes=4096),
+        r"head\.patch_prototypes=4096 differs from head\.prototypes=8192",
+    ),
+    "head shared in the teacher alone": (
+        dict(head__patch_prototypes=4096, head__shared=False),
+        r"head\.patch_prototypes=4096",
+    ),
+    "mean per channel": (dict(data__channels=1), r"data\.mean=.* needs data\.channels=1 entries"),
+    "crop size with one side": (
+        dict(data__global_size=(32,)),
+        r"data\.global_size=\(32,\) needs 2 entries",
+    ),
+    "blur with two entries": (
+        dict(data__blur=(1.0, 0.5)),
+        r"data\.blur=\(1\.0, 0\.5\) needs 3 entries",
+    ),
+    "dtype": (dict(dtype="float16"), r"dtype='float16' .*bfloat16 or float32 or float64"),
+    "optimiser": (dict(optim__name="adam"), r"optim\.name='adam' .*adamw or sgd or lars"),
+    "who changes colours": (dict(data__augment="gpu"), r"data\.augment='gpu' .*device or host"),
+    "resizing": (dict(data__resize="area"), r"data\.resize='area' .*simd or pillow"),
+    "activation": (dict(head__act="silu"), r"head\.act='silu' .*gelu or relu"),
+    "temperature": (
+        dict(loss__teacher_temp=0.0),
+        r"loss\.teacher_temp=0\.0 must be from 0\.0001 to",
+    ),
+    "lowest rate above the highest": (
+        dict(optim__lr=1e-3, optim__min_lr=1e-1),
+        r"optim\.min_lr=0\.1 is above .* optim\.lr=0\.001 x batch_size / 256 = 0\.004; lower",
+    ),
+    "no hidden unit": (
+        dict(model__width=6, model__mlp_ratio=0.1),
+        r"model\.mlp_ratio=0\.1 of model\.width=6 leaves no hidden unit; use at least 0\.167",
+    ),
+    "more processes than cores can run": (
+        dict(data__workers=10**12),
+        r"data\.workers=1000000000000 is more than 16 for each of the \d+ cores there are; use 0",
+    ),
+    "warm-up as long as the run": (
+        dict(duration="20 epochs"),
+        r"duration='20 epochs' is too short for loss\.teacher_temp_warmup='30 epochs'; .*\"30%\"",
+    ),
+    "a share of itself": (dict(duration="50%"), r"duration='50%' is a share of itself"),
+    "batch": (dict(batch_size=0), r"batch_size=0 must be from 1 to"),
+    "weight decay": (
+        dict(optim__weight_decay=-0.1),
+        r"optim\.weight_decay=-0\.1 must be from 0 to",
+    ),
+    "momentum": (dict(teacher_momentum=1.5), r"teacher_momentum=1\.5 must be from 0 to 1"),
+    "probability": (dict(data__flip=2.0), r"data\.flip=2\.0 must be from 0 to 1"),
+    "one bad entry of several": (dict(data__blur=(1.0, 0.1, -0.5)), r"data\.blur=.* from 0 to 1"),
+    "kernels": (
+        dict(model__kernels="flash"),
+        r"model\.kernels='flash' .*auto or cudnn or pallas or xla",
+    ),
+    "fused attention in float32": (
+        dict(model__kernels="cudnn", dtype="float32"),
+        r"model\.kernels='cudnn' needs dtype=\"bfloat16\", not 'float32'",
+    ),
+    "rematerialisation": (dict(model__remat="all"), r"model\.remat='all' .*none or dots or blocks"),
+    "drop path": (dict(model__drop_path=1.0), r"model\.drop_path=1\.0"),
+    "scale the wrong way round": (dict(data__global_scale=(1.0, 0.25)), r"data\.global_scale"),
+    "scale past the image": (dict(data__local_scale=(0.5, 1.5)), r"data\.local_scale=.* to 1"),
+    "hue": (dict(data__hue=0.7), r"data\.hue=0\.7"),
+    "one view": (
+        dict(data__global_views=1, data__local_views=0),
+        r"data\.global_views=1 and data\.local_views=0 make one view",
+    ),
+    "no loss": (dict(loss__class_weight=0.0, loss__patch_weight=0.0), r"loss\.class_weight=0\.0"),
+    "duration": (dict(optim__warmup="ten epochs"), r"optim\.warmup='ten epochs' is no duration"),
+    "no duration": (dict(checkpoint__every=""), r"checkpoint\.every='' is no duration"),
+    "infinite duration": (
+        dict(duration="1e999 steps"),
+        r"duration='1e999 steps' is longer than any run",
+    ),
+    "not a number": (dict(optim__lr=float("nan")), r"optim\.lr=nan is not finite"),
+    "crop larger than its image": (
+        dict(knn__resize=200),
+        r"knn\.resize=200 is smaller than data\.global_size=\(224, 224\)",
+    ),
+    "entries that are no numbers": (
+        dict(masks__ratios=("a", "b")),
+        r"masks\.ratios=\('a', 'b'\) has the wrong type; it takes 2 numbers such as 0\.0,0\.3",
+    ),
+    "fractional pixels": (dict(data__local_size=(96.0, 96.0)), r"data\.local_size=.* wrong type"),
+    "a truth value for a number": (dict(batch_size=True), r"batch_size=True .* a whole number"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_that_names_key_and_value(name):
+    changes, pattern = MISTAKES[name]
+    with pytest.raises(UserError) as error:
+        config_check.check_config(config_with(**changes))
+    assert re.match(pattern, str(error.value)), str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(head__patch_prototypes=4096, head__shared=False, head__shared_teacher=False),
+        dict(data__local_size=(90, 90), data__local_views=0),  # not made, so not looked at
+        dict(knn__resize=200, knn__every=""),
+        dict(data__channels=1, data__mean=(0.5,), data__std=(0.25,)),
+        dict(masks__ratios=(0.5,), masks__variances=(0.5,)),  # 0 to 1, both allowed
+        dict(optim__lr=1, optim__clip=0),  # whole numbers where numbers are wanted
+    ],
+)
+def test_what_is_possible_passes(changes):
+    config_check.check_config(config_with(**changes))
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("optim.lrate", "optim.lr"),
+        ("lr", "optim.lr"),
+        ("model.drop_paht", "model.drop_path"),
+        ("data.batch_size", "batch_size"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_likeliest(key, hint):
+    config = get_config()
+    *sections, name = key.split(".")
+    (config[sections[0]] if sections else config)[name] = 1.0
+    with pytest.raises(UserError, match=rf"config\.{key} is no key .*did you mean .*{hint}"):
+        config_check.check_config(config)
+
+
+def test_a_missing_key_is_named():
+    config = get_config()
+    del config.optim.clip
+    with pytest.raises(UserError, match=r"config\.optim\.clip is missing"):
+        config_check.check_config(config)
+
+
+# 10 epochs of 100 steps. The default's temperatures rise for 30 epochs.
+PLAN = Plan(batch_size=8, steps_per_epoch=100, total_steps=1000)
+SHORT = dict(duration="10 epochs", loss__teacher_temp_warmup="2 epochs", optim__warmup="1 epochs")
+
+
+@pytest.mark.parametrize(
+    ("changes", "pattern"),
+    [
+        (
+            dict(optim__warmup="10 epochs"),
+            r"\(1000 steps\) is too short for optim\.warmup='10 epochs' \(1000 steps\)",
+        ),
+        (dict(loss__teacher_temp_warmup="11"), r"loss\.teacher_temp_warmup='11' \(1100 steps"),
+        (
+            dict(masks__start="9 epochs"),
+            r"masks\.start='9 epochs' .*loss\.teacher_temp_warmup='2 epochs'",
+        ),
+        (dict(log_every="0.4 steps"), r"log_every='0\.4 steps' is less than one step"),
+        (dict(knn__every="1 examples"), r"knn\.every='1 examples' is less than one step"),
+        (dict(checkpoint__every="0 epochs"), r"checkpoint\.every='0 epochs'"),
+    ],
+)
+def test_durations_that_do_not_fit_the_run(changes, pattern):
+    config_check.check_plan(config_with(**SHORT), PLAN)
+    with pytest.raises(UserError, match=pattern):
+        config_check.check_plan(config_with(**SHORT | changes), PLAN)
+
+
+def test_all_that_a_run_is_too_short_for_is_told_with_what_would_do():
+    """Of a published recipe, by the size of ImageNet: 5,004 steps an epoch."""
+    config = config_with(duration="300 steps", batch_size=256, knn__every="0.1 steps")
+    (short, every) = config_check.length_problems(config, 1_281_167)
+    assert short == (
+        "duration='300 steps' (300 steps) is too short for optim.warmup='10 epochs' (50040 steps), "
+        "optim.freeze_last_layer='1 epochs' (5004 steps) and loss.teacher_temp_warmup='30 epochs' "
+        '(150120 steps); lengthen it, or set optim.warmup="10%", optim.freeze_last_layer="1%" and '
+        'loss.teacher_temp_warmup="30%"'
+    )
+    assert every.startswith("knn.every='0.1 steps' is less than one step")
+    config.optim.update(warmup="10%", freeze_last_layer="1%")
+    config.loss.teacher_temp_warmup = "30%"
+    config.knn.every = "50%"
+    assert config_check.length_problems(config, 1_281_167) == []
+
+
+def test_a_batch_larger_than_the_data_is_told_with_the_largest_that_does():
+    config = config_with(batch_size=4096, duration="10 epochs")
+    too_large, too_short = config_check.length_problems(config, 1442, multiple=8)
+    assert too_large == (
+        "batch_size=4096 is larger than the data set (1442 images); the largest that does is 1440"
+    )
+    assert too_short.startswith("duration='10 epochs' (10 steps) is too short for optim.warmup=")
+    (few,) = config_check.length_problems(config_with(**SHORT, batch_size=16), 7, multiple=8)
+    assert few.endswith("larger than the data set (7 images); use more images")
+
+
+def test_a_run_has_no_more_steps_than_an_int32():
+    config = config_with(**SHORT | dict(duration="1e6 epochs", batch_size=8))
+    (problem,) = config_check.length_problems(config, 1_281_167)
+    assert problem.startswith(
+        "duration='1e6 epochs' is 160,145,000,000 steps; a run has at most 2,1"
+    )
+
+
+def test_a_key_that_is_wrong_hides_no_mistake_of_others():
+    changes = dict(optim__lr=-1.0, batch_size=0, data__channels=1, knn__k=0, optim__warmup="ten")
+    found = config_check.problems_at_hand(config_with(**changes, model__heads=5), False)
+    text = "; ".join(found)
+    for part in ("optim.lr=-1", "batch_size=0", "data.mean=", "data.std=", "knn.k=0", "heads=5"):
+        assert text.count(part) == 1
+    assert "optim.warmup='ten' is no duration" in text
+
+
+def test_once_something_is_wrong_data_at_hand_is_looked_at_for_more():
+    changes = dict(SHORT, data__source="synthetic:100", knn__k=0, batch_size=101)
+
+    def found(wrong=False, **others):
+        return config_check.problems_at_hand(config_with(**changes | others), wrong)
+
+    assert [text.split("=")[0] for text in found()] == ["knn.k", "batch_size"]
+    assert [text.split("=")[0] for text in found(True, knn__k=1)] == ["batch_size"]
+    assert found(knn__k=1) == []  # the run looks itself
+    assert found(data__source="folder:/nowhere")[-1].startswith("data.source='folder:/nowhere'")
+
+
+def test_batches_divide_by_the_devices():
+    config = config_with(batch_size=24, knn__batch_size=64)
+    config_check.check_devices(config, 8)
+    with pytest.raises(UserError, match="batch_size=24 is not divisible by the 16 devices; 32 is"):
+        config_check.check_devices(config, 16)
+    config.grad_accum_steps = 2
+    with pytest.raises(UserError, match="grad_accum_steps=2 does not divide the 3 images of a bat"):
+        config_check.check_devices(config, 8)
+    config.grad_accum_steps = 3
+    config_check.check_devices(config, 8)
+    config.batch_size, config.grad_accum_steps, config.knn.batch_size = 32, 1, 20
+    with pytest.raises(UserError, match=r"knn\.batch_size=20 is not divisible by the 8 devices"):
+        config_check.check_devices(config, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "pattern"),
+    [
+        (dict(mesh__fsdp=3), "mesh.fsdp=3 and mesh.tensor=1 do not divide the 8 devices"),
+        (dict(mesh__data=4), "mesh.data=4 x mesh.fsdp=1 x mesh.tensor=1 is not 8, the devices"),
+        (dict(mesh__tensor=8), "mesh.tensor=8 does not divide the 4 devices of a process"),
+        (dict(mesh__tensor=4), "mesh.tensor=4 does not divide model.heads, 6"),
+        (dict(mesh__tensor=2, head__prototypes=9, head__patch_prototypes=9), "head.prototypes, 9"),
+    ],
+    ids=str,
+)
+def test_the_mesh_fits_devices_processes_and_model(changes, pattern):
+    config_check.check_devices(config_with(mesh__data=2, mesh__fsdp=2, mesh__tensor=2), 8, 2)
+    with pytest.raises(UserError, match=re.escape(pattern)):
+        config_check.check_devices(config_with(**changes), 8, 2)

@@ -1,0 +1,119 @@
+"""An example is the same whoever changes its colours, and whatever the scale it is decoded at."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ibot_jax.config.plan import get_config
+from ibot_jax.data.make.examples import MakeExample
+from ibot_jax.data.pixels import images
+from ibot_jax.data.pixels.host_colors import apply_color
+from ibot_jax.kernels.color_table import COLUMNS, JITTER, Color
+
+
+@pytest.fixture
+def config():
+    config = get_config()
+    config.data.update(global_size=(64, 96), local_size=(32, 48), local_views=6)
+    return config
+
+
+def picture(height, width, kind="JPEG"):
+    """Waves of some sixteen pixels, which photographs have and a box filter keeps."""
+    rows, columns = np.mgrid[:height, :width]
+    waves = [np.sin(rows / 16), np.sin(columns / 11), np.sin((rows + columns) / 23)]
+    file = io.BytesIO()
+    pixels = np.dstack([128 + 100 * wave for wave in waves]).astype(np.uint8)
+    Image.fromarray(pixels).save(file, kind, quality=95)
+    return file.getvalue()
+
+
+def make(config, encoded, index=3, masked=True):
+    task = MakeExample(bytes, config)
+    out = tuple(np.full_like(array, 1) for array in task.blank())  # as if used before
+    task(out, encoded, 2, index, masked)
+    return out
+
+
+def color_of(row):
+    """The inverse of `Color.row`."""
+    values = dict(zip(COLUMNS, row.tolist(), strict=True))
+    jitter = [(values[f"{name}_place"], name, values[name]) for name in JITTER]
+    return Color(
+        flip=bool(values["flip"]),
+        jitter=tuple((name, factor) for place, name, factor in sorted(jitter) if place >= 0),
+        gray=bool(values["gray"]),
+        blur_radius=values["blur_radius"],
+        solarize=bool(values["solarize"]),
+    )
+
+
+@pytest.mark.parametrize("resize", ["simd", "pillow"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_host_and_device_get_the_same_numbers(config, resize, channels):
+    config.data.update(resize=resize, channels=channels)
+    encoded = picture(120, 160)
+    for index in range(5):
+        *views, masks, global_colors, local_colors = make(config, encoded, index)
+        config.data.augment = "host"
+        host = make(config, encoded, index)
+        config.data.augment = "device"
+        assert len(host) == 3
+        np.testing.assert_array_equal(host[2], masks)
+        for raw, rows, expected in zip(views, (global_colors, local_colors), host, strict=False):
+            for view, row, final in zip(raw, rows, expected, strict=True):
+                image = Image.fromarray(view[..., 0] if channels == 1 else view)
+                found = np.asarray(apply_color(image, color_of(row))).reshape(view.shape)
+                # The row's 32 bits round the factors, which moves single pixels by a level.
+                np.testing.assert_allclose(found.astype(int), final, atol=1 if channels != 3 else 9)
+                assert np.mean(found != final) < 0.01
+
+
+def test_masks_are_cleared_where_there_are_none(config):
+    assert not make(config, picture(50, 60), masked=False)[2].any()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize(
+    ("height", "width", "resize", "expected"),
+    [
+        (120, 160, "simd", {1}),
+        (500, 700, "simd", {1, 2}),
+        (1200, 1800, "simd", {2, 4}),
+        (1200, 1800, "pillow", {1}),
+    ],
+)
+def test_only_large_images_are_decoded_smaller(
+    config, monkeypatch, kind, height, width, resize, expected
+):
+    config.data.update(resize=resize, global_scale=(0.25, 1.0), local_scale=(0.25, 1.0))
+    shrinks = []
+    decode = images.EncodedImage.decode
+
+    def spy(self, shrink):
+        shrinks.append(shrink)
+        return decode(self, shrink)
+
+    monkeypatch.setattr(images.EncodedImage, "decode", spy)
+    encoded = picture(height, width, kind)
+    for index in range(6):
+        make(config, encoded, index)
+    assert (set(shrinks) <= expected and max(shrinks) > 1) or set(shrinks) == expected == {1}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("size", [(900, 1203), (1805, 1601)])
+def test_views_of_a_smaller_decode_show_the_same(config, kind, size):
+    config.data.local_scale = (0.15, 0.3)
+    encoded = picture(*size, kind)
+    for index in range(3):
+        small = make(config, encoded, index)
+        config.data.resize = "pillow"
+        whole = make(config, encoded, index)
+        config.data.resize = "simd"
+        for one, other in zip(small[:2], whole[:2], strict=True):
+            assert np.abs(one.astype(int) - other).mean() < 1.5
+        for one, other in zip(small[2:], whole[2:], strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -1,0 +1,199 @@
+"""Segmentation with features that tell classes apart, and the whole command with a tiny model."""
+
+import json
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate import __main__ as command
+from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split, Squares, find_splits
+from ibot_jax.evaluate.measures import mean_iou
+from ibot_jax.evaluate.probes.patch_heads import Linear, knn_votes
+from ibot_jax.evaluate.probes.segmenting import Frozen, count_classes, fit_linear, sample_bank
+from ibot_jax.parallel import sharding
+
+COLORS = np.array([[40, 40, 40], [220, 30, 30], [30, 60, 220]], np.uint8)
+SHAPE = (32, 48)
+
+
+def scene(rng):
+    """A red and a blue rectangle, of whole patches of 4 pixels, on grey: pixels and classes."""
+    truth = np.zeros(SHAPE, np.uint8)
+    for label, left in ((1, 0), (2, 24)):
+        top, left = 4 * rng.integers(0, 4), left + 4 * rng.integers(0, 3)
+        truth[top : top + 16, left : left + 12] = label
+    return COLORS[truth], truth
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory):
+    root = tmp_path_factory.mktemp("VOC2012")
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 11), ("val", 6)):
+        names = [f"2007_{part}{number}" for number in range(count)]
+        (root / f"ImageSets/Segmentation/{part}.txt").write_text("\n".join(names) + "\n")
+        for name in names:
+            pixels, truth = scene(rng)
+            truth[:2] = IGNORED
+            Image.fromarray(pixels).save(root / f"JPEGImages/{name}.jpg", quality=95, subsampling=0)
+            annotation = Image.fromarray(truth)
+            annotation.putpalette([value for value in range(256) for _ in range(3)])
+            annotation.save(root / f"SegmentationClass/{name}.png")
+    return root
+
+
+def patch_colors(params, images):
+    """Features without a place: the mean colour of each patch of 4 x 4 pixels."""
+    batch, size, _, channels = images.shape
+    patches = images.astype(jnp.float32).reshape(batch, size // 4, 4, size // 4, 4, channels)
+    return params * (patches.mean(axis=(2, 4)).reshape(batch, -1, channels) / 128 - 1)
+
+
+@pytest.fixture
+def frozen():
+    """The squares are as wide as the images, so that patches stay patches."""
+    return Frozen(patch_colors, jnp.float32(1), 4, Squares(48, Decoding(), 8), sharding.make_mesh())
+
+
+@pytest.mark.parametrize("head", ["linear", "knn"])
+def test_colours_are_told_apart(voc, frozen, head):
+    """Up to pixels at the borders of patches, which interpolation and resizing move."""
+    train, test = find_splits("voc", epath.Path(voc))
+    if head == "linear":
+        fitted = fit_linear(frozen, train, epochs=30, learning_rate=0.3, seed=0)
+        score_fn = Linear.__call__
+    else:
+        fitted = sample_bank(frozen, train, number=500, seed=0)
+        assert fitted.features.shape == (500, 3) and fitted.shares.shape == (500, 21)
+        np.testing.assert_allclose(fitted.shares.sum(1), 1, atol=1e-6)
+        score_fn = lambda bank, tokens: knn_votes(bank, tokens, k=5, temperature=0.07)  # noqa: E731
+    counts = count_classes(frozen, score_fn, fitted, test)
+    assert counts.sum() == 6 * (SHAPE[0] - 2) * SHAPE[1]  # the ignored rows do not count
+    found = mean_iou.scores(counts)
+    assert found["miou"] > 90 and found["pixel_accuracy"] > 95
+
+
+def test_every_annotated_pixel_counts_at_its_own_size(voc, frozen):
+    """A head that always says class 1 has the IoU of that class by hand."""
+    _, test = find_splits("voc", epath.Path(voc))
+    constant = Linear(jnp.zeros((3, 21)), jnp.eye(21)[1])
+    counts = count_classes(frozen, Linear.__call__, constant, test)
+    truths = [test.read_truth(index) for index in range(6)]
+    expected = [sum((truth == label).sum() for truth in truths) for label in range(21)]
+    np.testing.assert_array_equal(counts[:, 1], expected)
+    assert counts.sum() == sum(expected)
+
+
+def test_batches_hold_every_image_once_in_order(voc):
+    train, _ = find_splits("voc", epath.Path(voc))
+    order = np.random.default_rng(1).permutation(len(train))
+    batches = list(Squares(16, Decoding(), 4).batches(train, order))
+    assert [batch["images"].shape for batch in batches] == [(4, 16, 16, 3)] * 3
+    labels = np.concatenate([batch["labels"] for batch in batches])
+    for row, index in enumerate(order):
+        resized = Image.fromarray(train.read_truth(index)).resize(
+            (16, 16), Image.Resampling.NEAREST
+        )
+        np.testing.assert_array_equal(labels[row], resized)
+    assert (labels[len(order) :] == IGNORED).all()
+
+
+def test_the_layout_of_ade20k(tmp_path):
+    """Value 0 is no class, 1 is class 0, and 150 the last one."""
+    for part in ("training", "validation"):
+        for folder in ("images", "annotations"):
+            (tmp_path / folder / part).mkdir(parents=True)
+        Image.new("RGB", (3, 2)).save(tmp_path / f"images/{part}/ADE_1.jpg")
+        raw = np.array([[0, 1, 150], [2, 3, 4]], np.uint8)
+        Image.fromarray(raw).save(tmp_path / f"annotations/{part}/ADE_1.png")
+    splits = find_splits("ade20k", epath.Path(tmp_path))
+    assert [split.images[0].parent.name for split in splits] == ["training", "validation"]
+    for split in splits:
+        assert split.num_classes == 150
+        np.testing.assert_array_equal(split.read_truth(0), [[255, 0, 149], [1, 2, 3]])
+    with pytest.raises(UserError, match=r"ImageSets/Segmentation/train\.txt is absent"):
+        find_splits("voc", epath.Path(tmp_path))
+
+
+@pytest.mark.parametrize(("first", "value"), [(0, 21), (1, 22)])
+def test_values_that_are_no_class_are_named(tmp_path, first, value):
+    path = epath.Path(tmp_path / "a.png")
+    Image.fromarray(np.array([[value, 3]], np.uint8)).save(path)
+    with pytest.raises(UserError, match=rf"a\.png holds the value {value}; there are 21 classes"):
+        Split([path], [path], 21, first).read_truth(0)
+
+
+@pytest.mark.slow
+def test_the_command_measures_both_heads(voc, workdir, tmp_path):
+    flags = [f"--from={workdir}", f"--data={voc}", "--layout=voc", f"--out={tmp_path}"]
+    flags += ["--size=24", "--batch-size=8", "--epochs=2", "--bank=100", "--k=3", "--blocks=2"]
+    assert command.main(["segmentation", *flags]) == 0
+    report = json.loads((tmp_path / "segmentation.json").read_text())
+    assert [row["head"] for row in report["rows"]] == ["linear", "knn"]
+    for head in ("linear", "knn"):
+        assert 0 < report["metrics"][f"{head}_miou"] <= 100
+    assert report["metrics"]["knn_pixel_accuracy"] > 60  # a random model keeps colours apart
+
+
+def remove_annotation(root):
+    (root / "SegmentationClass/a.png").unlink()
+
+
+def grow_image(root):
+    Image.new("RGB", (9, 9)).save(root / "JPEGImages/a.jpg")
+
+
+def ignore_all(root):
+    Image.fromarray(np.full((8, 8), IGNORED, np.uint8)).save(root / "SegmentationClass/a.png")
+
+
+def write_two(root):
+    """Writes an image to train on, a, and one to test on, b; returns the flags that name them."""
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    for name, part, grey in (("a", "train", 0), ("b", "val", 200)):
+        (root / f"ImageSets/Segmentation/{part}.txt").write_text(f"{name}\n")
+        Image.new("RGB", (8, 8), (grey, 0, 0)).save(root / f"JPEGImages/{name}.jpg")
+        Image.new("L", (8, 8)).save(root / f"SegmentationClass/{name}.png")
+    return [f"--data={root}", f"--out={root}-out", "--layout=voc", "--size=8", "--batch-size=8"]
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "message"),
+    [
+        (remove_annotation, [], "a.png is absent, one of 1 that "),
+        (grow_image, [], "a.jpg has 9x9 pixels, but its annotation 8x8"),
+        (ignore_all, ["--heads=knn"], "SegmentationClass has no annotated pixel"),
+        (None, ["--size=18"], "--size=18 is no multiple of the patch size, 4"),
+        (None, ["--batch-size=3"], "--batch-size=3 is no multiple of the 8 devices"),
+        (None, ["--blocks=3"], "--blocks=3 is more than the 2 of the model"),
+        (None, ["--heads=mlp"], "'mlp' is none of linear, knn"),
+        (None, ["--layout=ade20k"], "images/training is no folder"),
+        (None, ["--heads=knn", "--k=99"], "--k=99 is more than the 4 patches in the bank"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(workdir, tmp_path, capsys, change, flags, message):
+    common = [f"--from={workdir}", *write_two(tmp_path / "data")]
+    if change:
+        change(tmp_path / "data")
+    assert command.main(["segmentation", *common, *flags]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+
+
+def test_images_that_are_trained_on_are_told(workdir, tmp_path, capsys):
+    flags = [f"--from={workdir}", *write_two(tmp_path / "data"), "--heads=knn", "--k=1"]
+    images = tmp_path / "data/JPEGImages"
+    shutil.copy(images / "a.jpg", images / "b.jpg")
+    assert command.main(["segmentation", *flags]) == 0
+    assert "warning: 1 of the 1 images of --data=" in capsys.readouterr().err
+    report = json.loads((tmp_path / "data-out/segmentation.json").read_text())
+    assert report["metrics"]["shared_images"] == 1

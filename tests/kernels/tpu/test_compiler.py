@@ -1,0 +1,66 @@
+"""The TPU compiler takes the kernels of a block where they nearly fill a core's memory."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import tpu_compiler
+
+ROOT = pathlib.Path(__file__).parents[3]
+COMPILE = """
+import sys
+import jax
+import jax.numpy as jnp
+from ibot_jax.kernels.tpu import attention_branch as tpu_attention_branch
+from ibot_jax.kernels.tpu import mlp as tpu_mlp
+from ibot_jax.tools.pods.ahead import pod_devices
+from ibot_jax.kernels.tpu.cores import cores_of
+
+topology, kind, *sizes = sys.argv[1:]
+tokens, width = map(int, sizes)
+device = pod_devices(topology)[0]
+cores = cores_of(device.device_kind)
+
+def array(*shape, dtype=jnp.float32):
+    here = jax.sharding.SingleDeviceSharding(device)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=here)
+
+def linear(inputs, outputs):
+    return {"kernel": array(inputs, outputs), "bias": array(outputs)}
+
+norm = {"scale": array(width), "bias": array(width)}
+if kind == "mlp":
+    assert tpu_mlp.can_add_mlp(width, 4 * width, cores)
+    params = {"norm": norm, "fc1": linear(width, 4 * width), "fc2": linear(4 * width, width)}
+    x = array(tokens, width, dtype=jnp.bfloat16)
+    add = lambda x, params: tpu_mlp.add_mlp(x, params, None, cores)
+else:
+    assert tpu_attention_branch.can_add_attention(tokens, width, 64, cores)
+    params = {"norm": norm, "qkv": linear(width, 3 * width), "proj": linear(width, width)}
+    x = array(8, tokens, width, dtype=jnp.bfloat16)
+    add = lambda x, params: tpu_attention_branch.add_attention(x, params, None, 64, None, cores)
+gradients = jax.grad(lambda *of: add(*of).astype(jnp.float32).sum(), argnums=(0, 1))
+jax.jit(gradients).lower(x, params).compile()
+"""
+
+
+@pytest.mark.slow
+@tpu_compiler.needed
+@pytest.mark.parametrize(
+    ("topology", "kind", "tokens", "width"),
+    [
+        # Of 10,000 tokens, no part of a core's 5,000 leaves no rest: the most are taken at a time.
+        ("v4:2x2x1", "mlp", 10_000, 384),
+        ("v4:2x2x1", "mlp", 10_000, 512),
+        ("v5p:2x2x1", "mlp", 10_000, 1024),
+        ("v4:2x2x1", "attention", 112, 512),  # several sequences at a time
+        ("v4:2x2x1", "attention", 472, 384),
+    ],
+)
+def test_gradients_compile(topology, kind, tokens, width):
+    arguments = (topology, kind, str(tokens), str(width))
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

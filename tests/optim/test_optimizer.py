@@ -1,0 +1,211 @@
+"""The Optax chain against NumPy loops and the schedules that the original recorded."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ibot_jax.optim import optimizer as optimizers
+
+
+def constant(value):
+    return lambda step: value
+
+
+def params_like_a_model(rng):
+    return {
+        "backbone": {"fc": {"kernel": rng.normal(size=(3, 4)), "bias": rng.normal(size=4)}},
+        "head": {
+            "last_layer": {"v": rng.normal(size=(4, 5)), "g": np.ones((1, 5))},
+            "patch_last_layer": {"v": rng.normal(size=(4, 6)), "g": np.ones((1, 6))},
+        },
+    }
+
+
+def make(name="adamw", **overrides):
+    kwargs = dict(
+        lr=constant(0.1),
+        weight_decay=constant(0.2),
+        clip=0.0,
+        freeze_last_layer=0,
+        norm_last_layer=True,
+        teacher_rate=constant(0.1),
+        init_teacher=lambda params: params,
+    )
+    return optimizers.make_optimizer(name, **{**kwargs, **overrides})
+
+
+def run(tx, params, gradients):
+    """Returns the parameters and teachers after each of a list of gradients."""
+    state = tx.init(params)
+    history = []
+    for step, gradient in enumerate(gradients):
+        updates, state = tx.update(gradient, state, params, step=jnp.float32(step))
+        params = optax.apply_updates(params, updates)
+        history.append((params, optax.tree.get(state, "teacher")))
+    return history
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def params(rng):
+    return jax.tree.map(jnp.array, params_like_a_model(rng))
+
+
+@pytest.fixture
+def gradients(rng):
+    return [jax.tree.map(jnp.array, params_like_a_model(rng)) for _ in range(4)]
+
+
+class TestSchedules:
+    def test_are_those_of_the_recorded_run(self, step_small):
+        recorded = np.load(step_small)
+        steps = len(recorded["lr"])
+        schedules = {
+            "lr": optimizers.cosine_schedule(0.05 * 2 / 256, 1e-6, steps, warmup=2),
+            "wd": optimizers.cosine_schedule(0.04, 0.4, steps),
+        }
+        for name, schedule in schedules.items():
+            ours = [schedule(jnp.float32(step)) for step in range(steps)]
+            np.testing.assert_allclose(ours, recorded[name], rtol=1e-5, atol=1e-9)
+        rate = optimizers.cosine_schedule(0.1, 0.0, steps)
+        ours = [rate(jnp.float32(step)) for step in range(steps)]
+        np.testing.assert_allclose(ours, 1 - recorded["momentum"], rtol=1e-5)
+
+    @pytest.mark.parametrize(("base", "final"), [(0.004, 0.0), (1e-3, 1e-12), (0.1, 0.2)])
+    def test_the_last_steps_of_a_long_run_are_as_exact_as_the_first(self, base, final):
+        """In float32 1 + cos(pi x) and 1 - momentum are 0 there, or wrong by several percent."""
+        total = 1_000_000
+        steps = np.array([0, 1, 777, total // 2, total - 1000, total - 10, total - 1, total])
+        schedule = jax.jit(optimizers.cosine_schedule(base, final, total))
+        ours = [schedule(jnp.float32(step)) for step in steps]
+        cosine = np.cos(np.pi * steps.astype(np.longdouble) / total)
+        expected = final + (base - final) * (1 + cosine) / 2
+        np.testing.assert_allclose(ours, expected.astype(float), rtol=1e-5)
+
+    def test_a_warmup_of_one_step_starts_at_zero(self):
+        schedule = optimizers.cosine_schedule(1.0, 0.0, 11, warmup=1)
+        np.testing.assert_allclose([schedule(0.0), schedule(1.0), schedule(6.0)], [0, 1, 0.5])
+
+
+def decayed(p, gradient, name):
+    return gradient + 0.2 * p if p.ndim > 1 else gradient
+
+
+def adamw(p, gradients):
+    m = v = np.zeros_like(p)
+    for t, g in enumerate(gradients, start=1):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        if p.ndim > 1:
+            p = p * (1 - 0.1 * 0.2)
+        p = p - 0.1 / (1 - 0.9**t) * m / (np.sqrt(v) / np.sqrt(1 - 0.999**t) + 1e-8)
+    return p
+
+
+def sgd(p, gradients):
+    buffer = np.zeros_like(p)
+    for g in gradients:
+        buffer = 0.9 * buffer + (g + 0.2 * p if p.ndim > 1 else g)
+        p = p - 0.1 * buffer
+    return p
+
+
+def lars(p, gradients):
+    buffer = np.zeros_like(p)
+    for g in gradients:
+        if p.ndim > 1:
+            g = g + 0.2 * p
+            g = g * 0.001 * np.linalg.norm(p) / np.linalg.norm(g)
+        buffer = 0.9 * buffer + g
+        p = p - 0.1 * buffer
+    return p
+
+
+@pytest.mark.parametrize("by_hand", [adamw, sgd, lars])
+def test_optimisers_follow_their_definitions(params, gradients, by_hand):
+    final, _ = run(make(by_hand.__name__), params, gradients)[-1]
+    for path in (
+        ("backbone", "fc", "kernel"),
+        ("backbone", "fc", "bias"),
+        ("head", "last_layer", "v"),
+    ):
+        leaf = lambda tree: np.asarray(tree[path[0]][path[1]][path[2]], np.float64)  # noqa: E731
+        expected = by_hand(leaf(params), [leaf(g) for g in gradients])
+        np.testing.assert_allclose(leaf(final), expected, rtol=2e-5, atol=1e-5)
+
+
+def test_lars_steps_a_zero_tensor_by_its_gradient(params, gradients):
+    params["backbone"]["fc"]["kernel"] = jnp.zeros((3, 4))
+    final, _ = run(make("lars"), params, gradients[:1])[-1]
+    expected = -0.1 * gradients[0]["backbone"]["fc"]["kernel"]
+    np.testing.assert_allclose(final["backbone"]["fc"]["kernel"], expected, rtol=1e-6)
+
+
+def test_clipping_is_per_tensor(gradients):
+    clipped, _ = optimizers.clip_by_tensor_norm(0.5).update(
+        gradients[0], optax.EmptyState(), gradients[0], step=0.0
+    )
+    for ours, g in zip(jax.tree.leaves(clipped), jax.tree.leaves(gradients[0]), strict=True):
+        expected = g * min(1, 0.5 / (np.linalg.norm(g) + 1e-6))
+        np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+def test_short_gradients_pass_the_clip_unchanged(gradients):
+    clipped, _ = optimizers.clip_by_tensor_norm(1e3).update(
+        gradients[0], optax.EmptyState(), gradients[0], step=0.0
+    )
+    jax.tree.map(np.testing.assert_array_equal, clipped, gradients[0])
+
+
+class TestFreezing:
+    def test_frozen_last_layers_get_neither_update_nor_decay_nor_moments(self, params, gradients):
+        history = run(make(freeze_last_layer=2), params, gradients)
+        for frozen, _ in history[:2]:
+            for layer in ("last_layer", "patch_last_layer"):
+                np.testing.assert_array_equal(
+                    frozen["head"][layer]["v"], params["head"][layer]["v"]
+                )
+            assert not np.allclose(
+                frozen["backbone"]["fc"]["bias"], params["backbone"]["fc"]["bias"]
+            )
+        # Adam starts counting when the layer thaws.
+        expected = adamw(
+            np.asarray(params["head"]["last_layer"]["v"], np.float64),
+            [np.asarray(g["head"]["last_layer"]["v"]) for g in gradients[2:]],
+        )
+        np.testing.assert_allclose(
+            history[-1][0]["head"]["last_layer"]["v"], expected, rtol=2e-5, atol=1e-5
+        )
+
+    @pytest.mark.parametrize("norm_last_layer", [True, False])
+    def test_prototype_norms_are_trained_only_without_norm_last_layer(
+        self, params, gradients, norm_last_layer
+    ):
+        final, _ = run(make(norm_last_layer=norm_last_layer), params, gradients)[-1]
+        for layer in ("last_layer", "patch_last_layer"):
+            stays = np.array_equal(final["head"][layer]["g"], params["head"][layer]["g"])
+            assert stays == norm_last_layer
+
+
+class TestTeacher:
+    def test_averages_the_updated_student(self, params, gradients):
+        teacher = np.asarray(params["backbone"]["fc"]["kernel"], np.float64)
+        for student, ours in run(make(), params, gradients):
+            teacher = 0.9 * teacher + 0.1 * np.asarray(student["backbone"]["fc"]["kernel"])
+            np.testing.assert_allclose(ours["backbone"]["fc"]["kernel"], teacher, rtol=1e-5)
+
+    def test_leaves_without_counterpart_stay(self, params, gradients):
+        extra = jnp.arange(3.0)
+        tx = make(init_teacher=lambda params: {**params, "extra": extra})
+        _, teacher = run(tx, params, gradients)[-1]
+        np.testing.assert_array_equal(teacher["extra"], extra)
+
+    def test_shares_no_buffer_with_the_student(self, params):
+        teacher = optax.tree.get(make().init(params), "teacher")
+        for ours, student in zip(jax.tree.leaves(teacher), jax.tree.leaves(params), strict=True):
+            assert ours is not student

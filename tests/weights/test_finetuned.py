@@ -1,0 +1,153 @@
+"""The folder of a fine-tuning is loaded and exported, with its classifier."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from runs import DATA, save_run
+from tiny import tiny_config, tiny_plan
+
+import ibot_jax
+from ibot_jax import export, models
+from ibot_jax.config.check import flatten
+from ibot_jax.convert import __main__ as convert
+from ibot_jax.errors import UserError
+from ibot_jax.finetune.config import get_config
+from ibot_jax.finetune.run import _PARTS
+from ibot_jax.finetune.step import FinetuneState
+from ibot_jax.methods.step import jit_init
+from ibot_jax.models.classifier import Classifier
+from ibot_jax.parallel import sharding
+from ibot_jax.runs.checkpoint import Checkpoints
+from ibot_jax.runs.starting import read_weights
+from ibot_jax.visualize import __main__ as visualize
+from ibot_jax.weights.finetuned import write_model
+from ibot_jax.weights.history import record_start
+
+NAMES = ["cat", "dog", "owl"]
+FLAGS = {"source": "absent", "weights": "teacher", "step": "latest", "size": [16, 16]}
+
+
+def make_finetuned(folder, *, projection=0, described=True, **flags):
+    """Writes what a fine-tuning leaves; returns its parameters."""
+    config = tiny_config()
+    module = Classifier(
+        backbone=models.build_backbone(config),
+        num_classes=3,
+        projection_dim=projection,
+        act="gelu",
+        init_std=1.0,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+    )
+    layout = sharding.replicated(sharding.make_mesh())
+    params = jax.jit(module.init, out_shardings=layout)(
+        jax.random.key(0), jnp.zeros((1, 16, 16, 3))
+    )["params"]
+    one = jax.device_put(jnp.ones((), jnp.int32), layout)
+    state = FinetuneState(step=one * 4, params=dict(params), opt_state={"x": one}, finite=one > 0)
+    recipe = flatten(get_config()) | {f"flags.{key}": x for key, x in (FLAGS | flags).items()}
+    recipe["start"] = "projection" if projection else "backbone"
+    folder.mkdir()
+    record_start(folder, json.loads(json.dumps(recipe)), DATA, 0)
+    checkpoints = Checkpoints(folder, keep=1, parts=_PARTS)
+    checkpoints.save(state, test_top1=75.0)
+    checkpoints.close()
+    if described:
+        classifier = {"classes": 3, "names": NAMES, "projection": projection}
+        write_model(folder, config, classifier, None)
+    return module, jax.device_get(dict(params))
+
+
+def expected_logits(module, params, images):
+    config = tiny_config()
+    normalized = (images / 255.0 - config.data.mean) / config.data.std
+    with jax.default_matmul_precision("highest"):
+        return module.apply({"params": params}, jnp.asarray(normalized, jnp.float32))
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("to", "projection"), [("workdir", 8), ("step", 0), ("npz", 8), ("orbax", 0)]
+)
+def test_a_finetuned_model_classifies_as_it_was_trained_to(tmp_path, images, projection, to):
+    folder = epath.Path(tmp_path) / "tuned"
+    module, params = make_finetuned(folder, projection=projection)
+    path = {"workdir": folder, "step": folder / "checkpoints/4"}.get(to)
+    if path is None:
+        path = tmp_path / f"out.{to}"
+        said = export.export(str(folder), str(path), to=to, head=True)
+        assert "step 4, top-1 75.0 %" in said
+    model, loaded = ibot_jax.load(str(path), head=True)
+    assert model.classifier["names"] == NAMES
+    assert model.facts["test_top1"] == 75.0
+    assert jax.tree.structure(loaded) == jax.tree.structure(params)
+    logits = model.class_logits(loaded, images)
+    np.testing.assert_allclose(
+        logits, expected_logits(module, params, images), rtol=1e-5, atol=1e-5
+    )
+    with pytest.raises(UserError, match="is fine-tuned: it has a classifier and no projection"):
+        model.logits(loaded, model.tokens(loaded, images))
+
+
+def test_the_backbone_alone(tmp_path, images):
+    folder = epath.Path(tmp_path) / "tuned"
+    _, params = make_finetuned(folder)
+    export.export(str(folder), str(tmp_path / "x.npz"), to="npz")
+    for path in (folder, tmp_path / "x.npz"):
+        model, loaded = ibot_jax.load(str(path))
+        assert list(loaded) == ["backbone"]
+        jax.tree.map(np.testing.assert_array_equal, loaded["backbone"], params["backbone"])
+        with pytest.raises(UserError, match="has no classifier; load a fine-tuned model with its"):
+            model.class_logits(loaded, images)
+    with pytest.raises(UserError, match="holds no classifier|holds no head"):
+        ibot_jax.load(str(tmp_path / "x.npz"), head=True)
+    with pytest.raises(UserError, match="fine-tuned: it has no student"):
+        ibot_jax.load(str(folder), weights="student")
+    card = (tmp_path / "x.npz.md").read_text()
+    assert "fine-tuned as a classifier" in card
+    assert "top-1 75.00 %" in card
+
+
+def test_a_finetuning_of_an_earlier_version_needs_the_model_that_it_was_made_from(tmp_path):
+    config = tiny_config()
+
+    state = jit_init(config, tiny_plan(config), sharding.make_mesh())(jax.random.key(0))
+    save_run(tmp_path / "run", config, state)
+    folder = epath.Path(tmp_path) / "tuned"
+    make_finetuned(folder, described=False, source=str(tmp_path / "run"))
+    model, params = ibot_jax.load(str(folder), head=True)
+    assert model.classifier == {"classes": 3, "names": None, "projection": 0}
+    assert params["classifier"]["kernel"].shape == (16, 3)
+    (tmp_path / "run/config.json").unlink()
+    with pytest.raises(UserError, match="fine-tuned by an earlier version.* is needed to read it"):
+        ibot_jax.load(str(folder))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"config": {}}', '{"config": [], "run": null}'])
+def test_a_damaged_description(tmp_path, content):
+    folder = epath.Path(tmp_path) / "tuned"
+    make_finetuned(folder)
+    (folder / "model.json").write_text(content)
+    with pytest.raises(UserError, match=r"model\.json is damaged; restore it"):
+        ibot_jax.load(str(folder))
+
+
+def test_who_needs_a_pretraining_says_so(tmp_path):
+    folder = epath.Path(tmp_path) / "tuned"
+    make_finetuned(folder)
+    with pytest.raises(UserError, match="is of a fine-tuning; give the workdir of a pre"):
+        read_weights(str(folder), None)
+    report = ["report", f"--from={folder}", f"--out={tmp_path / 'x.html'}"]
+    assert visualize.main(report) == 2
+    assert convert.main([str(folder), str(tmp_path / "x.npz"), "--to=npz", "--head"]) == 2
+    assert convert.main([str(folder), str(tmp_path / "x.npz"), "--to=npz"]) == 0
+    _, params = ibot_jax.load(str(tmp_path / "x.npz"))
+    assert list(params) == ["backbone"]

@@ -5,7 +5,7 @@ import pathlib
 from absl import flags
 from ml_collections import ConfigDict
 
-from ibot_jax.config.file import parse_config
+from ibot_jax.cli.config_file import parse_config
 
 
 def load(folder: pathlib.Path, name: str) -> ConfigDict:

@@ -28,13 +28,22 @@ ROOMS = (
     ("errors",),
 )
 DOORS = {"main", "export", "errors", "__init__", "__main__"}
-# Inside of rooms that have rooms, in the same way; what lies beside these rooms is above them.
+# Inside of rooms that have rooms, in the same way; REST are all other files and folders of one.
+REST = "*"
 INNER = {
-    "data": (("make",), ("draw", "sources"), ("pixels",)),
-    "evaluate": (("tasks",), ("probes",), ("measures",), ("features", "benchmarks")),
-    "kernels": (("tpu",),),
-    "weights": (("foreign",),),
-    "tools": (("pods",),),
+    "data": ((REST,), ("make",), ("draw", "sources"), ("pixels",)),
+    "evaluate": (
+        (REST,),
+        ("tasks",),
+        ("probes",),
+        ("benchmarks",),
+        ("measures",),
+        ("features",),
+        ("common",),
+    ),
+    "kernels": (("devices",), ("tpu",), (REST,)),
+    "weights": (("foreign",), (REST,)),
+    "tools": (("aot", "bench"), ("pods",), (REST,)),
 }
 MOST_FILES = 20
 PURE = ("methods", "losses", "optim", "models", "kernels")  # the step, and what lies under it
@@ -72,8 +81,22 @@ def room(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def level(rooms, name):
-    return next((number for number, line in enumerate(rooms) if name in line), -1)
+def inner(path):
+    parts = path.relative_to(PACKAGE).parts
+    lines = INNER.get(parts[0], ((REST,),))
+    name = parts[-1] if len(parts) < 2 else parts[1].removesuffix(".py")
+    return level(lines, name if any(name in line for line in lines) else REST)
+
+
+def beside(path, other):
+    """Whether two files of a room lie in the same folder of it, or in none that has a line."""
+    lines = INNER.get(room(path), ())
+    names = [file.relative_to(PACKAGE).parts[1].removesuffix(".py") for file in (path, other)]
+    return names[0] == names[1] or not any(name in line for line in lines for name in names)
+
+
+def level(lines, name):
+    return next(number for number, line in enumerate(lines) if name in line)
 
 
 def test_every_room_is_on_the_map():
@@ -94,11 +117,8 @@ def test_rooms_import_only_what_lies_below(path):
     for other in files_imported(path) - {PACKAGE / "__init__.py"}:
         if room(other) != room(path):
             assert level(ROOMS, room(other)) > level(ROOMS, room(path)), other
-        elif room(path) in INNER:
-            lines = INNER[room(path)]
-            here, there = path.relative_to(PACKAGE).parts[1], other.relative_to(PACKAGE).parts[1]
-            if here != there and level(lines, here) >= 0:
-                assert level(lines, there) > level(lines, here), other
+        else:
+            assert inner(other) > inner(path) or beside(path, other), other
 
 
 def test_no_circle_of_files():

@@ -5,7 +5,6 @@ with the key (`defaults`), what several have in common in `config_relations`; he
 on the data and the devices, too.
 """
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,41 +44,7 @@ def check_config(config: ConfigDict) -> None:
     Raises:
       UserError: with all mistakes.
     """
-    refuse(config_problems(flatten(config), KEYS, (*RELATIONS, _too_late)))
-
-
-def problems_at_hand(config: ConfigDict, wrong: bool) -> list[str]:
-    """Returns all that is wrong as far as it can be known without devices.
-
-    Once something is wrong, data on this host is looked at for what else is.
-
-    Args:
-      config: of the run.
-      wrong: whether something is already, beside the config.
-    """
-    flat = flatten(config)
-    found = config_problems(flat, KEYS, (*RELATIONS, _too_late))
-    if found or wrong:
-        with_data = functools.partial(_check_data, config)
-        found = config_problems(flat, KEYS, (*RELATIONS, with_data))
-    return found
-
-
-def _check_data(config: ConfigDict, flat: Flat) -> Iterator[str]:
-    """Opens the data, where that takes neither TensorFlow nor a network."""
-    kind, _, path = flat["data.source"].partition(":")
-    settings = {name: flat[f"data.{name}"] for name in ("data_dir", "max_per_class", "channels")}
-    split, _, _ = flat["data.split"], flat["batch_size"], flat["duration"]
-    if kind == "tfds" or "://" in path:
-        yield from _too_late(flat)
-        return
-    from ibot_jax.data.sources.opening import open_source  # not needed where nothing is wrong
-
-    found = []
-    with noted(found):
-        source = open_source(flat["data.source"], split, key="data.split", **settings)
-        found += length_problems(config, len(source), flat=flat)
-    yield from found
+    refuse(config_problems(flatten(config), KEYS, (*RELATIONS, too_late)))
 
 
 def check_plan(config: ConfigDict, plan: Plan) -> None:
@@ -92,7 +57,7 @@ def check_plan(config: ConfigDict, plan: Plan) -> None:
 
 
 def _plan_problems(flat: Flat, plan: Plan) -> Iterator[str]:
-    yield from _too_late(flat, plan)
+    yield from too_late(flat, plan)
     yield from periods_too_short(flat, _PERIODS, plan)
 
 
@@ -174,7 +139,7 @@ def device_problems(config: ConfigDict, num_devices: int, num_processes: int = 1
         yield stated(flat, "grad_accum_steps", f"{problem}; use a number that does")
 
 
-def _too_late(flat: Flat, plan: Plan | None = None) -> Iterator[str]:
+def too_late(flat: Flat, plan: Plan | None = None) -> Iterator[str]:
     """Yields a sentence if a run ends before what should be over by then."""
 
     def share(key):

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from ibot_jax.config.host import MOST_PER_CORE, num_cores
 from ibot_jax.config.rules import Flat, stated
-from ibot_jax.data.make.workers import MOST_PER_CORE, num_cores
 
 
 def _check_lengths(flat: Flat) -> Iterator[str]:

@@ -56,7 +56,7 @@ def _run(argv: list[str]) -> None:
         return
     module, parser, args = parsed
     # Here, for they import jax: no mistake waits for that.
-    from ibot_jax.evaluate.results import settle
+    from ibot_jax.evaluate.common.results import settle
     from ibot_jax.files.paths import absolute_path, require_writable
     from ibot_jax.parallel import agreement, distributed
 

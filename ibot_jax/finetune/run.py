@@ -26,9 +26,9 @@ from ibot_jax.data.labelled import labelled_batches
 from ibot_jax.data.sources.identity import identify
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
+from ibot_jax.evaluate.common.opening import Views
 from ibot_jax.evaluate.features.extract import extract, require_read
 from ibot_jax.evaluate.measures.neighbours import accuracy
-from ibot_jax.evaluate.opening import Views
 from ibot_jax.finetune.check import check_run
 from ibot_jax.finetune.config import KEYS
 from ibot_jax.finetune.loop import FinetuneLoop

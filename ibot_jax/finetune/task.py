@@ -27,16 +27,16 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
+from ibot_jax.cli.config_file import add_config_arguments, parse_config
 from ibot_jax.config.check import flatten
-from ibot_jax.config.file import add_config_arguments, parse_config
-from ibot_jax.evaluate.opening import open_labelled, open_model, open_views, settings
-from ibot_jax.evaluate.options import add_data_options, add_model_options
-from ibot_jax.evaluate.report import Report
+from ibot_jax.evaluate.common.opening import open_labelled, open_model, open_views, settings
+from ibot_jax.evaluate.common.options import add_data_options, add_model_options
+from ibot_jax.evaluate.common.report import Report
 from ibot_jax.finetune import config as default
 from ibot_jax.finetune.check import problems_at_hand
 from ibot_jax.finetune.run import Task, finetune
 from ibot_jax.parallel import sharding
-from ibot_jax.runs.metrics import read_rows
+from ibot_jax.weights.run_metrics import read_rows
 
 # Flags that move parameters, and so belong to a run as its recipe does.
 _RECORDED = (

@@ -142,26 +142,6 @@ def update_center(center: Array, batch_mean: Array, momentum: float) -> Array:
     return center * momentum + batch_mean * (1 - momentum)
 
 
-def teacher_temperature(
-    epoch: Array, start: float, final: float, warmup_epochs: int, wait_epochs: int = 0
-) -> Array:
-    """The original's teacher temperature: constant within an epoch.
-
-    Args:
-      epoch: floating scalar, from 0; or a step, where the lengths are in steps, too.
-      start: the value during `wait_epochs` and in the first epoch of the warm-up.
-      final: the value in the last epoch of the warm-up and from there on.
-      warmup_epochs: length of the linear warm-up, both ends included.
-      wait_epochs: epochs before the warm-up.
-
-    Returns:
-      Scalar.
-    """
-    warm = epoch - wait_epochs
-    progress = jnp.clip(warm / max(warmup_epochs - 1, 1), 0, 1)
-    return jnp.where(warm < warmup_epochs, start + (final - start) * progress, final)
-
-
 def entropy(probs: Array, over: str | None = None) -> Array:
     """Entropy in nats over the last axis: [..., K] probabilities to [...]."""
     return -_sum(jax.scipy.special.xlogy(probs, probs), over)

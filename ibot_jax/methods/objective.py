@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from ibot_jax import models
 from ibot_jax.kernels import colors as augment
+from ibot_jax.kernels import devices
 from ibot_jax.kernels.tpu import colors as tpu_colors
 from ibot_jax.losses import losses
 from ibot_jax.losses.chunked import sum_of_chunks
@@ -66,7 +67,7 @@ def make_losses(config: ConfigDict, mesh: jax.sharding.Mesh) -> Objective:
     `class_targets` [K]; `outputs` are the teacher's mean outputs {"class": [K], "patch": [K]},
     which move the centers. Means over devices of these are the whole batch's.
     """
-    cores = sharding.tpu_cores(mesh)
+    cores = devices.tpu_cores(mesh)
     backbone = models.build_backbone(config, cores)
     # Kernels must not be left to XLA's partitioner, which has the tensor axis.
     by_kernel = cores is not None and mesh.shape[sharding.TENSOR_AXIS] == 1

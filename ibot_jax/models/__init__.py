@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from ibot_jax.kernels import devices
 from ibot_jax.kernels.tpu.cores import Cores
 from ibot_jax.models.head import Head
 from ibot_jax.models.vit import ViT
-from ibot_jax.parallel import sharding
 
 
 def compute_dtype(config: ConfigDict) -> jnp.dtype:
@@ -35,7 +35,7 @@ def block_kernels(config: ConfigDict, cores: Cores | None = None) -> str:
     if kernels == "auto" and compute_dtype(config) == jnp.bfloat16:
         if cores is not None:
             return "pallas"
-        if sharding.has_cudnn_attention():
+        if devices.has_cudnn_attention():
             return "cudnn"
     return "xla" if kernels == "auto" or (kernels == "pallas" and cores is None) else kernels
 

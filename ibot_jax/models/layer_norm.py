@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-LAYER_NORM_EPSILON = 1e-6
+from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
 
 
 def layer_norm(name: str | None, dtype: jnp.dtype, param_dtype: jnp.dtype) -> nn.LayerNorm:

@@ -2,12 +2,35 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ibot_jax.config import durations
 from ibot_jax.config.plan import Plan
-from ibot_jax.losses import losses
 from ibot_jax.optim.optimizer import Schedule, cosine_schedule
+
+Array = jax.Array
+
+
+def teacher_temperature(
+    epoch: Array, start: float, final: float, warmup_epochs: int, wait_epochs: int = 0
+) -> Array:
+    """The original's teacher temperature: constant within an epoch.
+
+    Args:
+      epoch: floating scalar, from 0; or a step, where the lengths are in steps, too.
+      start: the value during `wait_epochs` and in the first epoch of the warm-up.
+      final: the value in the last epoch of the warm-up and from there on.
+      warmup_epochs: length of the linear warm-up, both ends included.
+      wait_epochs: epochs before the warm-up.
+
+    Returns:
+      Scalar.
+    """
+    warm = epoch - wait_epochs
+    progress = jnp.clip(warm / max(warmup_epochs - 1, 1), 0, 1)
+    return jnp.where(warm < warmup_epochs, start + (final - start) * progress, final)
 
 
 def make_schedules(config: ConfigDict, plan: Plan) -> dict[str, Schedule]:
@@ -28,7 +51,7 @@ def make_schedules(config: ConfigDict, plan: Plan) -> dict[str, Schedule]:
 
         warmup = stairs("loss.teacher_temp_warmup", loss.teacher_temp_warmup)
         wait = stairs("masks.start", wait)
-        return lambda step: losses.teacher_temperature(step // stair, start, final, warmup, wait)
+        return lambda step: teacher_temperature(step // stair, start, final, warmup, wait)
 
     return {
         "lr": cosine_schedule(

@@ -39,8 +39,6 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ibot_jax.kernels.tpu.cores import Cores, cores_of
-
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # over which examples are spread
 TENSOR_AXIS = "tensor"
@@ -80,18 +78,6 @@ def make_mesh(
     # Slices talk over a slower network: only "data" crosses it. A process has whole tensor groups.
     devices.sort(key=lambda d: (getattr(d, "slice_index", 0), d.process_index, d.id))
     return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=types)
-
-
-def has_cudnn_attention() -> bool:
-    """Returns whether cuDNN's fused attention runs here: on NVIDIA GPUs from Ampere on."""
-    capability = getattr(jax.local_devices()[0], "compute_capability", "0.0")
-    return jax.default_backend() == "gpu" and float(capability) >= 8
-
-
-def tpu_cores(mesh: Mesh) -> Cores | None:
-    """Returns the cores of each chip where the mesh is of TPUs, else None."""
-    device = mesh.devices.flat[0]
-    return cores_of(device.device_kind) if device.platform == "tpu" else None
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -13,7 +13,6 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import jax
 from etils import epath
@@ -21,52 +20,12 @@ from tqdm import tqdm
 
 from ibot_jax.cli.progress import ProgressBar
 from ibot_jax.config.plan import Plan
-from ibot_jax.files.json_lines import JsonLines, is_finite_number, read_lines
+from ibot_jax.files.json_lines import JsonLines
 from ibot_jax.files.tensorboard import TensorBoard
+from ibot_jax.weights.run_metrics import METRICS, read_rows
 
-WRITTEN = _FILE, _FOLDER = "metrics.jsonl", "tensorboard"  # in the workdir, by a `Reporter`
-
-
-def read_rows(workdir: epath.Path) -> list[dict[str, Any]]:
-    """Returns the lines of metrics.jsonl, without those that are damaged, which a warning names.
-
-    Raises:
-      UserError: if the file cannot be read.
-    """
-    return read_lines(workdir / _FILE, _is_row)
-
-
-def _is_row(row: Mapping[str, Any]) -> bool:
-    """Returns whether a line says its step and epoch, and holds numbers, or null, alone."""
-    step = row.get("step")
-    return (
-        type(step) is int
-        and 0 <= step < 2**63
-        and is_finite_number(row.get("epoch"))
-        and all(value is None or is_finite_number(value) for value in row.values())
-    )
-
-
-def knn_facts(
-    workdir: epath.Path, step: int, top1: float | None, weights: str
-) -> dict[str, float | None]:
-    """Returns what k-NN says of a checkpoint's weights: an accuracy is the teacher's alone.
-
-    Args:
-      workdir: of the run.
-      step: of the checkpoint.
-      top1: the k-NN accuracy that was saved with it, in percent, or None.
-      weights: "teacher" or "student".
-
-    Returns:
-      `knn_top1`, None if it is not known; and `knn_shared_images` where test images were among the
-      neighbours, too.
-    """
-    if top1 is None or weights != "teacher":
-        return {"knn_top1": None}
-    rows = [row for row in read_rows(workdir) if row.get("step") == step]
-    shared = max((row.get("knn_shared_images", 0) for row in rows), default=0)
-    return {"knn_top1": top1} | ({"knn_shared_images": shared} if shared else {})
+_FOLDER = "tensorboard"
+WRITTEN = (METRICS, _FOLDER)  # in the workdir, by a `Reporter`
 
 
 class Reporter:
@@ -92,7 +51,7 @@ class Reporter:
         kept = start_step + 1 if start_step else 0  # steps before this one
         rows = [row for row in read_rows(workdir) if row["step"] < kept]
         self.evaluated = any(row["step"] == start_step and _is_evaluation(row) for row in rows)
-        self._lines = JsonLines(workdir / _FILE, rows)
+        self._lines = JsonLines(workdir / METRICS, rows)
         self._tensorboard = TensorBoard(workdir / _FOLDER, purge_from=kept)
         if sys.stderr.isatty():
             self._bar = ProgressBar(plan.total_steps, start_step)

@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from ibot_jax.cli.unforeseen import told_in
 from ibot_jax.config.check import device_problems, flatten, length_problems
-from ibot_jax.config.memory import memory_problems
 from ibot_jax.config.plan import Plan, make_plan
 from ibot_jax.config.rules import noted, refuse
 from ibot_jax.data.pipeline import train_batches
@@ -29,6 +28,7 @@ from ibot_jax.runs.collapse import collapse_signs, evaluation_signs
 from ibot_jax.runs.header import header
 from ibot_jax.runs.lock import Lock
 from ibot_jax.runs.loop import Loop, Metrics, make_watchdog
+from ibot_jax.runs.memory import memory_problems
 from ibot_jax.runs.metrics import WRITTEN, Reporter
 from ibot_jax.runs.starting import read_weights, replace_weights
 from ibot_jax.runs.workdir import open_workdir, require_shared

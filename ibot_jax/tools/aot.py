@@ -32,8 +32,8 @@ from ibot_jax.cli.command_line import (
     exit_status,
     leave,
 )
+from ibot_jax.cli.config_file import add_config_arguments, parse_config
 from ibot_jax.config.check import check_config
-from ibot_jax.config.file import add_config_arguments, parse_config
 from ibot_jax.data.sources.opening import IMAGENET_EXAMPLES
 from ibot_jax.errors import UserError
 from ibot_jax.tools.pods.ahead import compile_ahead, pod_devices

@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from ibot_jax.config.file import add_config_arguments, parse_config
+from ibot_jax.cli.config_file import add_config_arguments, parse_config
 from ibot_jax.config.plan import make_plan
 from ibot_jax.data.sources.opening import IMAGENET_EXAMPLES
 from ibot_jax.files.checksums import find_damage, write_checksums

@@ -22,8 +22,8 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
+from ibot_jax.cli.config_file import add_config_arguments, parse_config
 from ibot_jax.config.check import check_config
-from ibot_jax.config.file import add_config_arguments, parse_config
 from ibot_jax.config.plan import make_plan
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.data.draw.views import draw_views

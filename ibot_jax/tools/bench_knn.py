@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate import options
+from ibot_jax.evaluate.common import options
 from ibot_jax.evaluate.features.rows import num_parts
 from ibot_jax.evaluate.measures import neighbours
 from ibot_jax.parallel import sharding

@@ -4,10 +4,10 @@ import argparse
 
 import jax
 
-from ibot_jax.config.memory import check_images
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate import opening
-from ibot_jax.evaluate.options import add_number, positive, share
+from ibot_jax.evaluate.common import opening
+from ibot_jax.evaluate.common.memory import check_images
+from ibot_jax.evaluate.common.options import add_number, positive, share
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel import sharding
 from ibot_jax.weights.pretrained import Model

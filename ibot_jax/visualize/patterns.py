@@ -20,8 +20,8 @@ from ibot_jax.data.make.examples import MakeCentralView
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.data.sources.opening import Source, Subset
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.opening import Views
-from ibot_jax.evaluate.options import above_zero, add_number, add_weights_options, positive
+from ibot_jax.evaluate.common.opening import Views
+from ibot_jax.evaluate.common.options import above_zero, add_number, add_weights_options, positive
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel import sharding
 from ibot_jax.visualize import canvas, prototypes

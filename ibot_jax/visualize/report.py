@@ -21,10 +21,9 @@ from ibot_jax.config.plan import get_config
 from ibot_jax.data.sources.opening import Subset, splits_for_testing
 from ibot_jax.data.sources.splits import AUTO
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.options import add_number, add_weights_options
+from ibot_jax.evaluate.common.options import add_number, add_weights_options
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel import sharding
-from ibot_jax.runs.metrics import read_rows
 from ibot_jax.visualize import attention, canvas, page, patterns, pca
 from ibot_jax.visualize.charts import Series, line_chart, show
 from ibot_jax.visualize.options import add_image_options, open_model
@@ -32,6 +31,7 @@ from ibot_jax.visualize.pictures import open_images, read_pictures, spread
 from ibot_jax.weights.finetuned import is_finetuned
 from ibot_jax.weights.history import read_config
 from ibot_jax.weights.recorded import recorded_config
+from ibot_jax.weights.run_metrics import read_rows
 from ibot_jax.weights.saved import complete_steps, find_workdir
 
 _CELL = 160

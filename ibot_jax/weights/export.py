@@ -14,7 +14,6 @@ from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.errors import UserError, about_arguments, require_one_of
 from ibot_jax.files.paths import absolute_path, warn_if_among_images
 from ibot_jax.optim.optimizer import Params
-from ibot_jax.runs.metrics import knn_facts
 from ibot_jax.weights.card import make_card, read_report, require_same_weights
 from ibot_jax.weights.exported import CONFIG, import_safetensors
 from ibot_jax.weights.finetuned import is_finetuned
@@ -22,6 +21,7 @@ from ibot_jax.weights.history import config_of_step, read_config
 from ibot_jax.weights.pretrained import load
 from ibot_jax.weights.quoting import quoted
 from ibot_jax.weights.recorded import DECODED, recorded_config
+from ibot_jax.weights.run_metrics import knn_facts
 from ibot_jax.weights.sanity import check_finite
 from ibot_jax.weights.saved import find_checkpoint, find_workdir, read_params
 from ibot_jax.weights.tensors import flat_tensors

@@ -22,7 +22,6 @@ from ibot_jax.methods import forward
 from ibot_jax.models.head import Head
 from ibot_jax.models.vit import ViT
 from ibot_jax.optim.optimizer import Params
-from ibot_jax.runs.metrics import knn_facts
 from ibot_jax.weights.exported import CONFIG, is_exported_folder, read_exported
 from ibot_jax.weights.finetuned import build_classifier, is_finetuned, parts_of, read_finetuned
 from ibot_jax.weights.history import config_of_step, read_config
@@ -34,6 +33,7 @@ from ibot_jax.weights.recorded import (
     recorded_config,
 )
 from ibot_jax.weights.restoring import require_shapes
+from ibot_jax.weights.run_metrics import knn_facts
 from ibot_jax.weights.sanity import check_finite, check_images
 from ibot_jax.weights.saved import find_checkpoint, find_workdir, read_params
 

@@ -13,9 +13,9 @@ import pytest
 from ibot_jax import export
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as command
-from ibot_jax.evaluate import results
-from ibot_jax.evaluate.opening import settings
-from ibot_jax.evaluate.report import Report
+from ibot_jax.evaluate.common import results
+from ibot_jax.evaluate.common.opening import settings
+from ibot_jax.evaluate.common.report import Report
 from ibot_jax.weights.pretrained import Model
 
 

@@ -13,7 +13,7 @@ from ibot_jax.data.sources.opening import open_source
 from ibot_jax.embed import __main__ as embed_main
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as evaluate_main
-from ibot_jax.evaluate import results
+from ibot_jax.evaluate.common import results
 from ibot_jax.files import paths
 from ibot_jax.runs.workdir import open_workdir
 from ibot_jax.visualize import __main__ as visualize_main

@@ -12,7 +12,8 @@ from etils import epath
 
 from ibot_jax.config.plan import Plan
 from ibot_jax.errors import TrainingError
-from ibot_jax.runs.metrics import Reporter, read_rows
+from ibot_jax.runs.metrics import Reporter
+from ibot_jax.weights.run_metrics import read_rows
 
 PLAN = Plan(batch_size=8, steps_per_epoch=10, total_steps=40)
 METRICS = {

@@ -2,23 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from ibot_jax.config.defaults import SHRINK_MARGIN
 from ibot_jax.data.pixels.images import SHRINKS
+from ibot_jax.data.pixels.resize import Box
 
 CROP_TRIES = 10
-
-
-class Box(NamedTuple):
-    """A rectangle of an image, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 def draw_crop(

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from ibot_jax.data.draw.crops import Box, draw_crop
+from ibot_jax.data.draw.crops import draw_crop
+from ibot_jax.data.pixels.resize import Box
 from ibot_jax.kernels.color_table import JITTER, Color
 
 

@@ -22,15 +22,13 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
+from ibot_jax.config.host import num_cores
 from ibot_jax.data.make import shared_arrays
 from ibot_jax.data.pixels.images import in_words
 from ibot_jax.errors import TrainingError
 from ibot_jax.parallel.signals import SIGNALS
 
 _LOOK_SECONDS = 1.0
-
-
-MOST_PER_CORE = 16  # a larger number of processes is taken for a mistake
 
 
 class Task(Protocol):
@@ -149,13 +147,6 @@ def _kill(processes: Sequence[subprocess.Popen]) -> None:
         for pipe in (process.stdin, process.stdout):
             with contextlib.suppress(OSError):  # what is left in its buffer goes nowhere
                 pipe.close()
-
-
-def num_cores() -> int:
-    """Returns how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux; a scheduler may have lent us a few only
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _send(message: Any, file: BinaryIO) -> None:

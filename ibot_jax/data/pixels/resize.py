@@ -7,12 +7,21 @@ off.
 
 import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from ibot_jax.data.draw.crops import Box
 from ibot_jax.errors import UserError
+
+
+class Box(NamedTuple):
+    """A rectangle of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
 
 
 def check_method(method: str) -> None:

@@ -33,8 +33,8 @@ from ibot_jax.data.sources.identity import fingerprint
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
+from ibot_jax.evaluate.common.opening import Views
 from ibot_jax.evaluate.features.extract import extract_batches, make_feature_fn
-from ibot_jax.evaluate.opening import Views
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel import signals
 from ibot_jax.parallel.agreement import same_end

@@ -26,9 +26,9 @@ from sklearn.cluster import KMeans
 from sklearn.metrics.cluster import contingency_matrix, pair_confusion_matrix
 
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate import opening, options
+from ibot_jax.evaluate.common import opening, options
+from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.cache import FeatureCache
-from ibot_jax.evaluate.report import Report
 from ibot_jax.parallel import sharding
 from ibot_jax.weights.pretrained import Model
 

@@ -24,20 +24,20 @@ from etils import epath
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.data.sources.same_images import require_same_files
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate import options
 from ibot_jax.evaluate.benchmarks.image_files import (
     list_images,
     read_image,
     share_batches,
     to_square,
 )
+from ibot_jax.evaluate.common import options
+from ibot_jax.evaluate.common.opening import check_batch_size, open_model, settings
+from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.cache import progress
 from ibot_jax.evaluate.features.extract import FeatureFn, extract
 from ibot_jax.evaluate.measures.average_precision import average_precision, positive_ranks
 from ibot_jax.evaluate.measures.cosine import unit
 from ibot_jax.evaluate.measures.whitening import fit_whitening
-from ibot_jax.evaluate.opening import check_batch_size, open_model, settings
-from ibot_jax.evaluate.report import Report
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel import sharding
 from ibot_jax.parallel.agreement import in_step, same_end

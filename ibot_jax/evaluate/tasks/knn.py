@@ -16,10 +16,10 @@ import argparse
 from ibot_jax.data.sources.readable import require_readable
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate import opening, options
+from ibot_jax.evaluate.common import opening, options
+from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.cache import FeatureCache
 from ibot_jax.evaluate.measures.neighbours import accuracy, weighted_knn
-from ibot_jax.evaluate.report import Report
 from ibot_jax.parallel import sharding
 from ibot_jax.parallel.agreement import same_end
 

@@ -25,14 +25,14 @@ from ibot_jax.config.plan import Plan
 from ibot_jax.data.labelled import labelled_batches
 from ibot_jax.data.sources.identity import fingerprint
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate import opening, options
+from ibot_jax.evaluate.common import opening, options
+from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.cache import FeatureCache, identity
 from ibot_jax.evaluate.features.extract import make_feature_fn
 from ibot_jax.evaluate.features.rows import num_parts
 from ibot_jax.evaluate.probes import linear_training
 from ibot_jax.evaluate.probes.linear_sweep import Sweep, Variant
 from ibot_jax.evaluate.probes.linear_training import Task
-from ibot_jax.evaluate.report import Report
 from ibot_jax.parallel import sharding
 from ibot_jax.parallel.agreement import same_end
 from ibot_jax.weights.pretrained import Model

@@ -24,13 +24,13 @@ from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.data.sources.same_images import require_same_files
 from ibot_jax.data.sources.shared_images import find_shared_files
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate import options
 from ibot_jax.evaluate.benchmarks.segmentation_data import Squares, find_splits
+from ibot_jax.evaluate.common import options
+from ibot_jax.evaluate.common.opening import check_batch_size, open_model, settings, warn_of_shared
+from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.measures import mean_iou
-from ibot_jax.evaluate.opening import check_batch_size, open_model, settings, warn_of_shared
 from ibot_jax.evaluate.probes.patch_heads import Linear, knn_votes
 from ibot_jax.evaluate.probes.segmenting import Frozen, count_classes, fit_linear, sample_bank
-from ibot_jax.evaluate.report import Report
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel import sharding
 from ibot_jax.parallel.agreement import same_end

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
 from ibot_jax.kernels.tpu.cores import Cores
 from ibot_jax.kernels.tpu.kernel import run_kernel
-from ibot_jax.models.layer_norm import LAYER_NORM_EPSILON
 
 Array = jax.Array
 

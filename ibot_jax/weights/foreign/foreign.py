@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from ibot_jax import models
 from ibot_jax.errors import UserError
-from ibot_jax.models.layer_norm import LAYER_NORM_EPSILON
+from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
 from ibot_jax.weights.foreign import torch_names
 from ibot_jax.weights.foreign.accounting import (
     MASK_TOKEN,

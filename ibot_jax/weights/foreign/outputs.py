@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from ibot_jax.models.layer_norm import LAYER_NORM_EPSILON
+from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
 from ibot_jax.weights.exported import CONFIG, import_safetensors
 from ibot_jax.weights.foreign import dialects, torch_names
 from ibot_jax.weights.foreign.contents import DESCRIPTION

@@ -5,8 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from ibot_jax.data.draw.crops import Box
-from ibot_jax.data.pixels.resize import check_method, crop_and_resize
+from ibot_jax.data.pixels.resize import Box, check_method, crop_and_resize
 from ibot_jax.errors import UserError
 
 CROPS = ["0,0,48,64,32", "5,9,30,40,32", "11,20,17,19,24", "3,4,12,10,24", "0,0,48,64,96"]

@@ -14,9 +14,9 @@ from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.errors import UserError
+from ibot_jax.evaluate.common.opening import Views
 from ibot_jax.evaluate.features import cache as caches
 from ibot_jax.evaluate.features.cache import FeatureCache
-from ibot_jax.evaluate.opening import Views
 from ibot_jax.parallel import sharding
 from ibot_jax.weights import pretrained
 

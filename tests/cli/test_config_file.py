@@ -5,9 +5,9 @@ import re
 import pytest
 from absl import flags
 
-from ibot_jax.config.check import problems_at_hand
-from ibot_jax.config.file import parse_config
+from ibot_jax.cli.config_file import parse_config
 from ibot_jax.errors import UserError
+from ibot_jax.runs.at_hand import problems_at_hand
 
 
 def parse(*arguments, **options):

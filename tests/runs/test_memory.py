@@ -11,8 +11,8 @@ import pytest
 import recipes
 from tiny import tiny_config, tiny_plan
 
-from ibot_jax.config import memory
 from ibot_jax.methods.step import make_init
+from ibot_jax.runs import memory
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 

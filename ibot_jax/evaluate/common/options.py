@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from ibot_jax.config.defaults import MAX_PIXELS
-from ibot_jax.data.make.workers import MOST_PER_CORE, num_cores
+from ibot_jax.config.host import MOST_PER_CORE, num_cores
 from ibot_jax.data.sources.splits import AUTO
 
 # Default of --SPLIT-split, and what that is.

@@ -8,20 +8,16 @@ block, which the backward pass begins from. What a step really needs is more; th
 
 import dataclasses
 import math
-import pathlib
-import resource
 from collections.abc import Iterator
 
 import jax
-import psutil
 from ml_collections import ConfigDict
 
 from ibot_jax import models
-from ibot_jax.errors import UserError
+from ibot_jax.config.host import host_memory, in_words
 
 # Copies of a parameter: student, gradient, moments, and the teacher.
 _COPIES = {"adamw": 5, "sgd": 4, "lars": 4}
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,41 +118,6 @@ def memory_problems(config: ConfigDict) -> Iterator[str]:
     yield from _too_much(on_host, host_memory(), "this host", config)
 
 
-def check_images(
-    named: str, number: int, size: tuple[int, int], config: ConfigDict, *, resize: int = 0
-) -> None:
-    """Makes sure that there is memory for images on their way through a backbone.
-
-    Args:
-      named: the flags that say what is asked for, for the message.
-      number: of images at a time.
-      size: their height and width in pixels.
-      config: of the model.
-      resize: shorter side of an image before it is cropped.
-
-    Raises:
-      UserError: if there is not.
-    """
-    patch, item = config.model.patch_size, 2 if config.dtype == "bfloat16" else 4
-    tokens = 1 + (size[0] // patch) * (size[1] // patch)
-    needed = (
-        math.prod(size) * config.data.channels * (1 + item) + tokens * config.model.width * item
-    )
-    if models.block_kernels(config) == "xla" and jax.default_backend() != "tpu":
-        needed += config.model.heads * tokens**2 * item  # attention of a block
-    needed = number * needed + resize**2 * config.data.channels
-    device = jax.local_devices()[0]
-    limit = host_memory()
-    if device.platform != "cpu":
-        one = (device.memory_stats() or {}).get("bytes_limit", math.inf)
-        limit = max(limit, one * jax.local_device_count())
-    if needed > limit:
-        raise UserError(
-            f"{named} takes {_in_words(needed)} of memory at the least, and there are "
-            f"{_in_words(limit)}; lower it"
-        )
-
-
 def _too_much(needs: list[Need], limit: float, whose: str, config: ConfigDict) -> Iterator[str]:
     total = sum(need.size for need in needs)
     if total <= limit:
@@ -168,8 +129,8 @@ def _too_much(needs: list[Need], limit: float, whose: str, config: ConfigDict) -
         section, _, leaf = key.rpartition(".")
         shown.append(f"{key}={(values[section] if section else values)[leaf]!r}")
     yield (
-        f"{', '.join(shown)}: the run takes {_in_words(total)} of memory at the least, of which "
-        f"{most.what} {_in_words(most.size)}, and {whose} has {_in_words(limit)}; {_help(most)}"
+        f"{', '.join(shown)}: the run takes {in_words(total)} of memory at the least, of which "
+        f"{most.what} {in_words(most.size)}, and {whose} has {in_words(limit)}; {_help(most)}"
     )
 
 
@@ -179,23 +140,3 @@ def _help(most: Need) -> str:
     if "batch_size" in most.keys:
         return f"lower {most.keys[0]} or batch_size, or raise grad_accum_steps"
     return f"lower {most.keys[0]}"
-
-
-def host_memory() -> float:
-    """Returns the bytes that this process may still take, its own limits included."""
-    limits = [psutil.virtual_memory().available]
-    for path in map(pathlib.Path, _CGROUP_LIMITS):
-        if path.exists() and (text := path.read_text().strip()).isdecimal():
-            limits.append(int(text))
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if soft != resource.RLIM_INFINITY:
-        limits.append(max(soft - psutil.Process().memory_info().vms, 0))
-    return min(limits)
-
-
-def _in_words(size: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024 or unit == "TiB":
-            return f"{size:,.0f} {unit}" if size >= 100 else f"{size:.3g} {unit}"
-        size /= 1024
-    raise AssertionError

@@ -1,0 +1,1 @@
+"""What all tasks share: their flags, what these name, and what becomes of results."""

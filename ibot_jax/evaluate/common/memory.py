@@ -1,0 +1,45 @@
+"""Whether there is memory for what an evaluation is asked for."""
+
+import math
+
+import jax
+from ml_collections import ConfigDict
+
+from ibot_jax import models
+from ibot_jax.config.host import host_memory, in_words
+from ibot_jax.errors import UserError
+
+
+def check_images(
+    named: str, number: int, size: tuple[int, int], config: ConfigDict, *, resize: int = 0
+) -> None:
+    """Makes sure that there is memory for images on their way through a backbone.
+
+    Args:
+      named: the flags that say what is asked for, for the message.
+      number: of images at a time.
+      size: their height and width in pixels.
+      config: of the model.
+      resize: shorter side of an image before it is cropped.
+
+    Raises:
+      UserError: if there is not.
+    """
+    patch, item = config.model.patch_size, 2 if config.dtype == "bfloat16" else 4
+    tokens = 1 + (size[0] // patch) * (size[1] // patch)
+    needed = (
+        math.prod(size) * config.data.channels * (1 + item) + tokens * config.model.width * item
+    )
+    if models.block_kernels(config) == "xla" and jax.default_backend() != "tpu":
+        needed += config.model.heads * tokens**2 * item  # attention of a block
+    needed = number * needed + resize**2 * config.data.channels
+    device = jax.local_devices()[0]
+    limit = host_memory()
+    if device.platform != "cpu":
+        one = (device.memory_stats() or {}).get("bytes_limit", math.inf)
+        limit = max(limit, one * jax.local_device_count())
+    if needed > limit:
+        raise UserError(
+            f"{named} takes {in_words(needed)} of memory at the least, and there are "
+            f"{in_words(limit)}; lower it"
+        )

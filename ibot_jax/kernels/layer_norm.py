@@ -1,0 +1,3 @@
+"""What kernels know of LayerNorm."""
+
+LAYER_NORM_EPSILON = 1e-6  # the original's, of all norms

@@ -1,0 +1,10 @@
+"""What functions below a run take of its config: a section, not the whole."""
+
+from typing import Any, Protocol
+
+
+class Section(Protocol):
+    """A section of a config: its values as attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Returns the value of a key of the section."""

@@ -26,7 +26,7 @@ setup(
     ],
     packages=[
         *find_packages(include=["ibot_jax*"]),
-        "ibot_jax.configs",  # found by name from any folder, see config_file.py
+        "ibot_jax.configs",  # found by name from any folder, see cli.config_file
         "ibot_jax.configs.finetune",
     ],
     package_dir={"ibot_jax.configs": "configs", "ibot_jax.configs.finetune": "configs/finetune"},

@@ -24,7 +24,7 @@ from ibot_jax.config.keys import Keys, listing, type_name, unknown_key
 from ibot_jax.config.rules import refuse
 from ibot_jax.errors import UserError
 
-_PACKAGE = pathlib.Path(__file__).parent
+_PACKAGE = pathlib.Path(__file__).parent.parent
 # Where an installed package has them, and where the repository does.
 _FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 

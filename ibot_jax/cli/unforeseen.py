@@ -17,7 +17,7 @@ from etils import epath
 
 from ibot_jax.errors import TrainingError, UserError, in_words
 
-_PACKAGE = pathlib.Path(__file__).parent
+_PACKAGE = pathlib.Path(__file__).parent.parent
 _MOST = 300  # characters of a library's message: some print their whole program
 _HINTS = {
     "RESOURCE_EXHAUSTED": "the memory of the devices ran out: a smaller batch or model, "

@@ -75,7 +75,7 @@ def test_the_line_names_the_last_place_of_this_project(capsys):
     assert exit_status(lambda: signals.in_words("none")) == 1  # raised in Python's enum
     err = capsys.readouterr().err
     assert err.startswith(
-        "error: ValueError: 'none' is not a valid Signals (ibot_jax/signals.py, line "
+        "error: ValueError: 'none' is not a valid Signals (ibot_jax/parallel/signals.py, line "
     )
 
 

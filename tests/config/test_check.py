@@ -7,6 +7,7 @@ import pytest
 from ibot_jax.config import check as config_check
 from ibot_jax.config.plan import Plan, get_config
 from ibot_jax.errors import UserError
+from ibot_jax.runs.at_hand import problems_at_hand
 
 
 def config_with(**changes):
@@ -245,7 +246,7 @@ def test_a_run_has_no_more_steps_than_an_int32():
 
 def test_a_key_that_is_wrong_hides_no_mistake_of_others():
     changes = dict(optim__lr=-1.0, batch_size=0, data__channels=1, knn__k=0, optim__warmup="ten")
-    found = config_check.problems_at_hand(config_with(**changes, model__heads=5), False)
+    found = problems_at_hand(config_with(**changes, model__heads=5), False)
     text = "; ".join(found)
     for part in ("optim.lr=-1", "batch_size=0", "data.mean=", "data.std=", "knn.k=0", "heads=5"):
         assert text.count(part) == 1
@@ -256,7 +257,7 @@ def test_once_something_is_wrong_data_at_hand_is_looked_at_for_more():
     changes = dict(SHORT, data__source="synthetic:100", knn__k=0, batch_size=101)
 
     def found(wrong=False, **others):
-        return config_check.problems_at_hand(config_with(**changes | others), wrong)
+        return problems_at_hand(config_with(**changes | others), wrong)
 
     assert [text.split("=")[0] for text in found()] == ["knn.k", "batch_size"]
     assert [text.split("=")[0] for text in found(True, knn__k=1)] == ["batch_size"]

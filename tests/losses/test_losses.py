@@ -91,26 +91,6 @@ def test_center_moves_by_one_minus_momentum():
     np.testing.assert_allclose(center, [1.2, 1.6], rtol=1e-6)
 
 
-@pytest.mark.parametrize("wait", [0, 2])
-@pytest.mark.parametrize("warmup", [0, 1, 4])
-def test_teacher_temperature_is_a_staircase(wait, warmup):
-    epochs = 10
-    expected = np.concatenate(
-        [
-            np.full(wait, 0.04),
-            np.linspace(0.04, 0.07, warmup),
-            np.full(epochs - wait - warmup, 0.07),
-        ]
-    )
-    if warmup == 0:
-        expected[:wait] = 0.04
-    ours = [
-        losses.teacher_temperature(jnp.float32(epoch), 0.04, 0.07, warmup, wait)
-        for epoch in range(epochs)
-    ]
-    np.testing.assert_allclose(ours, expected, rtol=1e-6)
-
-
 def test_entropy_of_known_distributions():
     probs = jnp.array([[0.25] * 4, [1.0, 0, 0, 0], [0.5, 0.5, 0, 0]])
     np.testing.assert_allclose(losses.entropy(probs), [np.log(4), 0, np.log(2)], rtol=1e-6)

@@ -1,11 +1,12 @@
 """What changes over a run, against closed forms."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import tiny_config
 
 from ibot_jax.config.plan import make_plan
-from ibot_jax.optim.schedules import make_schedules
+from ibot_jax.optim.schedules import make_schedules, teacher_temperature
 
 
 def temperatures(**changes):
@@ -38,3 +39,22 @@ def test_patches_wait_for_their_masks():
     _, patch_temp = temperatures(loss__teacher_temp_warmup="25%", masks__start="1 epochs")
     expected = [*[0.04] * 5, *np.linspace(0.04, 0.07, 5), *[0.07] * 10]
     np.testing.assert_allclose(patch_temp, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("wait", [0, 2])
+@pytest.mark.parametrize("warmup", [0, 1, 4])
+def test_teacher_temperature_is_a_staircase(wait, warmup):
+    epochs = 10
+    expected = np.concatenate(
+        [
+            np.full(wait, 0.04),
+            np.linspace(0.04, 0.07, warmup),
+            np.full(epochs - wait - warmup, 0.07),
+        ]
+    )
+    if warmup == 0:
+        expected[:wait] = 0.04
+    ours = [
+        teacher_temperature(jnp.float32(epoch), 0.04, 0.07, warmup, wait) for epoch in range(epochs)
+    ]
+    np.testing.assert_allclose(ours, expected, rtol=1e-6)

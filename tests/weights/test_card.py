@@ -17,6 +17,7 @@ from tiny import tiny_config
 from ibot_jax.cli import subcommands
 from ibot_jax.config.check import flatten
 from ibot_jax.errors import UserError
+from ibot_jax.evaluate.__main__ import TASKS
 from ibot_jax.kernels.gelu import value_and_slope
 from ibot_jax.weights.card import make_card, read_report, require_same_weights
 from ibot_jax.weights.export import describe, own_card
@@ -109,7 +110,7 @@ def test_the_command_of_knn_has_all_that_made_its_number():
 def read_command(text):
     program, option, module, *words = shlex.split(text)
     assert (program, option, module) == ("python", "-m", "ibot_jax.evaluate")
-    return subcommands.parse(words, module, ("knn",), noun="task", doc="")[2]
+    return subcommands.parse(words, module, TASKS, noun="task", doc="")[2]
 
 
 def report(tmp_path, sha256):

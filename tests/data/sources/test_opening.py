@@ -288,8 +288,11 @@ def test_a_mistake_is_one_line_that_names_it(make_folder, tmp_path, spec, split,
 def test_nothing_imports_tensorflow_before_a_pipeline_is_built(make_folder):
     code = (
         "import sys\n"
-        "from ibot_jax.data import chunks, examples, masks, pipeline, sources, views, workers\n"
-        f"source = sources.open_source('folder:{make_folder('a')}', 'train')\n"
+        "from ibot_jax.data import pipeline\n"
+        "from ibot_jax.data.draw import masks, views\n"
+        "from ibot_jax.data.make import chunks, examples, workers\n"
+        "from ibot_jax.data.sources import opening\n"
+        f"source = opening.open_source('folder:{make_folder('a')}', 'train')\n"
         "source.fetch(source.locate(0)[0])\n"
         "source.fetch('file://' + source.locate(0)[0])\n"
         "heavy = {'tensorflow', 'tensorflow_datasets', 'jax', 'sklearn'} & set(sys.modules)\n"

@@ -27,7 +27,8 @@ from tiny import tiny_batch, tiny_config, tiny_plan
 import ibot_jax
 from ibot_jax import export as exports
 from ibot_jax.methods.step import make_init, teacher_params
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.layouts import replicated
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.weights import writers
 from ibot_jax.weights.pretrained import Model
@@ -45,12 +46,12 @@ def config():
 @pytest.fixture(scope="module")
 def states(config):
     """Returns states by step, spread over eight devices, with teachers unlike their students."""
-    mesh = sharding.make_mesh()
+    mesh = make_mesh()
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
 
     def lay_out(x):
         splits = x.ndim and x.shape[0] % mesh.size == 0
-        return jax.device_put(x, spread if splits else sharding.replicated(mesh))
+        return jax.device_put(x, spread if splits else replicated(mesh))
 
     def state(step):
         first = make_init(config, tiny_plan(config))(jax.random.key(step))

@@ -24,7 +24,7 @@ STRENGTH = Between(0, 10)
 
 SECTIONS = {
     "": "its length, batch and start",
-    "mesh": "over how many devices what is spread (see sharding.py)",
+    "mesh": "over how many devices what is spread (see parallel/mesh.py)",
     "model": "the backbone of student and teacher",
     "head": "the projection heads",
     "loss": "the two losses and the teacher's targets",

@@ -46,7 +46,8 @@ from ibot_jax.evaluate.common.options import (
 from ibot_jax.evaluate.features.cache import identity
 from ibot_jax.files.paths import absolute_path, require_writable
 from ibot_jax.optim.optimizer import Params
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.rows import to_global
 from ibot_jax.weights.pretrained import Model
 
 _PART_BYTES = 2**26  # of the features that are written, and kept in memory, at a time
@@ -91,7 +92,7 @@ def _embed(args: argparse.Namespace) -> None:
     if target.exists() and not args.overwrite:
         raise UserError(f"--out={args.out} exists; choose another path, or --overwrite")
     require_writable(target, "--out")
-    mesh = sharding.make_mesh()
+    mesh = make_mesh()
     model, params = open_model(args, mesh)
     views = open_views(args, model)
     source = open_source(f"folder:{args.images}", "", channels=views.channels, labelled=False)
@@ -161,7 +162,7 @@ def _features(
     buffer, size, pending = [], 0, None
     progress = tqdm(total=len(source), initial=start, unit="image", disable=None)
     for batch in views.batches(rest):
-        outputs = program(params, sharding.to_global({"x": batch["images"]}, mesh)["x"])
+        outputs = program(params, to_global({"x": batch["images"]}, mesh)["x"])
         if pending is not None:  # fetched while the device works on the next batch
             buffer.append(fetch(*pending))
         pending = outputs, batch["valid"]

@@ -41,8 +41,8 @@ from ibot_jax.finetune.step import (
 )
 from ibot_jax.models.classifier import Classifier
 from ibot_jax.optim.optimizer import Params
-from ibot_jax.parallel import sharding
 from ibot_jax.parallel.agreement import require_same, same_end
+from ibot_jax.parallel.layouts import replicated
 from ibot_jax.runs.beginning import after_first, record_beginning
 from ibot_jax.runs.checkpoint import Checkpoints, Parts
 from ibot_jax.runs.header import rate_in_words
@@ -167,7 +167,7 @@ def finetune(
                 }
                 write_model(folder, model_config, described, task.model.history.get("run"))
 
-        layout = sharding.replicated(mesh)
+        layout = replicated(mesh)
         program = after_first(
             jax.jit(train_step, donate_argnums=0, out_shardings=layout),
             begun,
@@ -196,7 +196,7 @@ def _first_state(
     checkpoints: Checkpoints,
 ) -> tuple[FinetuneState, str]:
     """Returns the state that the loop starts from, and in words where it comes from."""
-    layout = sharding.replicated(mesh)
+    layout = replicated(mesh)
     grid = models.patch_grid(task.model.config)
     init = make_init(config, plan, classifier, grid, task.views.channels)
     key = jax.random.key(config.seed)

@@ -35,7 +35,7 @@ from ibot_jax.evaluate.common.report import Report
 from ibot_jax.finetune import config as default
 from ibot_jax.finetune.check import problems_at_hand
 from ibot_jax.finetune.run import Task, finetune
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.run_metrics import read_rows
 
 # Flags that move parameters, and so belong to a run as its recipe does.
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> Report:
         folder="finetune",
         check=problems_at_hand,
     )
-    mesh = sharding.make_mesh()
+    mesh = make_mesh()
     model, params = open_model(args, mesh, head=recipe.start == "projection")
     views = open_views(args, model)
     views = dataclasses.replace(

@@ -5,7 +5,7 @@ views of the student (the global ones first), N patch tokens of a view, T patch 
 views, K prototypes.
 
 Where prototypes are spread over the axis `over` of a mesh, in manual control of it
-(`sharding.over_prototypes`), K are this device's, and what is summed over them is summed over the
+(`over_prototypes`), K are this device's, and what is summed over them is summed over the
 axis, too: results are the same on all its devices, those by prototype apart.
 """
 

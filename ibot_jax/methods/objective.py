@@ -19,7 +19,8 @@ from ibot_jax.kernels.tpu import colors as tpu_colors
 from ibot_jax.losses import losses
 from ibot_jax.losses.chunked import sum_of_chunks
 from ibot_jax.methods import forward
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.mesh import TENSOR_AXIS
+from ibot_jax.parallel.tensor import over_prototypes
 
 Array = jax.Array
 Objective = Callable[..., tuple[Array, tuple[dict[str, Array], dict[str, Array]]]]
@@ -70,12 +71,12 @@ def make_losses(config: ConfigDict, mesh: jax.sharding.Mesh) -> Objective:
     cores = devices.tpu_cores(mesh)
     backbone = models.build_backbone(config, cores)
     # Kernels must not be left to XLA's partitioner, which has the tensor axis.
-    by_kernel = cores is not None and mesh.shape[sharding.TENSOR_AXIS] == 1
+    by_kernel = cores is not None and mesh.shape[TENSOR_AXIS] == 1
     apply_colors = tpu_colors.apply_colors if by_kernel else augment.apply_colors
     teacher_head = models.build_head(config, teacher=True)
     dtype = models.compute_dtype(config)
-    tensor = mesh.shape[sharding.TENSOR_AXIS]
-    head_losses = sharding.over_prototypes(_make_head_losses(config, tensor), mesh)
+    tensor = mesh.shape[TENSOR_AXIS]
+    head_losses = over_prototypes(_make_head_losses(config, tensor), mesh)
 
     def normalized_views(batch: dict[str, Array], kind: str) -> Array:
         views, colors = batch[f"{kind}_views"], batch.get(f"{kind}_colors")
@@ -118,7 +119,7 @@ def _make_head_losses(
     the teacher's unit vectors of the latter, masks [B, G, N]) to averages and the mean target of
     this part of the prototypes.
     """
-    over = sharding.TENSOR_AXIS if tensor > 1 else None
+    over = TENSOR_AXIS if tensor > 1 else None
     student_head = models.build_head(config, teacher=False, parts=tensor)
     teacher_head = models.build_head(config, teacher=True, parts=tensor)
     student_temp = config.loss.student_temp

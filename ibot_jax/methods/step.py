@@ -21,7 +21,9 @@ from ibot_jax.methods.objective import make_losses, masked_capacity_used
 from ibot_jax.models.block import drop_path_gains
 from ibot_jax.optim import optimizer as optimizers
 from ibot_jax.optim.schedules import make_schedules
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.gradients import average_gradients, largest_of_devices
+from ibot_jax.parallel.layouts import replicated, state_sharding
+from ibot_jax.parallel.mesh import TENSOR_AXIS
 
 Array = jax.Array
 Batch = dict[str, Array]
@@ -122,7 +124,7 @@ def state_layout(config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh) -> Tra
     return jax.tree.map(
         lambda x, layout: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
         state,
-        sharding.state_sharding(state, mesh),
+        state_sharding(state, mesh),
     )
 
 
@@ -138,7 +140,7 @@ def jit_train_step(config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh) -> j
     return jax.jit(
         make_train_step(config, plan, mesh),
         donate_argnums=0,
-        out_shardings=(layouts, sharding.replicated(mesh)),
+        out_shardings=(layouts, replicated(mesh)),
     )
 
 
@@ -160,14 +162,14 @@ def make_train_step(
         jax.value_and_grad(make_losses(config, mesh), has_aux=True), config.grad_accum_steps
     )
 
-    tensor = mesh.shape[sharding.TENSOR_AXIS]
+    tensor = mesh.shape[TENSOR_AXIS]
 
     def gradients_of_device(params, constants, rows):
         (loss, (averages, outputs)), gradients = gradients_of_rows(params, constants, rows)
-        used = sharding.largest_of_devices(masked_capacity_used(config, rows["masks"], tensor))
+        used = largest_of_devices(masked_capacity_used(config, rows["masks"], tensor))
         return (loss, (averages | {"masked_capacity_used": used}, outputs)), gradients
 
-    gradient_fn = sharding.average_gradients(gradients_of_device, mesh)
+    gradient_fn = average_gradients(gradients_of_device, mesh)
     center_momentum = config.loss.center_momentum
     dtype = models.param_dtype(config)
     # Accelerators multiply float32 in bfloat16 or TF32 unless told otherwise.

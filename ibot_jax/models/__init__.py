@@ -43,7 +43,7 @@ def block_kernels(config: ConfigDict, cores: Cores | None = None) -> str:
 def build_backbone(config: ConfigDict, cores: Cores | None = None) -> ViT:
     """Builds the backbone, which student and teacher share as a module.
 
-    With `cores` as is best within `sharding.average_gradients` on TPUs that have them; the outputs
+    With `cores` as is best within `average_gradients` on TPUs that have them; the outputs
     are the same.
     """
     sizes = config.model.to_dict()

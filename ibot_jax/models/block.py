@@ -14,7 +14,7 @@ from ibot_jax.kernels.tpu import mlp as tpu_mlp
 from ibot_jax.kernels.tpu.cores import Cores
 from ibot_jax.models.layer_norm import layer_norm
 from ibot_jax.models.linear import Linear, add_bias, normal_init
-from ibot_jax.parallel.sharding import is_split_over_tensor, over_columns, split_over_tensor
+from ibot_jax.parallel.tensor import is_split_over_tensor, over_columns, split_over_tensor
 
 Array = jax.Array
 

@@ -16,8 +16,10 @@ import numpy as np
 
 from ibot_jax.config.plan import Plan
 from ibot_jax.errors import SaveError, TrainingError, UserError, in_words, located
-from ibot_jax.parallel import sharding, signals
+from ibot_jax.parallel import signals
 from ibot_jax.parallel.agreement import all_fail, first_says, in_step
+from ibot_jax.parallel.layouts import replicated
+from ibot_jax.parallel.rows import to_global
 from ibot_jax.parallel.signals import Interrupted, caught_signals
 from ibot_jax.parallel.watchdog import Watchdog
 from ibot_jax.runs.checkpoint import Checkpoints
@@ -107,7 +109,7 @@ class Loop(abc.ABC):
         Raises:
           Exception: whatever keeps the run from going on, with a note of what became of the state.
         """
-        layout = sharding.replicated(self._mesh)
+        layout = replicated(self._mesh)
         # Computed, not put there: nothing can be put on the devices of other processes.
         key = jax.jit(lambda: jax.random.key(seed), out_shardings=layout)()
         with caught_signals():  # until all is on the disk
@@ -154,7 +156,7 @@ class Loop(abc.ABC):
                 self._evaluate(step, state)
             for batch, stop in in_step(batches, check, watch):
                 with located(f"in step {step + 1:,}"):
-                    state, metrics = train_step(state, sharding.to_global(batch, self._mesh))
+                    state, metrics = train_step(state, to_global(batch, self._mesh))
                 step += 1
                 self._pending.append((step, metrics))
                 self._look(leave=_LAG)

@@ -19,8 +19,8 @@ from ibot_jax.errors import TrainingError
 from ibot_jax.evaluate.online import Evaluation
 from ibot_jax.files.paths import warn_if_among_images
 from ibot_jax.methods.step import TrainState, jit_init, jit_train_step, state_layout, teacher_params
-from ibot_jax.parallel import sharding
 from ibot_jax.parallel.agreement import require_same, same_end
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.watchdog import Watchdog
 from ibot_jax.runs.beginning import after_first, record_beginning
 from ibot_jax.runs.checkpoint import Checkpoints
@@ -83,7 +83,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
         require_same(str(len(evaluation.sources)), "split to test on")
         for source_of_test in evaluation.sources:
             require_same_images(source_of_test)
-    mesh = sharding.make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
+    mesh = make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
     with contextlib.ExitStack() as stack:
         stack.enter_context(told_in(folder))
         with same_end():

@@ -16,7 +16,8 @@ from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common import options
 from ibot_jax.evaluate.features.rows import num_parts
 from ibot_jax.evaluate.measures import neighbours
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.layouts import batch_sharding, replicated
+from ibot_jax.parallel.mesh import make_mesh
 
 _GIB = 2**30
 
@@ -44,12 +45,12 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"unrecognized arguments: {' '.join(args.overrides)}; see --help")
     if max(args.k) > args.train:
         raise UserError(f"--k={max(args.k)} is more than the --train={args.train} features")
-    mesh = sharding.make_mesh()
+    mesh = make_mesh()
     rows, chunk = neighbours.sizes(args.train, max(args.k), args.classes, mesh)
     chunk = min(chunk, args.test)
     rank = neighbours.make_rank(mesh, args.k, (0.07,), args.classes)
     total = rows * num_parts(mesh)
-    spread, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    spread, whole = batch_sharding(mesh), replicated(mesh)
     shapes = (
         jax.ShapeDtypeStruct((total, args.width), jnp.float32, sharding=spread),
         jax.ShapeDtypeStruct((total,), jnp.int32, sharding=spread),

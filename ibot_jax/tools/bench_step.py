@@ -25,7 +25,9 @@ from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.errors import UserError
 from ibot_jax.kernels.color_table import COLUMNS, JITTER, Color
 from ibot_jax.methods.step import TrainState, jit_init, jit_train_step
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.layouts import replicated
+from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.rows import to_global
 from ibot_jax.runs.memory import memory_problems
 from ibot_jax.tools import flops
 from ibot_jax.tools.peak import device_peak
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         jax.config.update("jax_enable_x64", True)
     check_devices(config, jax.device_count())
     refuse(memory_problems(config))
-    mesh = sharding.make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
+    mesh = make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
     _open_outputs(args)
 
     report = {"config": args.config, "overrides": args.overrides}
@@ -155,11 +157,11 @@ def measure(
       as such.
     """
     rng = np.random.default_rng(config.seed)
-    views = sharding.to_global(make_views(config, rng), mesh)
+    views = to_global(make_views(config, rng), mesh)
     masks = [draw_masks(config, rng) for _ in range(_BATCHES)]
-    batches = [views | sharding.to_global({"masks": drawn}, mesh) for drawn in masks]
+    batches = [views | to_global({"masks": drawn}, mesh) for drawn in masks]
     plan = make_plan(config, _STEPS_PER_EPOCH * config.batch_size)
-    key = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
+    key = jax.device_put(jax.random.key(config.seed), replicated(mesh))
     state = jit_init(config, plan, mesh)(key)
     parameters = {name: _size(tree) for name, tree in state.params.items()}
 

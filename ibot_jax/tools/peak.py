@@ -6,7 +6,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.layouts import batch_sharding
 
 # Dense bfloat16 products, FLOPs a second, from the makers' data sheets (NVIDIA's state twice as
 # much, for sparse ones), by the exact name that JAX gives the device: variants of a chip differ.
@@ -66,7 +66,7 @@ def _measure(mesh: jax.sharding.Mesh, dtype: jnp.dtype, side: int) -> float:
     """
     # The step's precision, see `make_train_step`.
     precision = "default" if dtype == jnp.bfloat16 else "highest"
-    layout = sharding.batch_sharding(mesh)
+    layout = batch_sharding(mesh)
 
     @jax.jit
     def product(x):

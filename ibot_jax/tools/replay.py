@@ -28,7 +28,7 @@ from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
 from ibot_jax.config import plan as configs
 from ibot_jax.errors import UserError
 from ibot_jax.methods import step as steps
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.foreign import torch_names
 
 LOSS_TOLERANCE = 1e-6
@@ -191,7 +191,7 @@ def deviation(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def deviations(recording: Recording) -> Iterator[tuple[str, float, float]]:
     """Replays a recording; yields (quantity, deviation, tolerance) as it goes."""
-    mesh = sharding.make_mesh(jax.devices()[:1])  # recorded batches may not divide by more
+    mesh = make_mesh(jax.devices()[:1])  # recorded batches may not divide by more
     train_step = jax.jit(
         steps.make_train_step(recording.config, recording.plan, mesh), donate_argnums=0
     )

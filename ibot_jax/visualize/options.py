@@ -9,7 +9,7 @@ from ibot_jax.evaluate.common import opening
 from ibot_jax.evaluate.common.memory import check_images
 from ibot_jax.evaluate.common.options import add_number, positive, share
 from ibot_jax.optim.optimizer import Params
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.pretrained import Model
 
 
@@ -90,7 +90,7 @@ def open_model(
     Raises:
       UserError: if there is no such model, or --size is too small for it.
     """
-    mesh = mesh or sharding.make_mesh(jax.local_devices()[:1])
+    mesh = mesh or make_mesh(jax.local_devices()[:1])
     model, params = opening.open_model(args, mesh, head=head)
     patch_size = model.config.model.patch_size
     if args.size is not None and args.size < patch_size:

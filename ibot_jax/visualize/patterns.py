@@ -23,7 +23,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.opening import Views
 from ibot_jax.evaluate.common.options import above_zero, add_number, add_weights_options, positive
 from ibot_jax.optim.optimizer import Params
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.visualize import canvas, prototypes
 from ibot_jax.visualize.options import add_image_options, add_output_options, open_model
 from ibot_jax.visualize.pictures import open_images, spread, view_size
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Draws the figure and writes it."""
     out = canvas.check_out(args.out)
-    mesh = sharding.make_mesh()
+    mesh = make_mesh()
     model, params = open_model(args, mesh, head=True)
     source = open_images(args, model.config.data.channels)
     if args.number is not None:

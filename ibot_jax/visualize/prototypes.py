@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ibot_jax.optim.optimizer import Params
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.layouts import replicated
+from ibot_jax.parallel.rows import to_global
 from ibot_jax.weights.pretrained import Model
 
 KINDS = ("class", "patch")
@@ -67,7 +68,7 @@ def find_best(
     best = Best(np.full((number, k), -1, np.float32), nothing, nothing)
     first = 0
     for batch in batches:
-        rows = sharding.to_global({name: batch[name] for name in ("images", "valid")}, mesh)
+        rows = to_global({name: batch[name] for name in ("images", "valid")}, mesh)
         best = _program(model, kind, mesh)(best, params, rows, np.int32(first), temperature)
         first += len(batch["valid"])
     return jax.tree.map(np.asarray, best)
@@ -82,7 +83,7 @@ def batch_size(model: Model, kind: str, num_patches: int, num_devices: int) -> i
 
 @functools.lru_cache(maxsize=2)
 def _program(model: Model, kind: str, mesh: jax.sharding.Mesh):
-    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def update(best, params, rows, first, temperature):
         tokens = model.tokens(params, rows["images"])
         tokens = tokens[:, :1] if kind == "class" else tokens[:, 1:]

@@ -23,7 +23,7 @@ from ibot_jax.data.sources.splits import AUTO
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.options import add_number, add_weights_options
 from ibot_jax.files.paths import absolute_path
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.visualize import attention, canvas, page, patterns, pca
 from ibot_jax.visualize.charts import Series, line_chart, show
 from ibot_jax.visualize.options import add_image_options, open_model
@@ -181,7 +181,7 @@ def figures(args: argparse.Namespace, workdir: epath.Path, config: dict[str, Any
     """
     if not complete_steps(workdir / "checkpoints"):
         return page.note("No pictures: there is no complete checkpoint yet.")
-    mesh = sharding.make_mesh()
+    mesh = make_mesh()
     model, params = open_model(args, mesh, head=True)
     own_data = args.images is None
     try:

@@ -17,7 +17,8 @@ from tiny import tiny_config, tiny_plan
 
 import ibot_jax
 from ibot_jax.methods.step import make_init, teacher_params
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.layouts import replicated
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.starting import read_weights, replace_weights
 from ibot_jax.tools.replay import Recording
 from ibot_jax.weights.foreign.torch_writer import torch_bytes
@@ -40,7 +41,7 @@ def make_run(folder, seed, **overrides):
 
     state = state.replace(params=jax.tree.map(move, state.params), step=state.step + 3)
     state = state.replace(opt_state=jax.tree.map(move, state.opt_state))  # the teacher is in there
-    state = jax.device_put(state, sharding.replicated(sharding.make_mesh()))
+    state = jax.device_put(state, replicated(make_mesh()))
     return str(save_run(folder, config, state, knn_top1=40.0))
 
 
@@ -193,8 +194,7 @@ def test_a_run_starts_where_a_published_checkpoint_ends(original, tmp_path):
     config.dtype = "float64"
     with jax.enable_x64(True):
         state = jax.jit(make_init(config, recording.plan))(jax.random.key(0))
-        replicated = sharding.replicated(sharding.make_mesh())
-        state = jax.device_put(state, replicated)
+        state = jax.device_put(state, replicated(make_mesh()))
         state = replace_weights(state, read_weights(str(tmp_path / "start"), state))
     for name, tensor in recording.centers("epoch1").items():
         np.testing.assert_array_equal(state.centers[name], tensor)

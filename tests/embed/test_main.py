@@ -19,7 +19,8 @@ from ibot_jax.data.sources.identity import fingerprint
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.embed import __main__ as embed
 from ibot_jax.methods.step import make_init
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.layouts import replicated
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs import lock
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -30,7 +31,7 @@ NAMES = [f"{folder}/{i:02d}.png" for folder in ("birds", "ünder way/deep") for 
 def workdir(tmp_path_factory):
     config = tiny_config(knn__resize=18)
     state = jax.jit(make_init(config, tiny_plan(config)))(jax.random.key(0))
-    state = jax.device_put(state, sharding.replicated(sharding.make_mesh()))
+    state = jax.device_put(state, replicated(make_mesh()))
     return str(save_run(tmp_path_factory.mktemp("runs") / "mine", config, state))
 
 

@@ -24,9 +24,9 @@ from ibot_jax.evaluate import online
 from ibot_jax.evaluate.online import Evaluation
 from ibot_jax.files.tf import import_tensorflow
 from ibot_jax.methods.step import make_init, teacher_params
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.mesh import make_mesh
 
-ONE = sharding.make_mesh(jax.devices()[:1])
+ONE = make_mesh(jax.devices()[:1])
 LABEL_FREE = {"feature_rank", "prototypes_used", "patch_prototypes_used"}
 
 
@@ -75,7 +75,7 @@ def pixels_of(source):
 
 def test_with_labels(config, images, weights):
     source = open_source(f"folder:{images}", "train")
-    values = Evaluation(config, source)(weights, sharding.make_mesh())
+    values = Evaluation(config, source)(weights, make_mesh())
     assert set(values) == LABEL_FREE | {
         "knn_top1",
         "knn_top5",

@@ -17,7 +17,9 @@ from ibot_jax.finetune.step import (
     make_schedule,
     make_train_step,
 )
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.layouts import replicated
+from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.rows import to_global
 
 CLASSES = 3
 GRID = (4, 4)
@@ -183,10 +185,10 @@ def test_randomness_comes_from_the_key_and_the_step(full):
 def test_one_device_and_eight_make_the_same_step(full):
     _, state, step = full
     one, metrics = step(state, batch(), jax.random.key(0))
-    mesh = sharding.make_mesh()
+    mesh = make_mesh()
     assert mesh.size == 8
-    spread = jax.device_put(state, sharding.replicated(mesh))
-    eight, others = step(spread, sharding.to_global(batch(), mesh), jax.random.key(0))
+    spread = jax.device_put(state, replicated(mesh))
+    eight, others = step(spread, to_global(batch(), mesh), jax.random.key(0))
     np.testing.assert_allclose(others["loss"], metrics["loss"], rtol=1e-5)
     # Adam divides by the gradient's size, so tiny gradients turn rounding into whole updates.
     moments = [optax.tree.get(s.opt_state, "mu") for s in (one, eight)]

@@ -20,12 +20,12 @@ from ibot_jax.finetune import step as finetune_step
 from ibot_jax.finetune.step import build_classifier
 from ibot_jax.losses import losses
 from ibot_jax.methods.step import make_init, make_train_step
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.pretrained import Model, untrained
 
 IMAGES = np.zeros((8, 16, 16, 3), np.uint8)
 ROWS, LABELS = np.ones((16, 6), np.float32), np.arange(16) % 4
-MESH = sharding.make_mesh(jax.devices()[:2])
+MESH = make_mesh(jax.devices()[:2])
 
 
 @functools.cache
@@ -110,7 +110,7 @@ def class_loss():
 def pretraining(dtype):
     """In bfloat16, too: losses are summed, and the means that move the centers made, in float32."""
     config = tiny_config(dtype=dtype)
-    plan, mesh = tiny_plan(config), sharding.make_mesh(jax.devices()[:1])
+    plan, mesh = tiny_plan(config), make_mesh(jax.devices()[:1])
     state = jax.eval_shape(make_init(config, plan), jax.random.key(0))
     return make_train_step(config, plan, mesh), state, tiny_batch(config), jax.random.key(0)
 

@@ -10,7 +10,8 @@ from ibot_jax.config.plan import get_config
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.methods import objective
 from ibot_jax.methods import step as steps
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.gradients import average_gradients, largest_of_devices
+from ibot_jax.parallel.mesh import make_mesh
 
 KEY = jax.random.key(0)
 
@@ -41,7 +42,7 @@ def test_the_capacity_is_bounded_by_the_tokens_and_by_the_logits():
 @pytest.mark.parametrize("devices", [1, 8])
 def test_any_number_of_masked_tokens_is_exact(devices):
     """The ratios lead to expect few; whatever comes takes as many chunks as it needs."""
-    mesh = sharding.make_mesh(jax.devices()[:devices])
+    mesh = make_mesh(jax.devices()[:devices])
     few = tiny_config(masks__ratios=(0.05,), masks__variances=(0.0,), loss__max_logits=12 * 8)
     many = tiny_config(masks__ratios=(1.0,), masks__variances=(0.0,))
     state = steps.make_init(few, tiny_plan(few))(KEY)
@@ -54,9 +55,9 @@ def test_any_number_of_masked_tokens_is_exact(devices):
         def of_device(params, teacher, rows):
             (_, (averages, _)), gradient = losses(params, teacher, state.centers, temps, rows, None)
             used = objective.masked_capacity_used(config, rows["masks"])
-            return (averages, sharding.largest_of_devices(used)), gradient
+            return (averages, largest_of_devices(used)), gradient
 
-        return jax.jit(sharding.average_gradients(of_device, mesh))
+        return jax.jit(average_gradients(of_device, mesh))
 
     gradient_fns = [gradient_fn(config) for config in (few, many)]
     for masked in (0, 1, 16):
@@ -82,7 +83,7 @@ def test_prototypes_beyond_the_logits_bound_cost_no_logits():
     def temporaries():
         plan = tiny_plan(config)
         state = jax.eval_shape(steps.make_init(config, plan), KEY)
-        mesh = sharding.make_mesh(jax.devices()[:1])
+        mesh = make_mesh(jax.devices()[:1])
         step = jax.jit(steps.make_train_step(config, plan, mesh), donate_argnums=0)
         compiled = step.lower(state, tiny_batch(config), KEY).compile()
         return compiled.memory_analysis().temp_size_in_bytes

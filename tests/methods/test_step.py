@@ -14,10 +14,12 @@ from tiny import normalized, tiny_batch, tiny_config, tiny_plan
 from ibot_jax import models
 from ibot_jax.methods import objective
 from ibot_jax.methods import step as steps
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.layouts import batch_sharding, replicated
+from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.rows import to_global
 
 KEY = jax.random.key(0)
-ONE = sharding.make_mesh(jax.devices()[:1])
+ONE = make_mesh(jax.devices()[:1])
 
 
 def leaves_equal(a, b):
@@ -181,13 +183,13 @@ def test_eight_devices_compute_what_one_does():
     config = tiny_config(model__drop_path=0.3)
     plan, batch = tiny_plan(config), tiny_batch(config)
     state, alone = start(config)
-    mesh = sharding.make_mesh()
+    mesh = make_mesh()
     assert mesh.size == 8
-    layouts = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    layouts = replicated(mesh), batch_sharding(mesh)
     sharded = jax.jit(
         steps.make_train_step(config, plan, mesh), in_shardings=(layouts[0], layouts[1], layouts[0])
     )
-    together, _ = sharded(state, sharding.to_global(batch, mesh), KEY)
+    together, _ = sharded(state, to_global(batch, mesh), KEY)
     state, _ = alone(state, batch, KEY)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), together.params, state.params
@@ -228,8 +230,8 @@ def test_what_saves_memory_or_compilation_changes_no_number(overrides):
 
 def test_parts_of_a_batch_stay_on_their_devices():
     config = tiny_config(grad_accum_steps=2, batch_size=32)
-    plan, mesh = tiny_plan(config), sharding.make_mesh()
-    layout, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    plan, mesh = tiny_plan(config), make_mesh()
+    layout, rows = replicated(mesh), batch_sharding(mesh)
     train_step = jax.jit(
         steps.make_train_step(config, plan, mesh),
         in_shardings=(layout, rows, layout),

@@ -24,7 +24,9 @@ from tiny import tiny_batch, tiny_config, tiny_plan
 from ibot_jax.errors import SaveError, UserError
 from ibot_jax.files.checksums import find_damage
 from ibot_jax.methods.step import jit_init, make_init, make_train_step, state_layout, teacher_params
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.layouts import replicated
+from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.rows import to_global
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.runs.starting import read_weights, replace_weights
 from ibot_jax.weights.saved import complete_steps, find_checkpoint
@@ -38,7 +40,7 @@ def workdir(tmp_path):
 
 
 def first_state(config, seed=0):
-    layout = sharding.replicated(sharding.make_mesh())
+    layout = replicated(make_mesh())
     init = make_init(config, tiny_plan(config))
     return jax.jit(init, out_shardings=layout)(jax.random.key(seed))
 
@@ -65,10 +67,8 @@ def assert_equal(tree, other):
 def test_a_restored_state_is_the_saved_one_though_the_next_step_took_its_buffers(workdir):
     """Saving is asynchronous, and the step that follows donates the state."""
     config = tiny_config()
-    step = jax.jit(
-        make_train_step(config, tiny_plan(config), sharding.make_mesh()), donate_argnums=0
-    )
-    batch = sharding.to_global(tiny_batch(config), sharding.make_mesh())
+    step = jax.jit(make_train_step(config, tiny_plan(config), make_mesh()), donate_argnums=0)
+    batch = to_global(tiny_batch(config), make_mesh())
     key = jax.random.key(0)
     state, _ = step(first_state(config), batch, key)
     checkpoints = Checkpoints(workdir, keep=1)
@@ -89,13 +89,13 @@ def test_a_restored_state_is_the_saved_one_though_the_next_step_took_its_buffers
 def test_a_state_is_restored_onto_another_mesh_and_to_another_dtype(workdir):
     config = tiny_config(head__prototypes=32, head__patch_prototypes=32)
     plan = tiny_plan(config)
-    spread = sharding.make_mesh(fsdp=8)
+    spread = make_mesh(fsdp=8)
     state = jit_init(config, plan, spread)(jax.random.key(0))
     checkpoints = Checkpoints(workdir, keep=1)
     checkpoints.save(state)
     checkpoints.close()
 
-    other = state_layout(config, plan, sharding.make_mesh(fsdp=2, tensor=2))
+    other = state_layout(config, plan, make_mesh(fsdp=2, tensor=2))
     restored = Checkpoints(workdir, keep=1).restore(other)
     assert_equal(restored, state)
     assert all(

@@ -6,7 +6,7 @@ import pytest
 from tiny import tiny_config
 
 from ibot_jax.config.plan import Plan
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.header import header, suggested_momentum
 
 
@@ -25,7 +25,7 @@ def test_momenta_are_those_that_the_original_and_its_authors_give():
 def test_it_has_the_scaled_rate_and_for_small_batches_a_momentum(batch_size, suggested, tmp_path):
     config = tiny_config(batch_size=batch_size, optim__lr=5e-4)
     params = {"backbone": np.zeros(3), "head": np.zeros(2)}
-    mesh = sharding.make_mesh(jax.devices()[:1])
+    mesh = make_mesh(jax.devices()[:1])
     plan = Plan(batch_size, 5000, 1_000_000)
     lines = header(
         config, plan, params, mesh, data="d", evaluation="e", start="s", workdir=tmp_path

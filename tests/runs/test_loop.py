@@ -12,8 +12,8 @@ import pytest
 
 from ibot_jax.config.plan import Plan
 from ibot_jax.errors import SaveError, TrainingError, UserError
-from ibot_jax.parallel import sharding
 from ibot_jax.parallel.agreement import until_told
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.watchdog import Watchdog
 from ibot_jax.runs.loop import Loop
 
@@ -102,7 +102,7 @@ class Run:
         plan = Plan(steps_per_epoch=9, total_steps=9, batch_size=8)
         self.loop = Counting(
             plan,
-            sharding.make_mesh(),
+            make_mesh(),
             self.files,
             self.files,
             self.files,

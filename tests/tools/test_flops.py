@@ -13,7 +13,7 @@ from ibot_jax.config import plan as configs
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.methods import objective
 from ibot_jax.methods import step as steps
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.tools import flops
 
 
@@ -102,7 +102,7 @@ def test_a_steps_products_are_counted(overrides):
     if "masks__ratios" in overrides:
         overrides = overrides | {"masks__variances": (0.0, 0.0)}
     config = tiny(**overrides)
-    mesh = sharding.make_mesh(jax.devices()[:1])
+    mesh = make_mesh(jax.devices()[:1])
     state = jax.eval_shape(steps.make_init(config, tiny_plan(config)), jax.random.key(0))
     temps = {"class": jnp.float32(0.04), "patch": jnp.float32(0.04)}
     batch = jax.tree.map(jnp.asarray, tiny_batch(config))
@@ -141,7 +141,7 @@ def test_the_compilers_count_of_a_vit_s_step_is_close():
     config.batch_size, config.dtype = 4, "float32"
     config.model.depth = 3
     config.masks.update(ratios=(56 / 196,), variances=(0.0,))  # 448 tokens of 8 views: 7 x 64
-    mesh = sharding.make_mesh(jax.devices()[:1])
+    mesh = make_mesh(jax.devices()[:1])
     plan = configs.make_plan(config, 1000 * config.batch_size)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(steps.make_init(config, plan), key)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.tools.peak import device_peak
 
 
@@ -24,6 +24,6 @@ def test_a_data_sheet_is_quoted(kind, peak):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_without_a_data_sheet_a_product_is_timed(dtype):
-    found = device_peak(sharding.make_mesh(jax.devices()[:2]), jnp.dtype(dtype))
+    found = device_peak(make_mesh(jax.devices()[:2]), jnp.dtype(dtype))
     assert math.isfinite(found.flops_per_second) and found.flops_per_second > 0
     assert found.name == f"measured matrix product, 1024 x 1024, {dtype}"

@@ -6,7 +6,8 @@ import pytest
 from planted import color_model, looking_model
 from tiny import tiny_config
 
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.layouts import replicated
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.visualize import prototypes
 from ibot_jax.weights import pretrained
 from ibot_jax.weights.pretrained import Model
@@ -14,7 +15,7 @@ from ibot_jax.weights.pretrained import Model
 
 @pytest.fixture(scope="module")
 def mesh():
-    return sharding.make_mesh()
+    return make_mesh()
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def random_model(mesh):
         head__shared=False, head__shared_teacher=False, head__patch_prototypes=7, model__depth=1
     )
     model, params = pretrained.untrained(Model(config, "random"), head=True)
-    return model, jax.device_put(params, sharding.replicated(mesh))
+    return model, jax.device_put(params, replicated(mesh))
 
 
 @pytest.mark.slow

@@ -20,7 +20,8 @@ from ibot_jax.finetune.run import _PARTS
 from ibot_jax.finetune.step import FinetuneState
 from ibot_jax.methods.step import jit_init
 from ibot_jax.models.classifier import Classifier
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.layouts import replicated
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.runs.starting import read_weights
 from ibot_jax.visualize import __main__ as visualize
@@ -43,7 +44,7 @@ def make_finetuned(folder, *, projection=0, described=True, **flags):
         dtype=jnp.float32,
         param_dtype=jnp.float32,
     )
-    layout = sharding.replicated(sharding.make_mesh())
+    layout = replicated(make_mesh())
     params = jax.jit(module.init, out_shardings=layout)(
         jax.random.key(0), jnp.zeros((1, 16, 16, 3))
     )["params"]
@@ -119,7 +120,7 @@ def test_the_backbone_alone(tmp_path, images):
 def test_a_finetuning_of_an_earlier_version_needs_the_model_that_it_was_made_from(tmp_path):
     config = tiny_config()
 
-    state = jit_init(config, tiny_plan(config), sharding.make_mesh())(jax.random.key(0))
+    state = jit_init(config, tiny_plan(config), make_mesh())(jax.random.key(0))
     save_run(tmp_path / "run", config, state)
     folder = epath.Path(tmp_path) / "tuned"
     make_finetuned(folder, described=False, source=str(tmp_path / "run"))

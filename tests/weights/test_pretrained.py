@@ -15,7 +15,8 @@ import ibot_jax
 from ibot_jax import export, models
 from ibot_jax.errors import UserError
 from ibot_jax.methods.step import make_init, teacher_params
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.layouts import replicated
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.starting import read_weights
 from ibot_jax.weights.pretrained import untrained
 from ibot_jax.weights.sanity import check_finite
@@ -30,8 +31,9 @@ def config():
 def state(config):
     state = make_init(config, tiny_plan(config))(jax.random.key(0))
     moved = jax.tree.map(lambda x: x * 2, state.opt_state)  # the teacher is in there
-    replicated = sharding.replicated(sharding.make_mesh())
-    return jax.device_put(state.replace(step=state.step + 3, opt_state=moved), replicated)
+    return jax.device_put(
+        state.replace(step=state.step + 3, opt_state=moved), replicated(make_mesh())
+    )
 
 
 @pytest.fixture(scope="module")

@@ -34,8 +34,8 @@ from ibot_jax.evaluate.common.memory import check_images
 from ibot_jax.evaluate.common.options import DECODING
 from ibot_jax.files.paths import warn_if_among_images
 from ibot_jax.optim.optimizer import Params
-from ibot_jax.parallel import sharding
 from ibot_jax.parallel.agreement import same_end, until_told
+from ibot_jax.parallel.layouts import replicated
 from ibot_jax.weights import pretrained
 from ibot_jax.weights.pretrained import Model
 from ibot_jax.weights.tensors import backbone_hash
@@ -128,7 +128,7 @@ def open_model(
             model.config.data[key] = getattr(args, key)
     if args.out and jax.process_index() == 0:
         warn_if_among_images(args.out, "--out", _image_sources(args, model.trained_on))
-    return model, jax.device_put(jax.device_get(params), sharding.replicated(mesh))
+    return model, jax.device_put(jax.device_get(params), replicated(mesh))
 
 
 def _image_sources(args: argparse.Namespace, trained_on: str) -> list[str]:

@@ -13,7 +13,8 @@ from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import TrainingError, UserError
 from ibot_jax.methods import forward
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.layouts import replicated
+from ibot_jax.parallel.rows import to_global
 from ibot_jax.weights.pretrained import Model
 
 FeatureFn = Callable[[Any, jax.Array], Any]
@@ -115,7 +116,7 @@ def extract_batches(
     program = _program(feature_fn, mesh)
     pending = None
     for batch in batches:
-        outputs = program(params, sharding.to_global(batch, mesh))
+        outputs = program(params, to_global(batch, mesh))
         if pending is not None:  # fetched while the device works on the next batch
             yield _fetch(*pending)
         pending = outputs
@@ -127,7 +128,7 @@ def extract_batches(
 def _program(feature_fn: FeatureFn, mesh: jax.sharding.Mesh):
     # Labels and padding take the same way as images, so that rows agree whatever the order of
     # devices; replicated outputs are readable on every process.
-    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def program(params, batch):
         return feature_fn(params, batch["images"]), batch["labels"], batch["valid"]
 

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from ibot_jax.parallel.sharding import BATCH_AXES, batch_sharding
+from ibot_jax.parallel.layouts import batch_sharding
+from ibot_jax.parallel.mesh import BATCH_AXES
 
 
 def num_parts(mesh: Mesh) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ibot_jax.evaluate.features.rows import joined, num_parts, spread
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.layouts import replicated
 
 # Largest float32 array that a chunk of queries may need on a device: 2**27 entries are 512 MiB.
 _MAX_ENTRIES = 2**27
@@ -72,18 +72,18 @@ def weighted_knn(
         numbers = spread(np.asarray(left_out[0], np.int32), mesh, rows, fill=-1)
     chunk = min(chunk, len(test_features))
     rank = make_rank(mesh, tuple(ks), tuple(temperatures), num_classes)
-    replicated = sharding.replicated(mesh)
+    everywhere = replicated(mesh)
 
     ranked = {(k, t): [] for k in ks for t in temperatures}
     for start in range(0, len(test_features), chunk):
         queries = np.asarray(test_features[start : start + chunk])
         missing = chunk - len(queries)  # one shape for every chunk: one compilation
-        queries = jax.device_put(np.pad(queries, ((0, missing), (0, 0))), replicated)
+        queries = jax.device_put(np.pad(queries, ((0, missing), (0, 0))), everywhere)
         same = None
         if left_out is not None:
             own = np.asarray(left_out[1][start : start + chunk], np.int32)
             own = np.pad(own, (0, missing), constant_values=-1)
-            same = numbers, jax.device_put(own, replicated)
+            same = numbers, jax.device_put(own, everywhere)
         best = rank(bank, labels, queries, same)
         for setting, classes in best.items():
             ranked[setting].append(np.asarray(classes)[: chunk - missing])
@@ -171,4 +171,4 @@ def make_rank(
                 ranked[k, temperature] = jnp.where(votes == -jnp.inf, -1, best)
         return ranked
 
-    return jax.jit(rank, out_shardings=sharding.replicated(mesh))
+    return jax.jit(rank, out_shardings=replicated(mesh))

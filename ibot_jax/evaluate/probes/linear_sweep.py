@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.layouts import replicated
 
 Array = jax.Array
 Stacks = dict[str, dict[str, Array]]  # {variant: {"kernel": [S, F, C], "bias": [S, C]}}
@@ -205,4 +205,4 @@ def _rates_now(sweep: Sweep, step: Array) -> Array:
 
 
 def _everywhere(tree, mesh: Mesh):
-    return jax.lax.with_sharding_constraint(tree, sharding.replicated(mesh))
+    return jax.lax.with_sharding_constraint(tree, replicated(mesh))

@@ -28,8 +28,9 @@ from ibot_jax.evaluate.features.rows import num_parts
 from ibot_jax.evaluate.probes import linear_sweep
 from ibot_jax.evaluate.probes.linear_sweep import Sweep, SweepState
 from ibot_jax.files.paths import absolute_path
-from ibot_jax.parallel import sharding
 from ibot_jax.parallel.agreement import in_step, same_end
+from ibot_jax.parallel.layouts import batch_sharding, replicated
+from ibot_jax.parallel.rows import to_global
 
 # Entries of the largest array that counting hits needs on a device: 2**26 of float32 are 256 MiB.
 _MAX_ENTRIES = 2**26
@@ -77,28 +78,28 @@ def train(task: Task, folder: str, about: dict[str, Any]) -> Top:
     """
     sweep = task.sweep
     kept = _State(folder, sweep, {**about, "seed": task.seed})
-    replicated, stacked = (f(task.mesh) for f in (sharding.replicated, sharding.batch_sharding))
+    everywhere, stacked = replicated(task.mesh), batch_sharding(task.mesh)
     init = linear_sweep.make_init(sweep, task.test.values.shape[1])
     key = jax.random.key(task.seed)
-    layout = jax.tree.map(lambda x: stacked if x.ndim else replicated, jax.eval_shape(init, key))
+    layout = jax.tree.map(lambda x: stacked if x.ndim else everywhere, jax.eval_shape(init, key))
     found = kept.read(jax.eval_shape(init, key))
     if found is None:
         state, top = jax.jit(init, out_shardings=layout)(key), {}
     else:
         state, top = jax.device_put(found[0], layout), found[1]
 
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(layout, replicated))
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(layout, everywhere))
     def step(state, params, batch):
         features = task.feature_fn(params, batch["images"])
         return linear_sweep.make_train_step(sweep, task.mesh)(state, features, batch["labels"])
 
-    gather = jax.jit(lambda state: state, out_shardings=replicated)
+    gather = jax.jit(lambda state: state, out_shardings=everywhere)
     done = int(state.step) // sweep.steps_per_epoch
     batches = in_step(task.batches(int(state.step))) if done < sweep.epochs else iter(())
     for epoch in range(done + 1, sweep.epochs + 1):
         turns = zip(range(sweep.steps_per_epoch), batches, strict=False)
         for _, (batch, _) in progress(turns, sweep.steps_per_epoch, f"epoch {epoch}"):
-            state, _ = step(state, task.params, sharding.to_global(batch, task.mesh))
+            state, _ = step(state, task.params, to_global(batch, task.mesh))
         top = _measure(task, state)
         kept.write(jax.device_get(gather(state)), top)
         if jax.process_index() == 0:
@@ -134,7 +135,7 @@ def _measure(task: Task, state: SweepState) -> Top:
 
 @functools.lru_cache(maxsize=2)
 def _count_program(sweep: Sweep, mesh: Mesh):
-    return jax.jit(linear_sweep.make_count(sweep, mesh), out_shardings=sharding.replicated(mesh))
+    return jax.jit(linear_sweep.make_count(sweep, mesh), out_shardings=replicated(mesh))
 
 
 class _State:

@@ -17,8 +17,9 @@ from ibot_jax.evaluate.features.cache import progress
 from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.measures.cosine import unit
 from ibot_jax.evaluate.probes.patch_heads import Bank, Linear, count_pixels, decide, linear_loss
-from ibot_jax.parallel import sharding
 from ibot_jax.parallel.agreement import in_step
+from ibot_jax.parallel.layouts import replicated
+from ibot_jax.parallel.rows import to_global
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Frozen:
         """Yields global arrays of `Squares.batches`."""
         batches = in_step(self.squares.batches(split, order))
         for batch, _ in progress(batches, self.squares.number(split), what):
-            yield sharding.to_global(batch, self.mesh)
+            yield to_global(batch, self.mesh)
 
 
 def fit_linear(
@@ -70,7 +71,7 @@ def fit_linear(
         jnp.zeros((frozen.num_features(), train.num_classes)), jnp.zeros(train.num_classes)
     )
     state = optimizer.init(head)
-    everywhere = sharding.replicated(frozen.mesh)
+    everywhere = replicated(frozen.mesh)
     head, state = jax.device_put((head, state), everywhere)
 
     @functools.partial(jax.jit, out_shardings=everywhere)
@@ -102,7 +103,7 @@ def sample_bank(frozen: Frozen, train: Split, *, number: int, seed: int) -> Bank
     """
     grid = (frozen.squares.size // frozen.patch_size) ** 2
     per_image = min(-(-number // len(train)), grid)
-    everywhere = sharding.replicated(frozen.mesh)
+    everywhere = replicated(frozen.mesh)
 
     @functools.partial(jax.jit, out_shardings=everywhere)
     def draw(params, batch, chosen):
@@ -150,7 +151,7 @@ def count_classes(
     size = frozen.squares.size
     side = size // frozen.patch_size
 
-    @functools.partial(jax.jit, out_shardings=sharding.replicated(frozen.mesh))
+    @functools.partial(jax.jit, out_shardings=replicated(frozen.mesh))
     def segment(params, head, images):
         scores = score_fn(head, frozen.patch_fn(params, images))
         return decide(scores.reshape(len(images), side, side, -1), size)

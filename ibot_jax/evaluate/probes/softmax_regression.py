@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from ibot_jax.evaluate.features.rows import num_parts, spread, summed
 from ibot_jax.evaluate.measures.neighbours import unit
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.layouts import batch_sharding, replicated
 
 Array = jax.Array
 
@@ -76,7 +76,7 @@ def fit(
         "features": spread(features, mesh, rows),
         "labels": spread(np.asarray(labels, np.int32), mesh, rows, fill=-1),
     }
-    layout = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    layout = batch_sharding(mesh), replicated(mesh)
     data, center = jax.jit(_centred, donate_argnums=0, out_shardings=layout)(data)
     center = jax.device_get(center)
     width = features.shape[1]
@@ -84,7 +84,7 @@ def fit(
         "kernel": np.zeros((width, num_classes), np.float32),
         "bias": np.zeros(num_classes, np.float32),
     }
-    params = jax.device_put(params, sharding.replicated(mesh))
+    params = jax.device_put(params, replicated(mesh))
     solve = _solver(mesh, chunk, max_steps)
     for l2 in sorted(l2s, reverse=True):
         params, steps, gradient = solve(params, data, l2)
@@ -174,4 +174,4 @@ def _solver(mesh: Mesh, chunk: int, max_steps: int):
         )
         return params, steps, largest(state)
 
-    return jax.jit(solve, out_shardings=sharding.replicated(mesh))
+    return jax.jit(solve, out_shardings=replicated(mesh))

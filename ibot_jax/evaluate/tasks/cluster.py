@@ -29,7 +29,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common import opening, options
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.cache import FeatureCache
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.pretrained import Model
 
 _METHODS = ("head", "kmeans")
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> Report:
     Raises:
       UserError: for what the user can mend.
     """
-    mesh = sharding.make_mesh()
+    mesh = make_mesh()
     model, params = opening.open_model(args, mesh, head="head" in args.by)
     source = opening.open_split(args, model, "test")
     opening.require_labels(args, "test", source)

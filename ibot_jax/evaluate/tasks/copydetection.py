@@ -39,8 +39,8 @@ from ibot_jax.evaluate.measures.average_precision import average_precision, posi
 from ibot_jax.evaluate.measures.cosine import unit
 from ibot_jax.evaluate.measures.whitening import fit_whitening
 from ibot_jax.files.paths import absolute_path
-from ibot_jax.parallel import sharding
 from ibot_jax.parallel.agreement import in_step, same_end
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.pretrained import Model
 
 _RETRIEVED = 20
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> Report:
         )
     for files in (copies, originals, distractors, others):
         require_same_files(files, f"--data={args.data}")
-    mesh = sharding.make_mesh()
+    mesh = make_mesh()
     model, params = open_model(args, mesh)
     if args.size < model.backbone.patch_size:
         raise UserError(f"--size={args.size} is less than a patch of {model.backbone.patch_size}")

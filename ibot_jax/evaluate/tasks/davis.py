@@ -40,8 +40,8 @@ from ibot_jax.evaluate.features.cache import progress
 from ibot_jax.evaluate.measures import propagation
 from ibot_jax.evaluate.measures.video_measures import boundary_f, jaccard, statistics
 from ibot_jax.files.paths import absolute_path, require_writable
-from ibot_jax.parallel import sharding
 from ibot_jax.parallel.agreement import same_end
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.pretrained import Model
 
 _SIDE_MULTIPLE = 64
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> Report:
     with same_end():
         videos = find_videos(absolute_path(args.data), args.split)
     # Each frame needs the one before: one device works.
-    model, params = open_model(args, sharding.make_mesh(jax.local_devices()[:1]))
+    model, params = open_model(args, make_mesh(jax.local_devices()[:1]))
     follow = make_follow(
         make_dense_fn(model, args.size),
         params,

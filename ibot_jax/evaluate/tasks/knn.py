@@ -20,8 +20,8 @@ from ibot_jax.evaluate.common import opening, options
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.cache import FeatureCache
 from ibot_jax.evaluate.measures.neighbours import accuracy, weighted_knn
-from ibot_jax.parallel import sharding
 from ibot_jax.parallel.agreement import same_end
+from ibot_jax.parallel.mesh import make_mesh
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> Report:
     Raises:
       UserError: for what the user can mend.
     """
-    mesh = sharding.make_mesh()
+    mesh = make_mesh()
     model, params = opening.open_model(args, mesh)
     train_source, test_source, shared = opening.open_labelled(args, model)
     voters = len(train_source) - (shared.copies if args.leave_one_out else 0)

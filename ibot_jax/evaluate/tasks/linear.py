@@ -33,8 +33,8 @@ from ibot_jax.evaluate.features.rows import num_parts
 from ibot_jax.evaluate.probes import linear_training
 from ibot_jax.evaluate.probes.linear_sweep import Sweep, Variant
 from ibot_jax.evaluate.probes.linear_training import Task
-from ibot_jax.parallel import sharding
 from ibot_jax.parallel.agreement import same_end
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.pretrained import Model
 
 _RATES = tuple(float(f"{n}e{k}") for k in range(-4, 1) for n in range(1, 10))
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> Report:
     Raises:
       UserError: for what the user can mend.
     """
-    mesh = sharding.make_mesh()
+    mesh = make_mesh()
     model, params = opening.open_model(args, mesh)
     train, test, shared = opening.open_labelled(args, model)
     views = opening.open_views(args, model)

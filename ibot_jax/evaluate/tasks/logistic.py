@@ -23,8 +23,8 @@ from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.cache import FeatureCache, Features, progress
 from ibot_jax.evaluate.measures.neighbours import accuracy
 from ibot_jax.evaluate.probes.softmax_regression import fit, predict
-from ibot_jax.parallel import sharding
 from ibot_jax.parallel.agreement import same_end
+from ibot_jax.parallel.mesh import make_mesh
 
 _L2 = tuple(10.0**-n for n in range(3, 9))
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> Report:
     Raises:
       UserError: for what the user can mend.
     """
-    mesh = sharding.make_mesh()
+    mesh = make_mesh()
     model, params = opening.open_model(args, mesh)
     train_source, test_source, shared = opening.open_labelled(args, model)
     views = opening.open_views(args, model)

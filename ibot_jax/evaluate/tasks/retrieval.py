@@ -35,8 +35,8 @@ from ibot_jax.evaluate.features.cache import progress
 from ibot_jax.evaluate.measures.cosine import unit
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.methods import forward
-from ibot_jax.parallel import sharding
 from ibot_jax.parallel.agreement import same_end
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.pretrained import Model
 
 SCALES = (1.0, 2**-0.5, 0.5)
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> Report:
     with same_end():
         benchmark = read_benchmark(absolute_path(args.data), args.dataset)
     # Images differ in size, so they go through one device, one by one.
-    model, params = open_model(args, sharding.make_mesh(jax.local_devices()[:1]))
+    model, params = open_model(args, make_mesh(jax.local_devices()[:1]))
     describe = make_describe(model, SCALES[:1] if args.single_scale else SCALES)
     describe = functools.partial(describe, params)
     size, decoding = args.size, Decoding.of(model.config.data)

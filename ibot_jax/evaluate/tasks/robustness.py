@@ -39,8 +39,8 @@ from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.cache import FeatureCache, Features, progress
 from ibot_jax.evaluate.features.extract import extract_batches
 from ibot_jax.evaluate.measures.neighbours import weighted_knn
-from ibot_jax.parallel import sharding
 from ibot_jax.parallel.agreement import same_end
+from ibot_jax.parallel.mesh import make_mesh
 
 _QUERIES = 2**17  # features that are classified together
 
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> Report:
     Raises:
       UserError: for what the user can mend.
     """
-    mesh = sharding.make_mesh()
+    mesh = make_mesh()
     model, params = opening.open_model(args, mesh)
     train, test, shared = opening.open_labelled(args, model)
     views = opening.open_views(args, model)

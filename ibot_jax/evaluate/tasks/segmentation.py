@@ -32,8 +32,8 @@ from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes.patch_heads import Linear, knn_votes
 from ibot_jax.evaluate.probes.segmenting import Frozen, count_classes, fit_linear, sample_bank
 from ibot_jax.files.paths import absolute_path
-from ibot_jax.parallel import sharding
 from ibot_jax.parallel.agreement import same_end
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.pretrained import Model
 
 _HEADS = ("linear", "knn")
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> Report:
     warn_of_shared(
         shared, f"--data={args.data} to test on", "the training images", "mend the lists"
     )
-    mesh = sharding.make_mesh()
+    mesh = make_mesh()
     model, params = open_model(args, mesh)
     _check(args, model)
     frozen = Frozen(

@@ -22,7 +22,7 @@ def run_kernel(
 ):
     """Runs a kernel over a grid.
 
-    On a TPU within manual control of all axes of the mesh (`sharding.average_gradients`): no
+    On a TPU within manual control of all axes of the mesh (`average_gradients`): no
     partitioner takes a kernel apart.
 
     Args:

@@ -20,7 +20,8 @@ from ibot_jax.config.check import check_devices, check_plan
 from ibot_jax.config.plan import Plan, make_plan
 from ibot_jax.errors import UserError
 from ibot_jax.methods.step import TrainState, jit_train_step, state_layout, teacher_params
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.layouts import batch_sharding, replicated
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.tools import flops
 from ibot_jax.tools.bench_step import make_views
 from ibot_jax.tools.pods.chips import CHIPS, Chip
@@ -79,7 +80,7 @@ def compile_ahead(config: ConfigDict, devices: list[jax.Device], images: int) ->
       UserError: if config and pod do not go together.
     """
     check_devices(config, len(devices))
-    mesh = sharding.make_mesh(devices, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
+    mesh = make_mesh(devices, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
     plan = make_plan(config, images)
     check_plan(config, plan)
     kind = devices[0].device_kind
@@ -114,13 +115,13 @@ def _arguments(config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh) -> tuple
     one.batch_size = 1
     images = make_views(one, np.random.default_rng(0))
     images["masks"] = np.zeros((1, config.data.global_views, *models.patch_grid(config)), bool)
-    rows = sharding.batch_sharding(mesh)
+    rows = batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype, sharding=rows)
         for name, x in images.items()
     }
     key = jax.eval_shape(lambda: jax.random.key(0))
-    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(mesh))
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(mesh))
     return state_layout(config, plan, mesh), batch, key
 
 

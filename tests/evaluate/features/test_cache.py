@@ -17,7 +17,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.opening import Views
 from ibot_jax.evaluate.features import cache as caches
 from ibot_jax.evaluate.features.cache import FeatureCache
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights import pretrained
 
 VIEWS = Views(CentralView((16, 16), (16, 16)), Decoding(), batch_size=16)
@@ -49,7 +49,7 @@ def extractions(monkeypatch):
 
 
 def features(tmp_path, loaded, folder, views=VIEWS, devices=8, **options):
-    mesh = sharding.make_mesh(jax.devices()[:devices])
+    mesh = make_mesh(jax.devices()[:devices])
     cache = FeatureCache(str(tmp_path / "cache"), *loaded, mesh, **options)
     return cache(open_source(f"folder:{folder}", "train"), views, "test")
 
@@ -192,7 +192,7 @@ def test_a_damaged_entry_is_named(tmp_path, loaded, folder):
 
 def test_the_folder_is_local(tmp_path, loaded):
     with pytest.raises(UserError, match="must be a local folder"):
-        FeatureCache("gs://bucket/cache", *loaded, sharding.make_mesh())
+        FeatureCache("gs://bucket/cache", *loaded, make_mesh())
 
 
 def pictures(folder):

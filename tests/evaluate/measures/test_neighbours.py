@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from ibot_jax.evaluate.measures import neighbours
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.mesh import make_mesh
 
 
 @pytest.fixture(params=[(1, {}), (8, {}), (8, {"fsdp": 2, "tensor": 2})], ids=str)
 def mesh(request):
     devices, axes = request.param
-    return sharding.make_mesh(jax.devices()[:devices], **axes)
+    return make_mesh(jax.devices()[:devices], **axes)
 
 
 def knn(train, labels, queries, k, temperature, mesh, num_classes=3):

@@ -7,7 +7,7 @@ import pytest
 from ibot_jax.evaluate.features.extract import make_feature_fn
 from ibot_jax.evaluate.probes import linear_sweep
 from ibot_jax.evaluate.probes.linear_sweep import Sweep, Variant
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights import pretrained
 
 WIDTH, BLOCKS, CLASSES, BATCH = 3, 2, 7, 16
@@ -16,7 +16,7 @@ RATES = (0.5, 2.0, 8.0)
 
 @pytest.fixture(params=[1, 8])
 def mesh(request):
-    return sharding.make_mesh(jax.devices()[: request.param])
+    return make_mesh(jax.devices()[: request.param])
 
 
 def make_sweep(mesh):
@@ -77,7 +77,7 @@ def test_each_learns_as_sgd_with_momentum_would_alone(mesh):
 
 def test_first_weights_do_not_depend_on_the_number_of_devices():
     one, eight = (
-        linear_sweep.make_init(make_sweep(sharding.make_mesh(jax.devices()[:n])), 12)(
+        linear_sweep.make_init(make_sweep(make_mesh(jax.devices()[:n])), 12)(
             jax.random.key(0)
         ).params["cls-2"]["kernel"]
         for n in (1, 8)

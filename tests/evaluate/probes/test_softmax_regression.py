@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ibot_jax.evaluate.probes import softmax_regression
 from ibot_jax.evaluate.probes.softmax_regression import fit, predict
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.mesh import make_mesh
 
 NUM_CLASSES = 4
 
@@ -23,7 +23,7 @@ def data():
 
 @pytest.fixture(params=[1, 8])
 def mesh(request):
-    return sharding.make_mesh(jax.devices()[: request.param])
+    return make_mesh(jax.devices()[: request.param])
 
 
 def test_the_optimum_is_that_of_scikit_learn(data, mesh, monkeypatch):
@@ -47,9 +47,7 @@ def test_the_optimum_is_that_of_scikit_learn(data, mesh, monkeypatch):
 def test_the_ranking_is_that_of_the_logits(data, monkeypatch):
     monkeypatch.setattr(softmax_regression, "_MAX_ENTRIES", 16 * NUM_CLASSES)
     features, labels = data
-    (fitted,) = fit(
-        features, labels, l2s=(1e-2,), num_classes=4, max_steps=500, mesh=sharding.make_mesh()
-    )
+    (fitted,) = fit(features, labels, l2s=(1e-2,), num_classes=4, max_steps=500, mesh=make_mesh())
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     expected = np.argsort(-(unit @ np.asarray(fitted.kernel) + np.asarray(fitted.bias)), axis=1)
     np.testing.assert_array_equal(predict(fitted, features), expected)

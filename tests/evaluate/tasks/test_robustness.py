@@ -22,7 +22,7 @@ from ibot_jax.evaluate.benchmarks.robustness_curves import (
 )
 from ibot_jax.evaluate.features.cache import Features
 from ibot_jax.evaluate.tasks.robustness import Classifier
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.mesh import make_mesh
 
 
 def made_model():
@@ -99,7 +99,7 @@ def test_grids_that_do_not_divide_the_image_are_refused():
 def classifier():
     """Four classes, whose training images lie along the four axes, two each."""
     bank = Features(np.repeat(np.eye(4, dtype=np.float32), 2, 0), np.arange(8) // 2, np.arange(8))
-    return Classifier(bank, 4, k=1, temperature=0.07, mesh=sharding.make_mesh())
+    return Classifier(bank, 4, k=1, temperature=0.07, mesh=make_mesh())
 
 
 def test_accuracy_of_each_feature_by_hand(classifier):

@@ -16,7 +16,7 @@ from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split, Squar
 from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes.patch_heads import Linear, knn_votes
 from ibot_jax.evaluate.probes.segmenting import Frozen, count_classes, fit_linear, sample_bank
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.mesh import make_mesh
 
 COLORS = np.array([[40, 40, 40], [220, 30, 30], [30, 60, 220]], np.uint8)
 SHAPE = (32, 48)
@@ -60,7 +60,7 @@ def patch_colors(params, images):
 @pytest.fixture
 def frozen():
     """The squares are as wide as the images, so that patches stay patches."""
-    return Frozen(patch_colors, jnp.float32(1), 4, Squares(48, Decoding(), 8), sharding.make_mesh())
+    return Frozen(patch_colors, jnp.float32(1), 4, Squares(48, Decoding(), 8), make_mesh())
 
 
 @pytest.mark.parametrize("head", ["linear", "knn"])

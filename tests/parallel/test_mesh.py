@@ -11,7 +11,9 @@ from jax.sharding import PartitionSpec
 from tiny import tiny_batch, tiny_config, tiny_plan
 
 from ibot_jax.methods import step as steps
-from ibot_jax.parallel import sharding
+from ibot_jax.parallel.layouts import batch_sharding, replicated
+from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.rows import to_global
 
 KEY = jax.random.key(0)
 MESHES = {  # devices, fsdp, tensor
@@ -25,7 +27,7 @@ MESHES = {  # devices, fsdp, tensor
 
 def mesh_of(name):
     devices, fsdp, tensor = MESHES[name]
-    return sharding.make_mesh(jax.devices()[:devices], fsdp=fsdp, tensor=tensor)
+    return make_mesh(jax.devices()[:devices], fsdp=fsdp, tensor=tensor)
 
 
 def config_of(**overrides):
@@ -51,7 +53,7 @@ def train(config, mesh, steps_done=2):
     train_step = steps.jit_train_step(config, plan, mesh)
     metrics = []
     for seed in range(steps_done):
-        batch = sharding.to_global(tiny_batch(config, seed), mesh)
+        batch = to_global(tiny_batch(config, seed), mesh)
         state, values = train_step(state, batch, KEY)
         metrics.append(values)
     return state, metrics
@@ -157,10 +159,10 @@ def collectives(config, mesh):
     """Returns the collectives of a step by kind: the shapes of their outputs."""
     plan = tiny_plan(config)
     batch = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.batch_sharding(mesh)),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)),
         tiny_batch(config),
     )
-    key = jax.ShapeDtypeStruct(KEY.shape, KEY.dtype, sharding=sharding.replicated(mesh))
+    key = jax.ShapeDtypeStruct(KEY.shape, KEY.dtype, sharding=replicated(mesh))
     step = steps.jit_train_step(config, plan, mesh)
     text = step.lower(steps.state_layout(config, plan, mesh), batch, key).compile().as_text()
     assert "callback" not in text
@@ -204,7 +206,7 @@ def test_fsdp_gathers_parameters_and_never_activations():
 def test_tensor_sums_activations_and_gathers_only_parameters():
     """Two sums a block forward, behind both branches, and the sums of their inputs' gradients."""
     config = config_of(dtype="float32", model__width=32, model__depth=1, model__drop_path=0.0)
-    found = collectives(config, sharding.make_mesh(tensor=4))
+    found = collectives(config, make_mesh(tensor=4))
     # Rows of a device: 8 images, 2 global and 2 local views of 17 and 5 tokens.
     global_views, local_views = (16, 17, 32), (16, 5, 32)
     kernel = 32 * 3 * 32  # of the layer that is split into heads

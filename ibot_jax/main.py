@@ -38,7 +38,7 @@ from ml_collections import ConfigDict
 from ibot_jax.cli.command_line import exit_status, leave, print_help
 from ibot_jax.cli.config_file import config_path, parse_config
 from ibot_jax.config.defaults import KEYS, SECTIONS
-from ibot_jax.config.keys import groups, listing
+from ibot_jax.config.listing import groups, listing
 from ibot_jax.errors import UserError
 from ibot_jax.runs.at_hand import problems_at_hand
 

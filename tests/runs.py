@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from ml_collections import ConfigDict
 
-from ibot_jax.config.check import flatten
+from ibot_jax.config.flat import flatten
 from ibot_jax.data.sources.identity import Identity
 from ibot_jax.methods.step import TrainState
 from ibot_jax.runs.checkpoint import Checkpoints

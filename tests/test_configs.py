@@ -7,10 +7,12 @@ import jax
 import pytest
 import recipes
 
-from ibot_jax.config.check import check_config, check_devices, check_plan, flatten
-from ibot_jax.config.plan import get_config, make_plan
+from ibot_jax.config import get_config
+from ibot_jax.config.flat import flatten
+from ibot_jax.config.plan import make_plan
 from ibot_jax.errors import UserError
 from ibot_jax.methods.step import make_init, teacher_params
+from ibot_jax.runs.check import check_config, check_devices, check_plan
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 IMAGENET = 1_281_167

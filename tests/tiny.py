@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ibot_jax.config import plan as configs
+from ibot_jax import config as configs
 
 
 def tiny_config(**overrides) -> ConfigDict:

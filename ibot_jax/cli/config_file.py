@@ -19,9 +19,11 @@ from ml_collections import ConfigDict, config_flags
 
 from ibot_jax.cli.command_line import print_help
 from ibot_jax.config import defaults
-from ibot_jax.config.check import flatten
-from ibot_jax.config.keys import Keys, listing, type_name, unknown_key
-from ibot_jax.config.rules import refuse
+from ibot_jax.config.flat import flatten
+from ibot_jax.config.hints import unknown_key
+from ibot_jax.config.keys import Keys, type_name
+from ibot_jax.config.listing import listing
+from ibot_jax.config.problems import refuse
 from ibot_jax.errors import UserError
 
 _PACKAGE = pathlib.Path(__file__).parent.parent

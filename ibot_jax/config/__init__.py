@@ -1,5 +1,9 @@
 """The config: every key, what it means, what it takes, and what configs start from."""
 
-from ibot_jax.config.plan import PODS, VIT_SIZES, apply_pod, get_config
+from ibot_jax.config.defaults import get_config
+from ibot_jax.config.flat import flatten
+from ibot_jax.config.plan import Plan, make_plan
+from ibot_jax.config.pods import PODS, apply_pod
+from ibot_jax.config.sizes import VIT_SIZES
 
-__all__ = ["PODS", "VIT_SIZES", "apply_pod", "get_config"]
+__all__ = ["PODS", "VIT_SIZES", "Plan", "apply_pod", "flatten", "get_config", "make_plan"]

@@ -1,10 +1,18 @@
 """All keys of a pre-training config: default, meaning, range and kind.
 
+`configs/*.py` start from `get_config()` and override. The config holds primary values only:
+step counts and scaled learning rates are derived where they are used, so that an override on the
+command line never leaves a stale one behind.
+
 Ranges keep out what would be 0 or infinite in float32 and what nobody can mean. Sizes have wide
 ones: whether there is the memory for them is another question (`memory`).
 """
 
-from ibot_jax.config.keys import Between, Duration, Interval, Key, Kind, OneOf
+from ml_collections import ConfigDict
+
+from ibot_jax.config.flat import make_config
+from ibot_jax.config.keys import Key, Kind
+from ibot_jax.config.ranges import Between, Duration, Interval, OneOf
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -262,3 +270,11 @@ KEYS = {
     ),
     "log_every": Key("50 steps", "between reports of a step", Duration(), REPORTED),
 }
+
+
+def get_config() -> ConfigDict:
+    """Returns the default configuration: ViT-S/16 with the published settings, no data source.
+
+    `KEYS` says what each key means and takes.
+    """
+    return make_config(KEYS)

@@ -1,51 +1,12 @@
-"""The default configuration, and how long a run is.
-
-`configs/*.py` start from `get_config()` and override. The config holds primary values only:
-step counts and scaled learning rates are derived where they are used, so that an override on the
-command line never leaves a stale one behind.
-"""
+"""How long a run is, in steps."""
 
 import dataclasses
 
-from ml_collections import ConfigDict
-
 from ibot_jax.config import durations
-from ibot_jax.config.defaults import KEYS
-from ibot_jax.config.keys import make_config
+from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
 
-# The published widths, depths and head counts: `config.model.update(VIT_SIZES["small"])`.
-VIT_SIZES = {
-    "tiny": dict(width=192, depth=12, heads=3),
-    "small": dict(width=384, depth=12, heads=6),
-    "base": dict(width=768, depth=12, heads=12),
-    "large": dict(width=1024, depth=24, heads=16),
-}
-
 MOST_STEPS = 2**31 - 1  # a step is an int32
-
-# Chips of the pods that the ImageNet configs have settings for, `configs/vitb16.py:v5e-256`.
-PODS = {"v5e-16": 16, "v5e-64": 64, "v5e-256": 256, "v4-64": 64, "v5p-64": 64}
-
-
-def apply_pod(config: ConfigDict, pod: str) -> None:
-    """Spreads the batch over the chips of a pod, one of `PODS`; "" leaves the config as it is.
-
-    Raises:
-      UserError: if there is no such pod.
-    """
-    if pod:
-        if pod not in PODS:
-            raise UserError(f"there are no settings for {pod!r}; use one of {', '.join(PODS)}")
-        config.mesh.data = PODS[pod]
-
-
-def get_config() -> ConfigDict:
-    """Returns the default configuration: ViT-S/16 with the published settings, no data source.
-
-    `defaults.KEYS` says what each key means and takes.
-    """
-    return make_config(KEYS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +35,11 @@ def _to_steps(key: str, text: str, *lengths: int) -> int:
         raise UserError(f"{key}={text!r} {error}") from None
 
 
-def make_plan(config: ConfigDict, num_examples: int, *, multiple: int = 1) -> Plan:
+def make_plan(config: Section, num_examples: int, *, multiple: int = 1) -> Plan:
     """Derives the run's length from the config and the number of training examples.
 
     Args:
-      config: of the run.
+      config: batch size and duration of the run.
       num_examples: in the data.
       multiple: what the batch size is a multiple of, for the message if it is too large.
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ibot_jax.config.host import MOST_PER_CORE, num_cores
-from ibot_jax.config.rules import Flat, stated
+from ibot_jax.config.problems import Flat, stated
 
 
 def _check_lengths(flat: Flat) -> Iterator[str]:

@@ -4,10 +4,9 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from ibot_jax.config.check import flatten
+from ibot_jax.config.flat import flatten
 from ibot_jax.config.plan import Plan
-from ibot_jax.config.relations import check_rates, check_workers
-from ibot_jax.config.rules import (
+from ibot_jax.config.problems import (
     Flat,
     config_problems,
     periods_too_short,
@@ -16,6 +15,7 @@ from ibot_jax.config.rules import (
     share_of_run,
     stated,
 )
+from ibot_jax.config.relations import check_rates, check_workers
 from ibot_jax.finetune.config import KEYS
 
 _PERIODS = ("test_every", "checkpoint.every", "log_every")  # what happens again and again

@@ -8,7 +8,9 @@ from ml_collections import ConfigDict
 
 from ibot_jax.config import defaults
 from ibot_jax.config.defaults import SHARE, SIZE, STRENGTH
-from ibot_jax.config.keys import Between, Duration, Interval, Key, Kind, OneOf, make_config
+from ibot_jax.config.flat import make_config
+from ibot_jax.config.keys import Key, Kind
+from ibot_jax.config.ranges import Between, Duration, Interval, OneOf
 
 SECTIONS = {
     "": "its length, batch and start",

@@ -19,9 +19,9 @@ from ml_collections import ConfigDict
 
 from ibot_jax import models
 from ibot_jax.cli.unforeseen import told_in
-from ibot_jax.config.check import flatten
+from ibot_jax.config.flat import flatten
 from ibot_jax.config.plan import Plan, make_plan
-from ibot_jax.config.rules import noted, refuse
+from ibot_jax.config.problems import noted, refuse
 from ibot_jax.data.labelled import labelled_batches
 from ibot_jax.data.sources.identity import identify
 from ibot_jax.data.sources.opening import Source

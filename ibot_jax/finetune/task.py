@@ -28,7 +28,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from ibot_jax.cli.config_file import add_config_arguments, parse_config
-from ibot_jax.config.check import flatten
+from ibot_jax.config.flat import flatten
 from ibot_jax.evaluate.common.opening import open_labelled, open_model, open_views, settings
 from ibot_jax.evaluate.common.options import add_data_options, add_model_options
 from ibot_jax.evaluate.common.report import Report

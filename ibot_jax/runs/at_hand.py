@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from ibot_jax.config.check import flatten, length_problems, too_late
 from ibot_jax.config.defaults import KEYS
+from ibot_jax.config.flat import flatten
+from ibot_jax.config.problems import Flat, config_problems, noted
 from ibot_jax.config.relations import RELATIONS
-from ibot_jax.config.rules import Flat, config_problems, noted
+from ibot_jax.runs.check import length_problems, too_late
 
 
 def problems_at_hand(config: ConfigDict, wrong: bool) -> list[str]:

@@ -11,7 +11,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from ibot_jax.config.check import flatten
+from ibot_jax.config.flat import flatten
 from ibot_jax.data.sources.identity import Identity
 from ibot_jax.runs.metrics import Reporter
 from ibot_jax.weights.history import record_start

@@ -8,9 +8,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ibot_jax.cli.unforeseen import told_in
-from ibot_jax.config.check import device_problems, flatten, length_problems
+from ibot_jax.config.flat import flatten
 from ibot_jax.config.plan import Plan, make_plan
-from ibot_jax.config.rules import noted, refuse
+from ibot_jax.config.problems import noted, refuse
 from ibot_jax.data.pipeline import train_batches
 from ibot_jax.data.sources.identity import identify
 from ibot_jax.data.sources.opening import open_source
@@ -23,6 +23,7 @@ from ibot_jax.parallel.agreement import require_same, same_end
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.watchdog import Watchdog
 from ibot_jax.runs.beginning import after_first, record_beginning
+from ibot_jax.runs.check import device_problems, length_problems
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.runs.collapse import collapse_signs, evaluation_signs
 from ibot_jax.runs.header import header
@@ -40,7 +41,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
     All processes of the run call it alike, and it ends alike on all.
 
     Args:
-      config: checked (`config_check.check_config`).
+      config: checked (`check.check_config`).
       workdir: where the run writes, and what it resumes.
       allow_config_change: resume under a config that differs from the workdir's.
 

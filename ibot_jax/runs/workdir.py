@@ -18,8 +18,8 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from ibot_jax.config.check import flatten
 from ibot_jax.config.defaults import KEYS
+from ibot_jax.config.flat import flatten
 from ibot_jax.config.keys import Keys, free_keys
 from ibot_jax.data.sources.identity import Identity
 from ibot_jax.errors import UserError

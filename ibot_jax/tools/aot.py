@@ -33,9 +33,9 @@ from ibot_jax.cli.command_line import (
     leave,
 )
 from ibot_jax.cli.config_file import add_config_arguments, parse_config
-from ibot_jax.config.check import check_config
 from ibot_jax.data.sources.opening import IMAGENET_EXAMPLES
 from ibot_jax.errors import UserError
+from ibot_jax.runs.check import check_config
 from ibot_jax.tools.pods.ahead import compile_ahead, pod_devices
 from ibot_jax.tools.pods.largest_batch import largest_batch
 

@@ -23,7 +23,6 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from ibot_jax.cli.config_file import add_config_arguments, parse_config
-from ibot_jax.config.check import check_config
 from ibot_jax.config.plan import make_plan
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.data.draw.views import draw_views
@@ -35,6 +34,7 @@ from ibot_jax.data.pixels.resize import crop_and_resize
 from ibot_jax.data.sources.opening import Source, open_source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import TrainingError, UserError
+from ibot_jax.runs.check import check_config
 
 _WARM_UP = 3  # batches: workers start, buffers fill
 _EXAMPLES = 250  # whose parts are timed

@@ -18,12 +18,12 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from ibot_jax.cli.config_file import add_config_arguments, parse_config
-from ibot_jax.config.check import check_config
 from ibot_jax.data.make.examples import MakeExample
 from ibot_jax.data.sources.opening import Source, open_source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.options import positive
+from ibot_jax.runs.check import check_config
 
 _TOP_BAND = (0.4, 0.5)  # cycles a pixel
 

@@ -18,9 +18,8 @@ from ml_collections import ConfigDict
 
 from ibot_jax import models
 from ibot_jax.cli.config_file import add_config_arguments, parse_config
-from ibot_jax.config.check import check_config, check_devices
 from ibot_jax.config.plan import make_plan
-from ibot_jax.config.rules import refuse
+from ibot_jax.config.problems import refuse
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.errors import UserError
 from ibot_jax.kernels.color_table import COLUMNS, JITTER, Color
@@ -28,6 +27,7 @@ from ibot_jax.methods.step import TrainState, jit_init, jit_train_step
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
+from ibot_jax.runs.check import check_config, check_devices
 from ibot_jax.runs.memory import memory_problems
 from ibot_jax.tools import flops
 from ibot_jax.tools.peak import device_peak

@@ -23,9 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
+from ibot_jax import config as configs
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
-from ibot_jax.config import plan as configs
 from ibot_jax.errors import UserError
 from ibot_jax.methods import step as steps
 from ibot_jax.parallel.mesh import make_mesh
@@ -75,7 +76,7 @@ _KEYS = {
 _ELSEWHERE = {"image_size", "local_size", "steps_per_epoch", "seed"}
 
 
-def config_of(recorded: dict) -> tuple[configs.ConfigDict, configs.Plan]:
+def config_of(recorded: dict) -> tuple[ConfigDict, configs.Plan]:
     """Translates a recorded run's settings to a config and the plan of its length.
 
     Settings without a counterpart are named and passed over: the deviations tell whether they

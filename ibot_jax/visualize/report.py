@@ -16,8 +16,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 import ibot_jax
-from ibot_jax.config.check import flatten
-from ibot_jax.config.plan import get_config
+from ibot_jax.config import get_config
+from ibot_jax.config.flat import flatten
 from ibot_jax.data.sources.opening import Subset, splits_for_testing
 from ibot_jax.data.sources.splits import AUTO
 from ibot_jax.errors import UserError

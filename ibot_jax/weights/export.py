@@ -9,7 +9,7 @@ from etils import epath
 
 import ibot_jax
 from ibot_jax.cli.quiet import quiet_libraries
-from ibot_jax.config.check import flatten
+from ibot_jax.config.flat import flatten
 from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.errors import UserError, about_arguments, require_one_of
 from ibot_jax.files.paths import absolute_path, warn_if_among_images

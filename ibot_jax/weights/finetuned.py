@@ -16,7 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from ibot_jax import models
-from ibot_jax.config.check import flatten
+from ibot_jax.config.flat import flatten
 from ibot_jax.errors import UserError
 from ibot_jax.files.json_lines import parse_object
 from ibot_jax.models.classifier import Classifier

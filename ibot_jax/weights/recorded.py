@@ -4,9 +4,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ibot_jax.config.check import flatten
+from ibot_jax.config import get_config
 from ibot_jax.config.defaults import KEYS
-from ibot_jax.config.plan import get_config
+from ibot_jax.config.flat import flatten
 from ibot_jax.data.draw.central import CentralView, view_of_old_export
 from ibot_jax.errors import UserError
 from ibot_jax.weights.sanity import check_normalization

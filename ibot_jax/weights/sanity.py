@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ibot_jax.config.defaults import KEYS
-from ibot_jax.config.keys import entries
+from ibot_jax.config.ranges import entries
 from ibot_jax.errors import UserError
 
 # By how much pixels may leave 0..1, as those do that were resized with bicubic weights.
@@ -66,8 +66,8 @@ def check_normalization(values: Mapping[str, Any], where: str) -> None:
             numbers = [x for x in entries(of_channels) if isinstance(x, int | float)]
             raise UserError(
                 f"{where}{name}={','.join(map(str, entries(of_channels)))} is not of pixels in "
-                f"[0, 1]: each channel's is {key.rule}"
-                + ("; divide it by 255" if max(numbers, default=0) > key.rule.high else "")
+                f"[0, 1]: each channel's is {key.takes}"
+                + ("; divide it by 255" if max(numbers, default=0) > key.takes.high else "")
             )
 
 

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from ibot_jax.config import defaults
-from ibot_jax.config.check import flatten
-from ibot_jax.config.keys import groups, listing
-from ibot_jax.config.plan import get_config
+from ibot_jax.config import defaults, get_config
+from ibot_jax.config.flat import flatten
+from ibot_jax.config.listing import groups, listing
 from ibot_jax.finetune import config as finetune
 
 TABLES = {"pretraining": defaults, "finetuning": finetune}
@@ -87,7 +86,7 @@ def test_ranges_rise(key):
     assert key.problem((key.default[0],) * 2) == ""
 
 
-DURATIONS = [name for name, key in KEYS.items() if str(key.rule).startswith("a number of epochs")]
+DURATIONS = [name for name, key in KEYS.items() if str(key.takes).startswith("a number of epochs")]
 
 
 def test_durations_are_known():
@@ -111,7 +110,7 @@ def test_the_listing_has_every_key_with_default_range_and_meaning(name):
     words = " ".join(text.split())
     for key, entry in table.KEYS.items():
         assert text.count(f"  --config.{key}=") == 1
-        assert entry.meaning in words and str(entry.rule) in words
+        assert entry.meaning in words and str(entry.takes) in words
         assert key.rsplit(".", 1)[-1] in groups(table.KEYS, table.SECTIONS)
     assert max(map(len, text.splitlines())) <= 92
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ibot_jax.config.plan import get_config
+from ibot_jax.config import get_config
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = Path(os.environ.get("IBOT_REFERENCE_DIR", ROOT / "../shared/reference"))

@@ -240,7 +240,8 @@ def test_dropping_the_iterator_leaves_nothing_behind(config, folder):
 @pytest.mark.slow
 def test_a_program_may_end_in_the_middle_of_an_epoch(folder):
     code = f"""
-from ibot_jax.config.plan import get_config, make_plan
+from ibot_jax.config import get_config
+from ibot_jax.config.plan import make_plan
 from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.pipeline import eval_batches, train_batches
 from ibot_jax.data.sources.opening import open_source

@@ -13,7 +13,7 @@ import runs
 from PIL import Image
 
 from ibot_jax import export
-from ibot_jax.config.keys import Anything
+from ibot_jax.config.ranges import Anything
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.finetune import task as task_module
@@ -161,7 +161,7 @@ def test_another_recipe_on_the_same_folder_is_refused(finetune, learned):
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run_saved(finetune, tmp_path, monkeypatch):
-    any_rate = dataclasses.replace(KEYS["optim.lr"], rule=Anything())
+    any_rate = dataclasses.replace(KEYS["optim.lr"], takes=Anything())
     monkeypatch.setitem(KEYS, "optim.lr", any_rate)  # else refused
     status, _, err = finetune(
         "--config.optim.lr=1e30", "--config.optim.warmup=0 epochs", "--size=24"

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 import recipes
 
-from ibot_jax.config.check import flatten
+from ibot_jax.config.flat import flatten
 from ibot_jax.config.plan import make_plan
 from ibot_jax.errors import UserError
 from ibot_jax.finetune.check import check_config, check_run

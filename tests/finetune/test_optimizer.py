@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ibot_jax.config.plan import VIT_SIZES
+from ibot_jax.config import VIT_SIZES
 from ibot_jax.finetune.optimizer import layer_of, make_optimizer
 from ibot_jax.models.classifier import Classifier
 from ibot_jax.models.vit import ViT

@@ -6,7 +6,7 @@ import pytest
 from tiny import tiny_batch, tiny_config, tiny_plan
 
 from ibot_jax import models
-from ibot_jax.config.plan import get_config
+from ibot_jax.config import get_config
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.methods import objective
 from ibot_jax.methods import step as steps

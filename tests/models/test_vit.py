@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ibot_jax.config.plan import VIT_SIZES
+from ibot_jax.config import VIT_SIZES
 from ibot_jax.models.block import drop_path_gains
 from ibot_jax.models.vit import ViT, interpolation_matrix
 from ibot_jax.weights.foreign import torch_names

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tiny import tiny_batch, tiny_config, tiny_plan
 
+from ibot_jax import config as configs
 from ibot_jax import models
-from ibot_jax.config import plan as configs
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.methods import objective
 from ibot_jax.methods import step as steps

@@ -15,7 +15,7 @@ from etils import epath
 from tiny import tiny_config
 
 from ibot_jax.cli import subcommands
-from ibot_jax.config.check import flatten
+from ibot_jax.config.flat import flatten
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.__main__ import TASKS
 from ibot_jax.kernels.gelu import value_and_slope

@@ -12,7 +12,7 @@ from tiny import tiny_config, tiny_plan
 
 import ibot_jax
 from ibot_jax import export, models
-from ibot_jax.config.check import flatten
+from ibot_jax.config.flat import flatten
 from ibot_jax.convert import __main__ as convert
 from ibot_jax.errors import UserError
 from ibot_jax.finetune.config import get_config

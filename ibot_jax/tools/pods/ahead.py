@@ -16,12 +16,12 @@ from jax.experimental import topologies
 from ml_collections import ConfigDict
 
 from ibot_jax import models
-from ibot_jax.config.check import check_devices, check_plan
 from ibot_jax.config.plan import Plan, make_plan
 from ibot_jax.errors import UserError
 from ibot_jax.methods.step import TrainState, jit_train_step, state_layout, teacher_params
 from ibot_jax.parallel.layouts import batch_sharding, replicated
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.runs.check import check_devices, check_plan
 from ibot_jax.tools import flops
 from ibot_jax.tools.bench_step import make_views
 from ibot_jax.tools.pods.chips import CHIPS, Chip

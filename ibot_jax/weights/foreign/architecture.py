@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ibot_jax.config.plan import VIT_SIZES, get_config
+from ibot_jax.config import VIT_SIZES, get_config
 from ibot_jax.errors import UserError
 from ibot_jax.weights.recorded import described_config
 from ibot_jax.weights.sanity import check_normalization

@@ -9,7 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 import ibot_jax
-from ibot_jax.config.check import flatten
+from ibot_jax.config.flat import flatten
 from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.errors import UserError
 from ibot_jax.files.paths import absolute_path

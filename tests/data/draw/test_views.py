@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ibot_jax.config.plan import get_config
+from ibot_jax.config import get_config
 from ibot_jax.data.draw import views
 
 

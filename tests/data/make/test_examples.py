@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ibot_jax.config.plan import get_config
+from ibot_jax.config import get_config
 from ibot_jax.data.make.examples import MakeExample
 from ibot_jax.data.pixels import images
 from ibot_jax.data.pixels.host_colors import apply_color

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from ibot_jax.config.plan import VIT_SIZES, get_config, make_plan
+from ibot_jax.config import VIT_SIZES, get_config
+from ibot_jax.config.plan import make_plan
 from ibot_jax.methods.step import make_init
 from ibot_jax.weights.foreign import torch_names
 

@@ -4,9 +4,10 @@ import re
 
 import pytest
 
-from ibot_jax.config import check as config_check
-from ibot_jax.config.plan import Plan, get_config
+from ibot_jax.config import get_config
+from ibot_jax.config.plan import Plan
 from ibot_jax.errors import UserError
+from ibot_jax.runs import check as config_check
 from ibot_jax.runs.at_hand import problems_at_hand
 
 

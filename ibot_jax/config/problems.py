@@ -1,4 +1,4 @@
-"""Rules that the configs of pre-training and of fine-tuning follow alike.
+"""What is wrong with a config, in sentences: of pre-training and of fine-tuning alike.
 
 A check of several keys is a generator that takes the config, flattened, and yields what is wrong in
 sentences. It reads the keys that it needs; where one of them is wrong by itself, it says nothing.
@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ibot_jax.config import durations
-from ibot_jax.config.keys import Key, Keys, unknown_key
+from ibot_jax.config.hints import unknown_key
+from ibot_jax.config.keys import Key, Keys
 from ibot_jax.config.plan import Plan
 from ibot_jax.errors import UserError
 

@@ -1,19 +1,18 @@
-"""Checks of a config, before anything compiles: all mistakes at once, in one line.
+"""Checks of a run's config, before anything compiles: all mistakes at once, in one line.
 
 A sentence names the key, the value found, and what would do. What a key takes by itself stands
-with the key (`defaults`), what several have in common in `config_relations`; here is what depends
-on the data and the devices, too.
+with the key (`config.defaults`), what several have in common in `config.relations`; here is what
+depends on the data and the devices, too.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from ibot_jax.config.defaults import KEYS
+from ibot_jax.config.flat import flatten
 from ibot_jax.config.plan import Plan, make_plan
-from ibot_jax.config.relations import RELATIONS
-from ibot_jax.config.rules import (
+from ibot_jax.config.problems import (
     Flat,
     config_problems,
     noted,
@@ -23,19 +22,9 @@ from ibot_jax.config.rules import (
     share_of_run,
     stated,
 )
+from ibot_jax.config.relations import RELATIONS
 
 _PERIODS = ("log_every", "knn.every", "checkpoint.every")  # what happens again and again
-
-
-def flatten(config: ConfigDict) -> dict[str, Any]:
-    """Returns the config as {"optim.lr": value, ...}."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            flat |= {f"{key}.{name}": leaf for name, leaf in flatten(value).items()}
-        else:
-            flat[key] = value
-    return flat
 
 
 def check_config(config: ConfigDict) -> None:

@@ -1,4 +1,7 @@
-"""What other projects call the keys of a config, for hints at a name that is none of ours."""
+"""Hints at the key that is meant, where a name is none of ours."""
+
+import difflib
+from collections.abc import Iterable
 
 # Of the original, timm, Lightning and transformers, and common words.
 KNOWN_AS = {
@@ -60,3 +63,21 @@ KNOWN_AS = {
     "checkpoint.every": "saveckp_freq save_every save_freq ckpt_every",
     "log_every": "log_freq print_freq log_interval print_every",
 }
+
+
+def unknown_key(name: str, keys: Iterable[str]) -> str:
+    """Returns a sentence that says that a config has no such key, and names the likeliest ones."""
+    leaf = _leaf(name)
+    words = {key: {_leaf(key), *KNOWN_AS.get(key, "").split()} for key in keys}
+    close = difflib.get_close_matches(name, words, n=1, cutoff=0.75)
+    # Also a right name in the wrong section, or none ("lr", "model.lr"), or another word for it.
+    close += [key for key in words if leaf in words[key] and key not in close]
+    if not close:
+        key_of = {word: key for key in words for word in words[key]}
+        close = [key_of[word] for word in difflib.get_close_matches(leaf, key_of, n=1, cutoff=0.75)]
+    hint = f"did you mean {' or '.join(close)}?" if close else "--help=config lists all keys"
+    return f"config.{name} is no key of the config; {hint}"
+
+
+def _leaf(name: str) -> str:
+    return name.rsplit(".", 1)[-1]

@@ -1,0 +1,111 @@
+"""Which values of its type a key takes, as a check and in words."""
+
+import dataclasses
+from typing import Any, Protocol
+
+from ibot_jax.config import durations
+
+
+class Range(Protocol):
+    """Which values of the right type a key takes; str() says it in words."""
+
+    def problem(self, value: Any) -> str:
+        """Returns what is wrong with a value, to be put behind it; "" if nothing is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Between:
+    """Numbers from `low` to `high`, or `off`; of a tuple, each of its entries."""
+
+    low: float
+    high: float
+    off: float | None = None
+    entries: int | None = None  # of a tuple; None is any number of them
+
+    def problem(self, value: float | tuple) -> str:
+        """Returns what is wrong with a value."""
+        numbers = entries(value)
+        if self.entries is not None and len(numbers) != self.entries:
+            return f"needs {self.entries} entries"
+        fits = all(self.low <= number <= self.high or number == self.off for number in numbers)
+        return "" if fits else f"must be {self}"
+
+    def __str__(self) -> str:
+        off = "" if self.off is None else f"{self.off:g}, or "
+        return f"{off}from {self.low:.12g} to {self.high:.12g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """Two numbers, the first not above the second, both from `low` to `high`."""
+
+    low: float
+    high: float
+
+    def problem(self, value: tuple) -> str:
+        """Returns what is wrong with a value."""
+        if len(value) != 2:
+            return "needs 2 entries"
+        return "" if self.low <= value[0] <= value[1] <= self.high else f"must be {self}"
+
+    def __str__(self) -> str:
+        return f"two rising numbers from {self.low:.12g} to {self.high:.12g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """One of some words."""
+
+    words: tuple[str, ...]
+
+    def problem(self, value: str) -> str:
+        """Returns what is wrong with a value."""
+        return "" if value in self.words else f"is unknown; use {self}"
+
+    def __str__(self) -> str:
+        return " or ".join(self.words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Duration:
+    """A length of time; by option "" for never, or a share of the run."""
+
+    never: bool = False
+    share: bool = True
+
+    def problem(self, value: str) -> str:
+        """Returns what is wrong with a value."""
+        if self.never and not value:
+            return ""
+        try:
+            unit = durations.parse(value)[1]
+        except ValueError as error:
+            return str(error)
+        if unit == "%" and not self.share:
+            return f"is a share of itself; write it as {durations.EXAMPLES}"
+        return ""
+
+    def __str__(self) -> str:
+        forms = ["epochs", "steps", "examples", *(["% of the run"] if self.share else [])]
+        return f"a number of {', '.join(forms[:-1])} or {forms[-1]}" + ", or ''" * self.never
+
+
+@dataclasses.dataclass(frozen=True)
+class Anything:
+    """Every value of the type."""
+
+    def problem(self, value: Any) -> str:
+        """Returns that nothing is wrong."""
+        del value
+        return ""
+
+    def __str__(self) -> str:
+        return ""
+
+
+ANYTHING = Anything()
+
+
+def entries(value: Any) -> tuple:
+    """Returns the entries of a value that has several, or the one that it is."""
+    return value if isinstance(value, tuple) else (value,)

@@ -4,11 +4,11 @@ __version__ = "0.1.0"
 
 
 def load(path: str, **options):
-    """Returns (model, params) of a run, a checkpoint or an export; see `pretrained.load`."""
+    """Returns (model, params) of a run, a checkpoint or an export; see `load.load`."""
     # Here, so that importing ibot_jax imports no jax.
     from ibot_jax.cli.quiet import quiet_libraries
     from ibot_jax.errors import about_arguments
-    from ibot_jax.weights.pretrained import load
+    from ibot_jax.weights.load import load
 
     with about_arguments(), quiet_libraries():
         return load(path, **options)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tiny import tiny_config
 
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 COLORS = {
     "red": (255, 0, 0),

@@ -31,7 +31,7 @@ from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.weights import writers
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 ROOT = pathlib.Path(__file__).parent.parent
 FORMATS = ("orbax", "npz", "safetensors")

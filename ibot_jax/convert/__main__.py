@@ -41,23 +41,23 @@ from ibot_jax.evaluate.common.options import positive
 from ibot_jax.files.paths import absolute_path, warn_if_among_images
 from ibot_jax.weights import writers
 from ibot_jax.weights.card import make_card, read_report, require_same_weights
+from ibot_jax.weights.description import described_view
 from ibot_jax.weights.export import own_card
-from ibot_jax.weights.exported import import_safetensors
-from ibot_jax.weights.foreign import outputs
+from ibot_jax.weights.foreign import write
 from ibot_jax.weights.foreign.architecture import Known
-from ibot_jax.weights.foreign.reading import Found, read_model
+from ibot_jax.weights.foreign.read import Found, read_model
 from ibot_jax.weights.foreign.stablehlo import write_stablehlo
-from ibot_jax.weights.recorded import described_view
+from ibot_jax.weights.formats import import_safetensors
 
 _FOREIGN = {
-    "checkpoint": outputs.write_checkpoint,
-    "pth": outputs.write_pth,
-    "timm": outputs.write_timm,
-    "hf": outputs.write_hf,
+    "checkpoint": write.write_checkpoint,
+    "pth": write.write_pth,
+    "timm": write.write_timm,
+    "hf": write.write_hf,
     "stablehlo": write_stablehlo,
 }
 _WITHOUT_HEAD = ("timm", "hf", "stablehlo")
-_FOLDERS = writers.FOLDERS | outputs.FOLDERS
+_FOLDERS = writers.FOLDERS | write.FOLDERS
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -48,7 +48,7 @@ from ibot_jax.files.paths import absolute_path, require_writable
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 _PART_BYTES = 2**26  # of the features that are written, and kept in memory, at a time
 

@@ -33,7 +33,7 @@ from ibot_jax.evaluate.measures.neighbours import accuracy, weighted_knn
 from ibot_jax.evaluate.probes.softmax_regression import fit, predict
 from ibot_jax.parallel.agreement import until_told
 from ibot_jax.parallel.watchdog import Watch
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 _log = logging.getLogger(__name__)
 

@@ -50,7 +50,7 @@ from ibot_jax.runs.lock import Lock
 from ibot_jax.runs.metrics import WRITTEN, Reporter
 from ibot_jax.runs.workdir import open_workdir, require_shared
 from ibot_jax.weights.finetuned import write_model
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,8 +27,8 @@ from ibot_jax.errors import SaveError
 from ibot_jax.files.checksums import ANNOUNCED, add_figures, read_figures, write_checksums
 from ibot_jax.methods.step import TrainState, teacher_params
 from ibot_jax.parallel.agreement import same_end, wait_for_all
-from ibot_jax.weights.restoring import check_shapes, readable
-from ibot_jax.weights.saved import set_damaged_aside
+from ibot_jax.weights.checkpoints import set_damaged_aside
+from ibot_jax.weights.read import check_shapes, readable
 
 
 @dataclasses.dataclass(frozen=True)

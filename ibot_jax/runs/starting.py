@@ -10,11 +10,11 @@ from etils import epath
 from ibot_jax.errors import UserError
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.methods.step import TrainState, teacher_params
+from ibot_jax.weights.checkpoints import complete_steps, find_checkpoint, find_workdir
 from ibot_jax.weights.finetuned import is_finetuned
 from ibot_jax.weights.history import read_config
-from ibot_jax.weights.restoring import check_shapes, readable
+from ibot_jax.weights.read import check_shapes, readable
 from ibot_jax.weights.sanity import check_finite
-from ibot_jax.weights.saved import complete_steps, find_checkpoint, find_workdir
 
 _WEIGHTS = ("student", "teacher", "centers")
 

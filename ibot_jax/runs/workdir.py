@@ -25,8 +25,8 @@ from ibot_jax.data.sources.identity import Identity
 from ibot_jax.errors import UserError
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel.agreement import first_text, wait_for_all
+from ibot_jax.weights.checkpoints import complete_steps, is_checkpoint
 from ibot_jax.weights.history import data_of_run, read_config
-from ibot_jax.weights.saved import complete_steps, is_checkpoint
 
 _VISIBLE_SECONDS = 60  # network file systems may remember for so long that a file was absent
 

@@ -30,7 +30,7 @@ from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
 from ibot_jax.errors import UserError
 from ibot_jax.methods import step as steps
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.weights.foreign import torch_names
+from ibot_jax.weights.foreign import original_names
 
 LOSS_TOLERANCE = 1e-6
 TENSOR_TOLERANCE = 1e-5
@@ -165,8 +165,8 @@ class Recording:
         """Returns the state from which the recorded run started."""
         head = self.config.head
         state = jax.jit(steps.make_init(self.config, self.plan))(jax.random.key(0))
-        student = torch_names.to_flax(self.tensors("init", "student"), head.shared)
-        teacher = torch_names.to_flax(self.tensors("init", "teacher"), head.shared_teacher)
+        student = original_names.to_flax(self.tensors("init", "student"), head.shared)
+        teacher = original_names.to_flax(self.tensors("init", "teacher"), head.shared_teacher)
         # The original's teacher has no mask token; here it has one, which it never uses.
         teacher["backbone"].setdefault("mask_token", student["backbone"]["mask_token"])
         for who, ours, theirs in (
@@ -208,7 +208,7 @@ def deviations(recording: Recording) -> Iterator[tuple[str, float, float]]:
             continue
         when = moments[done]
         for who, params in (("student", state.params), ("teacher", steps.teacher_params(state))):
-            ours = torch_names.to_torch(params, patch_size)
+            ours = original_names.to_torch(params, patch_size)
             worst = max(
                 deviation(ours[name], tensor)
                 for name, tensor in recording.tensors(when, who).items()

@@ -26,7 +26,7 @@ from ibot_jax.visualize.options import (
     share_above_zero,
 )
 from ibot_jax.visualize.pictures import picture_size, read_pictures
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 # uint8 [H, W, C] to attention [heads, h, w] float32.
 AttentionFn = Callable[[np.ndarray], np.ndarray]

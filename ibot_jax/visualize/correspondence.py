@@ -32,7 +32,7 @@ from ibot_jax.visualize.pictures import (
     spread,
     view_size,
 )
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 Pair = tuple[np.ndarray, np.ndarray]  # [H, W, C] uint8 each
 _FINE = 3  # lines are drawn so many times as large, and then smoothed

@@ -15,7 +15,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.files.paths import require_writable
 from ibot_jax.visualize import canvas
 from ibot_jax.visualize.pictures import Files, fit, open_images, read_pixels, readable
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 MAX_ANIMATED = 300  # frames of an animation, which lies in memory; longer videos are thinned
 

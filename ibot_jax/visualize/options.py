@@ -10,7 +10,7 @@ from ibot_jax.evaluate.common.memory import check_images
 from ibot_jax.evaluate.common.options import add_number, positive, share
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 
 def add_image_options(

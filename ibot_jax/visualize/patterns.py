@@ -27,7 +27,7 @@ from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.visualize import canvas, prototypes
 from ibot_jax.visualize.options import add_image_options, add_output_options, open_model
 from ibot_jax.visualize.pictures import open_images, spread, view_size
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 _COLUMNS = 4
 _FRAME = (255, 214, 0)

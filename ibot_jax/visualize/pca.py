@@ -17,7 +17,7 @@ from ibot_jax.optim.optimizer import Params
 from ibot_jax.visualize import canvas
 from ibot_jax.visualize.options import add_image_options, add_output_options, open_model
 from ibot_jax.visualize.pictures import read_pictures
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 _COLUMNS = 6
 _BACKGROUND = (0, 0, 0)

@@ -19,7 +19,7 @@ from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
 from ibot_jax.files import remote
 from ibot_jax.files.paths import absolute_path
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ import numpy as np
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.rows import to_global
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 KINDS = ("class", "patch")
 _MAX_ENTRIES = 2**25  # probabilities that a device holds at a time: 128 MiB

@@ -28,11 +28,11 @@ from ibot_jax.visualize import attention, canvas, page, patterns, pca
 from ibot_jax.visualize.charts import Series, line_chart, show
 from ibot_jax.visualize.options import add_image_options, open_model
 from ibot_jax.visualize.pictures import open_images, read_pictures, spread
+from ibot_jax.weights.checkpoints import complete_steps, find_workdir
+from ibot_jax.weights.description import recorded_config
 from ibot_jax.weights.finetuned import is_finetuned
 from ibot_jax.weights.history import read_config
-from ibot_jax.weights.recorded import recorded_config
 from ibot_jax.weights.run_metrics import read_rows
-from ibot_jax.weights.saved import complete_steps, find_workdir
 
 _CELL = 160
 # Section, chart, unit, and its curves by metric; whatever else a run reports gets its own chart.

@@ -11,9 +11,9 @@ from etils import epath
 
 from ibot_jax.errors import UserError
 from ibot_jax.optim.optimizer import Params
+from ibot_jax.weights.description import described_view
+from ibot_jax.weights.hashes import backbone_hash, weights_hash
 from ibot_jax.weights.quoting import hub_id, yaml_scalar
-from ibot_jax.weights.recorded import described_view
-from ibot_jax.weights.tensors import backbone_hash, weights_hash
 
 # What of a run's config tells how the weights came about.
 _SCHEDULE = (

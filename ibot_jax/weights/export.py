@@ -15,16 +15,16 @@ from ibot_jax.errors import UserError, about_arguments, require_one_of
 from ibot_jax.files.paths import absolute_path, warn_if_among_images
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.weights.card import make_card, read_report, require_same_weights
-from ibot_jax.weights.exported import CONFIG, import_safetensors
+from ibot_jax.weights.checkpoints import find_checkpoint, find_workdir, read_params
+from ibot_jax.weights.description import DECODED, recorded_config
 from ibot_jax.weights.finetuned import is_finetuned
+from ibot_jax.weights.formats import CONFIG, import_safetensors
+from ibot_jax.weights.hashes import flat_tensors
 from ibot_jax.weights.history import config_of_step, read_config
-from ibot_jax.weights.pretrained import load
+from ibot_jax.weights.load import load
 from ibot_jax.weights.quoting import quoted
-from ibot_jax.weights.recorded import DECODED, recorded_config
 from ibot_jax.weights.run_metrics import knn_facts
 from ibot_jax.weights.sanity import check_finite
-from ibot_jax.weights.saved import find_checkpoint, find_workdir, read_params
-from ibot_jax.weights.tensors import flat_tensors
 from ibot_jax.weights.writers import (
     FOLDERS,
     OWN_FORMATS,
@@ -141,7 +141,7 @@ def own_card(
     license_id: str,
     reports: Sequence[dict[str, Any]],
 ) -> str:
-    """Returns the model card of an export that `pretrained.load` reads; see `card.make_card`."""
+    """Returns the model card of an export that `load.load` reads; see `card.make_card`."""
     return make_card(
         description,
         flat_tensors(params),

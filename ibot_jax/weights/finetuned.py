@@ -21,9 +21,9 @@ from ibot_jax.errors import UserError
 from ibot_jax.files.json_lines import parse_object
 from ibot_jax.models.classifier import Classifier
 from ibot_jax.optim.optimizer import Params
+from ibot_jax.weights.checkpoints import find_checkpoint, read_params
+from ibot_jax.weights.description import recorded_config
 from ibot_jax.weights.history import Flat, config_of_step, read_config, write_json
-from ibot_jax.weights.recorded import recorded_config
-from ibot_jax.weights.saved import find_checkpoint, read_params
 
 _FILE, _PART = "model.json", "params"
 Described = dict[str, Any]
@@ -35,7 +35,7 @@ def is_finetuned(recorded: Flat) -> bool:
 
 
 def settle_step(workdir: epath.Path, step: str, weights: str) -> int:
-    """Returns which step of a run, or of a fine-tuning, is meant; see `saved.find_checkpoint`."""
+    """Returns which step of a run, or of a fine-tuning, is meant; see `find_checkpoint`."""
     if is_finetuned(read_config(workdir) or {}):
         return find_checkpoint(workdir, step, [_PART], metric="test_top1")[0]
     return find_checkpoint(workdir, step, ["student" if weights == "student" else "teacher"])[0]
@@ -85,10 +85,10 @@ def read_finetuned(
       workdir: of the fine-tuning.
       step: "latest", "best" by the accuracy of its tests, or a step in digits.
       head: whether its classifier is needed, too.
-      load: `pretrained.load`, for folders of earlier versions.
+      load: `load.load`, for folders of earlier versions.
 
     Returns:
-      What `pretrained.Model` says of it, `config`, `facts`, `history` and `classifier`; and its
+      What `model.Model` says of it, `config`, `facts`, `history` and `classifier`; and its
       parameters.
 
     Raises:

@@ -20,7 +20,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.files.paths import absolute_path, reason_of, require_writable
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel import signals
-from ibot_jax.weights.exported import CONFIG, PARAMS, import_safetensors
+from ibot_jax.weights.formats import CONFIG, PARAMS, import_safetensors
 
 CARD = "README.md"
 _SUFFIXES = {"npz": ".npz", "safetensors": ".safetensors"}  # of files that are known by them
@@ -121,7 +121,7 @@ def write_safetensors(target: epath.Path, params: Params, description: Any, card
     write_file(target, import_safetensors().numpy.save(tensors, metadata=metadata), card)
 
 
-# By format: whoever writes {"backbone": ..., "head": ...} so that `pretrained.load` reads it.
+# By format: whoever writes {"backbone": ..., "head": ...} so that `load.load` reads it.
 OWN_FORMATS: dict[str, Callable[[epath.Path, Params, Any, str], None]] = {
     "orbax": write_orbax,
     "npz": write_npz,

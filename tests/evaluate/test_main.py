@@ -16,7 +16,7 @@ from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate.common import results
 from ibot_jax.evaluate.common.opening import settings
 from ibot_jax.evaluate.common.report import Report
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 
 def test_help_lists_the_tasks_and_what_each_does(capsys):

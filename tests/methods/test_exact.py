@@ -21,7 +21,8 @@ from ibot_jax.finetune.step import build_classifier
 from ibot_jax.losses import losses
 from ibot_jax.methods.step import make_init, make_train_step
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.weights.pretrained import Model, untrained
+from ibot_jax.weights.load import untrained
+from ibot_jax.weights.model import Model
 
 IMAGES = np.zeros((8, 16, 16, 3), np.uint8)
 ROWS, LABELS = np.ones((16, 6), np.float32), np.arange(16) % 4

@@ -10,7 +10,7 @@ import pytest
 from ibot_jax.config import VIT_SIZES
 from ibot_jax.models.block import drop_path_gains
 from ibot_jax.models.vit import ViT, interpolation_matrix
-from ibot_jax.weights.foreign import torch_names
+from ibot_jax.weights.foreign import original_names
 
 
 def tiny(**overrides):
@@ -44,7 +44,7 @@ def recorded(reference):
         for name in arrays.files
         if name.startswith("params/")
     }
-    return arrays, model, {"params": torch_names.to_flax(tensors, True)["backbone"]}
+    return arrays, model, {"params": original_names.to_flax(tensors, True)["backbone"]}
 
 
 @pytest.mark.parametrize("size", ["224", "96", "384x256"])
@@ -81,7 +81,7 @@ def test_parameters_are_those_of_the_published_models(reference, size):
     backbone = {k: tuple(v) for k, v in published.items() if k.startswith("backbone.")}
     model = tiny(**VIT_SIZES[size], patch_size=16, grid=(14, 14))
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
-    ours = torch_names.to_torch(
+    ours = original_names.to_torch(
         {"backbone": jax.tree.map(lambda s: np.broadcast_to(0.0, s.shape), shapes["params"])}, 16
     )
     assert {name: tensor.shape for name, tensor in ours.items()} == backbone

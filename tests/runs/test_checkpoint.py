@@ -29,7 +29,7 @@ from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.runs.starting import read_weights, replace_weights
-from ibot_jax.weights.saved import complete_steps, find_checkpoint
+from ibot_jax.weights.checkpoints import complete_steps, find_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -8,7 +8,8 @@ from planted import PATCH, color_config, save_images, save_model
 
 from ibot_jax.visualize import correspondence
 from ibot_jax.visualize.__main__ import main
-from ibot_jax.weights.pretrained import Model, untrained
+from ibot_jax.weights.load import untrained
+from ibot_jax.weights.model import Model
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from tiny import tiny_config
 
 from ibot_jax.visualize import patterns
 from ibot_jax.visualize.__main__ import main
-from ibot_jax.weights import pretrained
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.load import untrained
+from ibot_jax.weights.model import Model
 
 # A patch of each colour in other places; prototypes 0, 1, 2 mean red, green and blue.
 IMAGES = [
@@ -72,7 +72,7 @@ def test_surroundings_are_never_larger_than_the_image():
 @pytest.mark.slow
 def test_class_tokens_show_whole_images(tmp_path):
     config = tiny_config(model__depth=1)
-    model, params = pretrained.untrained(Model(config, "random"), head=True)
+    model, params = untrained(Model(config, "random"), head=True)
     export = save_model(tmp_path / "model.npz", model, params)
     figure = draw(export, tmp_path, "--tokens=class", "--prototypes=2", "--top=1", "--cell=16")
     panels = figure[-9 - 16 : -9, 9 : 9 + 16], figure[-9 - 16 : -9, 9 + 19 : 9 + 35]

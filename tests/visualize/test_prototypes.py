@@ -9,8 +9,8 @@ from tiny import tiny_config
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.visualize import prototypes
-from ibot_jax.weights import pretrained
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.load import untrained
+from ibot_jax.weights.model import Model
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def random_model(mesh):
     config = tiny_config(
         head__shared=False, head__shared_teacher=False, head__patch_prototypes=7, model__depth=1
     )
-    model, params = pretrained.untrained(Model(config, "random"), head=True)
+    model, params = untrained(Model(config, "random"), head=True)
     return model, jax.device_put(params, replicated(mesh))
 
 

@@ -10,7 +10,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.perturbations import drop_patches, shuffle_tiles
 from ibot_jax.evaluate.features.extract import FeatureFn
 from ibot_jax.methods import forward
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 OCCLUSIONS = ("random", "salient", "nonsalient")  # which patches are blanked first
 

@@ -36,9 +36,9 @@ from ibot_jax.files.paths import warn_if_among_images
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel.agreement import same_end, until_told
 from ibot_jax.parallel.layouts import replicated
-from ibot_jax.weights import pretrained
-from ibot_jax.weights.pretrained import Model
-from ibot_jax.weights.tensors import backbone_hash
+from ibot_jax.weights.hashes import backbone_hash
+from ibot_jax.weights.load import load, untrained
+from ibot_jax.weights.model import Model
 
 _log = logging.getLogger(__name__)
 
@@ -112,11 +112,11 @@ def open_model(
     """
     with same_end():
         weights = "teacher" if args.weights == "random" else args.weights
-        model, params = pretrained.load(
+        model, params = load(
             args.source, weights=weights, step=args.step, head=head, dtype=args.dtype
         )
         if args.weights == "random":
-            model, params = pretrained.untrained(model, head=head)
+            model, params = untrained(model, head=head)
         elif args.weights != model.facts.get("weights", args.weights):
             raise UserError(
                 f"--weights={args.weights} is not what {args.source} holds, which is the "

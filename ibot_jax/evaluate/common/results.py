@@ -9,9 +9,9 @@ import argparse
 
 from ibot_jax.errors import UserError
 from ibot_jax.files.paths import absolute_path
-from ibot_jax.weights.exported import is_exported_folder
+from ibot_jax.weights.checkpoints import find_workdir
 from ibot_jax.weights.finetuned import settle_step
-from ibot_jax.weights.saved import find_workdir
+from ibot_jax.weights.formats import is_exported_folder
 
 _FOLDER = "evaluations"
 

@@ -38,9 +38,9 @@ from ibot_jax.evaluate.features.extract import extract_batches, make_feature_fn
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel import signals
 from ibot_jax.parallel.agreement import same_end
-from ibot_jax.weights.pretrained import Model
-from ibot_jax.weights.recorded import DESCRIBED_DATA
-from ibot_jax.weights.tensors import backbone_hash
+from ibot_jax.weights.description import DESCRIBED_DATA
+from ibot_jax.weights.hashes import backbone_hash
+from ibot_jax.weights.model import Model
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from ibot_jax.errors import TrainingError, UserError
 from ibot_jax.methods import forward
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.rows import to_global
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 FeatureFn = Callable[[Any, jax.Array], Any]
 

@@ -30,7 +30,7 @@ from ibot_jax.evaluate.common import opening, options
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.cache import FeatureCache
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 _METHODS = ("head", "kmeans")
 _MAX_LOGITS = 2**26  # at a time: 256 MiB

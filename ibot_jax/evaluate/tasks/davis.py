@@ -42,7 +42,7 @@ from ibot_jax.evaluate.measures.video_measures import boundary_f, jaccard, stati
 from ibot_jax.files.paths import absolute_path, require_writable
 from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 _SIDE_MULTIPLE = 64
 

@@ -35,7 +35,7 @@ from ibot_jax.evaluate.probes.linear_sweep import Sweep, Variant
 from ibot_jax.evaluate.probes.linear_training import Task
 from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 _RATES = tuple(float(f"{n}e{k}") for k in range(-4, 1) for n in range(1, 10))
 

@@ -37,7 +37,7 @@ from ibot_jax.files.paths import absolute_path
 from ibot_jax.methods import forward
 from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 SCALES = (1.0, 2**-0.5, 0.5)
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels

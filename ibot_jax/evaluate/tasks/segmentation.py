@@ -34,7 +34,7 @@ from ibot_jax.evaluate.probes.segmenting import Frozen, count_classes, fit_linea
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 _HEADS = ("linear", "knn")
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ibot_jax.errors import UserError
-from ibot_jax.weights.foreign.contents import Tensors
-from ibot_jax.weights.foreign.file_names import FileNames
+from ibot_jax.weights.foreign.files import Tensors
+from ibot_jax.weights.foreign.tensor_names import FileNames
 
 MASK_TOKEN = "backbone.masked_embed"
 NO_MASK_TOKEN = "no mask token in it: zeros, which only masked images would meet"

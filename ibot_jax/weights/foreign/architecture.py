@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from ibot_jax.config import VIT_SIZES, get_config
 from ibot_jax.errors import UserError
-from ibot_jax.weights.recorded import described_config
+from ibot_jax.weights.description import described_config
 from ibot_jax.weights.sanity import check_normalization
 
 # Attention heads of the published models by width, which no tensor tells.
@@ -53,7 +53,7 @@ def infer_config(
 
     Args:
       shapes: by the original's names; biases and gains may be absent.
-      facts: what the file says, see `contents.Contents`.
+      facts: what the file says, see `files.Contents`.
       known: what the user says.
       path: of the file, for messages.
       depth: number of blocks.

@@ -1,8 +1,8 @@
 """How other projects name the tensors of a Vision Transformer.
 
-The original's names, those of `torch_names` without "backbone.", are what all are told by: DINO has
-the same, timm and DINOv2 nearly, and Hugging Face's transformers others, with query, key and value
-apart.
+The original's names, those of `original_names` without "backbone.", are what all are told by: DINO
+has the same, timm and DINOv2 nearly, and Hugging Face's transformers others, with query, key and
+value apart.
 """
 
 import dataclasses

@@ -41,7 +41,7 @@ def read_configs(path: epath.Path) -> tuple[str, dict[str, Any]]:
     """Reads config.json and what lies beside it.
 
     Returns:
-      The kind of folder, for people, and the facts of `contents.Contents` that it tells.
+      The kind of folder, for people, and the facts of `files.Contents` that it tells.
 
     Raises:
       UserError: if they are damaged, or tell of another computation than that of models here.

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from etils import epath
 
 from ibot_jax.errors import UserError
-from ibot_jax.weights.foreign.outputs import MakeCard
-from ibot_jax.weights.foreign.reading import Found
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.description import described_config
+from ibot_jax.weights.foreign.read import Found
+from ibot_jax.weights.foreign.write import MakeCard
+from ibot_jax.weights.hashes import flat_tensors
+from ibot_jax.weights.model import Model
 from ibot_jax.weights.quoting import quoted
-from ibot_jax.weights.recorded import described_config
-from ibot_jax.weights.tensors import flat_tensors
 from ibot_jax.weights.writers import write_file
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -18,14 +18,14 @@ from ibot_jax.evaluate.common.opening import Views
 from ibot_jax.evaluate.features import cache as caches
 from ibot_jax.evaluate.features.cache import FeatureCache
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.weights import pretrained
+from ibot_jax.weights.load import load
 
 VIEWS = Views(CentralView((16, 16), (16, 16)), Decoding(), batch_size=16)
 
 
 @pytest.fixture(scope="module")
 def loaded(workdir):
-    return pretrained.load(workdir)
+    return load(workdir)
 
 
 @pytest.fixture

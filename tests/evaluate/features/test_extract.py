@@ -5,12 +5,12 @@ import pytest
 
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.features.extract import make_feature_fn
-from ibot_jax.weights import pretrained
+from ibot_jax.weights.load import load
 
 
 @pytest.fixture(scope="module")
 def loaded(workdir):
-    return pretrained.load(workdir)
+    return load(workdir)
 
 
 @pytest.fixture(scope="module")

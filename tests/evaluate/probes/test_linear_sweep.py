@@ -8,7 +8,7 @@ from ibot_jax.evaluate.features.extract import make_feature_fn
 from ibot_jax.evaluate.probes import linear_sweep
 from ibot_jax.evaluate.probes.linear_sweep import Sweep, Variant
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.weights import pretrained
+from ibot_jax.weights.load import load
 
 WIDTH, BLOCKS, CLASSES, BATCH = 3, 2, 7, 16
 RATES = (0.5, 2.0, 8.0)
@@ -115,7 +115,7 @@ def test_of_equal_logits_the_lower_class_comes_first(mesh):
 
 @pytest.mark.parametrize("kind", ["cls", "mean", "cls+mean"])
 def test_a_variant_sees_the_features_of_its_name(workdir, kind):
-    model, params = pretrained.load(workdir)
+    model, params = load(workdir)
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     features = make_feature_fn(model, "all", 2)(params, images)
     for blocks in (1, 2):

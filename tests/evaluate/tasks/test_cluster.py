@@ -10,7 +10,7 @@ import pytest
 
 from ibot_jax import export
 from ibot_jax.evaluate.tasks import cluster
-from ibot_jax.weights import pretrained
+from ibot_jax.weights.load import load
 
 
 def test_scores_are_those_of_counting_pairs_and_matchings():
@@ -66,7 +66,7 @@ def test_kmeans_finds_planted_clusters_by_direction():
 
 
 def test_the_head_puts_images_on_its_largest_logit(workdir, monkeypatch):
-    model, params = pretrained.load(workdir, head=True)
+    model, params = load(workdir, head=True)
     monkeypatch.setattr(cluster, "_MAX_LOGITS", 4 * model.config.head.prototypes)
     tokens = np.random.default_rng(0).normal(size=(11, 16)).astype(np.float32)
     expected = np.argmax(jax.device_get(model.logits(params, tokens)[0]), axis=1)

@@ -22,7 +22,7 @@ from ibot_jax.weights.foreign.preprocessing import (
     to_timm,
     to_transformers,
 )
-from ibot_jax.weights.pretrained import Model
+from ibot_jax.weights.model import Model
 
 DATA = pathlib.Path(__file__).parents[2] / "data"
 RECORDED = json.loads((DATA / "foreign_views.json").read_text())

@@ -15,10 +15,10 @@ import numpy as np
 from etils import epath
 
 from ibot_jax.errors import UserError
-from ibot_jax.weights.exported import import_safetensors
-from ibot_jax.weights.foreign.file_names import split_by_owner
 from ibot_jax.weights.foreign.folder_configs import parse_object, read_configs
+from ibot_jax.weights.foreign.tensor_names import split_by_owner
 from ibot_jax.weights.foreign.torch_reader import StoredTensor, is_torch_file, read_torch
+from ibot_jax.weights.formats import import_safetensors
 
 DESCRIPTION = "ibot_jax"  # where files that this project writes for others keep its description
 Tensors = Mapping[str, StoredTensor | np.ndarray]

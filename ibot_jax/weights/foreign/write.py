@@ -15,15 +15,15 @@ import numpy as np
 from etils import epath
 
 from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
-from ibot_jax.weights.exported import CONFIG, import_safetensors
-from ibot_jax.weights.foreign import dialects, torch_names
-from ibot_jax.weights.foreign.contents import DESCRIPTION
+from ibot_jax.weights.description import described_view
+from ibot_jax.weights.foreign import dialects, original_names
+from ibot_jax.weights.foreign.files import DESCRIPTION
 from ibot_jax.weights.foreign.preprocessing import to_timm, to_transformers
-from ibot_jax.weights.foreign.reading import Found
+from ibot_jax.weights.foreign.read import Found
 from ibot_jax.weights.foreign.torch_writer import torch_bytes
+from ibot_jax.weights.formats import CONFIG, import_safetensors
+from ibot_jax.weights.hashes import flat_tensors
 from ibot_jax.weights.quoting import quoted
-from ibot_jax.weights.recorded import described_view
-from ibot_jax.weights.tensors import flat_tensors
 from ibot_jax.weights.writers import CARD, as_json, renamed, write_file, write_items
 
 MakeCard = Callable[..., str]  # `card.make_card` with all but what depends on the format
@@ -43,7 +43,7 @@ def write_pth(target: epath.Path, found: Found, make_card: MakeCard) -> None:
     """Writes what the original's evaluation code and torch.load(..., weights_only=True) read."""
     ((who, params),) = found.params.items()
     prefix = "module." if who == "student" else ""  # as torch's DistributedDataParallel has it
-    tensors = torch_names.to_torch(params, found.description["model"]["patch_size"])
+    tensors = original_names.to_torch(params, found.description["model"]["patch_size"])
     tensors = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
     content = torch_bytes({who: tensors, DESCRIPTION: as_json(found.description)})
     text = make_card(
@@ -185,7 +185,7 @@ def _backbone(found: Found) -> dict[str, np.ndarray]:
     """Returns the backbone's tensors by the original's names, without its mask token."""
     (params,) = found.params.values()
     backbone = {"backbone": params["backbone"]}
-    tensors = torch_names.to_torch(backbone, found.description["model"]["patch_size"])
+    tensors = original_names.to_torch(backbone, found.description["model"]["patch_size"])
     del tensors[_MASK_TOKEN]
     return {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}
 

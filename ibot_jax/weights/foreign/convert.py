@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from ibot_jax import models
 from ibot_jax.errors import UserError
 from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
-from ibot_jax.weights.foreign import torch_names
+from ibot_jax.weights.foreign import original_names
 from ibot_jax.weights.foreign.accounting import (
     MASK_TOKEN,
     NO_MASK_TOKEN,
@@ -22,9 +22,9 @@ from ibot_jax.weights.foreign.accounting import (
     neutral,
 )
 from ibot_jax.weights.foreign.architecture import Known, infer_config, told_depth
-from ibot_jax.weights.foreign.contents import Contents, Tensors
 from ibot_jax.weights.foreign.dialects import Dialect
-from ibot_jax.weights.foreign.file_names import FileNames
+from ibot_jax.weights.foreign.files import Contents, Tensors
+from ibot_jax.weights.foreign.tensor_names import FileNames
 from ibot_jax.weights.foreign.torch_reader import StoredTensor
 from ibot_jax.weights.sanity import check_finite
 
@@ -41,7 +41,7 @@ class Taken:
     """
 
     config: ConfigDict
-    params: torch_names.Params
+    params: original_names.Params
     dialect: Dialect
     notes: tuple[str, ...]
 
@@ -93,7 +93,7 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool) -
         else np.full(shape, neutral(name), np.float32)
         for name, shape in expected.items()
     }
-    params = torch_names.to_flax(values, shared)
+    params = original_names.to_flax(values, shared)
     return Taken(config, params, names.dialect, (*notes, *more_notes))
 
 
@@ -116,7 +116,7 @@ def _expected_names(
       head: whether the model has a projection head.
       student: whose it is.
     """
-    parts = torch_names.all_names(depth)
+    parts = original_names.all_names(depth)
     said = args.get("shared_head", True)
     separate = not (said if student else args.get("shared_head_teacher", said))
 
@@ -168,7 +168,7 @@ def expected_shapes(config: ConfigDict, *, head: bool, student: bool) -> dict[st
         return params
 
     zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), jax.eval_shape(init))
-    tensors = torch_names.to_torch(zeros, config.model.patch_size)
+    tensors = original_names.to_torch(zeros, config.model.patch_size)
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 

@@ -14,20 +14,20 @@ from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.errors import UserError
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.optim.optimizer import Params
-from ibot_jax.weights import pretrained
+from ibot_jax.weights.checkpoints import find_workdir, is_checkpoint
+from ibot_jax.weights.description import described_view
 from ibot_jax.weights.export import describe
-from ibot_jax.weights.exported import (
+from ibot_jax.weights.foreign.accounting import NO_MASK_TOKEN
+from ibot_jax.weights.foreign.architecture import Known
+from ibot_jax.weights.foreign.convert import Taken, read_tensor, take
+from ibot_jax.weights.foreign.files import Contents, read_contents
+from ibot_jax.weights.formats import (
     SETS,
     is_exported_folder,
     is_own_npz,
     is_own_safetensors,
 )
-from ibot_jax.weights.foreign.accounting import NO_MASK_TOKEN
-from ibot_jax.weights.foreign.architecture import Known
-from ibot_jax.weights.foreign.contents import Contents, read_contents
-from ibot_jax.weights.foreign.foreign import Taken, read_tensor, take
-from ibot_jax.weights.recorded import described_view
-from ibot_jax.weights.saved import find_workdir, is_checkpoint
+from ibot_jax.weights.load import load
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ def read_model(
 
 
 def _is_own(source: epath.Path) -> bool:
-    """Returns whether `pretrained.load` is to read it."""
+    """Returns whether `load.load` is to read it."""
     if source.is_dir():
         workdir, _ = find_workdir(source, "latest")
         return _has_both(workdir) or is_exported_folder(source)
@@ -116,7 +116,7 @@ def _has_both(source: epath.Path) -> bool:
 
 
 def _read_own(path: str, *, weights: str, step: str, head: bool) -> Found:
-    model, params = pretrained.load(path, weights=weights, step=step, head=head)
+    model, params = load(path, weights=weights, step=step, head=head)
     if head and model.classifier is not None:
         raise UserError(
             f"{path} is fine-tuned and has no projection head; ibot_jax.export --head takes its "

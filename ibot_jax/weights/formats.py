@@ -13,7 +13,7 @@ from etils import epath
 
 from ibot_jax.errors import UserError
 from ibot_jax.optim.optimizer import Params
-from ibot_jax.weights.saved import is_checkpoint
+from ibot_jax.weights.checkpoints import is_checkpoint
 
 PARAMS, CONFIG = "params", "config.json"  # what an Orbax export consists of
 SETS = ("teacher", "student")  # what a checkpoint to start from has in place of `PARAMS`

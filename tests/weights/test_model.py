@@ -18,7 +18,7 @@ from ibot_jax.methods.step import make_init, teacher_params
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.starting import read_weights
-from ibot_jax.weights.pretrained import untrained
+from ibot_jax.weights.load import untrained
 from ibot_jax.weights.sanity import check_finite
 
 

@@ -4,7 +4,7 @@ import pytest
 from etils import epath
 
 from ibot_jax.errors import UserError
-from ibot_jax.weights.saved import find_workdir, is_checkpoint
+from ibot_jax.weights.checkpoints import find_workdir, is_checkpoint
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from ibot_jax.config import VIT_SIZES, get_config
 from ibot_jax.config.plan import make_plan
 from ibot_jax.methods.step import make_init
-from ibot_jax.weights.foreign import torch_names
+from ibot_jax.weights.foreign import original_names
 
 
 def test_a_recorded_student_survives_the_round_trip(step_small):
@@ -18,7 +18,7 @@ def test_a_recorded_student_survives_the_round_trip(step_small):
     tensors = {
         name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)
     }
-    back = torch_names.to_torch(torch_names.to_flax(tensors, shared_head=True), patch_size=4)
+    back = original_names.to_torch(original_names.to_flax(tensors, shared_head=True), patch_size=4)
     assert back.keys() == tensors.keys()
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(back[name], tensor)
@@ -32,14 +32,14 @@ def test_published_models_have_the_names_and_shapes_of_ours(size, reference):
     plan = make_plan(config, 100 * config.batch_size)
     state = jax.eval_shape(make_init(config, plan), jax.random.key(0))
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.params)
-    ours = {name: list(x.shape) for name, x in torch_names.to_torch(zeros, 16).items()}
+    ours = {name: list(x.shape) for name, x in original_names.to_torch(zeros, 16).items()}
     assert ours == json.loads(reference("state_dict_shapes.json").read_text())[f"vit_{size}"]
 
 
 def test_the_patch_projection_becomes_a_map_of_flattened_channels_last_patches():
     weight = np.random.default_rng(0).normal(size=(5, 3, 2, 2))  # (D, C, p, p)
     patch = np.random.default_rng(1).normal(size=(2, 2, 3))  # [p, p, C]
-    kernel = torch_names.to_flax({"backbone.patch_embed.proj.weight": weight}, True)
+    kernel = original_names.to_flax({"backbone.patch_embed.proj.weight": weight}, True)
     kernel = kernel["backbone"]["patch_embed"]["proj"]["kernel"]
     expected = np.einsum("dcij,ijc->d", weight, patch)
     np.testing.assert_allclose(patch.reshape(-1) @ kernel, expected)
@@ -47,4 +47,4 @@ def test_the_patch_projection_becomes_a_map_of_flattened_channels_last_patches()
 
 def test_an_unknown_name_is_refused_by_name():
     with pytest.raises(KeyError, match="backbone.blocks.0.attn.rel_pos"):
-        torch_names.to_flax({"backbone.blocks.0.attn.rel_pos": np.zeros(1)}, True)
+        original_names.to_flax({"backbone.blocks.0.attn.rel_pos": np.zeros(1)}, True)

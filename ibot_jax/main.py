@@ -4,7 +4,7 @@
     python -m ibot_jax.main --help=config
 
 CONFIG is a file or the name of one that comes with the project, such as digits or vitb16:v5e-256.
---help=config lists every key with its default, range and meaning; their groups stand below.
+--help=config lists every key with its default, kind, range and meaning; their groups stand below.
 
 Started again on the same workdir, it resumes. On several hosts, start it on each; where JAX does
 not find the others by itself (it does on Cloud TPU, GKE, SLURM, Open MPI), add

@@ -18,11 +18,15 @@ _SMALLEST = 2.0**-126
 
 
 class Kind(enum.Enum):
-    """What a key decides; only what is learned may not change when a run is continued."""
+    """What a key decides, in a word.
 
-    LEARNED = "what is learned"
-    EXECUTED = "how it is computed: a run may be continued with another value"
-    REPORTED = "what is measured and kept: a run may be continued with another value"
+    Only keys that are learned may not change when a run is continued; those that are executed are
+    no part of an export.
+    """
+
+    LEARNED = "learned"
+    EXECUTED = "executed"
+    REPORTED = "reported"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +77,6 @@ def type_name(default: Any) -> str:
     return words[type(default)]
 
 
-def free_keys(keys: Keys) -> set[str]:
-    """Returns the keys that may change between a run and its continuation."""
-    return {name for name, key in keys.items() if key.kind is not Kind.LEARNED}
+def of_kind(keys: Keys, *kinds: Kind) -> set[str]:
+    """Returns the names of the keys that decide such things."""
+    return {name for name, key in keys.items() if key.kind in kinds}

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.flat import flatten
-from ibot_jax.config.keys import Keys, free_keys
+from ibot_jax.config.keys import Keys, Kind, of_kind
 from ibot_jax.data.sources.identity import Identity
 from ibot_jax.errors import UserError
 from ibot_jax.files.paths import absolute_path
@@ -160,7 +160,7 @@ def differences(
     def show(value):
         return "absent" if value is absent else json.dumps(value)
 
-    free, changes = free_keys(keys), []
+    free, changes = of_kind(keys, Kind.EXECUTED, Kind.REPORTED), []
     for key in sorted(recorded.keys() | now.keys()):
         # What the run's version did not have yet was as it is by default.
         default = json.loads(json.dumps(keys[key].default)) if key in keys else absent

@@ -110,7 +110,7 @@ def test_the_listing_has_every_key_with_default_range_and_meaning(name):
     words = " ".join(text.split())
     for key, entry in table.KEYS.items():
         assert text.count(f"  --config.{key}=") == 1
-        assert entry.meaning in words and str(entry.takes) in words
+        assert f"[{entry.kind.value}] {entry.meaning}" in words and str(entry.takes) in words
         assert key.rsplit(".", 1)[-1] in groups(table.KEYS, table.SECTIONS)
     assert max(map(len, text.splitlines())) <= 92
 

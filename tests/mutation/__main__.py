@@ -1,0 +1,121 @@
+"""Changes the code in many small ways and tells which changes no test notices.
+
+    python tests/mutation FILE... [--tests TEST...] [--sample=N] [--seed=S] [--out=FILE.jsonl]
+
+Each change is made in a copy of this folder, where the tests of the file are run until one fails:
+those given, or those that mirror it (`ibot_jax/losses/patches.py`: `tests/losses/test_patches.py`)
+and those that `TESTS` adds. Changes that may survive (`survivors.toml`, each with its reason) are
+passed over. With --out, what has been tried is kept and not tried again. Exit status 1 where
+another change survives.
+
+It takes minutes to hours and is no part of the tests.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from mutation.mutations import mutations
+
+HERE = pathlib.Path(__file__).parent
+_COPIED = ("ibot_jax", "configs", "tests", "pyproject.toml")
+# Tests that see what tests of a file alone do not, from the quickest to the slowest.
+TESTS = {
+    "ibot_jax/methods": ["tests/methods"],
+    "ibot_jax/losses": ["tests/methods/test_exact.py"],
+    "ibot_jax/optim": ["tests/methods/test_exact.py"],
+    "ibot_jax/parallel": ["tests/parallel", "tests/runs/test_multihost.py"],
+    "ibot_jax/runs": ["tests/runs"],
+    "ibot_jax/data": ["tests/data"],
+}
+
+
+def tests_of(file: str) -> list[str]:
+    """Returns the tests that should notice a change of a file of the package."""
+    path = pathlib.PurePath(file)
+    folder = pathlib.Path("tests", *path.parts[1:-1])
+    mirror = folder / f"test_{path.name}"
+    found = [str(mirror)] if mirror.exists() else []
+    for prefix, more in TESTS.items():
+        if path.is_relative_to(prefix):
+            found += [test for test in more if pathlib.Path(test).exists() and test not in found]
+    return found or [str(folder)]
+
+
+def survives(folder: pathlib.Path, tests: list[str], limit_s: float) -> bool:
+    """Runs tests in a folder; returns whether all pass."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, timeout=limit_s
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+def main() -> int:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+")
+    parser.add_argument("--tests", nargs="+", help="in place of those that belong to the files")
+    parser.add_argument("--sample", type=int, default=0, help="changes a file, drawn; 0: all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=pathlib.Path, help="keeps what has been tried")
+    args = parser.parse_args()
+    allowed = tomllib.loads((HERE / "survivors.toml").read_text())
+    tried = {}
+    if args.out and args.out.exists():
+        rows = map(json.loads, args.out.read_text().splitlines())
+        tried = {(row["file"], row["name"]): row["survived"] for row in rows}
+    killed = total = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        for part in map(pathlib.Path, _COPIED):
+            if part.is_dir():
+                shutil.copytree(part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+            elif part.exists():
+                shutil.copy(part, folder / part)
+        for file in args.files:
+            source = pathlib.Path(file).read_text()
+            tests = args.tests or tests_of(file)
+            began = time.monotonic()
+            if not survives(folder, tests, 3600):
+                print(f"{file}: {' '.join(tests)} fail without any change", file=sys.stderr)
+                return 2
+            limit_s = 60 + 5 * (time.monotonic() - began)  # a change may make loops endless
+            found = [m for m in mutations(source) if m.name not in allowed.get(file, {})]
+            if args.sample:
+                random.Random(args.seed).shuffle(found)
+                found = found[: args.sample]
+            for mutation in found:
+                key = (file, mutation.name)
+                if key not in tried:
+                    (folder / file).write_text(mutation.source)
+                    tried[key] = survives(folder, tests, limit_s)
+                    if args.out:
+                        row = {"file": file, "name": mutation.name, "survived": tried[key]}
+                        with args.out.open("a") as out:
+                            out.write(json.dumps(row) + "\n")
+                total += 1
+                killed += not tried[key]
+                if tried[key]:
+                    print(f"survived  {file} {mutation.name}  (line {mutation.line})", flush=True)
+            (folder / file).write_text(source)
+    print(f"{killed} of {total} killed")
+    return int(killed < total)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

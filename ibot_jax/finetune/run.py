@@ -17,7 +17,6 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from ibot_jax import models
 from ibot_jax.cli.unforeseen import told_in
 from ibot_jax.config.flat import flatten
 from ibot_jax.config.plan import Plan, make_plan
@@ -40,6 +39,7 @@ from ibot_jax.finetune.step import (
     make_train_step,
 )
 from ibot_jax.models.classifier import Classifier
+from ibot_jax.models.geometry import geometry_of
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel.agreement import require_same, same_end
 from ibot_jax.parallel.layouts import replicated
@@ -197,7 +197,7 @@ def _first_state(
 ) -> tuple[FinetuneState, str]:
     """Returns the state that the loop starts from, and in words where it comes from."""
     layout = replicated(mesh)
-    grid = models.patch_grid(task.model.config)
+    grid = geometry_of(task.model.config.model).grid(task.model.config.data.global_size)
     init = make_init(config, plan, classifier, grid, task.views.channels)
     key = jax.random.key(config.seed)
     latest = checkpoints.latest_step()

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from ibot_jax import models
 from ibot_jax.config.plan import Plan
 from ibot_jax.finetune import mixing
 from ibot_jax.finetune.optimizer import make_optimizer
 from ibot_jax.methods import forward
 from ibot_jax.models.block import drop_path_gains
+from ibot_jax.models.build import build_backbone, compute_dtype, param_dtype
 from ibot_jax.models.classifier import Classifier
 from ibot_jax.models.vit import resample_positions
 from ibot_jax.optim.optimizer import Params, Schedule, cosine_schedule
@@ -53,13 +53,13 @@ def build_classifier(config: ConfigDict, model: ConfigDict, num_classes: int) ->
       num_classes: outputs.
     """
     return Classifier(
-        backbone=models.build_backbone(model),
+        backbone=build_backbone(model.model, model.data.global_size, model.dtype),
         num_classes=num_classes,
         projection_dim=model.head.hidden_dim if config.start == "projection" else 0,
         act=model.head.act,
         init_std=config.classifier_std,
-        dtype=models.compute_dtype(model),
-        param_dtype=models.param_dtype(model),
+        dtype=compute_dtype(model.dtype),
+        param_dtype=param_dtype(model.dtype),
     )
 
 

@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ibot_jax import models
 from ibot_jax.kernels import colors as augment
 from ibot_jax.kernels import devices
 from ibot_jax.kernels.tpu import colors as tpu_colors
 from ibot_jax.losses import losses
 from ibot_jax.losses.chunked import sum_of_chunks
 from ibot_jax.methods import forward
+from ibot_jax.models.build import build_backbone, build_head, compute_dtype
+from ibot_jax.models.geometry import geometry_of
 from ibot_jax.parallel.mesh import TENSOR_AXIS
 from ibot_jax.parallel.tensor import over_prototypes
 
@@ -33,7 +34,7 @@ def masked_capacity(config: ConfigDict, views: int, tensor: int = 1) -> int:
     fewer where `loss.max_logits` bounds the logits of a device that has one of `tensor` parts of
     the prototypes.
     """
-    rows, columns = models.patch_grid(config)
+    rows, columns = geometry_of(config.model).grid(config.data.global_size)
     pairs = list(zip(config.masks.ratios, config.masks.variances, strict=True))
     mean = sum(ratio for ratio, _ in pairs) / len(pairs)
     # The variance of the ratio: of a uniform entry, and of uniform noise of half-width v.
@@ -69,12 +70,12 @@ def make_losses(config: ConfigDict, mesh: jax.sharding.Mesh) -> Objective:
     which move the centers. Means over devices of these are the whole batch's.
     """
     cores = devices.tpu_cores(mesh)
-    backbone = models.build_backbone(config, cores)
+    backbone = build_backbone(config.model, config.data.global_size, config.dtype, cores)
     # Kernels must not be left to XLA's partitioner, which has the tensor axis.
     by_kernel = cores is not None and mesh.shape[TENSOR_AXIS] == 1
     apply_colors = tpu_colors.apply_colors if by_kernel else augment.apply_colors
-    teacher_head = models.build_head(config, teacher=True)
-    dtype = models.compute_dtype(config)
+    teacher_head = build_head(config.head, config.dtype, teacher=True)
+    dtype = compute_dtype(config.dtype)
     tensor = mesh.shape[TENSOR_AXIS]
     head_losses = over_prototypes(_make_head_losses(config, tensor), mesh)
 
@@ -120,8 +121,8 @@ def _make_head_losses(
     this part of the prototypes.
     """
     over = TENSOR_AXIS if tensor > 1 else None
-    student_head = models.build_head(config, teacher=False, parts=tensor)
-    teacher_head = models.build_head(config, teacher=True, parts=tensor)
+    student_head = build_head(config.head, config.dtype, teacher=False, parts=tensor)
+    teacher_head = build_head(config.head, config.dtype, teacher=True, parts=tensor)
     student_temp = config.loss.student_temp
 
     def logits_and_targets(kind, student_params, rows, units, constants):

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from ibot_jax import models
 from ibot_jax.config.plan import Plan
 from ibot_jax.losses import losses
 from ibot_jax.methods.objective import make_losses, masked_capacity_used
 from ibot_jax.models.block import drop_path_gains
+from ibot_jax.models.build import build_backbone, build_head, param_dtype
 from ibot_jax.optim import optimizer as optimizers
 from ibot_jax.optim.schedules import make_schedules
 from ibot_jax.parallel.gradients import average_gradients, largest_of_devices
@@ -88,10 +88,10 @@ def make_optimizer(config: ConfigDict, plan: Plan) -> optax.GradientTransformati
 
 def make_init(config: ConfigDict, plan: Plan) -> Callable[[Array], TrainState]:
     """Returns the function from a key to a run's first state; the teacher copies the student."""
-    backbone = models.build_backbone(config)
-    head = models.build_head(config, teacher=False)
+    backbone = build_backbone(config.model, config.data.global_size, config.dtype)
+    head = build_head(config.head, config.dtype, teacher=False)
     tx = make_optimizer(config, plan)
-    dtype = models.param_dtype(config)
+    dtype = param_dtype(config.dtype)
 
     def init(rng: Array) -> TrainState:
         backbone_rng, head_rng = jax.random.split(rng)
@@ -171,7 +171,7 @@ def make_train_step(
 
     gradient_fn = average_gradients(gradients_of_device, mesh)
     center_momentum = config.loss.center_momentum
-    dtype = models.param_dtype(config)
+    dtype = param_dtype(config.dtype)
     # Accelerators multiply float32 in bfloat16 or TF32 unless told otherwise.
     precision = "default" if config.dtype == "bfloat16" else "highest"
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import jax
 from ml_collections import ConfigDict
 
-from ibot_jax import models
 from ibot_jax.config.host import host_memory, in_words
+from ibot_jax.models.build import block_kernels
 
 # Copies of a parameter: student, gradient, moments, and the teacher.
 _COPIES = {"adamw": 5, "sgd": 4, "lars": 4}
@@ -80,7 +80,10 @@ def device_needs(config: ConfigDict, num_devices: int) -> Iterator[Need]:
         tokens = 1 + (height // config.model.patch_size) * (breadth // config.model.patch_size)
         inputs = at_once * number * tokens * config.model.width * config.model.depth * item
         yield Need(f"tokens of {kind} views", ("model.width", "model.depth", *keys), inputs)
-        if models.block_kernels(config) == "xla" and jax.default_backend() != "tpu":
+        if (
+            block_kernels(config.model.kernels, config.dtype) == "xla"
+            and jax.default_backend() != "tpu"
+        ):
             weights = at_once * number * config.model.heads * tokens**2 * item
             yield Need(f"attention of {kind} views", (*keys, "model.patch_size"), weights)
 

@@ -16,7 +16,6 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from ibot_jax import models
 from ibot_jax.cli.config_file import add_config_arguments, parse_config
 from ibot_jax.config.plan import make_plan
 from ibot_jax.config.problems import refuse
@@ -24,6 +23,8 @@ from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.errors import UserError
 from ibot_jax.kernels.color_table import COLUMNS, JITTER, Color
 from ibot_jax.methods.step import TrainState, jit_init, jit_train_step
+from ibot_jax.models.build import compute_dtype
+from ibot_jax.models.geometry import geometry_of
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
@@ -132,7 +133,7 @@ def _draw_colors(
 
 def draw_masks(config: ConfigDict, rng: np.random.Generator) -> np.ndarray:
     """Draws a batch's masks, [B, G, h, w] bool."""
-    masks, grid = config.masks, models.patch_grid(config)
+    masks, grid = config.masks, geometry_of(config.model).grid(config.data.global_size)
     shape = (config.batch_size, config.data.global_views)
     drawn = [
         draw_mask(rng, masks.kind, grid, masks.ratios, masks.variances)
@@ -231,7 +232,7 @@ def _speed(
     # Of one device's program. XLA counts the body of a loop once, and custom calls not at all.
     compiler = compiled.cost_analysis()["flops"] * mesh.size / config.batch_size
     per_device = config.batch_size / seconds / mesh.size
-    peak = device_peak(mesh, models.compute_dtype(config))
+    peak = device_peak(mesh, compute_dtype(config.dtype))
     return {
         "images_per_second": config.batch_size / seconds,
         "images_per_second_per_device": per_device,

@@ -15,10 +15,10 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from ibot_jax import models
 from ibot_jax.config.flat import flatten
 from ibot_jax.errors import UserError
 from ibot_jax.files.json_lines import parse_object
+from ibot_jax.models.build import build_backbone, compute_dtype, param_dtype
 from ibot_jax.models.classifier import Classifier
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.weights.checkpoints import find_checkpoint, read_params
@@ -51,13 +51,13 @@ def parts_of(classifier: Described | None) -> tuple[str, ...]:
 def build_classifier(config: ConfigDict, classifier: Described) -> Classifier:
     """Builds the Linen module for {"backbone": ..., "classifier": ..., ...}."""
     return Classifier(
-        backbone=models.build_backbone(config),
+        backbone=build_backbone(config.model, config.data.global_size, config.dtype),
         num_classes=classifier["classes"],
         projection_dim=classifier["projection"],
         act=config.head.act,
         init_std=0.0,
-        dtype=models.compute_dtype(config),
-        param_dtype=models.param_dtype(config),
+        dtype=compute_dtype(config.dtype),
+        param_dtype=param_dtype(config.dtype),
     )
 
 

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ibot_jax import models
 from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.errors import UserError
 from ibot_jax.methods import forward
+from ibot_jax.models.build import build_backbone, build_head, compute_dtype
 from ibot_jax.models.head import Head
 from ibot_jax.models.vit import ViT
 from ibot_jax.optim.optimizer import Params
@@ -73,7 +73,7 @@ class Model:
     @functools.cached_property
     def backbone(self) -> ViT:
         """The Linen module of the backbone, for `params["backbone"]`."""
-        return models.build_backbone(self.config)
+        return build_backbone(self.config.model, self.config.data.global_size, self.config.dtype)
 
     @functools.cached_property
     def head(self) -> Head:
@@ -83,7 +83,9 @@ class Model:
                 f"{self.name} is fine-tuned: it has a classifier and no projection head; give the "
                 "pre-training"
             )
-        return models.build_head(self.config, teacher=self.facts.get("weights") != "student")
+        return build_head(
+            self.config.head, self.config.dtype, teacher=self.facts.get("weights") != "student"
+        )
 
     def tokens(self, params: Params, images: jax.Array, *, floats: str | None = None) -> jax.Array:
         """Returns the normalised output tokens [B, 1 + N, D] float32, the class token first.
@@ -146,7 +148,7 @@ class Model:
         images = jnp.asarray(images)
         if floats == "unit" and images.dtype != jnp.uint8:
             images = forward.standardize(images, data.mean, data.std)
-        images = forward.normalize(images, data.mean, data.std, models.compute_dtype(self.config))
+        images = forward.normalize(images, data.mean, data.std, compute_dtype(self.config.dtype))
         module, params = (module, params) if module else (self.backbone, params["backbone"])
         with jax.default_matmul_precision(self._precision):
             outputs = module.apply({"params": params}, images, *args, method=method)

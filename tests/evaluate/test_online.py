@@ -12,7 +12,6 @@ import sklearn.metrics
 from PIL import Image
 from tiny import normalized, tiny_config, tiny_plan
 
-from ibot_jax import models
 from ibot_jax.data import pipeline
 from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.make.workers import Workers
@@ -24,6 +23,7 @@ from ibot_jax.evaluate import online
 from ibot_jax.evaluate.online import Evaluation
 from ibot_jax.files.tf import import_tensorflow
 from ibot_jax.methods.step import make_init, teacher_params
+from ibot_jax.models.build import build_backbone, build_head
 from ibot_jax.parallel.mesh import make_mesh
 
 ONE = make_mesh(jax.devices()[:1])
@@ -58,7 +58,10 @@ def weights(config):
 def tokens_and_logits(config, weights, pixels):
     """Returns tokens [M, 1 + N, D], class and patch logits [M, 1 + N, K], without the centers."""
     views = normalized(config, pixels)
-    backbone, head = models.build_backbone(config), models.build_head(config, teacher=True)
+    backbone, head = (
+        build_backbone(config.model, config.data.global_size, config.dtype),
+        build_head(config.head, config.dtype, teacher=True),
+    )
     tokens = jax.jit(backbone.apply)({"params": weights["backbone"]}, views)
     logits = jax.jit(head.apply)({"params": weights["head"]}, tokens)
     return np.asarray(tokens), *(

@@ -7,7 +7,6 @@ import optax
 import pytest
 from tiny import normalized, tiny_config
 
-from ibot_jax import models
 from ibot_jax.config.plan import make_plan
 from ibot_jax.finetune import config as configs
 from ibot_jax.finetune.step import (
@@ -17,6 +16,7 @@ from ibot_jax.finetune.step import (
     make_schedule,
     make_train_step,
 )
+from ibot_jax.models.build import build_backbone, build_head
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
@@ -50,7 +50,10 @@ def pretrained(model):
     @jax.jit
     def init():
         image, token = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 16))
-        backbone, head = models.build_backbone(model), models.build_head(model, teacher=True)
+        backbone, head = (
+            build_backbone(model.model, model.data.global_size, model.dtype),
+            build_head(model.head, model.dtype, teacher=True),
+        )
         return {
             "backbone": backbone.init(jax.random.key(0), image)["params"],
             "head": head.init(jax.random.key(1), token)["params"],
@@ -103,7 +106,9 @@ def test_it_starts_from_the_class_token_of_the_pretrained_model(model, pretraine
     patches = size[0] // 4 * (size[1] // 4)
     assert state.params["backbone"]["pos_embed"].shape == (1, 1 + patches, 16)
     images = normalized(model, batch(size=size)["images"])
-    tokens = models.build_backbone(model).apply({"params": pretrained["backbone"]}, images)
+    tokens = build_backbone(model.model, model.data.global_size, model.dtype).apply(
+        {"params": pretrained["backbone"]}, images
+    )
     layer = state.params["classifier"]
     expected = tokens[:, 0] @ layer["kernel"] + layer["bias"]
     found = classifier.apply({"params": state.params}, images)
@@ -118,7 +123,9 @@ def test_the_projections_first_layer_can_stay_under_the_classifier(model, pretra
     model.head.act = act
     classifier, state, _ = prepare(recipe(start="projection"), model, pretrained)
     images = normalized(model, batch()["images"])
-    token = models.build_backbone(model).apply({"params": pretrained["backbone"]}, images)[:, 0]
+    token = build_backbone(model.model, model.data.global_size, model.dtype).apply(
+        {"params": pretrained["backbone"]}, images
+    )[:, 0]
     first, layer = pretrained["head"]["mlp_0"], state.params["classifier"]
     hidden = token @ first["kernel"] + first["bias"]
     hidden = jax.nn.relu(hidden) if act == "relu" else jax.nn.gelu(hidden, approximate=False)

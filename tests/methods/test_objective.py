@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from tiny import tiny_batch, tiny_config, tiny_plan
 
-from ibot_jax import models
 from ibot_jax.config import get_config
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.methods import objective
 from ibot_jax.methods import step as steps
+from ibot_jax.models.geometry import geometry_of
 from ibot_jax.parallel.gradients import average_gradients, largest_of_devices
 from ibot_jax.parallel.mesh import make_mesh
 
@@ -20,7 +20,7 @@ KEY = jax.random.key(0)
 def test_the_capacity_rarely_needs_a_second_chunk_and_is_not_idle(views):
     config = get_config()
     capacity = objective.masked_capacity(config, views)
-    masks, grid = config.masks, models.patch_grid(config)
+    masks, grid = config.masks, geometry_of(config.model).grid(config.data.global_size)
     rng = np.random.default_rng(0)
     counts = np.array(
         [draw_mask(rng, "random", grid, masks.ratios, masks.variances).sum() for _ in range(20_000)]

@@ -11,9 +11,9 @@ import scipy.special
 import scipy.stats
 from tiny import normalized, tiny_batch, tiny_config, tiny_plan
 
-from ibot_jax import models
 from ibot_jax.methods import objective
 from ibot_jax.methods import step as steps
+from ibot_jax.models.build import build_backbone, build_head
 from ibot_jax.parallel.layouts import batch_sharding, replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
@@ -96,8 +96,10 @@ def test_centers_follow_the_teachers_outputs_for_all_tokens():
     batch = tiny_batch(config)
     variables = {"params": state.params["backbone"]}
     views = normalized(config, batch["global_views"]).reshape(-1, 16, 16, 3)
-    tokens = models.build_backbone(config).apply(variables, views)
-    head = models.build_head(config, teacher=True)
+    tokens = build_backbone(config.model, config.data.global_size, config.dtype).apply(
+        variables, views
+    )
+    head = build_head(config.head, config.dtype, teacher=True)
     class_logits, patch_logits = head.apply({"params": state.params["head"]}, tokens)
     state, _ = train_step(state, batch, KEY)
     for kind, logits in (("class", class_logits[:, :1]), ("patch", patch_logits[:, 1:])):
@@ -283,9 +285,11 @@ def test_the_monitors_compare_the_views_and_the_networks():
     state, train_step = start(config)
     batch = tiny_batch(config)
     batch["masks"] = np.zeros_like(batch["masks"])
-    head = models.build_head(config, teacher=True)
+    head = build_head(config.head, config.dtype, teacher=True)
     views = normalized(config, batch["global_views"]).reshape(-1, 16, 16, 3)
-    tokens = models.build_backbone(config).apply({"params": state.params["backbone"]}, views)
+    tokens = build_backbone(config.model, config.data.global_size, config.dtype).apply(
+        {"params": state.params["backbone"]}, views
+    )
     logits, _ = head.apply({"params": state.params["head"]}, tokens)
     first, second = (
         scipy.special.softmax(logits[:, 0] / 0.02, axis=-1).reshape(8, 2, 12).swapaxes(0, 1)

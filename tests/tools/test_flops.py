@@ -9,10 +9,10 @@ import pytest
 from tiny import tiny_batch, tiny_config, tiny_plan
 
 from ibot_jax import config as configs
-from ibot_jax import models
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.methods import objective
 from ibot_jax.methods import step as steps
+from ibot_jax.models.build import build_backbone
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.tools import flops
 
@@ -67,7 +67,7 @@ def test_kinds_by_hand():
 @pytest.mark.parametrize("size", [(16, 16), (16, 24), (8, 8)])
 def test_a_backbones_products_are_counted(size):
     config = tiny_config(data__global_size=size)
-    backbone = models.build_backbone(config)
+    backbone = build_backbone(config.model, config.data.global_size, config.dtype)
     images = jnp.zeros((1, *size, 3))
     variables = backbone.init(jax.random.key(0), images)
 

@@ -11,7 +11,7 @@ from runs import DATA, save_run
 from tiny import tiny_config, tiny_plan
 
 import ibot_jax
-from ibot_jax import export, models
+from ibot_jax import export
 from ibot_jax.config.flat import flatten
 from ibot_jax.convert import __main__ as convert
 from ibot_jax.errors import UserError
@@ -19,6 +19,7 @@ from ibot_jax.finetune.config import get_config
 from ibot_jax.finetune.run import _PARTS
 from ibot_jax.finetune.step import FinetuneState
 from ibot_jax.methods.step import jit_init
+from ibot_jax.models.build import build_backbone
 from ibot_jax.models.classifier import Classifier
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
@@ -36,7 +37,7 @@ def make_finetuned(folder, *, projection=0, described=True, **flags):
     """Writes what a fine-tuning leaves; returns its parameters."""
     config = tiny_config()
     module = Classifier(
-        backbone=models.build_backbone(config),
+        backbone=build_backbone(config.model, config.data.global_size, config.dtype),
         num_classes=3,
         projection_dim=projection,
         act="gelu",

@@ -12,9 +12,10 @@ from runs import save_run
 from tiny import normalized, tiny_config, tiny_plan
 
 import ibot_jax
-from ibot_jax import export, models
+from ibot_jax import export
 from ibot_jax.errors import UserError
 from ibot_jax.methods.step import make_init, teacher_params
+from ibot_jax.models.build import build_backbone, build_head
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.starting import read_weights
@@ -60,7 +61,7 @@ def test_every_kind_of_path_gives_the_teacher_and_what_it_computes(path, config,
     assert model.facts["step"] == 3 and model.facts["weights"] == "teacher"
 
     images = np.random.default_rng(0).integers(0, 256, (2, 24, 16, 3), dtype=np.uint8)
-    tokens = models.build_backbone(config).apply(
+    tokens = build_backbone(config.model, config.data.global_size, config.dtype).apply(
         {"params": expected["backbone"]}, normalized(config, images)
     )
     assert tokens.shape == (2, 1 + 6 * 4, 16)
@@ -70,7 +71,7 @@ def test_every_kind_of_path_gives_the_teacher_and_what_it_computes(path, config,
     attention = model.last_attention(params, images)
     np.testing.assert_allclose(attention.sum(-1), 1, atol=1e-5)
     class_logits, patch_logits = model.logits(params, tokens)
-    expected_logits = models.build_head(config, teacher=True).apply(
+    expected_logits = build_head(config.head, config.dtype, teacher=True).apply(
         {"params": expected["head"]}, tokens
     )
     np.testing.assert_allclose(class_logits, expected_logits[0], atol=1e-5)

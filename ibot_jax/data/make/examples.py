@@ -23,6 +23,7 @@ from ibot_jax.data.pixels.host_colors import apply_color
 from ibot_jax.data.pixels.images import Decoding, EncodedImage
 from ibot_jax.data.pixels.resize import crop_and_resize
 from ibot_jax.kernels.color_table import COLUMNS
+from ibot_jax.models.geometry import geometry_of
 
 # Purposes of randomness: no two share a stream.
 ORDER, CROPS, COLORS, MASKS, STAND_INS = range(5)
@@ -75,7 +76,7 @@ class MakeExample:
 
     def __init__(self, fetch: Fetch, config: ConfigDict):
         data, masks = config.data, config.masks
-        grid = tuple(side // config.model.patch_size for side in data.global_size)
+        grid = geometry_of(config.model).grid(data.global_size)
         self._fetch = fetch
         self._seed = config.seed
         self._decoding = Decoding.of(data)

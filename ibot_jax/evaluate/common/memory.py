@@ -5,9 +5,9 @@ import math
 import jax
 from ml_collections import ConfigDict
 
-from ibot_jax import models
 from ibot_jax.config.host import host_memory, in_words
 from ibot_jax.errors import UserError
+from ibot_jax.models.build import block_kernels
 
 
 def check_images(
@@ -30,7 +30,10 @@ def check_images(
     needed = (
         math.prod(size) * config.data.channels * (1 + item) + tokens * config.model.width * item
     )
-    if models.block_kernels(config) == "xla" and jax.default_backend() != "tpu":
+    if (
+        block_kernels(config.model.kernels, config.dtype) == "xla"
+        and jax.default_backend() != "tpu"
+    ):
         needed += config.model.heads * tokens**2 * item  # attention of a block
     needed = number * needed + resize**2 * config.data.channels
     device = jax.local_devices()[0]

@@ -15,10 +15,10 @@ import numpy as np
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from ibot_jax import models
 from ibot_jax.config.plan import Plan, make_plan
 from ibot_jax.errors import UserError
 from ibot_jax.methods.step import TrainState, jit_train_step, state_layout, teacher_params
+from ibot_jax.models.geometry import geometry_of
 from ibot_jax.parallel.layouts import batch_sharding, replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.check import check_devices, check_plan
@@ -114,7 +114,10 @@ def _arguments(config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh) -> tuple
     one = config.copy_and_resolve_references()
     one.batch_size = 1
     images = make_views(one, np.random.default_rng(0))
-    images["masks"] = np.zeros((1, config.data.global_views, *models.patch_grid(config)), bool)
+    images["masks"] = np.zeros(
+        (1, config.data.global_views, *geometry_of(config.model).grid(config.data.global_size)),
+        bool,
+    )
     rows = batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype, sharding=rows)

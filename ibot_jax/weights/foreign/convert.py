@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ibot_jax import models
 from ibot_jax.errors import UserError
 from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
+from ibot_jax.models.build import build_backbone, build_head
 from ibot_jax.weights.foreign import original_names
 from ibot_jax.weights.foreign.accounting import (
     MASK_TOKEN,
@@ -159,10 +159,12 @@ def expected_shapes(config: ConfigDict, *, head: bool, student: bool) -> dict[st
     def init():
         image = jnp.zeros((1, *config.data.global_size, config.data.channels))
         params = {
-            "backbone": models.build_backbone(config).init(jax.random.key(0), image)["params"]
+            "backbone": build_backbone(config.model, config.data.global_size, config.dtype).init(
+                jax.random.key(0), image
+            )["params"]
         }
         if head:
-            module = models.build_head(config, teacher=not student)
+            module = build_head(config.head, config.dtype, teacher=not student)
             token = jnp.zeros((1, config.model.width))
             params["head"] = module.init(jax.random.key(0), token)["params"]
         return params

@@ -1,0 +1,67 @@
+"""The shape of a backbone in plain numbers, for all who need no array: workers, checks, figures.
+
+Nothing here imports JAX.
+"""
+
+import dataclasses
+
+from ibot_jax.config.section import Section
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """The shape of a backbone.
+
+    Attributes:
+      patch_size: side of the patches that images are cut into, in pixels.
+      stride: side of what one output token stands for, in pixels, a multiple of `patch_size`; a
+        cell of the mask grid has it, too.
+      widths: token dimension, by stage.
+      depths: number of blocks, by stage.
+      heads: attention heads of a block, by stage.
+      registers: number of register tokens, R.
+      has_class_token: whether `Tokens.cls` is a token of its own, and not the patches' mean.
+    """
+
+    patch_size: int
+    stride: int
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    registers: int = 0
+    has_class_token: bool = True
+
+    @property
+    def width(self) -> int:
+        """Dimension of the output tokens, D."""
+        return self.widths[-1]
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks of all stages."""
+        return sum(self.depths)
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Returns the (rows, columns) of output patches for an image of (height, width) pixels.
+
+        Pixels that do not fill a patch are cut off; patches that do not fill a cell are padded.
+        """
+        patches = self.stride // self.patch_size
+        height, width = (-(-(side // self.patch_size) // patches) for side in size)
+        return height, width
+
+    def whole(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Returns the largest (height, width) within a size that whole cells fill."""
+        height, width = (side // self.stride * self.stride for side in size)
+        return height, width
+
+
+def geometry_of(model: Section) -> Geometry:
+    """Returns the geometry of a backbone by the section `model` of a config, or of a `ViT`."""
+    return Geometry(
+        patch_size=model.patch_size,
+        stride=model.patch_size,
+        widths=(model.width,),
+        depths=(model.depth,),
+        heads=(model.heads,),
+    )

@@ -3,7 +3,8 @@
 import jax
 import optax
 
-from ibot_jax.optim.optimizer import Params, Schedule, add_weight_decay, scale_by_negative
+from ibot_jax.optim.optimizer import Params, add_weight_decay, scale_by_negative
+from ibot_jax.optim.schedules import Schedule
 
 # Not decayed though they have more than one dimension; the mask token is not used.
 _UNDECAYED = ("cls_token", "pos_embed", "mask_token")

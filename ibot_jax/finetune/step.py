@@ -16,7 +16,8 @@ from ibot_jax.models.block import drop_path_gains
 from ibot_jax.models.build import build_backbone, compute_dtype, param_dtype
 from ibot_jax.models.classifier import Classifier
 from ibot_jax.models.vit import resample_positions
-from ibot_jax.optim.optimizer import Params, Schedule, cosine_schedule
+from ibot_jax.optim.optimizer import Params
+from ibot_jax.optim.schedules import Schedule, cosine_schedule
 
 Array = jax.Array
 Metrics = dict[str, Array]

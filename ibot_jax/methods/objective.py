@@ -15,8 +15,11 @@ from ml_collections import ConfigDict
 from ibot_jax.kernels import colors as augment
 from ibot_jax.kernels import devices
 from ibot_jax.kernels.tpu import colors as tpu_colors
-from ibot_jax.losses import losses
+from ibot_jax.losses import monitors
+from ibot_jax.losses.centering import teacher_probs
 from ibot_jax.losses.chunked import sum_of_chunks
+from ibot_jax.losses.class_tokens import class_loss
+from ibot_jax.losses.patches import patch_loss, patch_weights
 from ibot_jax.methods import forward
 from ibot_jax.models.build import build_backbone, build_head, compute_dtype
 from ibot_jax.models.geometry import geometry_of
@@ -132,7 +135,7 @@ def _make_head_losses(
         logits = student_head.apply(student, unit, method=f"{kind}_logits")
         teacher = {"params": constants["teacher"]}
         teacher_logits = teacher_head.apply(teacher, units, method=f"{kind}_logits")
-        targets = losses.teacher_probs(
+        targets = teacher_probs(
             teacher_logits, constants["centers"][kind], constants["temps"][kind], over
         )
         return logits, targets
@@ -144,18 +147,18 @@ def _make_head_losses(
             return jnp.tensordot(valid.astype(by_image.dtype), by_image, 1, precision="highest")
 
         soft = jax.lax.stop_gradient(logits) / student_temp
-        return total(losses.class_loss(logits, targets, student_temp, over)), {
-            "student_entropy": total(losses.entropy_of_logits(soft, over).mean(axis=1)),
-            "teacher_entropy": total(losses.entropy(targets, over).mean(axis=1)),
+        return total(class_loss(logits, targets, student_temp, over)), {
+            "student_entropy": total(monitors.entropy_of_logits(soft, over).mean(axis=1)),
+            "teacher_entropy": total(monitors.entropy(targets, over).mean(axis=1)),
             "class_targets": total(targets.mean(axis=1)),
-            "teacher_views_kl": total(losses.views_kl(targets, over)),
-            "teacher_student_agreement": total(losses.agreement(soft, targets, over)),
+            "teacher_views_kl": total(monitors.views_kl(targets, over)),
+            "teacher_student_agreement": total(monitors.same_choice(soft, targets, over)),
         }
 
     def patch_chunk(params, rows, fixed, constants, valid):
         logits, targets = logits_and_targets("patch", params, rows, fixed["units"], constants)
-        loss = losses.patch_loss(logits, targets, fixed["weights"] * valid, student_temp, over)
-        return loss, {"teacher_patch_entropy": (losses.entropy(targets, over) * valid).sum()}
+        loss = patch_loss(logits, targets, fixed["weights"] * valid, student_temp, over)
+        return loss, {"teacher_patch_entropy": (monitors.entropy(targets, over) * valid).sum()}
 
     def head_losses(shared, rows):
         class_tokens, tokens, masks = rows["class_tokens"], rows["tokens"], rows["masks"]
@@ -171,9 +174,9 @@ def _make_head_losses(
         arguments = params, class_tokens, {"units": class_units}, constants, every_image
         images = max(config.loss.max_logits * tensor // (config.head.prototypes * views), 1)
         if images < batch:
-            class_loss, averages = sum_of_chunks(class_chunk, images, *arguments)
+            class_sum, averages = sum_of_chunks(class_chunk, images, *arguments)
         else:
-            class_loss, averages = class_chunk(*arguments)
+            class_sum, averages = class_chunk(*arguments)
         averages = {name: value / batch for name, value in averages.items()}
 
         num_views = masks.shape[0] * masks.shape[1]
@@ -181,9 +184,9 @@ def _make_head_losses(
         # Class tokens stay among the rows, never selected: leaving them out would copy the others.
         masked_rows, weights = (
             jnp.pad(x, ((0, 0), (0, 0), (1, 0))).reshape(-1)
-            for x in (masks, losses.patch_weights(masks, class_loss.dtype))
+            for x in (masks, patch_weights(masks, class_sum.dtype))
         )
-        patch_loss, sums = sum_of_chunks(
+        patch_sum, sums = sum_of_chunks(
             patch_chunk,
             capacity,
             params,
@@ -193,8 +196,8 @@ def _make_head_losses(
             masked_rows,
         )
         averages |= {
-            "class_loss": config.loss.class_weight * class_loss / batch,
-            "patch_loss": config.loss.patch_weight * patch_loss,
+            "class_loss": config.loss.class_weight * class_sum / batch,
+            "patch_loss": config.loss.patch_weight * patch_sum,
             "teacher_patch_entropy": sums["teacher_patch_entropy"] / num_views,
             "masked_tokens": masks.sum() / num_views,
         }

@@ -15,11 +15,12 @@ import optax
 from ml_collections import ConfigDict
 
 from ibot_jax.config.plan import Plan
-from ibot_jax.losses import losses
+from ibot_jax.losses import centering, monitors
 from ibot_jax.methods.objective import make_losses, masked_capacity_used
 from ibot_jax.models.block import drop_path_gains
 from ibot_jax.models.build import build_backbone, build_head, param_dtype
 from ibot_jax.optim import optimizer as optimizers
+from ibot_jax.optim.ema_teacher import teacher_from_student
 from ibot_jax.optim.schedules import make_schedules
 from ibot_jax.parallel.gradients import average_gradients, largest_of_devices
 from ibot_jax.parallel.layouts import replicated, state_sharding
@@ -51,23 +52,6 @@ class TrainState:
 def teacher_params(state: TrainState) -> optimizers.Params:
     """Returns the teacher's parameters, {"backbone": ..., "head": ...}."""
     return optax.tree.get(state.opt_state, "teacher")
-
-
-def teacher_from_student(params: optimizers.Params, shared_head: bool) -> optimizers.Params:
-    """Returns the teacher that starts from a student's parameters.
-
-    Where only the teacher's head shares its last layer, that layer starts as the student's patch
-    layer and follows its class layer, as in the original, whose shared layer has both names in a
-    state dict, the patch layer's last, and the class layer's in the average. Where only the
-    student's does, the teacher's patch layer starts as a copy of it and, having no counterpart,
-    stays.
-    """
-    head = dict(params["head"])
-    if shared_head:
-        head["last_layer"] = head.pop("patch_last_layer", head["last_layer"])
-    else:
-        head.setdefault("patch_last_layer", head["last_layer"])
-    return {**params, "head": head}
 
 
 def make_optimizer(config: ConfigDict, plan: Plan) -> optax.GradientTransformationExtraArgs:
@@ -192,7 +176,7 @@ def make_train_step(
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
             centers={
-                kind: losses.update_center(state.centers[kind], outputs[kind], center_momentum)
+                kind: centering.update_center(state.centers[kind], outputs[kind], center_momentum)
                 for kind in ("class", "patch")
             },
         )
@@ -257,7 +241,7 @@ def _scalars(averages: dict[str, Array], masks: Array) -> dict[str, Array]:
     averages = dict(averages)
     masked = averages.pop("masked_tokens")
     return averages | {
-        "teacher_mean_entropy": losses.entropy(averages.pop("class_targets")),
+        "teacher_mean_entropy": monitors.entropy(averages.pop("class_targets")),
         "teacher_patch_entropy": averages["teacher_patch_entropy"]
         / jnp.where(masked > 0, masked, 1),
         "mask_ratio": masks.mean(),

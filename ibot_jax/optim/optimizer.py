@@ -5,39 +5,18 @@ link, frozen or not, reads the same clock.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import optax
 
+from ibot_jax.optim.ema_teacher import ema_teacher
+from ibot_jax.optim.groups import parameter_groups
+from ibot_jax.optim.schedules import Schedule
+
 Array = jax.Array
 Params = Any  # a tree of nested dicts with arrays as leaves
-Schedule = Callable[[Array], Array]  # step, floating scalar -> value, scalar
-
-
-def cosine_schedule(base: float, final: float, total: int, warmup: int = 0) -> Schedule:
-    """Linear warm-up from 0 to `base`, both ends included, then a half cosine to `final`.
-
-    Args:
-      base: value after the warm-up.
-      final: value that step `total` would have.
-      total: steps of the run.
-      warmup: steps of the warm-up, fewer than `total`.
-
-    Returns:
-      A function from the step to the value.
-    """
-
-    def schedule(step: Array) -> Array:
-        rising = base * step / max(warmup - 1, 1)
-        # (1 + cos(pi x)) / 2 = sin(pi (1 - x) / 2)^2, which is not rounded to 0 near the end.
-        left = (total - step) / (total - warmup)
-        falling = final + (base - final) * jnp.sin(jnp.pi / 2 * left) ** 2
-        return jnp.where(step < warmup, rising, falling)
-
-    return schedule
 
 
 def _stateless(
@@ -103,62 +82,6 @@ def descent(
     }[name]()
     clipping = [clip_by_tensor_norm(clip)] if clip else []
     return optax.chain(*clipping, *links, scale_by_negative(lr))
-
-
-class EmaTeacherState(NamedTuple):
-    """State of `ema_teacher`: the teacher's parameters."""
-
-    teacher: Params
-
-
-def ema_teacher(
-    rate: Schedule, init_teacher: Callable[[Params], Params]
-) -> optax.GradientTransformationExtraArgs:
-    """Keeps the teacher: an exponential moving average of the student's updated parameters.
-
-    It passes updates through, and must be the last link of the chain: it applies them to see
-    the student as it will be.
-
-    Args:
-      rate: by step, the part of the student that the teacher takes up: 1 - momentum, which in
-        float32 cannot be told from the momentum once that is close to 1.
-      init_teacher: from the student's parameters to the teacher's. Leaves whose path the student
-        lacks are never moved.
-    """
-
-    def init(params):
-        # A copy: state whose leaves share buffers with the parameters could not be donated.
-        return EmaTeacherState(jax.tree.map(jnp.copy, init_teacher(params)))
-
-    def update(updates, state, params, *, step, **_):
-        student = flax.traverse_util.flatten_dict(optax.apply_updates(params, updates))
-        teacher = flax.traverse_util.flatten_dict(state.teacher)
-        taken = rate(step)
-        moved = {
-            path: (value + taken * (student[path] - value)).astype(value.dtype)
-            if path in student
-            else value
-            for path, value in teacher.items()
-        }
-        return updates, EmaTeacherState(flax.traverse_util.unflatten_dict(moved))
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-def parameter_groups(params: Params, norm_last_layer: bool) -> Params:
-    """Labels every leaf "fixed", "last_layer" or "rest".
-
-    Fixed are the prototypes' norms `g` where `norm_last_layer`; last layers (class and patch)
-    are those that the run freezes at its start.
-    """
-
-    def label(path, _):
-        names = [entry.key for entry in path]
-        if not any(name in ("last_layer", "patch_last_layer") for name in names):
-            return "rest"
-        return "fixed" if norm_last_layer and names[-1] == "g" else "last_layer"
-
-    return jax.tree_util.tree_map_with_path(label, params)
 
 
 def make_optimizer(

@@ -1,16 +1,40 @@
-"""What changes over a run: learning rate, weight decay, teacher's rate and temperatures."""
+"""Schedules: functions of the run's step, for rates, decay, momentum and temperatures."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from ibot_jax.config import durations
 from ibot_jax.config.plan import Plan
-from ibot_jax.optim.optimizer import Schedule, cosine_schedule
+from ibot_jax.config.section import Section
 
 Array = jax.Array
+Schedule = Callable[[Array], Array]  # step, floating scalar -> value, scalar
+
+
+def cosine_schedule(base: float, final: float, total: int, warmup: int = 0) -> Schedule:
+    """Linear warm-up from 0 to `base`, both ends included, then a half cosine to `final`.
+
+    Args:
+      base: value after the warm-up.
+      final: value that step `total` would have.
+      total: steps of the run.
+      warmup: steps of the warm-up, fewer than `total`.
+
+    Returns:
+      A function from the step to the value.
+    """
+
+    def schedule(step: Array) -> Array:
+        rising = base * step / max(warmup - 1, 1)
+        # (1 + cos(pi x)) / 2 = sin(pi (1 - x) / 2)^2, which is not rounded to 0 near the end.
+        left = (total - step) / (total - warmup)
+        falling = final + (base - final) * jnp.sin(jnp.pi / 2 * left) ** 2
+        return jnp.where(step < warmup, rising, falling)
+
+    return schedule
 
 
 def teacher_temperature(
@@ -33,7 +57,7 @@ def teacher_temperature(
     return jnp.where(warm < warmup_epochs, start + (final - start) * progress, final)
 
 
-def make_schedules(config: ConfigDict, plan: Plan) -> dict[str, Schedule]:
+def make_schedules(config: Section, plan: Plan) -> dict[str, Schedule]:
     """Returns what changes over a run, by name, as functions of the step.
 
     `teacher_rate` is 1 - the teacher's momentum, which rises to 1 on a cosine.

@@ -18,7 +18,7 @@ from ibot_jax.evaluate.tasks import copydetection, retrieval
 from ibot_jax.finetune import config as finetune_config
 from ibot_jax.finetune import step as finetune_step
 from ibot_jax.finetune.step import build_classifier
-from ibot_jax.losses import losses
+from ibot_jax.losses import class_tokens
 from ibot_jax.methods.step import make_init, make_train_step
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.load import untrained
@@ -103,7 +103,7 @@ def attention():
 
 def class_loss():
     def loss(logits):
-        return losses.class_loss(logits, jnp.full((2, 2, 12), 1 / 12), 0.1).sum()
+        return class_tokens.class_loss(logits, jnp.full((2, 2, 12), 1 / 12), 0.1).sum()
 
     return jax.grad(loss), jnp.ones((2, 4, 12))
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from ibot_jax.optim import optimizer as optimizers
+from ibot_jax.optim.schedules import cosine_schedule
 
 
 def constant(value):
@@ -67,13 +68,13 @@ class TestSchedules:
         recorded = np.load(step_small)
         steps = len(recorded["lr"])
         schedules = {
-            "lr": optimizers.cosine_schedule(0.05 * 2 / 256, 1e-6, steps, warmup=2),
-            "wd": optimizers.cosine_schedule(0.04, 0.4, steps),
+            "lr": cosine_schedule(0.05 * 2 / 256, 1e-6, steps, warmup=2),
+            "wd": cosine_schedule(0.04, 0.4, steps),
         }
         for name, schedule in schedules.items():
             ours = [schedule(jnp.float32(step)) for step in range(steps)]
             np.testing.assert_allclose(ours, recorded[name], rtol=1e-5, atol=1e-9)
-        rate = optimizers.cosine_schedule(0.1, 0.0, steps)
+        rate = cosine_schedule(0.1, 0.0, steps)
         ours = [rate(jnp.float32(step)) for step in range(steps)]
         np.testing.assert_allclose(ours, 1 - recorded["momentum"], rtol=1e-5)
 
@@ -82,14 +83,14 @@ class TestSchedules:
         """In float32 1 + cos(pi x) and 1 - momentum are 0 there, or wrong by several percent."""
         total = 1_000_000
         steps = np.array([0, 1, 777, total // 2, total - 1000, total - 10, total - 1, total])
-        schedule = jax.jit(optimizers.cosine_schedule(base, final, total))
+        schedule = jax.jit(cosine_schedule(base, final, total))
         ours = [schedule(jnp.float32(step)) for step in steps]
         cosine = np.cos(np.pi * steps.astype(np.longdouble) / total)
         expected = final + (base - final) * (1 + cosine) / 2
         np.testing.assert_allclose(ours, expected.astype(float), rtol=1e-5)
 
     def test_a_warmup_of_one_step_starts_at_zero(self):
-        schedule = optimizers.cosine_schedule(1.0, 0.0, 11, warmup=1)
+        schedule = cosine_schedule(1.0, 0.0, 11, warmup=1)
         np.testing.assert_allclose([schedule(0.0), schedule(1.0), schedule(6.0)], [0, 1, 0.5])
 
 

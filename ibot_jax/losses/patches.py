@@ -1,0 +1,54 @@
+"""The patch loss: a masked patch token is to predict the teacher's of the whole view.
+
+Arrays are float32 (float64 in parity runs). B batch, G global views, N patch tokens of a view, T
+patch tokens of any views, K prototypes.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ibot_jax.losses import prototypes
+
+Array = jax.Array
+
+
+def patch_weights(masks: Array, dtype: jnp.dtype) -> Array:
+    """What each patch token weighs in the patch loss.
+
+    Each view's tokens are averaged over its masked ones (a view without masks counts as 0), then
+    views over batch and global views.
+
+    Args:
+      masks: [B, G, N] bool.
+      dtype: of the result.
+
+    Returns:
+      [B, G, N], 0 where not masked.
+    """
+    masks = masks.astype(dtype)
+    counts = masks.sum(axis=-1, keepdims=True)
+    return masks / jnp.maximum(counts, 1) / (masks.shape[0] * masks.shape[1])
+
+
+def patch_loss(
+    student_logits: Array,
+    targets: Array,
+    weights: Array,
+    student_temp: float,
+    over: str | None = None,
+) -> Array:
+    """Masked image modelling against the online tokenizer: L_MIM of equation 2.
+
+    Args:
+      student_logits: [T, K] of masked tokens.
+      targets: [T, K] teacher probabilities of the same tokens of the unmasked view.
+      weights: [T] of `patch_weights`.
+      student_temp: the student's temperature.
+      over: the axis of the prototypes, if they are spread.
+
+    Returns:
+      Scalar.
+    """
+    logits = student_logits / student_temp
+    cross_entropy = prototypes.logsumexp(logits, over) - prototypes.total(targets * logits, over)
+    return (weights * cross_entropy).sum()

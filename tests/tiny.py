@@ -51,3 +51,9 @@ def tiny_batch(config: ConfigDict, seed: int = 0) -> dict[str, np.ndarray]:
 def normalized(config: ConfigDict, views: np.ndarray) -> jnp.ndarray:
     """Returns views as the models see them."""
     return jnp.array((views / 255 - config.data.mean) / config.data.std, jnp.float32)
+
+
+def example_settings(config: ConfigDict) -> dict:
+    """What `MakeExample` and `train_batches` take of a config."""
+    grid = tuple(side // config.model.patch_size for side in config.data.global_size)
+    return dict(seed=config.seed, data=config.data, masks=config.masks, grid=grid)

@@ -3,10 +3,10 @@
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
 from ibot_jax.config.plan import Plan
+from ibot_jax.config.section import Section
 from ibot_jax.data.draw.crops import draw_crop, largest_shrink
 from ibot_jax.data.draw.rand_augment import RandAugment
 from ibot_jax.data.make.chunks import Request
@@ -28,7 +28,7 @@ class MakeLabelledView:
         size: tuple[int, int],
         mean: tuple[float, ...],
         decoding: Decoding,
-        data: ConfigDict,
+        data: Section,
     ):
         """Prepares it.
 
@@ -48,7 +48,12 @@ class MakeLabelledView:
         self._flip = data.flip
         self._resize = data.resize
         fill = tuple(round(255 * level) for level in mean)
-        self._rand_augment = RandAugment(**data.rand_augment, fill=fill)
+        self._rand_augment = RandAugment(
+            data.rand_augment.ops,
+            data.rand_augment.magnitude,
+            data.rand_augment.magnitude_std,
+            fill,
+        )
 
     def blank(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns an example that is all zero."""
@@ -88,9 +93,10 @@ def labelled_batches(
     size: tuple[int, int],
     mean: tuple[float, ...],
     decoding: Decoding,
-    config: ConfigDict,
     plan: Plan,
     *,
+    seed: int,
+    data: Section,
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -105,8 +111,9 @@ def labelled_batches(
       size: height and width of the views, pixels.
       mean: of each channel, in [0, 1].
       decoding: how files become pixels.
-      config: with `seed` and the section `data`.
       plan: of the run.
+      seed: of the run.
+      data: as of `MakeLabelledView`, and with `workers` and `max_bad_share`.
       start_step: of the first batch.
       process_index: of this process.
       process_count: of the run.
@@ -114,18 +121,19 @@ def labelled_batches(
     Returns:
       An iterator of dicts: images [b, H, W, C] uint8, labels [b] int32.
     """
-    check_method(config.data.resize)
+    check_method(data.resize)
 
     def arguments(request: Request) -> tuple:
         return request.located, request.epoch, request.index, request.label
 
     return task_batches(
         source,
-        MakeLabelledView(source.fetch, config.seed, size, mean, decoding, config.data),
+        MakeLabelledView(source.fetch, seed, size, mean, decoding, data),
         arguments,
         ("images", "labels"),
-        config,
         plan,
+        seed=seed,
+        data=data,
         start_step=start_step,
         process_index=process_index,
         process_count=process_count,

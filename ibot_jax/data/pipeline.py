@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from ibot_jax.config.plan import Plan
+from ibot_jax.config.section import Section
 from ibot_jax.data.batching import chunk_rows, run_batches
 from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.make.bad_images import BadImages
@@ -32,9 +32,12 @@ _PLAIN = Decoding()
 
 def train_batches(
     source: Source | TfdsStream,
-    config: ConfigDict,
     plan: Plan,
     *,
+    seed: int,
+    data: Section,
+    masks: Section,
+    grid: tuple[int, int],
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -47,6 +50,17 @@ def train_batches(
     the rest of the same stream, and so does another number of processes. (For sequential TFDS data
     see `tfds.TfdsStream`.) An image that cannot be read is replaced by another one.
 
+    Args:
+      source: what to read.
+      plan: of the run.
+      seed: of the run.
+      data: how views are made, and by whom.
+      masks: how masks are drawn, and from when on.
+      grid: rows and columns of masks, those of the backbone for a global view.
+      start_step: of the first batch.
+      process_index: of this process.
+      process_count: of the run.
+
     Returns:
       An iterator of dicts of arrays:
         global_views: [b, G, H, W, C] uint8.
@@ -57,19 +71,20 @@ def train_batches(
         local_colors: [b, L, 12] float32.
       It raises `TrainingError` when the share of bad images passes `data.max_bad_share`.
     """
-    check_method(config.data.resize)
-    mask_start = plan.steps("masks.start", config.masks.start)
+    check_method(data.resize)
+    mask_start = plan.steps("masks.start", masks.start)
 
     def arguments(request: Request) -> tuple:
         return request.located, request.epoch, request.index, request.step >= mask_start
 
     return task_batches(
         source,
-        MakeExample(source.fetch, config),
+        MakeExample(source.fetch, seed, data, masks, grid),
         arguments,
         BATCH_KEYS,
-        config,
         plan,
+        seed=seed,
+        data=data,
         start_step=start_step,
         process_index=process_index,
         process_count=process_count,
@@ -81,9 +96,10 @@ def task_batches(
     task: Task,
     arguments: Callable[[Request], tuple],
     keys: Sequence[str],
-    config: ConfigDict,
     plan: Plan,
     *,
+    seed: int,
+    data: Section,
     start_step: int,
     process_index: int,
     process_count: int,
@@ -95,8 +111,9 @@ def task_batches(
       task: what workers do.
       arguments: of the task, for an example.
       keys: of the batches, one for each of the task's arrays.
-      config: of which `seed`, `data.workers` and `data.max_bad_share` are read.
       plan: of the run.
+      seed: of the run.
+      data: with `workers` and `max_bad_share`.
       start_step: of the first batch.
       process_index: of this process.
       process_count: of the run.
@@ -104,12 +121,12 @@ def task_batches(
     positions = Positions(plan, process_index, process_count)
     blank = task.blank()
     chunk = chunk_rows(blank, positions.rows)
-    workers = Workers(task, config.data.workers, chunk)
-    bad_images = BadImages(len(source), config.data.max_bad_share)
-    chunks = TrainChunks(source, config.seed, positions, workers, arguments, bad_images)
+    workers = Workers(task, data.workers, chunk)
+    bad_images = BadImages(len(source), data.max_bad_share)
+    chunks = TrainChunks(source, seed, positions, workers, arguments, bad_images)
     if isinstance(source, TfdsStream):
         make = chunks.from_records
-        inputs = _epochs(source, config.seed, plan, start_step, process_index, process_count)
+        inputs = _epochs(source, seed, plan, start_step, process_index, process_count)
     else:
         make = chunks.from_positions
         first, last = start_step * positions.rows, plan.total_steps * positions.rows

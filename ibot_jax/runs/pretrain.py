@@ -19,6 +19,7 @@ from ibot_jax.errors import TrainingError
 from ibot_jax.evaluate.online import Evaluation
 from ibot_jax.files.paths import warn_if_among_images
 from ibot_jax.methods.step import TrainState, jit_init, jit_train_step, state_layout, teacher_params
+from ibot_jax.models.geometry import geometry_of
 from ibot_jax.parallel.agreement import require_same, same_end
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.watchdog import Watchdog
@@ -98,8 +99,11 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
             stack.enter_context(contextlib.closing(reporter))
             batches = train_batches(
                 source,
-                config,
                 plan,
+                seed=config.seed,
+                data=config.data,
+                masks=config.masks,
+                grid=geometry_of(config.model).grid(config.data.global_size),
                 start_step=start_step,
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),

@@ -19,11 +19,11 @@ from typing import Any
 import jax
 import psutil
 from absl import flags
-from ml_collections import ConfigDict
 from PIL import Image
 
 from ibot_jax.cli.config_file import add_config_arguments, parse_config
-from ibot_jax.config.plan import make_plan
+from ibot_jax.config.plan import Plan
+from ibot_jax.config.section import Section
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.data.draw.views import draw_views
 from ibot_jax.data.make.examples import MakeExample
@@ -34,6 +34,7 @@ from ibot_jax.data.pixels.resize import crop_and_resize
 from ibot_jax.data.sources.opening import Source, open_source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import TrainingError, UserError
+from ibot_jax.models.geometry import geometry_of
 from ibot_jax.runs.check import check_config
 
 _WARM_UP = 3  # batches: workers start, buffers fill
@@ -74,7 +75,14 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             pathlib.Path(args.json).touch()
         report = {"config": args.config, "overrides": args.overrides}
-        report |= measure(config, batch_size=args.batch, num_images=args.images)
+        report |= measure(
+            config.seed,
+            config.data,
+            config.masks,
+            geometry_of(config.model).grid(config.data.global_size),
+            batch_size=args.batch,
+            num_images=args.images,
+        )
     except OSError as error:
         raise UserError(f"{error.filename} cannot be written: {error.strerror}") from None
     except TrainingError as error:
@@ -86,11 +94,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(config: ConfigDict, *, batch_size: int, num_images: int) -> dict[str, Any]:
-    """Measures the pipeline of a config.
+def measure(
+    seed: int,
+    data: Section,
+    masks: Section,
+    grid: tuple[int, int],
+    *,
+    batch_size: int,
+    num_images: int,
+) -> dict[str, Any]:
+    """Measures the pipeline of a run.
 
     Args:
-      config: of a run; its batch size and duration are replaced.
+      seed: of the examples, which are made as `train_batches` does.
+      data: likewise; it names their source, too.
+      masks: likewise.
+      grid: likewise.
       batch_size: images a batch; all there are, if those are fewer.
       num_images: how many to time at least; small data is gone through again and again.
 
@@ -101,7 +120,6 @@ def measure(config: ConfigDict, *, batch_size: int, num_images: int) -> dict[str
       UserError: if the source cannot be opened.
       TrainingError: if too many images cannot be read.
     """
-    data = config.data
     source = open_source(
         data.source,
         data.split,
@@ -109,17 +127,18 @@ def measure(config: ConfigDict, *, batch_size: int, num_images: int) -> dict[str
         max_per_class=data.max_per_class,
         channels=data.channels,
     )
-    config.batch_size = min(batch_size, len(source))
-    num_batches = -(-num_images // config.batch_size)
-    config.duration = f"{num_batches + _WARM_UP + 10} steps"  # workers do not run dry at the end
-    batches = train_batches(source, config, make_plan(config, len(source)))
+    batch_size = min(batch_size, len(source))
+    num_batches = -(-num_images // batch_size)
+    # Workers do not run dry at the end.
+    plan = Plan(batch_size, len(source) // batch_size, num_batches + _WARM_UP + 10)
+    batches = train_batches(source, plan, seed=seed, data=data, masks=masks, grid=grid)
     batch = [next(batches) for _ in range(_WARM_UP)][-1]
 
     wall, owner, workers = time.perf_counter(), time.process_time(), _worker_seconds()
     for _ in range(num_batches):
         batch = next(batches)
     wall, owner, workers = (
-        (after - before) / (num_batches * config.batch_size)
+        (after - before) / (num_batches * batch_size)
         for after, before in (
             (time.perf_counter(), wall),
             (time.process_time(), owner),
@@ -127,14 +146,14 @@ def measure(config: ConfigDict, *, batch_size: int, num_images: int) -> dict[str
         )
     )
     del batches  # ends the workers
-    parts, pillow = _parts(source, config)
+    parts, pillow = _parts(source, MakeExample(source.fetch, seed, data, masks, grid))
     total = owner + workers
     parts["transport"] = total - sum(parts.values())
     return {
         "source": source.name,
         "source_images": len(source),
-        "images": num_batches * config.batch_size,
-        "batch_size": config.batch_size,
+        "images": num_batches * batch_size,
+        "batch_size": batch_size,
         "augment": data.augment,
         "resize": data.resize,
         "cores": os.cpu_count(),
@@ -146,7 +165,7 @@ def measure(config: ConfigDict, *, batch_size: int, num_images: int) -> dict[str
         "part_seconds": parts,
         "pillow_decode_seconds": pillow,
         "device": jax.devices()[0].device_kind,
-        "transfer_wall_seconds": _transfer_seconds(batch) / config.batch_size,
+        "transfer_wall_seconds": _transfer_seconds(batch) / batch_size,
     }
 
 
@@ -156,12 +175,13 @@ def _worker_seconds() -> float:
     return sum(one.user + one.system for one in times)
 
 
-def _parts(source: Source | TfdsStream, config: ConfigDict) -> tuple[dict[str, float], float]:
+def _parts(
+    source: Source | TfdsStream, make_example: MakeExample
+) -> tuple[dict[str, float], float]:
     """Returns the CPU time of each part of making an example, and of decoding it by Pillow alone.
 
     The profiler's own time is taken out in proportion.
     """
-    make_example = MakeExample(source.fetch, config)
     out = make_example.blank()
     located = list(_healthy(make_example, out, _located(source)))
 

@@ -11,18 +11,20 @@ Speed is that of one core which does nothing but make the views: CPU time of thi
 """
 
 import argparse
+import copy
 import time
 
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict
 
 from ibot_jax.cli.config_file import add_config_arguments, parse_config
+from ibot_jax.config.section import Section
 from ibot_jax.data.make.examples import MakeExample
 from ibot_jax.data.sources.opening import Source, open_source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.options import positive
+from ibot_jax.models.geometry import geometry_of
 from ibot_jax.runs.check import check_config
 
 _TOP_BAND = (0.4, 0.5)  # cycles a pixel
@@ -43,26 +45,46 @@ def run(args: argparse.Namespace) -> int:
     config = parse_config(["bench", f"--config={args.config}", *args.overrides], flags.FlagValues())
     config.data.update(source=args.data or config.data.source, augment="device")
     try:
-        margins = [0.0, *map(float, args.margins.split(","))]
+        margins = (0.0, *map(float, args.margins.split(",")))
     except ValueError:
         raise UserError(f"--margins={args.margins} are no numbers such as 1,2,4") from None
-    configs = []
-    for margin in margins:
-        configs.append(config.copy_and_resolve_references())
-        configs[-1].data.shrink_margin = margin
-        check_config(configs[-1])
+    for config.data.shrink_margin in margins:
+        check_config(config)
     data = config.data
     source = open_source(data.source, data.split, data_dir=data.data_dir, channels=data.channels)
     if isinstance(source, TfdsStream):
         raise UserError(f"{source.name} has no random access; give a folder")
-    for row in measure(source, configs, args.images):
+    grid = geometry_of(config.model).grid(config.data.global_size)
+    for row in measure(source, config.seed, data, config.masks, grid, margins, args.images):
         print(row)
     return 0
 
 
-def measure(source: Source, configs: list[ConfigDict], number: int) -> list[str]:
-    """Returns lines of a table, one for each config; the first is the one to compare with."""
-    makers = [MakeExample(source.fetch, config) for config in configs]
+def measure(
+    source: Source,
+    seed: int,
+    data: Section,
+    masks: Section,
+    grid: tuple[int, int],
+    margins: tuple[float, ...],
+    number: int,
+) -> list[str]:
+    """Returns lines of a table, one for each margin; the first is the one to compare with.
+
+    Args:
+      source: of the images.
+      seed: of the views, which are made as `MakeExample` does.
+      data: likewise; its margin is replaced.
+      masks: likewise.
+      grid: likewise.
+      margins: of `data.shrink_margin`.
+      number: of images.
+    """
+    makers = []
+    for margin in margins:
+        changed = copy.deepcopy(data)
+        changed.shrink_margin = margin
+        makers.append(MakeExample(source.fetch, seed, changed, masks, grid))
     seconds, smaller = np.zeros(len(makers)), np.zeros(len(makers), int)
     found = [[] for _ in makers]  # pairs (this, whole) of gradient and top band, by view
     number = min(number, len(source))
@@ -81,13 +103,13 @@ def measure(source: Source, configs: list[ConfigDict], number: int) -> list[str]
                 smaller[place] += 1
                 found[place] += [[sharpness(view) for view in pair] for pair in pairs]
     lines = ["margin  decoded smaller  gradient  top band  images/s and core"]
-    for place, config in enumerate(configs):
+    for place, margin in enumerate(margins):
         ratios = (1.0, 1.0)
         if found[place]:
             this, whole = np.mean(found[place], axis=0)
             ratios = this / whole
         lines.append(
-            f"{config.data.shrink_margin:6.3g}  {smaller[place] / number:15.1%}  {ratios[0]:8.3f}  "
+            f"{margin:6.3g}  {smaller[place] / number:15.1%}  {ratios[0]:8.3f}  "
             f"{ratios[1]:8.3f}  {number / seconds[place]:17.1f}"
         )
     return lines

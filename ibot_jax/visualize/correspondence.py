@@ -21,6 +21,7 @@ from ibot_jax.data.make.examples import MakeExample
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.options import add_number, add_weights_options, natural
+from ibot_jax.models.geometry import geometry_of
 from ibot_jax.visualize import canvas
 from ibot_jax.visualize.options import add_image_options, add_output_options, open_model
 from ibot_jax.visualize.pictures import (
@@ -181,12 +182,12 @@ def _view_maker(
     source: Source, model: Model, longer: int | None, seed: int
 ) -> Callable[[int], Pair]:
     """Returns a function that cuts two global views of an image as training does."""
-    config = copy.deepcopy(model.config)
+    data, masks = copy.deepcopy(model.config.data), model.config.masks
     size = view_size(model, longer or 2 * max(model.view.size))
-    config.data.update(global_size=size, global_views=2, local_views=0)
-    config.data.update(augment="host", resize="pillow")
-    config.seed = seed
-    make_example = MakeExample(source.fetch, config)
+    data.update(global_size=size, global_views=2, local_views=0)
+    data.update(augment="host", resize="pillow")
+    grid = geometry_of(model.config.model).grid(data.global_size)
+    make_example = MakeExample(source.fetch, seed, data, masks, grid)
 
     def make(index: int) -> Pair:
         views = make_example.blank()

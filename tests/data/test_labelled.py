@@ -37,7 +37,8 @@ def folder(tmp_path):
 def run(config, folder, size=(16, 24), **options):
     source = open_source(f"folder:{folder}", "train")
     plan = make_plan(config, len(source))
-    return list(labelled_batches(source, size, MEAN, Decoding(), config, plan, **options))
+    settings = dict(seed=config.seed, data=config.data)
+    return list(labelled_batches(source, size, MEAN, Decoding(), plan, **settings, **options))
 
 
 def plain(config):
@@ -125,7 +126,6 @@ def test_rand_augment_changes_most_views_and_fills_with_the_mean(config, folder)
 def test_grey_images_have_one_channel(config, folder, ops):
     config.data.rand_augment.ops = ops
     source = open_source(f"folder:{folder}", "train", channels=1)
-    batches = labelled_batches(
-        source, (8, 8), (0.3,), Decoding(channels=1), config, make_plan(config, len(source))
-    )
+    plan, settings = make_plan(config, len(source)), dict(seed=config.seed, data=config.data)
+    batches = labelled_batches(source, (8, 8), (0.3,), Decoding(channels=1), plan, **settings)
     assert next(batches)["images"].shape == (8, 8, 8, 1)

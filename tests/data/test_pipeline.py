@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from tiny import example_settings
 
 from ibot_jax.config.plan import make_plan
 from ibot_jax.data.draw.central import CentralView
@@ -21,9 +22,14 @@ from ibot_jax.errors import TrainingError
 KEYS = ("global_views", "local_views", "masks", "global_colors", "local_colors")
 
 
+def train(source, config, **options):
+    plan = make_plan(config, len(source))
+    return train_batches(source, plan, **example_settings(config), **options)
+
+
 def run(config, folder, **options):
     source = open_source(f"folder:{folder}", "train")
-    batches = train_batches(source, config, make_plan(config, len(source)), **options)
+    batches = train(source, config, **options)
     return list(batches)
 
 
@@ -89,7 +95,7 @@ def test_shapes_and_dtypes(config, folder):
 def test_there_may_be_no_local_views_and_one_channel(config, folder):
     config.data.update(local_views=0, channels=1, mean=(0.5,), std=(0.5,))
     source = open_source(f"folder:{folder}", "train", channels=1)
-    batch = next(train_batches(source, config, make_plan(config, len(source))))
+    batch = next(train(source, config))
     assert batch["global_views"].shape == (8, 2, 16, 16, 1)
     assert batch["local_views"].shape == (8, 0, 8, 8, 1)
 
@@ -154,7 +160,7 @@ def test_a_bad_image_is_replaced_by_another_and_named_once(config, flat_folder, 
     (flat_folder / "07.png").write_bytes(b"this is no image")
     config.data.max_bad_share = 0.06
     source = open_source(f"folder:{flat_folder}", "train")
-    batches = train_batches(source, config, make_plan(config, len(source)))
+    batches = train(source, config)
     with caplog.at_level(logging.WARNING):
         found = list(batches)
     assert batches.bad_images == 1
@@ -182,7 +188,7 @@ def test_every_kind_of_bad_image_is_survived(config, folder, kind, caplog):
         path.write_bytes(b"" if kind == "empty" else b"GIF89a and then nothing")
     config.batch_size = 20
     config.data.max_bad_share = 0.05
-    batches = train_batches(source, config, make_plan(config, len(source)))
+    batches = train(source, config)
     assert len(list(batches)) == 2
     assert batches.bad_images == 1
     assert "a/003.png" in caplog.text
@@ -210,7 +216,7 @@ def test_a_folder_of_nothing_but_bad_images_ends_the_run(config, folder):
 def test_a_killed_worker_ends_the_run_with_a_reason(config, folder):
     source = open_source(f"folder:{folder}", "train")
     config.duration = "1000 steps"
-    batches = train_batches(source, config, make_plan(config, len(source)))
+    batches = train(source, config)
     next(batches)
     subprocess.run(["kill", "-9", *worker_processes()], check=True)
     with pytest.raises(TrainingError, match="worker process.*-9"):
@@ -221,7 +227,7 @@ def test_dropping_the_iterator_leaves_nothing_behind(config, folder):
     config.duration = "1000 epochs"
     source = open_source(f"folder:{folder}", "train")
     for _ in range(3):
-        batches = train_batches(source, config, make_plan(config, len(source)))
+        batches = train(source, config)
         next(batches)
         assert len(worker_processes()) == 1
         del batches
@@ -231,7 +237,7 @@ def test_dropping_the_iterator_leaves_nothing_behind(config, folder):
     time.sleep(0.2)
     threads = len(list(Path("/proc/self/task").iterdir()))
     for _ in range(5):
-        next(train_batches(source, config, make_plan(config, len(source))))
+        next(train(source, config))
     gc.collect()
     time.sleep(0.2)
     assert len(list(Path("/proc/self/task").iterdir())) <= threads + 2
@@ -248,7 +254,14 @@ from ibot_jax.data.sources.opening import open_source
 config = get_config()
 config.batch_size = 8
 source = open_source("folder:{folder}", "train")
-batches = train_batches(source, config, make_plan(config, len(source)))
+batches = train_batches(
+    source,
+    make_plan(config, len(source)),
+    seed=config.seed,
+    data=config.data,
+    masks=config.masks,
+    grid=(14, 14),
+)
 next(batches)
 evaluation = eval_batches(source, CentralView((16, 16), (16, 16)), 4)
 next(evaluation)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import tiny_config
+from tiny import example_settings, tiny_config
 
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.tools import bench
@@ -25,10 +25,9 @@ def test_a_margin_of_one_softens_views_and_zero_is_the_whole_image(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (160, 160, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "noise.jpg", quality=95)
     scale = dict(data__global_scale=(0.9, 1.0), data__local_scale=(0.9, 1.0))
-    configs = [
-        tiny_config(**scale | {"data__shrink_margin": margin}) for margin in (0.0, 1.0, 1000.0)
-    ]
-    title, *rows = measure(open_source(f"folder:{tmp_path}", "train"), configs, 1)
+    settings = example_settings(tiny_config(**scale))
+    source = open_source(f"folder:{tmp_path}", "train")
+    title, *rows = measure(source, **settings, margins=(0.0, 1.0, 1000.0), number=1)
     names = [name for name in title.split("  ") if name]
     values = [dict(zip(map(str.strip, names), row.split(), strict=True)) for row in rows]
     assert [row["decoded smaller"] for row in values] == ["0.0%", "100.0%", "0.0%"]

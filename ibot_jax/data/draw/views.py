@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from ibot_jax.config.section import Section
 from ibot_jax.data.draw.crops import draw_crop
 from ibot_jax.data.pixels.resize import Box
 from ibot_jax.kernels.color_table import JITTER, Color
@@ -46,14 +46,15 @@ class ViewSettings:
     solarize: float
 
 
-def view_settings(data: ConfigDict) -> tuple[list[ViewSettings], list[ViewSettings]]:
-    """Reads the settings of each global and each local view from `config.data`.
+def view_settings(data: Section) -> tuple[list[ViewSettings], list[ViewSettings]]:
+    """Reads the settings of each global and each local view from the section `data`.
 
     Blur and solarisation are configured for the first global view, the other global views and
     the local views.
     """
     shared = {
-        key: data[key] for key in (*JITTER, "aspect", "flip", "jitter", "gray", "blur_radius")
+        key: getattr(data, key)
+        for key in (*JITTER, "aspect", "flip", "jitter", "gray", "blur_radius")
     }
 
     def settings(size, scale, kind):

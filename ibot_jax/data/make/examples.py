@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
 from ibot_jax.config.plan import Plan
+from ibot_jax.config.section import Section
 from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.draw.crops import largest_shrink
 from ibot_jax.data.draw.masks import draw_mask
@@ -23,7 +23,6 @@ from ibot_jax.data.pixels.host_colors import apply_color
 from ibot_jax.data.pixels.images import Decoding, EncodedImage
 from ibot_jax.data.pixels.resize import crop_and_resize
 from ibot_jax.kernels.color_table import COLUMNS
-from ibot_jax.models.geometry import geometry_of
 
 # Purposes of randomness: no two share a stream.
 ORDER, CROPS, COLORS, MASKS, STAND_INS = range(5)
@@ -74,11 +73,20 @@ class EpochOrder:
 class MakeExample:
     """Makes training examples from what a source locates; a `workers.Task`."""
 
-    def __init__(self, fetch: Fetch, config: ConfigDict):
-        data, masks = config.data, config.masks
-        grid = geometry_of(config.model).grid(data.global_size)
+    def __init__(
+        self, fetch: Fetch, seed: int, data: Section, masks: Section, grid: tuple[int, int]
+    ):
+        """Prepares it.
+
+        Args:
+          fetch: of the source.
+          seed: of the run.
+          data: how views are made.
+          masks: how masks are drawn.
+          grid: rows and columns of masks, those of the backbone for a global view.
+        """
         self._fetch = fetch
-        self._seed = config.seed
+        self._seed = seed
         self._decoding = Decoding.of(data)
         self._resize = data.resize
         self._shrink_margin = data.shrink_margin

@@ -11,10 +11,10 @@ import threading
 
 import numpy as np
 import simplejpeg
-from ml_collections import ConfigDict
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ibot_jax.config.defaults import MAX_PIXELS
+from ibot_jax.config.section import Section
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's, by number of channels
 SHRINKS = (8, 4, 2, 1)  # that libjpeg-turbo decodes faster than the whole
@@ -49,9 +49,9 @@ class Decoding:
     max_pixels: int = MAX_PIXELS
 
     @classmethod
-    def of(cls, data: ConfigDict) -> "Decoding":
+    def of(cls, data: Section) -> "Decoding":
         """Returns what the section `data` of a config says."""
-        return cls(**{field.name: data[field.name] for field in dataclasses.fields(cls)})
+        return cls(**{field.name: getattr(data, field.name) for field in dataclasses.fields(cls)})
 
 
 class EncodedImage:

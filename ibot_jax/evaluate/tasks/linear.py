@@ -17,11 +17,14 @@ Data: a train and a test split, labelled alike: folders PATH/train/CLASS/* and P
 
 import argparse
 import importlib.util
+import json
+import types
+from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from ibot_jax.config.plan import Plan
+from ibot_jax.config.section import Section
 from ibot_jax.data.labelled import labelled_batches
 from ibot_jax.data.sources.identity import fingerprint
 from ibot_jax.errors import UserError
@@ -112,10 +115,10 @@ def run(args: argparse.Namespace) -> Report:
         epochs=args.epochs,
     )
     plan = Plan(args.batch_size, sweep.steps_per_epoch, sweep.epochs * sweep.steps_per_epoch)
-    config = _data_config(args)
+    data = _data_settings(args)
     with same_end():
         about = identity(model, params, kind, blocks)
-        about |= views.cut() | {"data": config.to_json()}
+        about |= views.cut() | {"data": json.dumps({"seed": args.seed, "data": data})}
         about |= {"train": fingerprint(train), "test": fingerprint(test)}
 
     def batches(start_step):
@@ -124,8 +127,9 @@ def run(args: argparse.Namespace) -> Report:
             views.size,
             model.config.data.mean,
             views.decoding,
-            config,
             plan,
+            seed=args.seed,
+            data=_as_section(data),
             start_step=start_step,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -175,10 +179,10 @@ def _variants(args: argparse.Namespace, model: Model) -> tuple[tuple[Variant, ..
     return variants, "all", max(blocks)
 
 
-def _data_config(args: argparse.Namespace) -> ConfigDict:
-    """Returns what `labelled_batches` reads."""
+def _data_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns how views are made, see `labelled_batches`."""
     fast = importlib.util.find_spec("cykooz_resizer")  # not there on every machine
-    data = dict(
+    return dict(
         scale=(args.scale, 1.0),
         aspect=(3 / 4, 4 / 3),
         flip=args.flip,
@@ -187,4 +191,9 @@ def _data_config(args: argparse.Namespace) -> ConfigDict:
         max_bad_share=0.01,
         workers=args.workers,
     )
-    return ConfigDict(dict(seed=args.seed, data=data))
+
+
+def _as_section(values: dict[str, Any]) -> Section:
+    """Returns nested values as attributes."""
+    nested = {k: _as_section(v) if isinstance(v, dict) else v for k, v in values.items()}
+    return types.SimpleNamespace(**nested)

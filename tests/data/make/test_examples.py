@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import example_settings
 
 from ibot_jax.config import get_config
 from ibot_jax.data.make.examples import MakeExample
@@ -31,7 +32,7 @@ def picture(height, width, kind="JPEG"):
 
 
 def make(config, encoded, index=3, masked=True):
-    task = MakeExample(bytes, config)
+    task = MakeExample(bytes, **example_settings(config))
     out = tuple(np.full_like(array, 1) for array in task.blank())  # as if used before
     task(out, encoded, 2, index, masked)
     return out

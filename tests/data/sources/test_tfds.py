@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tiny import example_settings
 
 from ibot_jax.config.plan import make_plan
 from ibot_jax.data.draw.central import CentralView
@@ -69,7 +70,8 @@ def levels(batches):
 def run(source, config, **options):
     config.data.update(PLAIN)
     config.batch_size = 16
-    return list(train_batches(source, config, make_plan(config, len(source)), **options))
+    plan = make_plan(config, len(source))
+    return list(train_batches(source, plan, **example_settings(config), **options))
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
@@ -125,7 +127,8 @@ def test_labels_come_with_their_images(data_dir, config, file_format):
     recipe.data.workers = 1
     source = open_levels(data_dir, file_format)
     plan = make_plan(config, len(source))
-    for batch in labelled_batches(source, (8, 8), (0.5,) * 3, Decoding(), recipe, plan):
+    settings = dict(seed=recipe.seed, data=recipe.data)
+    for batch in labelled_batches(source, (8, 8), (0.5,) * 3, Decoding(), plan, **settings):
         np.testing.assert_array_equal(batch["labels"], batch["images"][:, 0, 0, 0] // 5 % 2)
 
 

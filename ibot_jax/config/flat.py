@@ -1,10 +1,13 @@
 """Configs by dotted names: "optim.lr" is `config.optim.lr`."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from ibot_jax.config.keys import Keys
+from ibot_jax.config.section import Section
 
 
 def make_config(keys: Keys) -> ConfigDict:
@@ -30,3 +33,19 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
+
+
+@dataclasses.dataclass(frozen=True)
+class _FlatSection:
+    """A section of a flattened config."""
+
+    flat: Mapping[str, Any]
+    name: str
+
+    def __getattr__(self, leaf: str) -> Any:
+        return self.flat[f"{self.name}.{leaf}"]  # a KeyError names what is missing
+
+
+def section(flat: Mapping[str, Any], name: str) -> Section:
+    """Returns a section of a flattened config; a key that is missing is a KeyError."""
+    return _FlatSection(flat, name)

@@ -1,4 +1,4 @@
-"""What several keys of a pre-training config must have in common, whatever data and devices."""
+"""What several keys of a run must have in common, whatever data, devices and model."""
 
 from collections.abc import Iterator
 
@@ -35,37 +35,6 @@ def check_rates(flat: Flat) -> Iterator[str]:
         yield stated(flat, "optim.min_lr", problem)
 
 
-def _check_heads(flat: Flat) -> Iterator[str]:
-    width = flat["model.width"]
-    if width % flat["model.heads"]:
-        problem = f"does not divide model.width={width}; use a number of heads that does"
-        yield stated(flat, "model.heads", problem)
-
-
-def _check_mlp(flat: Flat) -> Iterator[str]:
-    width = flat["model.width"]
-    if width * flat["model.mlp_ratio"] < 1:
-        problem = f"of model.width={width} leaves no hidden unit; use at least {1 / width:.3g}"
-        yield stated(flat, "model.mlp_ratio", problem)
-
-
-def _check_kernels(flat: Flat) -> Iterator[str]:
-    if flat["model.kernels"] not in ("auto", "xla") and flat["dtype"] != "bfloat16":
-        problem = f'needs dtype="bfloat16", not {flat["dtype"]!r}; use "auto"'
-        yield stated(flat, "model.kernels", problem)
-
-
-def _check_prototypes(flat: Flat) -> Iterator[str]:
-    same = flat["head.prototypes"] == flat["head.patch_prototypes"]
-    if (flat["head.shared"] or flat["head.shared_teacher"]) and not same:
-        problem = (
-            f"differs from head.prototypes={flat['head.prototypes']}, but a shared last layer has "
-            "one number of outputs; make them equal, or set head.shared and head.shared_teacher "
-            "to false"
-        )
-        yield stated(flat, "head.patch_prototypes", problem)
-
-
 def _check_losses(flat: Flat) -> Iterator[str]:
     if not flat["loss.class_weight"] + flat["loss.patch_weight"]:
         problem = "and loss.patch_weight are both 0; make one of them positive"
@@ -93,21 +62,6 @@ def _check_masks(flat: Flat) -> Iterator[str]:
             yield stated(flat, key, problem)
 
 
-def _check_global_size(flat: Flat) -> Iterator[str]:
-    yield from _whole_patches(flat, "data.global_size")
-
-
-def _check_local_size(flat: Flat) -> Iterator[str]:
-    if flat["data.local_views"]:
-        yield from _whole_patches(flat, "data.local_size")
-
-
-def _whole_patches(flat: Flat, key: str) -> Iterator[str]:
-    patch = flat["model.patch_size"]
-    if any(side % patch for side in flat[key]):
-        yield stated(flat, key, f"must be divisible by model.patch_size={patch}")
-
-
 def _check_views(flat: Flat) -> Iterator[str]:
     num_local = flat["data.local_views"]
     if flat["data.global_views"] + num_local < 2:
@@ -129,14 +83,8 @@ RELATIONS = (
     _check_lengths,
     check_workers,
     check_rates,
-    _check_heads,
-    _check_mlp,
-    _check_kernels,
-    _check_prototypes,
     _check_losses,
     _check_masks,
-    _check_global_size,
-    _check_local_size,
     _check_views,
     _check_resize,
 )

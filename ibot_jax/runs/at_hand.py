@@ -8,8 +8,7 @@ from ml_collections import ConfigDict
 from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.flat import flatten
 from ibot_jax.config.problems import Flat, config_problems, noted
-from ibot_jax.config.relations import RELATIONS
-from ibot_jax.runs.check import length_problems, too_late
+from ibot_jax.runs.check import RELATIONS, length_problems, too_late
 
 
 def problems_at_hand(config: ConfigDict, wrong: bool) -> list[str]:

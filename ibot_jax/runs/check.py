@@ -1,14 +1,15 @@
 """Checks of a run's config, before anything compiles: all mistakes at once, in one line.
 
 A sentence names the key, the value found, and what would do. What a key takes by itself stands
-with the key (`config.defaults`), what several have in common in `config.relations`; here is what
-depends on the data and the devices, too.
+with the key (`config.defaults`), what several have in common in `config.relations` and, of models,
+in `models.relations`; here is what depends on the data and the devices, too.
 """
 
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+from ibot_jax.config import relations as of_runs
 from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.flat import flatten
 from ibot_jax.config.plan import Plan, make_plan
@@ -22,8 +23,9 @@ from ibot_jax.config.problems import (
     share_of_run,
     stated,
 )
-from ibot_jax.config.relations import RELATIONS
+from ibot_jax.models import relations as of_models
 
+RELATIONS = (*of_runs.RELATIONS, *of_models.RELATIONS)
 _PERIODS = ("log_every", "knn.every", "checkpoint.every")  # what happens again and again
 
 
@@ -107,13 +109,7 @@ def device_problems(config: ConfigDict, num_devices: int, num_processes: int = 1
     if num_processes > 1 and of_process % tensor:
         problem = f"does not divide the {of_process} devices of a process, which shares its images"
         yield stated(flat, "mesh.tensor", problem)
-    hidden = int(flat["model.width"] * flat["model.mlp_ratio"])
-    for name, number in (
-        ("model.heads", flat["model.heads"]),
-        ("hidden units of the MLPs", hidden),
-        ("head.prototypes", flat["head.prototypes"]),
-        ("head.patch_prototypes", flat["head.patch_prototypes"]),
-    ):
+    for name, number in of_models.split_over_tensor(flat):
         if number % tensor:
             problem = f"does not divide {name}, {number}; use a number that does"
             yield stated(flat, "mesh.tensor", problem)

@@ -22,9 +22,9 @@ ROOMS = (
     ("losses", "optim", "models"),
     ("kernels",),
     ("cli",),
+    ("files",),  # an atomic write hears of the signals that end the program
     ("parallel",),
     ("config",),
-    ("files",),
     ("errors",),
 )
 DOORS = {"main", "export", "errors", "__init__", "__main__"}

@@ -38,7 +38,7 @@ from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
 from ibot_jax.cli.outputs import add_output_options
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.options import positive
-from ibot_jax.files.paths import absolute_path, warn_if_among_images
+from ibot_jax.files.paths import absolute_path, warn_if_among_images, writing
 from ibot_jax.weights import writers
 from ibot_jax.weights.card import make_card, read_report, require_same_weights
 from ibot_jax.weights.description import described_view
@@ -146,7 +146,7 @@ def _convert(args: argparse.Namespace) -> None:
     warn_if_among_images(args.out, "OUT", [trained_on])
     for params in found.params.values():
         require_same_weights(reports, params)
-    with writers.told_by_path(args.out):
+    with writing("--out", args.out):
         remarks = _write(to, target, found, args.license, reports)
     for remark in remarks:
         print(remark)

@@ -17,8 +17,9 @@ import numpy as np
 from etils import epath
 
 from ibot_jax.errors import UserError
+from ibot_jax.files.atomic import renamed, write_json
+from ibot_jax.files.json_files import as_json
 from ibot_jax.runs.lock import Lock
-from ibot_jax.weights.writers import as_json, renamed, write_bytes
 
 _SETTINGS = "settings.json"
 _PART = re.compile(r"(\d{12})-(\d{12})\.npz")
@@ -65,7 +66,7 @@ class Parts:
         if not file.exists():
             if parts := [path for path in self._entries() if _PART.fullmatch(path.name)]:
                 raise self._odd(parts[0], f"lies there without {_SETTINGS}")
-            write_bytes(file, as_json(settings).encode())
+            write_json(file, settings)
             return
         try:
             earlier = json.loads(file.read_text())

@@ -14,14 +14,14 @@ one: of them only the presence and the form of small files is looked at.
 
 import concurrent.futures
 import json
-import secrets
 import zlib
 from collections.abc import Collection, Iterator
 from typing import Any
 
 from etils import epath
 
-from ibot_jax.files.json_lines import is_finite_number, parse_object
+from ibot_jax.files.atomic import write_bytes
+from ibot_jax.files.json_files import is_finite_number, parse_object
 
 FILE = "checksums.json"
 FIGURES = "metrics/metrics"  # where Orbax keeps what was evaluated at the step, as JSON
@@ -52,7 +52,9 @@ def add_figures(folder: epath.Path, figures: dict[str, float]) -> None:
     """Adds what was evaluated to a checkpoint that has no figures, and to its list."""
     path = folder / FIGURES
     path.parent.mkdir(exist_ok=True)
-    _replace(path, json.dumps(figures))  # first: what the list does not name is no damage
+    write_bytes(
+        path, json.dumps(figures).encode()
+    )  # first: what the list does not name is no damage
     if (folder / FILE).exists():
         recorded = _read_list(folder)
         recorded["files"][FIGURES] = _checksum(path)
@@ -197,11 +199,4 @@ def _read_list(folder: epath.Path) -> dict[str, Any]:
 
 def _write(folder: epath.Path, recorded: dict[str, Any]) -> None:
     recorded = recorded | {"crc32": _checksum_of_json(recorded)}
-    _replace(folder / FILE, json.dumps(recorded, indent=1))
-
-
-def _replace(path: epath.Path, text: str) -> None:
-    """Writes a file at once or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    write_bytes(folder / FILE, json.dumps(recorded, indent=1).encode())

@@ -3,38 +3,19 @@
 import contextlib
 import json
 import logging
-import secrets
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
 
 from ibot_jax.errors import TrainingError, UserError
+from ibot_jax.files.atomic import write_bytes
+from ibot_jax.files.json_files import parse_object
+from ibot_jax.files.remote import is_remote
 
 Row = dict[str, Any]
 
 _log = logging.getLogger(__name__)
-
-
-def parse_object(text: bytes) -> Row:
-    """Returns the JSON object in a text.
-
-    Raises:
-      ValueError: that says what is there instead, "is no JSON".
-    """
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):  # not UTF-8 is a ValueError, too
-        raise ValueError("is no JSON") from None
-    if not isinstance(value, dict):
-        raise ValueError("is no JSON object")
-    return value
-
-
-def is_finite_number(value: Any) -> bool:
-    """Returns whether a value from a JSON text is a number that a float can hold."""
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def read_lines(path: epath.Path, is_row: Callable[[Row], bool] = lambda row: True) -> list[Row]:
@@ -91,12 +72,8 @@ class JsonLines:
         self._error: OSError | None = None
         self._file = None
         try:
-            if "://" in str(path):
-                self._rewrite(path)
-            else:
-                temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-                self._rewrite(temporary)
-                temporary.replace(path)
+            self._rewrite()
+            if not is_remote(str(path)):
                 self._file = path.open("a")
         except OSError as error:
             raise self._failure(error) from error
@@ -115,7 +92,7 @@ class JsonLines:
         """Makes sure that all rows are written; an error is kept for `check`."""
         if self._file is None:
             with self._error_kept():
-                self._rewrite(self._path)
+                self._rewrite()
 
     def check(self) -> None:
         """Raises a TrainingError if rows could not be written."""
@@ -129,8 +106,8 @@ class JsonLines:
             with self._error_kept():
                 self._file.close()
 
-    def _rewrite(self, path: epath.Path) -> None:
-        path.write_text("".join(self._lines))
+    def _rewrite(self) -> None:
+        write_bytes(self._path, "".join(self._lines).encode())
 
     @contextlib.contextmanager
     def _error_kept(self):

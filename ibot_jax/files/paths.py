@@ -1,14 +1,15 @@
 """Paths that users give, on disks and in buckets, looked at before anything is computed."""
 
+import contextlib
 import logging
 import os
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from etils import epath
 
-from ibot_jax.errors import UserError
+from ibot_jax.errors import TrainingError, UserError
 from ibot_jax.files import remote
 from ibot_jax.files.tf import import_tensorflow
 
@@ -95,6 +96,24 @@ def require_writable(target: epath.Path, flag: str) -> None:
     except Exception as error:  # of TensorFlow, too, which has kinds of its own
         raise UserError(
             f"{flag}={target} cannot be written ({reason_of(error)}: {place}); choose another path"
+        ) from error
+
+
+@contextlib.contextmanager
+def writing(flag: str, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns whatever prevents writing into a UserError.
+
+    Args:
+      flag: that names what is written.
+      path: its value.
+    """
+    try:
+        yield
+    except (UserError, TrainingError):
+        raise
+    except Exception as error:  # of TensorFlow and Orbax, too, which have kinds of their own
+        raise UserError(
+            f"{flag}={path} cannot be written ({reason_of(error)}); choose another path"
         ) from error
 
 

@@ -1,13 +1,13 @@
 """Scalars for TensorBoard, written in the background."""
 
 import contextlib
-import secrets
 import types
 from collections.abc import Iterator, Mapping
 
 from etils import epath
 
 from ibot_jax.errors import TrainingError, in_words
+from ibot_jax.files import atomic
 from ibot_jax.files.tf import import_tensorflow
 
 
@@ -63,21 +63,27 @@ def _purge(tf: types.ModuleType, folder: epath.Path, step: int) -> None:
     for path in folder.iterdir() if folder.exists() else ():
         if "tfevents" not in path.name:
             continue
-        temporary, changed = path.with_name(f".{secrets.token_hex(4)}"), False
-        with tf.io.TFRecordWriter(str(temporary)) as file, contextlib.suppress(StopIteration):
-            records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-            while True:
-                try:
-                    record = next(records)
-                except tf.errors.DataLossError:
-                    changed = True
-                    break
-                event = tf.compat.v1.Event.FromString(record)
-                if event.HasField("summary") and event.step >= step:
-                    changed = True
-                else:
-                    file.write(record)
-        if changed:
-            temporary.replace(path)
-        else:
-            temporary.unlink()
+        with atomic.temporary(folder / "kept") as kept:  # a name that TensorBoard passes over
+            if _copy_before(tf, path, kept, step):
+                kept.replace(path)
+            else:
+                kept.unlink()
+
+
+def _copy_before(tf: types.ModuleType, path: epath.Path, kept: epath.Path, step: int) -> bool:
+    """Copies what belongs to earlier steps; returns whether anything was left out."""
+    changed = False
+    with tf.io.TFRecordWriter(str(kept)) as file, contextlib.suppress(StopIteration):
+        records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+        while True:
+            try:
+                record = next(records)
+            except tf.errors.DataLossError:
+                changed = True
+                break
+            event = tf.compat.v1.Event.FromString(record)
+            if event.HasField("summary") and event.step >= step:
+                changed = True
+            else:
+                file.write(record)
+    return changed

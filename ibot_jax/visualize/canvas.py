@@ -2,18 +2,16 @@
 
 import colorsys
 import contextlib
-import pathlib
-import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 
 from ibot_jax.errors import UserError
-from ibot_jax.files.paths import require_writable
+from ibot_jax.files.atomic import renamed
+from ibot_jax.files.paths import absolute_path, require_writable, writing
 from ibot_jax.files.remote import is_remote
-from ibot_jax.parallel import signals
 
 FORMATS = (".png", ".webp", ".jpg", ".jpeg")
 INK, PAPER = (38, 38, 43), (255, 255, 255)
@@ -168,7 +166,7 @@ def sheet(
     return picture
 
 
-def check_out(path: str, formats: Sequence[str] = FORMATS) -> pathlib.Path:
+def check_out(path: str, formats: Sequence[str] = FORMATS) -> epath.Path:
     """Returns where a figure is to be written, before anything is computed for it.
 
     Raises:
@@ -179,11 +177,11 @@ def check_out(path: str, formats: Sequence[str] = FORMATS) -> pathlib.Path:
         raise UserError(f"--out={path} does not say its format; end it in {', '.join(formats)}")
     if target.is_dir():
         raise UserError(f"--out={path} is a folder; name a file in it")
-    require_writable(epath.Path(target), "--out")
+    require_writable(target, "--out")
     return target
 
 
-def local_path(path: str) -> pathlib.Path:
+def local_path(path: str) -> epath.Path:
     """Returns --out as an absolute path.
 
     Raises:
@@ -191,10 +189,10 @@ def local_path(path: str) -> pathlib.Path:
     """
     if is_remote(path):
         raise UserError(f"--out={path} is no local path, which figures need; give one")
-    return pathlib.Path(path).expanduser().absolute()
+    return absolute_path(path)
 
 
-def save(picture: Image.Image, target: pathlib.Path) -> None:
+def save(picture: Image.Image, target: epath.Path) -> None:
     """Writes a picture, under a temporary name first; its extension says the format.
 
     Raises:
@@ -206,21 +204,13 @@ def save(picture: Image.Image, target: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def written(target: pathlib.Path):
-    """Yields a temporary path beside `target`, which takes its name if all goes well.
+def written(target: epath.Path) -> Iterator[epath.Path]:
+    """Yields a temporary path of the same suffix, which takes the place of `target` at the end.
 
     Raises:
       UserError: if it cannot be written.
     """
-    temporary = target.with_name(f".{secrets.token_hex(4)}{target.suffix}")
-    try:
+    with writing("--out", target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with signals.before_end(temporary.unlink):
+        with renamed(target) as temporary:
             yield temporary
-            temporary.replace(target)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"--out={target} cannot be written ({reason})") from error
-    finally:
-        with contextlib.suppress(OSError):  # there is nothing left, or no folder to leave it in
-            temporary.unlink()

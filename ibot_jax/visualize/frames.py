@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import pathlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -51,7 +50,7 @@ def _animation(path: str, size: int, model: Model) -> Iterator[np.ndarray]:
         raise UserError(f"--images={path}: {in_words(error)}") from error
 
 
-def check_folder(path: str) -> pathlib.Path:
+def check_folder(path: str) -> epath.Path:
     """Returns the folder that the frames go to.
 
     Raises:
@@ -60,11 +59,11 @@ def check_folder(path: str) -> pathlib.Path:
     folder = canvas.local_path(path)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--out={path} is to be a new or empty folder; choose another one")
-    require_writable(epath.Path(folder), "--out")
+    require_writable(folder, "--out")
     return folder
 
 
-def write(drawn: Iterable[Image.Image], folder: pathlib.Path, format_: str, fps: int) -> str:
+def write(drawn: Iterable[Image.Image], folder: epath.Path, format_: str, fps: int) -> str:
     """Writes frames as they come, 00000.png and on, and an animation of them at the end.
 
     Args:

@@ -12,7 +12,7 @@ from ibot_jax.cli.quiet import quiet_libraries
 from ibot_jax.config.flat import flatten
 from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.errors import UserError, about_arguments, require_one_of
-from ibot_jax.files.paths import absolute_path, warn_if_among_images
+from ibot_jax.files.paths import absolute_path, warn_if_among_images, writing
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.weights.card import make_card, read_report, require_same_weights
 from ibot_jax.weights.checkpoints import find_checkpoint, find_workdir, read_params
@@ -30,7 +30,6 @@ from ibot_jax.weights.writers import (
     OWN_FORMATS,
     check_target,
     target_of,
-    told_by_path,
     written_words,
 )
 
@@ -88,7 +87,7 @@ def export(
     check_finite(params, f"--workdir={workdir} --step={number}")
     require_same_weights(evaluations, params)
     card = own_card(target.name, to, params, description, license_id, evaluations)
-    with told_by_path(out):
+    with writing("--out", out):
         OWN_FORMATS[to](target, params, description, card)
 
     tensors = jax.tree.leaves(params)

@@ -17,13 +17,14 @@ from ml_collections import ConfigDict
 
 from ibot_jax.config.flat import flatten
 from ibot_jax.errors import UserError
-from ibot_jax.files.json_lines import parse_object
+from ibot_jax.files.atomic import write_json
+from ibot_jax.files.json_files import parse_object
 from ibot_jax.models.build import build_backbone, compute_dtype, param_dtype
 from ibot_jax.models.classifier import Classifier
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.weights.checkpoints import find_checkpoint, read_params
 from ibot_jax.weights.description import recorded_config
-from ibot_jax.weights.history import Flat, config_of_step, read_config, write_json
+from ibot_jax.weights.history import Flat, config_of_step, read_config
 
 _FILE, _PART = "model.json", "params"
 Described = dict[str, Any]

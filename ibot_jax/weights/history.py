@@ -8,14 +8,14 @@ nothing adds none. Runs of earlier versions have no history: their config holds 
 """
 
 import json
-import secrets
 from typing import Any
 
 from etils import epath
 
 from ibot_jax.data.sources.identity import Identity
 from ibot_jax.errors import UserError
-from ibot_jax.files.json_lines import parse_object
+from ibot_jax.files.atomic import write_json
+from ibot_jax.files.json_files import parse_object
 
 CONFIG, HISTORY = "config.json", "history.json"
 Flat = dict[str, Any]  # a config as JSON: {"optim.lr": 0.001, ...}
@@ -107,10 +107,3 @@ def _read_history(workdir: epath.Path) -> list[dict[str, Any]]:
         raise UserError(
             f"{path} is damaged; restore it, or remove it: then config.json holds for all steps"
         ) from None
-
-
-def write_json(path: epath.Path, value: Any) -> None:
-    """Writes a file at once or not at all: other processes may be reading it."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(path)

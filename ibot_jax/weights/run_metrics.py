@@ -5,7 +5,8 @@ from typing import Any
 
 from etils import epath
 
-from ibot_jax.files.json_lines import is_finite_number, read_lines
+from ibot_jax.files.json_files import is_finite_number
+from ibot_jax.files.json_lines import read_lines
 
 METRICS = "metrics.jsonl"  # in the workdir
 

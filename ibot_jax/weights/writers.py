@@ -3,12 +3,8 @@
 A folder has its card in README.md; a file NAME has it beside it, in NAME.md.
 """
 
-import contextlib
 import io
-import json
-import secrets
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -17,9 +13,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from ibot_jax.errors import UserError
-from ibot_jax.files.paths import absolute_path, reason_of, require_writable
+from ibot_jax.files.atomic import renamed, write_bytes, write_json
+from ibot_jax.files.json_files import as_json
+from ibot_jax.files.paths import absolute_path, require_writable
 from ibot_jax.optim.optimizer import Params
-from ibot_jax.parallel import signals
 from ibot_jax.weights.formats import CONFIG, PARAMS, import_safetensors
 
 CARD = "README.md"
@@ -74,19 +71,6 @@ def check_target(target: epath.Path, *, folder_of: tuple[str, ...] | None, overw
         raise UserError(f"--out={target} holds more than an earlier export; choose another path")
 
 
-@contextlib.contextmanager
-def told_by_path(out: str) -> Iterator[None]:
-    """Turns whatever prevents writing into a UserError that names the path."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # Orbax passes on whatever its threads meet
-        raise UserError(
-            f"--out={out} cannot be written ({reason_of(error)}); choose another path"
-        ) from error
-
-
 def write_orbax(target: epath.Path, params: Params, description: Any, card: str) -> None:
     """Writes TARGET/params, TARGET/README.md and, last, TARGET/config.json."""
     write_items(target, {PARAMS: params}, description, card)
@@ -103,7 +87,7 @@ def write_items(
         checkpointer.wait_until_finished()
         (temporary / CARD).write_text(card)
     # Last, and on its own: a bucket renames a folder file by file.
-    write_bytes(target / CONFIG, as_json(description).encode())
+    write_json(target / CONFIG, description)
 
 
 def write_npz(target: epath.Path, params: Params, description: Any, card: str) -> None:
@@ -130,50 +114,8 @@ OWN_FORMATS: dict[str, Callable[[epath.Path, Params, Any, str], None]] = {
 FOLDERS = {"orbax": (PARAMS, CONFIG, CARD)}  # what each format that is a folder holds
 
 
-def as_json(value: Any) -> str:
-    """Returns a value as an indented JSON text with a newline at its end."""
-    return json.dumps(value, indent=2) + "\n"
-
-
 def write_file(target: epath.Path, content: bytes, card: str) -> None:
     """Writes a file, and its card beside it; missing parents are made."""
     target.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(target, content)
     write_bytes(target.with_name(f"{target.name}.md"), card.encode())
-
-
-def write_bytes(target: epath.Path, content: bytes) -> None:
-    """Writes a file under a temporary name, which is its own only when it is whole."""
-    with renamed(target) as temporary:
-        temporary.write_bytes(content)
-
-
-@contextlib.contextmanager
-def renamed(target: epath.Path) -> Iterator[epath.Path]:
-    """Yields a temporary path beside `target`, which takes its place if all goes well."""
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        with signals.before_end(lambda: _remove(temporary)):
-            yield temporary
-            if target.is_dir():
-                target.rmtree()
-            temporary.replace(target)
-    except BaseException:
-        _remove(temporary)
-        raise
-
-
-def _remove(path: epath.Path, *, quiet_s: float = 1.0, limit_s: float = 10.0) -> None:
-    """Removes what a failed export left, and raises nothing: the failure is what is to be told.
-
-    Orbax reports the first failure while other threads still write and make their folders anew, so
-    the path has to stay away for a moment.
-    """
-    end = time.monotonic() + limit_s
-    gone_since = time.monotonic()
-    while (now := time.monotonic()) < end and now - gone_since < quiet_s:
-        if path.exists():
-            with contextlib.suppress(OSError):
-                path.rmtree() if path.is_dir() else path.unlink()
-            gone_since = time.monotonic()
-        time.sleep(0.05)

@@ -7,26 +7,27 @@ from disk import full_disk
 from etils import epath
 
 from ibot_jax.errors import TrainingError, UserError
-from ibot_jax.files.json_lines import JsonLines, is_finite_number, read_lines
+from ibot_jax.files.json_files import is_finite_number
+from ibot_jax.files.json_lines import JsonLines, read_lines
 
 
 class Bucket:
     """A file in a bucket: written as a whole or not at all."""
 
     def __init__(self):
-        self.text = None
+        self.content = None
 
     def __str__(self):
         return "gs://bucket/metrics.jsonl"
 
     def exists(self):
-        return self.text is not None
+        return self.content is not None
 
     def read_bytes(self):
-        return self.text.encode()
+        return self.content
 
-    def write_text(self, text):
-        self.text = text
+    def write_bytes(self, content):
+        self.content = content
 
 
 @pytest.fixture(params=["disk", "bucket"])

@@ -18,6 +18,8 @@ from ibot_jax.evaluate.benchmarks.image_files import (
     read_labels,
     require_folder,
 )
+from ibot_jax.files.atomic import renamed
+from ibot_jax.files.paths import writing
 
 _VOID = 255  # not annotated; DAVIS's evaluation takes it as background
 
@@ -72,12 +74,10 @@ def write_prediction(folder: epath.Path, video: Video, number: int, labels: np.n
     image = Image.fromarray(labels)
     image.putpalette(palette + [0] * (768 - len(palette)))
     target = folder / video.name / video.annotations[number].name
-    try:
+    with writing("--predictions", target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as file:
+        with renamed(target) as temporary, temporary.open("wb") as file:
             image.save(file, format="PNG")
-    except OSError as error:
-        raise UserError(f"{target} cannot be written ({error.strerror})") from error
 
 
 def _find_video(data: epath.Path, name: str) -> Video:

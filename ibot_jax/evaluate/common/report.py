@@ -11,8 +11,8 @@ import jax
 from etils import epath
 
 import ibot_jax
-from ibot_jax.errors import UserError
-from ibot_jax.files.paths import absolute_path
+from ibot_jax.files.atomic import write_bytes, write_json
+from ibot_jax.files.paths import absolute_path, writing
 from ibot_jax.files.tensorboard import TensorBoard
 
 SHARED = "shared_images"  # a metric that is there only where there are some
@@ -75,18 +75,13 @@ class Report:
         content = {"task": self.task, "ibot_jax": ibot_jax.__version__, "key": self.key}
         content |= {"command": shlex.join(command), "settings": self.settings}
         content |= {"metrics": metrics, "rows": list(self.rows)}
-        text = json.dumps(content, indent=2) + "\n"
-        try:
+        with writing("--out", folder):
             target.mkdir(parents=True, exist_ok=True)
             replaced = own.exists()
             _keep_earlier(latest)
             for path in (own, latest):
-                temporary = target / f".{path.name}.new"
-                temporary.write_text(text)
-                temporary.replace(path)
+                write_json(path, content)
             self._write_events(target / "tensorboard" / name, metrics)
-        except OSError as error:
-            raise UserError(f"--out={folder} cannot be written ({error.strerror})") from error
         print(f"written to {own}, and as {latest.name}")
         if replaced:
             print("which replaces what the same evaluation had found before")
@@ -117,7 +112,7 @@ def _keep_earlier(latest: epath.Path) -> None:
         key = hashlib.sha256(text.encode()).hexdigest()[:8]
     own = latest.with_name(f"{latest.stem}-{key}.json")
     if not own.exists():
-        own.write_text(text)
+        write_bytes(own, text.encode())
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -12,20 +12,16 @@ Memory is bounded whatever the number of images: features go to the disk batch b
 mapped from there.
 """
 
-import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
-import pathlib
-import secrets
-import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
@@ -35,8 +31,9 @@ from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.opening import Views
 from ibot_jax.evaluate.features.extract import extract_batches, make_feature_fn
+from ibot_jax.files import atomic
+from ibot_jax.files.paths import absolute_path, writing
 from ibot_jax.optim.optimizer import Params
-from ibot_jax.parallel import signals
 from ibot_jax.parallel.agreement import same_end
 from ibot_jax.weights.description import DESCRIBED_DATA
 from ibot_jax.weights.hashes import backbone_hash
@@ -97,7 +94,7 @@ class FeatureCache:
         """
         if "://" in folder:
             raise UserError(f"--cache={folder} must be a local folder: features are mapped from it")
-        self._folder = pathlib.Path(folder).expanduser().absolute()
+        self._folder = absolute_path(folder)
         self._feature_fn = make_feature_fn(model, kind, blocks)
         self._params = {} if kind == "pixels" else {"backbone": params["backbone"]}
         self._mesh = mesh
@@ -147,12 +144,12 @@ class FeatureCache:
         source: Source | TfdsStream,
         views: Views,
         name: str,
-        target: pathlib.Path,
+        target: epath.Path,
         about: dict[str, Any],
     ) -> None:
         """Writes the features of a split under a temporary name, which then takes its place."""
-        with _temporary(target) as temporary:
-            with same_end(), _told(self._folder):
+        with atomic.temporary(target) as temporary:
+            with same_end(), writing("--cache", self._folder):
                 temporary.mkdir(parents=True)
                 file = (temporary / "features.f32").open("wb")
             batches = extract_batches(
@@ -170,7 +167,7 @@ class FeatureCache:
                         file.write(features[batch_valid].tobytes())
                     except OSError as error:
                         failure = error
-            with same_end(), _told(self._folder):
+            with same_end(), writing("--cache", self._folder):
                 if failure is not None:
                     raise failure
                 file.close()
@@ -178,7 +175,7 @@ class FeatureCache:
                 np.save(temporary / "labels.npy", np.concatenate(labels)[rows])
                 np.save(temporary / "rows.npy", rows)
                 about = about | {"shape": [len(rows), width]}
-                (temporary / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+                atomic.write_json(temporary / "about.json", about)
                 if not len(rows):
                     raise UserError(f"{source.name}: none of its images can be read")
                 _take_place(temporary, target)
@@ -205,11 +202,11 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     yield from tqdm(items, total=total, desc=what, disable=hidden, leave=False)
 
 
-def _read(folder: pathlib.Path) -> Features:
+def _read(folder: epath.Path) -> Features:
     try:
         number, width = json.loads((folder / "about.json").read_text())["shape"]
         labels, rows = (np.load(folder / f"{name}.npy") for name in ("labels", "rows"))
-        size = (folder / "features.f32").stat().st_size
+        size = (folder / "features.f32").stat().length
         if not len(labels) == len(rows) == number or size != 4 * number * width:
             raise ValueError("its files are of different lengths")
         values = np.memmap(folder / "features.f32", np.float32, "r", shape=(number, width))
@@ -218,34 +215,13 @@ def _read(folder: pathlib.Path) -> Features:
     return Features(values, labels, rows)
 
 
-@contextlib.contextmanager
-def _temporary(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields the path of a folder beside `target`, which is removed, however the block ends."""
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    remove = functools.partial(shutil.rmtree, temporary, ignore_errors=True)
-    try:
-        with signals.before_end(remove):
-            yield temporary
-    finally:
-        remove()
-
-
-def _take_place(temporary: pathlib.Path, target: pathlib.Path) -> None:
+def _take_place(temporary: epath.Path, target: epath.Path) -> None:
     try:
         temporary.rename(target)
     except OSError:
         if not target.is_dir():  # else another process, which shares the folder, was first
             raise
-
-
-@contextlib.contextmanager
-def _told(folder: pathlib.Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"--cache={folder} cannot be written ({error.strerror}); choose another folder"
-        ) from error
+        atomic.remove(temporary, quiet_s=0)
 
 
 def _everywhere(found: bool) -> bool:

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import secrets
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,7 +26,8 @@ from ibot_jax.evaluate.features.extract import FeatureFn
 from ibot_jax.evaluate.features.rows import num_parts
 from ibot_jax.evaluate.probes import linear_sweep
 from ibot_jax.evaluate.probes.linear_sweep import Sweep, SweepState
-from ibot_jax.files.paths import absolute_path
+from ibot_jax.files.atomic import renamed
+from ibot_jax.files.paths import absolute_path, writing
 from ibot_jax.parallel.agreement import in_step, same_end
 from ibot_jax.parallel.layouts import batch_sharding, replicated
 from ibot_jax.parallel.rows import to_global
@@ -178,14 +178,7 @@ class _State:
             tree = {"state": state, "top": top}
             tree = flax.serialization.to_state_dict(tree)
             flat = flax.traverse_util.flatten_dict(tree, sep="/")
-            temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
-            try:
+            with writing("--out", self._folder):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                with temporary.open("wb") as file:
+                with renamed(self._path) as temporary, temporary.open("wb") as file:
                     np.savez(file, **flat)
-                temporary.replace(self._path)
-            except OSError as error:
-                temporary.unlink(missing_ok=True)
-                raise UserError(
-                    f"--out={self._folder} cannot be written ({error.strerror or error})"
-                ) from error

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from ibot_jax.files.atomic import renamed
+from ibot_jax.files.json_files import as_json
 from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
 from ibot_jax.weights.description import described_view
 from ibot_jax.weights.foreign import dialects, original_names
@@ -24,7 +26,7 @@ from ibot_jax.weights.foreign.torch_writer import torch_bytes
 from ibot_jax.weights.formats import CONFIG, import_safetensors
 from ibot_jax.weights.hashes import flat_tensors
 from ibot_jax.weights.quoting import quoted
-from ibot_jax.weights.writers import CARD, as_json, renamed, write_file, write_items
+from ibot_jax.weights.writers import CARD, write_file, write_items
 
 MakeCard = Callable[..., str]  # `card.make_card` with all but what depends on the format
 _MASK_TOKEN = "backbone.masked_embed"

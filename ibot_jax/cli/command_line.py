@@ -13,9 +13,9 @@ from types import ModuleType
 from typing import NoReturn
 
 from absl import logging as absl_logging
-from tqdm import tqdm
 
 from ibot_jax.cli import unforeseen
+from ibot_jax.cli.progress import write_line
 from ibot_jax.errors import TrainingError, UserError, in_words
 from ibot_jax.parallel import signals
 
@@ -97,7 +97,7 @@ def _quieten_libraries() -> None:
             if message not in told:
                 told.add(message)
                 with contextlib.suppress(OSError):  # the terminal may be gone
-                    tqdm.write(f"warning: {message}", file=sys.stderr)
+                    write_line(f"warning: {message}", sys.stderr)
 
     logger = logging.getLogger("ibot_jax")
     logger.handlers = [Screen()]

@@ -1,14 +1,37 @@
-"""The bar of a run on a terminal."""
+"""Progress on a terminal, shown by the first of several processes, and text around it."""
 
 import contextlib
 import shutil
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
+T = TypeVar("T")
+
 _REFRESH_SECONDS = 1.0
+
+
+def is_shown() -> bool:
+    """Returns whether this process shows bars: the first one does, on a terminal."""
+    import jax  # not needed to print a mistake
+
+    return sys.stderr.isatty() and jax.process_index() == 0
+
+
+def progress(items: Iterable[T], total: int, what: str, *, start: int = 0) -> Iterator[T]:
+    """Yields items, and shows how many of `total` there were, with `start` done before them."""
+    yield from tqdm(
+        items, total=total, initial=start, desc=what, disable=not is_shown(), leave=False
+    )
+
+
+def write_line(text: str, file: TextIO) -> None:
+    """Writes lines to the screen, above the bar if one is there."""
+    tqdm.write(text, file=file)
 
 
 class ProgressBar:

@@ -29,9 +29,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import that rea
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
+from ibot_jax.cli.progress import progress
 from ibot_jax.data.sources.identity import fingerprint
 from ibot_jax.data.sources.opening import Source, Subset, open_source
 from ibot_jax.embed.parts import FORMATS, Parts
@@ -160,14 +160,14 @@ def _features(
 
     rest = Subset(source, range(start, len(source)))
     buffer, size, pending = [], 0, None
-    progress = tqdm(total=len(source), initial=start, unit="image", disable=None)
-    for batch in views.batches(rest):
+    done = start // views.batch_size
+    batches = progress(views.batches(rest), done + views.number(rest), "features", start=done)
+    for batch in batches:
         outputs = program(params, to_global({"x": batch["images"]}, mesh)["x"])
         if pending is not None:  # fetched while the device works on the next batch
             buffer.append(fetch(*pending))
         pending = outputs, batch["valid"]
         size += sum(array.nbytes for array in outputs.values())
-        progress.update(min(views.batch_size, progress.total - progress.n))
         if size >= _PART_BYTES:
             buffer.append(fetch(*pending))
             pending, size = None, 0
@@ -178,7 +178,6 @@ def _features(
         buffer.append(fetch(*pending))
     if buffer:
         yield start, len(source), _joined(buffer)
-    progress.close()
 
 
 def _joined(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

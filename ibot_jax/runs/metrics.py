@@ -16,9 +16,8 @@ from collections.abc import Iterator, Mapping
 
 import jax
 from etils import epath
-from tqdm import tqdm
 
-from ibot_jax.cli.progress import ProgressBar
+from ibot_jax.cli.progress import ProgressBar, is_shown, write_line
 from ibot_jax.config.plan import Plan
 from ibot_jax.files.json_lines import JsonLines
 from ibot_jax.files.tensorboard import TensorBoard
@@ -53,14 +52,14 @@ class Reporter:
         self.evaluated = any(row["step"] == start_step and _is_evaluation(row) for row in rows)
         self._lines = JsonLines(workdir / METRICS, rows)
         self._tensorboard = TensorBoard(workdir / _FOLDER, purge_from=kept)
-        if sys.stderr.isatty():
+        if is_shown():
             self._bar = ProgressBar(plan.total_steps, start_step)
 
     def say(self, *lines: str) -> None:
         """Prints lines."""
         if self._primary:
             with contextlib.suppress(OSError):  # a full disk: `check` speaks of it where it matters
-                tqdm.write("\n".join(lines), file=sys.stdout)
+                write_line("\n".join(lines), sys.stdout)
                 sys.stdout.flush()
 
     def say_summary(self, prototypes: int) -> None:
@@ -71,7 +70,7 @@ class Reporter:
     def warn_once(self, sign: str, text: str) -> None:
         """Prints a warning to stderr, the first time that this sign is seen."""
         if self._primary and sign not in self._warned:
-            tqdm.write(f"warning: {text}", file=sys.stderr)
+            write_line(f"warning: {text}", sys.stderr)
         self._warned.add(sign)
 
     def step_done(self, step: int, metrics: Mapping[str, jax.Array]) -> None:

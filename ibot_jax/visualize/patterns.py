@@ -14,8 +14,8 @@ import math
 import jax
 import numpy as np
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
+from ibot_jax.cli.progress import progress
 from ibot_jax.data.make.examples import MakeCentralView
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.data.sources.opening import Source, Subset
@@ -130,7 +130,7 @@ def draw(
     best = prototypes.find_best(
         model,
         params,
-        tqdm(views.batches(source), total=views.number(source), disable=None, leave=False),
+        progress(views.batches(source), views.number(source), "images"),
         mesh,
         kind=kind,
         k=layout.top,

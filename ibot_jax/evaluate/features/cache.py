@@ -15,16 +15,14 @@ mapped from there.
 import dataclasses
 import hashlib
 import json
-import sys
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
-from tqdm import tqdm
 
+from ibot_jax.cli.progress import progress
 from ibot_jax.data.sources.identity import fingerprint
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
@@ -38,8 +36,6 @@ from ibot_jax.parallel.agreement import same_end
 from ibot_jax.weights.description import DESCRIBED_DATA
 from ibot_jax.weights.hashes import backbone_hash
 from ibot_jax.weights.model import Model
-
-T = TypeVar("T")
 
 # Of the code that makes pixels and features: raised by whatever changes either, so that what an
 # earlier version has kept is not taken for its own. A recorded feature in the tests tells when.
@@ -194,12 +190,6 @@ def identity(model: Model, params: Params, kind: str, blocks: int) -> dict[str, 
         "channels": {key: config["data"][key] for key in DESCRIBED_DATA},
         "dtype": config["dtype"],
     }
-
-
-def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Yields the items, and shows on the first process's terminal how many there were."""
-    hidden = jax.process_index() > 0 or not sys.stderr.isatty()
-    yield from tqdm(items, total=total, desc=what, disable=hidden, leave=False)
 
 
 def _read(folder: epath.Path) -> Features:

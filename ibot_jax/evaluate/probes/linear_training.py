@@ -18,10 +18,10 @@ import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from tqdm import tqdm
 
+from ibot_jax.cli.progress import progress, write_line
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.features.cache import Features, progress
+from ibot_jax.evaluate.features.cache import Features
 from ibot_jax.evaluate.features.extract import FeatureFn
 from ibot_jax.evaluate.features.rows import num_parts
 from ibot_jax.evaluate.probes import linear_sweep
@@ -103,7 +103,7 @@ def train(task: Task, folder: str, about: dict[str, Any]) -> Top:
         top = _measure(task, state)
         kept.write(jax.device_get(gather(state)), top)
         if jax.process_index() == 0:
-            tqdm.write(f"epoch {epoch}/{sweep.epochs}: {best(sweep, top)}", file=sys.stdout)
+            write_line(f"epoch {epoch}/{sweep.epochs}: {best(sweep, top)}", sys.stdout)
     return top
 
 

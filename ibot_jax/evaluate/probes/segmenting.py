@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ibot_jax.cli.progress import progress
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.image_files import ahead
 from ibot_jax.evaluate.benchmarks.segmentation_data import Split, Squares, nearest
-from ibot_jax.evaluate.features.cache import progress
 from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.measures.cosine import unit
 from ibot_jax.evaluate.probes.patch_heads import Bank, Linear, count_pixels, decide, linear_loss

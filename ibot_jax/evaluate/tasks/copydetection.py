@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from ibot_jax.cli.progress import progress
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.data.sources.same_images import require_same_files
 from ibot_jax.errors import UserError
@@ -33,7 +34,6 @@ from ibot_jax.evaluate.benchmarks.image_files import (
 from ibot_jax.evaluate.common import options
 from ibot_jax.evaluate.common.opening import check_batch_size, open_model, settings
 from ibot_jax.evaluate.common.report import Report
-from ibot_jax.evaluate.features.cache import progress
 from ibot_jax.evaluate.features.extract import FeatureFn, extract
 from ibot_jax.evaluate.measures.average_precision import average_precision, positive_ranks
 from ibot_jax.evaluate.measures.cosine import unit

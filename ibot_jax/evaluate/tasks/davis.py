@@ -24,6 +24,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from ibot_jax.cli.progress import progress
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.davis_data import (
@@ -36,7 +37,6 @@ from ibot_jax.evaluate.benchmarks.image_files import ahead, read_image
 from ibot_jax.evaluate.common import options
 from ibot_jax.evaluate.common.opening import open_model, settings
 from ibot_jax.evaluate.common.report import Report
-from ibot_jax.evaluate.features.cache import progress
 from ibot_jax.evaluate.measures import propagation
 from ibot_jax.evaluate.measures.video_measures import boundary_f, jaccard, statistics
 from ibot_jax.files.paths import absolute_path, require_writable

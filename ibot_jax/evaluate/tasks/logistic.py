@@ -16,11 +16,12 @@ import argparse
 
 import numpy as np
 
+from ibot_jax.cli.progress import progress
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks import subsets
 from ibot_jax.evaluate.common import opening, options
 from ibot_jax.evaluate.common.report import Report
-from ibot_jax.evaluate.features.cache import FeatureCache, Features, progress
+from ibot_jax.evaluate.features.cache import FeatureCache, Features
 from ibot_jax.evaluate.measures.neighbours import accuracy
 from ibot_jax.evaluate.probes.softmax_regression import fit, predict
 from ibot_jax.parallel.agreement import same_end

@@ -28,6 +28,7 @@ from collections.abc import Iterable, Iterator
 import jax
 import numpy as np
 
+from ibot_jax.cli.progress import progress
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
@@ -36,7 +37,7 @@ from ibot_jax.evaluate.benchmarks.corruptions import mean_corruption_error
 from ibot_jax.evaluate.benchmarks.robustness_curves import fitting_grids, make_curve_fn, make_points
 from ibot_jax.evaluate.common import opening, options
 from ibot_jax.evaluate.common.report import Report
-from ibot_jax.evaluate.features.cache import FeatureCache, Features, progress
+from ibot_jax.evaluate.features.cache import FeatureCache, Features
 from ibot_jax.evaluate.features.extract import extract_batches
 from ibot_jax.evaluate.measures.neighbours import weighted_knn
 from ibot_jax.parallel.agreement import same_end

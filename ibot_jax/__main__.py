@@ -8,11 +8,11 @@ Each is also a module: python -m ibot_jax.COMMAND.
 Commands:
 """
 
-import ast
-import importlib.util
-import pathlib
 import runpy
 import sys
+
+from ibot_jax.cli import exits
+from ibot_jax.cli.subcommands import listing
 
 COMMANDS = {
     "main": "ibot_jax.main",
@@ -31,22 +31,14 @@ def main() -> int:
     """Runs the command line, which ends as the command does."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        print(__doc__ + "\n".join(f"  {name:10}{_summary(COMMANDS[name])}" for name in COMMANDS))
-        return 0
+        print(f"{__doc__}{listing(COMMANDS)}")
+        return exits.COMPLETE
     if name not in COMMANDS:
         print(f"error: {name!r} is no command; there are {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
+        return exits.MISTAKE
     sys.argv = [f"ibot-jax {name}", *arguments]
     runpy.run_module(COMMANDS[name], run_name="__main__", alter_sys=True)
-    return 0
-
-
-def _summary(module: str) -> str:
-    """Returns the first line of a command's docstring, without importing what it needs."""
-    path = pathlib.Path(importlib.util.find_spec(module).origin)
-    if path.name == "__init__.py":
-        path = path.with_name("__main__.py")
-    return ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
+    return exits.COMPLETE
 
 
 if __name__ == "__main__":

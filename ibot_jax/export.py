@@ -10,8 +10,7 @@
 
 The config is what the model needs besides its parameters, as JSON: see `describe`. A model card is
 written with it, PATH/README.md or PATH.md. All is written under a temporary name first; what has
-its own name is whole. Formats of other projects: `python -m ibot_jax.convert`. Exit status: 0; 2
-for a mistake, 130 for Ctrl-C.
+its own name is whole. Formats of other projects: `python -m ibot_jax.convert`.
 """
 
 from ibot_jax.parallel import signals

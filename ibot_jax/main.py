@@ -11,12 +11,12 @@ not find the others by itself (it does on Cloud TPU, GKE, SLURM, Open MPI), add
 
     --coordinator_address=HOST:PORT --num_processes=NUMBER --process_id=0, 1, ...
 
-One run writes to a workdir at a time; another one is refused. Exit status: 0 complete; 1 the run
-cannot go on, for whatever reason; 2 a mistake in command line, config or data; 130, 143, 129 ended
-early by Ctrl-C, SIGTERM, SIGHUP (nohup keeps the last one off). In all cases but a mistake the
-last good state is saved before, and the same command goes on. What ends a run is one line; where
-it has a traceback, that lies in WORKDIR/traceback-HOST-PROCESS.txt, and IBOT_TRACEBACK=1 prints it.
-Ctrl-C five seconds or more after the first ends at once, without a save.
+One run writes to a workdir at a time; another one is refused. Whatever ends it but a mistake, the
+last good state is saved before, and the same command goes on; nohup keeps SIGHUP off, and SIGINT is
+Ctrl-C.
+What ends a run is one line; where it has a traceback, that lies in
+WORKDIR/traceback-HOST-PROCESS.txt, and IBOT_TRACEBACK=1 prints it. Ctrl-C five seconds or more
+after the first ends at once, without a save.
 """
 
 from ibot_jax.parallel import signals
@@ -35,6 +35,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import flags
 from ml_collections import ConfigDict
 
+from ibot_jax.cli import exits
 from ibot_jax.cli.command_line import exit_status, leave, print_help
 from ibot_jax.cli.config_file import config_path, parse_config
 from ibot_jax.config.defaults import KEYS, SECTIONS
@@ -52,10 +53,10 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     if "--help=config" in argv[1:]:
         print_help(listing(KEYS, SECTIONS))
-        return 0
+        return exits.COMPLETE
     if {"--help", "-h", "-help"} & set(argv[1:]):
-        print_help(f"{__doc__}\n{groups(KEYS, SECTIONS)}")
-        return 0
+        print_help(f"{__doc__}\n{exits.listing()}\n\n{groups(KEYS, SECTIONS)}")
+        return exits.COMPLETE
     arguments = parse_arguments(argv)
     return _pretrain(arguments)
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from absl import logging as absl_logging
 
-from ibot_jax.cli import unforeseen
+from ibot_jax.cli import exits, unforeseen
 from ibot_jax.cli.progress import write_line
 from ibot_jax.errors import TrainingError, UserError, in_words
 from ibot_jax.parallel import signals
@@ -29,32 +29,31 @@ def exit_status(
     """Runs a command; whatever ends it is told in one line.
 
     Args:
-      command: what to run; returns its exit status, None for 0.
+      command: what to run; returns its exit status, None for `exits.COMPLETE`.
       mistakes: errors that the user can mend; an OSError that names a file is one.
       interrupted: what is said after Ctrl-C.
 
     Returns:
-      The command's exit status: 2 after a mistake, 1 after any other error, 130, 143 and 129 after
-      SIGINT, SIGTERM and SIGHUP.
+      The command's exit status, see `exits`.
     """
     _quieten_libraries()
     try:
         with signals.ending(interrupted), unforeseen.told_in():
             try:
-                return command() or 0
+                return command() or exits.COMPLETE
             except mistakes as error:
                 if isinstance(error, OSError) and error.filename is None:
                     raise
-                _tell_others(2, error)
+                _tell_others(exits.MISTAKE, error)
                 print_error(error)
-                return 2
+                return exits.MISTAKE
     except TrainingError as error:
-        _tell_others(1, error)
+        _tell_others(exits.FAILED, error)
         print_error(error)
-        return 1
+        return exits.FAILED
     except KeyboardInterrupt:  # not of a signal here
         print_line(interrupted)
-        return 128 + signal.SIGINT
+        return signals.status_of(signal.SIGINT)
 
 
 def leave(status: int) -> NoReturn:
@@ -69,7 +68,7 @@ def leave(status: int) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     distributed = _distributed()
     several = distributed is not None and distributed.part(status)
-    if status not in (0, 2) or (status and several):
+    if status not in (exits.COMPLETE, exits.MISTAKE) or (status and several):
         os._exit(status)
     sys.exit(status)
 
@@ -140,6 +139,7 @@ class OneLineParser(argparse.ArgumentParser):
     def __init__(self, **options):
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         options.setdefault("allow_abbrev", False)
+        options.setdefault("epilog", exits.listing())
         super().__init__(**options)
 
     def error(self, message: str) -> NoReturn:

@@ -12,7 +12,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 
-from ibot_jax.cli.command_line import OneLineParser
+from ibot_jax.cli import exits
+from ibot_jax.cli.command_line import OneLineParser, print_help
 from ibot_jax.errors import UserError
 
 
@@ -36,7 +37,7 @@ def parse(
       UserError: for whatever does not parse.
     """
     if not argv or argv[0] in ("-h", "--help"):
-        print(doc + "\n".join(f"  {name:16}{_summary(commands[name])}" for name in commands))
+        print_help(f"{doc}{listing(commands)}\n\n{exits.listing()}")
         return None
     name, *flags = argv
     if name not in commands:
@@ -52,7 +53,17 @@ def parse(
     return module, parser, args
 
 
+def listing(commands: Mapping[str, str]) -> str:
+    """Returns a line for each command, the first one of its docstring; imports none of them.
+
+    Args:
+      commands: the module of each, dotted, or its package, which is run as a program.
+    """
+    return "\n".join(f"  {name:16}{_summary(module)}" for name, module in commands.items())
+
+
 def _summary(module: str) -> str:
-    """Returns the first line of a command's docstring, without importing what it needs."""
-    source = pathlib.Path(importlib.util.find_spec(module).origin).read_text()
-    return ast.get_docstring(ast.parse(source)).splitlines()[0]
+    path = pathlib.Path(importlib.util.find_spec(module).origin)
+    if path.name == "__init__.py":
+        path = path.with_name("__main__.py")
+    return ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]

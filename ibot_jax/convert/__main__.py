@@ -13,8 +13,7 @@ FORMAT
     stablehlo                 a program from images to features
 
 Nothing in IN is executed. Every tensor is accounted for: what is missing or left over is named, and
-is an error unless --allow says that it may be; what computes tokens is never left over. Exit
-status: 0; 2 for a mistake, 130 for Ctrl-C.
+is an error unless --allow says that it may be; what computes tokens is never left over.
 """
 
 from ibot_jax.parallel import signals

@@ -10,8 +10,7 @@ FOLDER is searched with all below it, by name.
 
 `class` are the class tokens after the last norm, float32. Memory is bounded whatever the number of
 images. OUT.parts/ holds what is done; the same command goes on from there and removes it at the
-end. Images that cannot be read are named and left out. Exit status: 0; 1 if it cannot go on, 2 for
-a mistake, 130 for Ctrl-C.
+end. Images that cannot be read are named and left out.
 """
 
 from ibot_jax.parallel import signals

@@ -4,8 +4,7 @@
     python -m ibot_jax.evaluate TASK --help
 
 PATH is a run's workdir, one of its checkpoints, or an export. Each task prints a table and writes
-the same as JSON and for TensorBoard. On several hosts, start it on each, as ibot_jax.main. Exit
-status: 0; 1 if it cannot go on, 2 for a mistake, 130, 143, 129 for Ctrl-C, SIGTERM, SIGHUP.
+the same as JSON and for TensorBoard. On several hosts, start it on each, as ibot_jax.main.
 
 Tasks:
 """

@@ -35,6 +35,7 @@ from ibot_jax.evaluate.common.report import Report
 from ibot_jax.finetune import config as default
 from ibot_jax.finetune.check import problems_at_hand
 from ibot_jax.finetune.run import Task, finetune
+from ibot_jax.parallel import signals
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.run_metrics import read_rows
 
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> Report:
         allow_config_change=args.allow_config_change,
     )
     if signum:
-        raise SystemExit(128 + signum)
+        raise SystemExit(signals.status_of(signum))
     if jax.process_index():
         return Report("finetune", {}, {}, [])  # the first process publishes
     rows = [row for row in read_rows(folder) if "test_top1" in row]

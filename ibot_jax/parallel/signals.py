@@ -48,6 +48,11 @@ def in_words(number: int) -> str:
     return f"ended by {signal.Signals(number).name}"
 
 
+def status_of(number: int) -> int:
+    """Returns the exit status of a program that a signal has ended: 130, 143 or 129."""
+    return 128 + number
+
+
 def end_at_once() -> None:
     """From now on a signal ends the program in one line; to be called before slow imports."""
     _handle(lambda number, frame: _leave(number))
@@ -163,7 +168,7 @@ def _leave(number: int, text: str = "") -> NoReturn:
         with contextlib.suppress(Exception):
             action()
     _say(text or in_words(number))
-    os._exit(128 + number)
+    os._exit(status_of(number))
 
 
 def _say(text: str) -> None:

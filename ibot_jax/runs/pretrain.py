@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ibot_jax.cli import exits
 from ibot_jax.cli.unforeseen import told_in
 from ibot_jax.config.flat import flatten
 from ibot_jax.config.plan import Plan, make_plan
@@ -20,6 +21,7 @@ from ibot_jax.evaluate.online import Evaluation
 from ibot_jax.files.paths import warn_if_among_images
 from ibot_jax.methods.step import TrainState, jit_init, jit_train_step, state_layout, teacher_params
 from ibot_jax.models.geometry import geometry_of
+from ibot_jax.parallel import signals
 from ibot_jax.parallel.agreement import require_same, same_end
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.watchdog import Watchdog
@@ -128,9 +130,9 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
         )
         signum = loop.run(state, batches, train_step, config.seed)
         if signum:
-            return 128 + signum
+            return signals.status_of(signum)
         reporter.say_summary(config.head.prototypes)
-    return 0
+    return exits.COMPLETE
 
 
 def _first_state(

@@ -8,8 +8,8 @@ schedule: all of them the compiler's figures for one chip, not a measurement. Wh
 estimate, what moves between chips above all, is counted by the bytes over the chip's bandwidth.
 Input, evaluations and checkpoints come on top. `--fit` looks for the largest batch that fits.
 
-Needs the TPU compiler, `pip install 'ibot-jax[aot]'`, best in an environment of its own. Exit code
-0; 1 when the step does not fit the chip's memory; 2 for a mistake.
+Needs the TPU compiler, `pip install 'ibot-jax[aot]'`, best in an environment of its own. It
+fails when the step does not fit the chip's memory.
 """
 
 from ibot_jax.parallel import signals
@@ -27,11 +27,8 @@ from collections.abc import Iterator
 from absl import flags
 from ml_collections import ConfigDict
 
-from ibot_jax.cli.command_line import (
-    OneLineParser,
-    exit_status,
-    leave,
-)
+from ibot_jax.cli import exits
+from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
 from ibot_jax.cli.config_file import add_config_arguments, parse_config
 from ibot_jax.data.sources.opening import IMAGENET_EXAMPLES
 from ibot_jax.errors import UserError
@@ -55,7 +52,7 @@ def _run(argv: list[str] | None) -> int:
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
     print(table(report))
-    return 0 if report["fits"] else 1
+    return exits.COMPLETE if report["fits"] else exits.FAILED
 
 
 def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, ConfigDict]:

@@ -21,6 +21,7 @@ import psutil
 from absl import flags
 from PIL import Image
 
+from ibot_jax.cli import exits
 from ibot_jax.cli.config_file import add_config_arguments, parse_config
 from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
@@ -87,11 +88,11 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{error.filename} cannot be written: {error.strerror}") from None
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return exits.FAILED
     print(table(report))
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
-    return 0
+    return exits.COMPLETE
 
 
 def measure(

@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from ibot_jax.cli import exits
 from ibot_jax.cli.config_file import add_config_arguments, parse_config
 from ibot_jax.config.plan import make_plan
 from ibot_jax.config.problems import refuse
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     print(table(report))
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
-    return 0 if report["finite"] else 1
+    return exits.COMPLETE if report["finite"] else exits.FAILED
 
 
 def _open_outputs(args: argparse.Namespace) -> None:

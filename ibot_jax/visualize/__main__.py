@@ -5,8 +5,7 @@
 
 PATH is a run's workdir, one of its checkpoints, or an export. IMAGES are files, a folder, or any
 source that training reads (digits, folder:PATH, tfds:NAME). Images that cannot be read are named
-and skipped. Exit status: 0; 1 if it cannot go on, 2 for a mistake, 130 for
-Ctrl-C.
+and skipped.
 
 Figures:
 """

@@ -41,7 +41,7 @@ from ibot_jax.cli.config_file import config_path, parse_config
 from ibot_jax.config.defaults import KEYS, SECTIONS
 from ibot_jax.config.listing import groups, listing
 from ibot_jax.errors import UserError
-from ibot_jax.runs.at_hand import problems_at_hand
+from ibot_jax.runs.check import problems_at_hand
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,14 +1,12 @@
 """What a run leaves in its workdir: written at once, and read without the code under test."""
 
-import json
-
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from ml_collections import ConfigDict
 
-from ibot_jax.config.flat import flatten
+from ibot_jax.config.flat import as_json
 from ibot_jax.data.sources.identity import Identity
 from ibot_jax.methods.step import TrainState
 from ibot_jax.runs.checkpoint import Checkpoints
@@ -24,8 +22,9 @@ DATA = Identity(images=8, names="0" * 64)
 
 def make_workdir(folder, config: ConfigDict, *, allow: bool = False) -> epath.Path:
     """Writes the workdir of a run that has begun, and returns its path."""
-    workdir = open_workdir(str(folder), config, DATA, allow_config_change=allow)
-    record_start(workdir, json.loads(json.dumps(flatten(config))), DATA, 0)
+    recorded = as_json(config)
+    workdir = open_workdir(str(folder), recorded, DATA, allow_config_change=allow)
+    record_start(workdir, recorded, DATA, 0)
     return workdir
 
 

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 
 from ibot_jax.cli.command_line import print_help
 from ibot_jax.config import defaults
-from ibot_jax.config.flat import flatten
+from ibot_jax.config.flat import Flat, flatten
 from ibot_jax.config.hints import unknown_key
 from ibot_jax.config.keys import Keys, type_name
 from ibot_jax.config.listing import listing
@@ -70,7 +70,7 @@ def parse_config(
     values: flags.FlagValues,
     *,
     folder: str = "",
-    check: Callable[[ConfigDict, bool], list[str]] = lambda config, wrong: [],
+    check: Callable[[Flat, bool], list[str]] = lambda flat, wrong: [],
 ) -> ConfigDict:
     """Reads a command line of flags with a config among them.
 
@@ -78,8 +78,8 @@ def parse_config(
       argv: as in sys.argv.
       values: the other flags that it may hold; their values are set.
       folder: of configs that is searched for a name before the others.
-      check: returns what is wrong with the config, given whether something does not parse; all is
-        told together.
+      check: returns what is wrong with the config, flattened, given whether something does not
+        parse; all is told together.
 
     Returns:
       The config, locked, with the overrides applied, and checked.
@@ -105,7 +105,7 @@ def parse_config(
             takes = type_name(flatten(default)[key])
             found.append(f"config.{key}={overrides.pop(key)} has the wrong type; it takes {takes}")
     config = _read(file, overrides)
-    refuse([*found, *check(config, bool(found))])
+    refuse([*found, *check(flatten(config), bool(found))])
     return config
 
 

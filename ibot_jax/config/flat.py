@@ -1,6 +1,7 @@
 """Configs by dotted names: "optim.lr" is `config.optim.lr`."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,8 @@ from ml_collections import ConfigDict
 
 from ibot_jax.config.keys import Keys
 from ibot_jax.config.section import Section
+
+Flat = Mapping[str, Any]  # a config, {"optim.lr": value, ...}
 
 
 def make_config(keys: Keys) -> ConfigDict:
@@ -35,17 +38,23 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
     return flat
 
 
+def as_json(config: ConfigDict) -> dict[str, Any]:
+    """Returns the config as config.json holds it: flattened, with lists for tuples."""
+    return json.loads(json.dumps(flatten(config)))
+
+
+def section(flat: Flat, name: str) -> Section:
+    """Returns a section of a flattened config, "" for the keys of none.
+
+    A key that is missing is a KeyError of its whole name.
+    """
+    return _FlatSection(flat, f"{name}." if name else "")
+
+
 @dataclasses.dataclass(frozen=True)
 class _FlatSection:
-    """A section of a flattened config."""
-
-    flat: Mapping[str, Any]
-    name: str
+    flat: Flat
+    prefix: str
 
     def __getattr__(self, leaf: str) -> Any:
-        return self.flat[f"{self.name}.{leaf}"]  # a KeyError names what is missing
-
-
-def section(flat: Mapping[str, Any], name: str) -> Section:
-    """Returns a section of a flattened config; a key that is missing is a KeyError."""
-    return _FlatSection(flat, name)
+        return self.flat[self.prefix + leaf]

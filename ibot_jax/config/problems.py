@@ -7,15 +7,14 @@ sentences. It reads the keys that it needs; where one of them is wrong by itself
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
 from ibot_jax.config import durations
+from ibot_jax.config.flat import Flat
 from ibot_jax.config.hints import unknown_key
 from ibot_jax.config.keys import Key, Keys
 from ibot_jax.config.plan import Plan
 from ibot_jax.errors import UserError
 
-Flat = Mapping[str, Any]  # a config, {"optim.lr": value, ...}
 Check = Callable[[Flat], Iterator[str]]
 
 

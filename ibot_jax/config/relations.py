@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+from ibot_jax.config.flat import Flat
 from ibot_jax.config.host import MOST_PER_CORE, num_cores
-from ibot_jax.config.problems import Flat, stated
+from ibot_jax.config.problems import stated
 
 
 def _check_lengths(flat: Flat) -> Iterator[str]:

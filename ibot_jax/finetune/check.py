@@ -2,12 +2,9 @@
 
 from collections.abc import Iterator
 
-from ml_collections import ConfigDict
-
-from ibot_jax.config.flat import flatten
+from ibot_jax.config.flat import Flat
 from ibot_jax.config.plan import Plan
 from ibot_jax.config.problems import (
-    Flat,
     config_problems,
     periods_too_short,
     refuse,
@@ -21,26 +18,20 @@ from ibot_jax.finetune.config import KEYS
 _PERIODS = ("test_every", "checkpoint.every", "log_every")  # what happens again and again
 
 
-def check_config(config: ConfigDict) -> None:
-    """Checks all that can be known without model, data and devices.
+def problems_at_hand(flat: Flat, wrong: bool = False) -> list[str]:
+    """Returns what is wrong with a config, without model, data and devices.
 
-    Raises:
-      UserError: with all mistakes.
+    It is the same whether or not something else is wrong already.
     """
-    refuse(problems_at_hand(config))
-
-
-def problems_at_hand(config: ConfigDict, wrong: bool = False) -> list[str]:
-    """Returns what is wrong with a config, whether or not something else is wrong already."""
     del wrong
-    return config_problems(flatten(config), KEYS, _CHECKS)
+    return config_problems(flat, KEYS, _CHECKS)
 
 
-def check_run(config: ConfigDict, plan: Plan | None, *, channels: int, num_devices: int) -> None:
+def check_run(flat: Flat, plan: Plan | None, *, channels: int, num_devices: int) -> None:
     """Checks what depends on the size of the data, the model's input and the devices.
 
     Args:
-      config: checked by `check_config`.
+      flat: the config; `problems_at_hand` has found nothing.
       plan: the run's length; None if there is none, of which nothing is said here.
       channels: of the images.
       num_devices: of all processes.
@@ -48,7 +39,6 @@ def check_run(config: ConfigDict, plan: Plan | None, *, channels: int, num_devic
     Raises:
       UserError: with all mistakes.
     """
-    flat = flatten(config)
     found = list(_too_late(flat, plan))
     found += periods_too_short(flat, _PERIODS, plan) if plan else []
     key = "batch_size"

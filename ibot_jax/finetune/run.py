@@ -12,13 +12,14 @@ import contextlib
 import dataclasses
 import json
 import math
+from typing import Any
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
 from ibot_jax.cli.unforeseen import told_in
-from ibot_jax.config.flat import flatten
+from ibot_jax.config.flat import as_json, flatten
 from ibot_jax.config.plan import Plan, make_plan
 from ibot_jax.config.problems import noted, refuse
 from ibot_jax.data.labelled import labelled_batches
@@ -74,6 +75,7 @@ class Task:
 
 def finetune(
     config: ConfigDict,
+    flags: dict[str, Any],
     task: Task,
     workdir: str,
     mesh: jax.sharding.Mesh,
@@ -85,8 +87,8 @@ def finetune(
     All processes of the run call it alike, and it ends alike on all.
 
     Args:
-      config: the recipe, checked (`check.check_config`), and beside it whatever else a continued
-        run must have in common.
+      config: the recipe, checked (`check.problems_at_hand`).
+      flags: what else a continued run must have in common, as JSON has it.
       task: what is fine-tuned, and on what.
       workdir: where the run writes, and what it resumes.
       mesh: the devices.
@@ -101,19 +103,20 @@ def finetune(
       TrainingError: if the run cannot go on, whatever the reason; its last good state is saved,
         unless saving is what failed.
     """
-    require_same(json.dumps(flatten(config)), "config")
+    recorded = as_json(config) | {f"flags.{name}": value for name, value in flags.items()}
+    require_same(json.dumps(recorded), "config")
     with same_end():
         plan, found = None, []
         with noted(found):
             shares = math.lcm(mesh.size, 2)  # images are mixed in pairs
             plan = make_plan(config, len(task.train), multiple=shares)
         with noted(found):
-            check_run(config, plan, channels=task.views.channels, num_devices=mesh.size)
+            check_run(flatten(config), plan, channels=task.views.channels, num_devices=mesh.size)
         refuse(found)
         data = identify(task.train)
         folder = open_workdir(
             workdir,
-            config,
+            recorded,
             data,
             allow_config_change=allow_config_change,
             flag="--out",
@@ -159,7 +162,7 @@ def finetune(
             return accuracy(ranked, labels)
 
         def begun() -> None:
-            record_beginning(folder, config, data, start_step, reporter)
+            record_beginning(folder, recorded, data, start_step, reporter)
             if jax.process_index() == 0:
                 described = {
                     "classes": task.train.num_classes,

@@ -22,10 +22,10 @@ Data: labelled images, PATH/train/CLASS/* and PATH/test/CLASS/* with the same cl
 import argparse
 import dataclasses
 import os
+from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict
 
 from ibot_jax.cli.config_file import add_config_arguments, parse_config
 from ibot_jax.config.flat import flatten
@@ -90,7 +90,8 @@ def run(args: argparse.Namespace) -> Report:
     )
     train, test, shared = open_labelled(args, model)
     folder, signum = finetune(
-        _recorded(recipe, args, views.size),
+        recipe,
+        _flags(args, views.size),
         Task(model, params, train, test, views),
         os.path.join(args.out, "finetune"),
         mesh,
@@ -116,12 +117,9 @@ def run(args: argparse.Namespace) -> Report:
     )
 
 
-def _recorded(recipe: ConfigDict, args: argparse.Namespace, size: tuple[int, int]) -> ConfigDict:
-    """Returns the recipe with the flags that a continued run must have in common."""
-    config = recipe.copy_and_resolve_references()
-    with config.unlocked():
-        config.flags = {name: getattr(args, name) for name in _RECORDED} | {"size": list(size)}
-    return config
+def _flags(args: argparse.Namespace, size: tuple[int, int]) -> dict[str, Any]:
+    """Returns the flags that a continued run must have in common with its start."""
+    return {name: getattr(args, name) for name in _RECORDED} | {"size": list(size)}
 
 
 def _as_row(name: str, row: dict) -> dict:

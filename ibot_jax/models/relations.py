@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from ibot_jax.config.flat import section
-from ibot_jax.config.problems import Flat, stated
+from ibot_jax.config.flat import Flat, section
+from ibot_jax.config.problems import stated
 from ibot_jax.models.geometry import geometry_of
 
 

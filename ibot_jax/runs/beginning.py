@@ -3,18 +3,15 @@
 A start that fails before, for whatever reason, leaves nothing that refuses the corrected command.
 """
 
-import json
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import jax
 from etils import epath
-from ml_collections import ConfigDict
 
-from ibot_jax.config.flat import flatten
 from ibot_jax.data.sources.identity import Identity
 from ibot_jax.runs.metrics import Reporter
-from ibot_jax.weights.history import record_start
+from ibot_jax.weights.history import Flat, record_start
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,7 +31,7 @@ def after_first(function: Callable[P, T], then: Callable[[], None]) -> Callable[
 
 
 def record_beginning(
-    workdir: epath.Path, config: ConfigDict, data: Identity, step: int, reporter: Reporter
+    workdir: epath.Path, config: Flat, data: Identity, step: int, reporter: Reporter
 ) -> None:
     """Records under which config and on which images a run goes on, and reports other images.
 
@@ -42,13 +39,12 @@ def record_beginning(
 
     Args:
       workdir: of the run.
-      config: of the run.
+      config: of the run, as `flat.as_json` has it.
       data: on which it trains.
       step: from which it goes on.
       reporter: of the run.
     """
     if jax.process_index() == 0:
-        flat = json.loads(json.dumps(flatten(config)))  # tuples become lists, as in the file
-        before = record_start(workdir, flat, data, step)
+        before = record_start(workdir, config, data, step)
         if before is not None:
             reporter.data_changed(step, before["images"], data["images"])

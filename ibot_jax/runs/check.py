@@ -11,10 +11,9 @@ from ml_collections import ConfigDict
 
 from ibot_jax.config import relations as of_runs
 from ibot_jax.config.defaults import KEYS
-from ibot_jax.config.flat import flatten
+from ibot_jax.config.flat import Flat, flatten, section
 from ibot_jax.config.plan import Plan, make_plan
 from ibot_jax.config.problems import (
-    Flat,
     config_problems,
     noted,
     periods_too_short,
@@ -38,6 +37,38 @@ def check_config(config: ConfigDict) -> None:
     refuse(config_problems(flatten(config), KEYS, (*RELATIONS, too_late)))
 
 
+def problems_at_hand(flat: Flat, wrong: bool) -> list[str]:
+    """Returns all that is wrong as far as it can be known without devices.
+
+    Once something is wrong, data on this host is looked at for what else is.
+
+    Args:
+      flat: the config.
+      wrong: whether something is already, beside the config.
+    """
+    found = config_problems(flat, KEYS, (*RELATIONS, too_late))
+    if found or wrong:
+        found = config_problems(flat, KEYS, (*RELATIONS, _check_data))
+    return found
+
+
+def _check_data(flat: Flat) -> Iterator[str]:
+    """Opens the data, where that takes neither TensorFlow nor a network."""
+    kind, _, path = flat["data.source"].partition(":")
+    settings = {name: flat[f"data.{name}"] for name in ("data_dir", "max_per_class", "channels")}
+    split, _, _ = flat["data.split"], flat["batch_size"], flat["duration"]
+    if kind == "tfds" or "://" in path:
+        yield from too_late(flat)
+        return
+    from ibot_jax.data.sources.opening import open_source  # not needed where nothing is wrong
+
+    found = []
+    with noted(found):
+        source = open_source(flat["data.source"], split, key="data.split", **settings)
+        found += length_problems(flat, len(source))
+    yield from found
+
+
 def check_plan(config: ConfigDict, plan: Plan) -> None:
     """Checks the durations that need the size of the data.
 
@@ -52,26 +83,21 @@ def _plan_problems(flat: Flat, plan: Plan) -> Iterator[str]:
     yield from periods_too_short(flat, _PERIODS, plan)
 
 
-def length_problems(
-    config: ConfigDict, num_examples: int, *, multiple: int = 1, flat: Flat | None = None
-) -> list[str]:
+def length_problems(flat: Flat, num_examples: int, *, multiple: int = 1) -> list[str]:
     """Returns what is wrong with batch and durations, given the size of the data.
 
     Args:
-      config: of the run.
+      flat: the config.
       num_examples: to train on.
       multiple: what the batch size has to be a multiple of.
-      flat: the keys that may be looked at; all of them if it is not given.
     """
     found, plan = [], None
     with noted(found):
-        plan = make_plan(config, num_examples, multiple=multiple)
-    if plan is None and 0 < num_examples < config.batch_size:
-        largest = config.copy_and_resolve_references()
-        largest.batch_size = num_examples  # the other mistakes of a batch that would do
+        plan = make_plan(section(flat, ""), num_examples, multiple=multiple)
+    if plan is None and 0 < num_examples < flat["batch_size"]:
+        largest = {**flat, "batch_size": num_examples}  # the other mistakes of one that would do
         with noted(found):
-            plan = make_plan(largest, num_examples)
-    flat = flatten(config) if flat is None else flat
+            plan = make_plan(section(largest, ""), num_examples)
     return found + (list(_plan_problems(flat, plan)) if plan else [])
 
 
@@ -81,18 +107,17 @@ def check_devices(config: ConfigDict, num_devices: int, num_processes: int = 1) 
     Raises:
       UserError: with all mistakes.
     """
-    refuse(device_problems(config, num_devices, num_processes))
+    refuse(device_problems(flatten(config), num_devices, num_processes))
 
 
-def device_problems(config: ConfigDict, num_devices: int, num_processes: int = 1) -> Iterator[str]:
+def device_problems(flat: Flat, num_devices: int, num_processes: int = 1) -> Iterator[str]:
     """Yields where mesh and devices, or batches or model and mesh do not fit together.
 
     Args:
-      config: of the run.
+      flat: the config.
       num_devices: of all processes, as many of each.
       num_processes: of the run.
     """
-    flat = flatten(config)
     data, fsdp, tensor = (flat[f"mesh.{axis}"] for axis in ("data", "fsdp", "tensor"))
     if num_devices % (fsdp * tensor):
         yield stated(

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from ibot_jax.cli import exits
 from ibot_jax.cli.unforeseen import told_in
-from ibot_jax.config.flat import flatten
+from ibot_jax.config.flat import as_json, flatten
 from ibot_jax.config.plan import Plan, make_plan
 from ibot_jax.config.problems import noted, refuse
 from ibot_jax.data.pipeline import train_batches
@@ -57,8 +57,9 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
       TrainingError: if the run cannot go on, whatever the reason; its last good state is saved,
         unless saving is what failed.
     """
-    require_same(json.dumps(flatten(config)), "config")
-    found = list(device_problems(config, jax.device_count(), jax.process_count()))
+    flat, recorded = flatten(config), as_json(config)
+    require_same(json.dumps(recorded), "config")
+    found = list(device_problems(flat, jax.device_count(), jax.process_count()))
     watchdog = make_watchdog(config.data.stall_seconds)
     with same_end():
         found += memory_problems(config)
@@ -73,13 +74,13 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
                 key="data.split",
             )
             shares = max(jax.device_count() // config.mesh.tensor, 1) * config.grad_accum_steps
-            found += length_problems(config, len(source), multiple=shares)
+            found += length_problems(flat, len(source), multiple=shares)
             if config.knn.every:
                 evaluation = Evaluation(config, source, watchdog.waiting)
         refuse(found)
         plan = make_plan(config, len(source))
         data = identify(source)
-        folder = open_workdir(workdir, config, data, allow_config_change=allow_config_change)
+        folder = open_workdir(workdir, recorded, data, allow_config_change=allow_config_change)
         if jax.process_index() == 0:
             warn_if_among_images(workdir, "--workdir", [config.data.source])
     require_same_images(source)
@@ -126,7 +127,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
         loop = PretrainLoop(config, plan, mesh, checkpoints, reporter, evaluation, lock, watchdog)
         train_step = after_first(
             jit_train_step(config, plan, mesh),
-            lambda: record_beginning(folder, config, data, start_step, reporter),
+            lambda: record_beginning(folder, recorded, data, start_step, reporter),
         )
         signum = loop.run(state, batches, train_step, config.seed)
         if signum:

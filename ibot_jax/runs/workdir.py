@@ -12,28 +12,25 @@ All but the checkpoints is written by the first process alone.
 import json
 import secrets
 import time
-from typing import Any
 
 import jax
 from etils import epath
-from ml_collections import ConfigDict
 
 from ibot_jax.config.defaults import KEYS
-from ibot_jax.config.flat import flatten
 from ibot_jax.config.keys import Keys, Kind, of_kind
 from ibot_jax.data.sources.identity import Identity
 from ibot_jax.errors import UserError
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel.agreement import first_text, wait_for_all
 from ibot_jax.weights.checkpoints import complete_steps, is_checkpoint
-from ibot_jax.weights.history import data_of_run, read_config
+from ibot_jax.weights.history import Flat, data_of_run, read_config
 
 _VISIBLE_SECONDS = 60  # network file systems may remember for so long that a file was absent
 
 
 def open_workdir(
     path: str,
-    config: ConfigDict,
+    config: Flat,
     data: Identity,
     *,
     allow_config_change: bool,
@@ -48,7 +45,7 @@ def open_workdir(
 
     Args:
       path: a local folder or any that etils.epath writes (gs://...); made if missing.
-      config: of the run.
+      config: of the run, as `flat.as_json` has it.
       data: which images it trains on.
       allow_config_change: accept a folder that belongs to another config, or to other images.
       flag: that names the folder on the command line, for errors.
@@ -141,20 +138,17 @@ def require_shared(workdir: epath.Path) -> None:
             token.unlink(missing_ok=True)
 
 
-def differences(
-    recorded: dict[str, Any], config: ConfigDict, keys: Keys = KEYS
-) -> list[tuple[str, str, str]]:
+def differences(recorded: Flat, now: Flat, keys: Keys = KEYS) -> list[tuple[str, str, str]]:
     """Lists what a continued run may not change silently.
 
     Args:
       recorded: what config.json holds, {"optim.lr": 0.001, ...}.
-      config: the config of now.
+      now: the same of the config of now.
       keys: of the config, which know what may change.
 
     Returns:
       (key, recorded value, value of now) of each key that differs and may not.
     """
-    now = json.loads(json.dumps(flatten(config)))  # tuples become lists, as in the file
     absent = object()
 
     def show(value):

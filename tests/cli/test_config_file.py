@@ -7,7 +7,7 @@ from absl import flags
 
 from ibot_jax.cli.config_file import parse_config
 from ibot_jax.errors import UserError
-from ibot_jax.runs.at_hand import problems_at_hand
+from ibot_jax.runs.check import problems_at_hand
 
 
 def parse(*arguments, **options):

@@ -60,7 +60,7 @@ def finetune(workdir, images, tmp_path, capsys):
 def test_test_images_are_resized_as_the_recipe_says(finetune, monkeypatch, interpolation):
     given = []
 
-    def stop(config, task, *_, **__):
+    def stop(config, flags, task, *_, **__):
         given.append(task)
         raise UserError("that is enough")
 

@@ -8,7 +8,7 @@ import recipes
 from ibot_jax.config.flat import flatten
 from ibot_jax.config.plan import make_plan
 from ibot_jax.errors import UserError
-from ibot_jax.finetune.check import check_config, check_run
+from ibot_jax.finetune.check import check_run, problems_at_hand
 from ibot_jax.finetune.config import get_config
 from ibot_jax.finetune.step import make_schedule
 
@@ -50,8 +50,8 @@ def test_every_config_is_tested():
 @pytest.mark.parametrize("name", NUM_IMAGES)
 def test_a_config_is_sound(name):
     config = load(name)
-    check_config(config)
-    check_run(config, make_plan(config, NUM_IMAGES[name]), channels=3, num_devices=1)
+    assert problems_at_hand(flatten(config)) == []
+    check_run(flatten(config), make_plan(config, NUM_IMAGES[name]), channels=3, num_devices=1)
 
 
 @pytest.mark.parametrize(

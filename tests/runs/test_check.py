@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from ibot_jax.config import get_config
+from ibot_jax.config import flatten, get_config
 from ibot_jax.config.plan import Plan
 from ibot_jax.errors import UserError
 from ibot_jax.runs import check as config_check
-from ibot_jax.runs.at_hand import problems_at_hand
+from ibot_jax.runs.check import length_problems, problems_at_hand
 
 
 def config_with(**changes):
@@ -212,7 +212,7 @@ def test_durations_that_do_not_fit_the_run(changes, pattern):
 def test_all_that_a_run_is_too_short_for_is_told_with_what_would_do():
     """Of a published recipe, by the size of ImageNet: 5,004 steps an epoch."""
     config = config_with(duration="300 steps", batch_size=256, knn__every="0.1 steps")
-    (short, every) = config_check.length_problems(config, 1_281_167)
+    (short, every) = length_problems(flatten(config), 1_281_167)
     assert short == (
         "duration='300 steps' (300 steps) is too short for optim.warmup='10 epochs' (50040 steps), "
         "optim.freeze_last_layer='1 epochs' (5004 steps) and loss.teacher_temp_warmup='30 epochs' "
@@ -223,23 +223,23 @@ def test_all_that_a_run_is_too_short_for_is_told_with_what_would_do():
     config.optim.update(warmup="10%", freeze_last_layer="1%")
     config.loss.teacher_temp_warmup = "30%"
     config.knn.every = "50%"
-    assert config_check.length_problems(config, 1_281_167) == []
+    assert length_problems(flatten(config), 1_281_167) == []
 
 
 def test_a_batch_larger_than_the_data_is_told_with_the_largest_that_does():
     config = config_with(batch_size=4096, duration="10 epochs")
-    too_large, too_short = config_check.length_problems(config, 1442, multiple=8)
+    too_large, too_short = length_problems(flatten(config), 1442, multiple=8)
     assert too_large == (
         "batch_size=4096 is larger than the data set (1442 images); the largest that does is 1440"
     )
     assert too_short.startswith("duration='10 epochs' (10 steps) is too short for optim.warmup=")
-    (few,) = config_check.length_problems(config_with(**SHORT, batch_size=16), 7, multiple=8)
+    (few,) = length_problems(flatten(config_with(**SHORT, batch_size=16)), 7, multiple=8)
     assert few.endswith("larger than the data set (7 images); use more images")
 
 
 def test_a_run_has_no_more_steps_than_an_int32():
     config = config_with(**SHORT | dict(duration="1e6 epochs", batch_size=8))
-    (problem,) = config_check.length_problems(config, 1_281_167)
+    (problem,) = length_problems(flatten(config), 1_281_167)
     assert problem.startswith(
         "duration='1e6 epochs' is 160,145,000,000 steps; a run has at most 2,1"
     )
@@ -247,7 +247,7 @@ def test_a_run_has_no_more_steps_than_an_int32():
 
 def test_a_key_that_is_wrong_hides_no_mistake_of_others():
     changes = dict(optim__lr=-1.0, batch_size=0, data__channels=1, knn__k=0, optim__warmup="ten")
-    found = problems_at_hand(config_with(**changes, model__heads=5), False)
+    found = problems_at_hand(flatten(config_with(**changes, model__heads=5)), False)
     text = "; ".join(found)
     for part in ("optim.lr=-1", "batch_size=0", "data.mean=", "data.std=", "knn.k=0", "heads=5"):
         assert text.count(part) == 1
@@ -258,7 +258,7 @@ def test_once_something_is_wrong_data_at_hand_is_looked_at_for_more():
     changes = dict(SHORT, data__source="synthetic:100", knn__k=0, batch_size=101)
 
     def found(wrong=False, **others):
-        return problems_at_hand(config_with(**changes | others), wrong)
+        return problems_at_hand(flatten(config_with(**changes | others)), wrong)
 
     assert [text.split("=")[0] for text in found()] == ["knn.k", "batch_size"]
     assert [text.split("=")[0] for text in found(True, knn__k=1)] == ["batch_size"]

@@ -9,13 +9,15 @@ from etils import epath
 from runs import DATA, make_workdir
 from tiny import tiny_config
 
+from ibot_jax.config.flat import as_json
 from ibot_jax.data.sources.identity import Identity
 from ibot_jax.errors import UserError
 from ibot_jax.runs.workdir import differences, open_workdir, require_shared
 
 
 def opened(path, config=None, data=DATA, *, allow=False):
-    return open_workdir(str(path), config or tiny_config(), data, allow_config_change=allow)
+    recorded = as_json(config or tiny_config())
+    return open_workdir(str(path), recorded, data, allow_config_change=allow)
 
 
 @pytest.fixture
@@ -113,7 +115,7 @@ def test_keys_that_one_of_the_two_lacks():
     """Of those that the run's version did not have yet, the default was what it did."""
     config = tiny_config(seed=3)
     recorded = {"optim.lr": config.optim.lr, "old.key": 3}
-    changes = {key: (was, now) for key, was, now in differences(recorded, config)}
+    changes = {key: (was, now) for key, was, now in differences(recorded, as_json(config))}
     assert changes["old.key"] == ("3", "absent")
     assert changes["seed"] == ("0", "3")
     assert changes.keys().isdisjoint({"optim.lr", "data.exif", "data.blur"})

@@ -2,17 +2,10 @@
 
 from collections.abc import Callable
 
-import jax
-from ml_collections import ConfigDict
-
-from ibot_jax.config.plan import Plan
 from ibot_jax.errors import TrainingError
 from ibot_jax.finetune.step import FinetuneState, Metrics
 from ibot_jax.optim.optimizer import Params
-from ibot_jax.runs.checkpoint import Checkpoints
-from ibot_jax.runs.lock import Lock
-from ibot_jax.runs.loop import Loop, make_watchdog
-from ibot_jax.runs.metrics import Reporter
+from ibot_jax.runs.loop import Loop
 
 
 class FinetuneLoop(Loop):
@@ -20,38 +13,15 @@ class FinetuneLoop(Loop):
 
     figure = "test_top1"
 
-    def __init__(
-        self,
-        config: ConfigDict,
-        plan: Plan,
-        mesh: jax.sharding.Mesh,
-        checkpoints: Checkpoints,
-        reporter: Reporter,
-        test: Callable[[Params], tuple[float, float]],
-        lock: Lock,
-    ):
+    def __init__(self, *args, test: Callable[[Params], tuple[float, float]], **options):
         """Prepares it.
 
         Args:
-          config: of the fine-tuning.
-          plan: its length.
-          mesh: the devices.
-          checkpoints: of the run.
-          reporter: of the run.
+          *args: of `Loop`.
           test: from parameters to top-1 and top-5 accuracy in percent.
-          lock: of the run's workdir.
+          **options: of `Loop`.
         """
-        super().__init__(
-            plan,
-            mesh,
-            checkpoints,
-            reporter,
-            lock,
-            make_watchdog(config.data.stall_seconds),
-            log_every=plan.steps("log_every", config.log_every),
-            save_every=plan.steps("checkpoint.every", config.checkpoint.every),
-            evaluate_every=plan.steps("test_every", config.test_every),
-        )
+        super().__init__(*args, **options)
         self._test = test
 
     def _evaluation_due(self, step: int) -> bool:

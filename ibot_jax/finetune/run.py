@@ -34,7 +34,6 @@ from ibot_jax.finetune.config import KEYS
 from ibot_jax.finetune.loop import FinetuneLoop
 from ibot_jax.finetune.step import (
     FinetuneState,
-    build_classifier,
     make_init,
     make_rank_fn,
     make_train_step,
@@ -48,9 +47,10 @@ from ibot_jax.runs.beginning import after_first, record_beginning
 from ibot_jax.runs.checkpoint import Checkpoints, Parts
 from ibot_jax.runs.header import rate_in_words
 from ibot_jax.runs.lock import Lock
+from ibot_jax.runs.loop import make_watchdog
 from ibot_jax.runs.metrics import WRITTEN, Reporter
 from ibot_jax.runs.workdir import open_workdir, require_shared
-from ibot_jax.weights.finetuned import write_model
+from ibot_jax.weights.finetuned import build_classifier, write_model
 from ibot_jax.weights.model import Model
 
 
@@ -124,7 +124,12 @@ def finetune(
             keys=KEYS,
         )
     model_config = _for_images_of(task.views.size, task.model.config, config)
-    classifier = build_classifier(config, model_config, task.train.num_classes)
+    described = {
+        "classes": task.train.num_classes,
+        "names": task.train.class_names,
+        "projection": model_config.head.hidden_dim if config.start == "projection" else 0,
+    }
+    classifier = build_classifier(model_config, described, init_std=config.classifier_std)
     with contextlib.ExitStack() as stack:
         stack.enter_context(told_in(folder))
         with same_end():
@@ -153,7 +158,16 @@ def finetune(
             lock.watch("checkpoints", *WRITTEN)
         reporter.say(*_header(config, plan, task, start, folder))
         mean, std = model_config.data.mean, model_config.data.std
-        train_step = make_train_step(config, plan, classifier, mean, std)
+        train_step = make_train_step(
+            config.optim,
+            config.loss,
+            plan,
+            classifier,
+            mean,
+            std,
+            drop_path=config.drop_path,
+            erase=config.data.erase,
+        )
         rank_fn = make_rank_fn(classifier, mean, std)
 
         def test(params: Params) -> tuple[float, float]:
@@ -164,19 +178,25 @@ def finetune(
         def begun() -> None:
             record_beginning(folder, recorded, data, start_step, reporter)
             if jax.process_index() == 0:
-                described = {
-                    "classes": task.train.num_classes,
-                    "names": task.train.class_names,
-                    "projection": classifier.projection_dim,
-                }
-                write_model(folder, model_config, described, task.model.history.get("run"))
+                write_model(folder, as_json(model_config), described, task.model.history.get("run"))
 
         layout = replicated(mesh)
         program = after_first(
             jax.jit(train_step, donate_argnums=0, out_shardings=layout),
             begun,
         )
-        loop = FinetuneLoop(config, plan, mesh, checkpoints, reporter, test, lock)
+        loop = FinetuneLoop(
+            plan,
+            mesh,
+            checkpoints,
+            reporter,
+            lock,
+            make_watchdog(config.data.stall_seconds),
+            test=test,
+            log_every=plan.steps("log_every", config.log_every),
+            save_every=plan.steps("checkpoint.every", config.checkpoint.every),
+            evaluate_every=plan.steps("test_every", config.test_every),
+        )
         signum = loop.run(state, batches, program, config.seed)
     return folder, signum
 
@@ -202,7 +222,7 @@ def _first_state(
     """Returns the state that the loop starts from, and in words where it comes from."""
     layout = replicated(mesh)
     grid = geometry_of(task.model.config.model).grid(task.model.config.data.global_size)
-    init = make_init(config, plan, classifier, grid, task.views.channels)
+    init = make_init(config.optim, plan, classifier, grid, task.views.channels)
     key = jax.random.key(config.seed)
     latest = checkpoints.latest_step()
     if latest is None:

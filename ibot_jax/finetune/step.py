@@ -6,14 +6,13 @@ import flax
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from ibot_jax.config.plan import Plan
+from ibot_jax.config.section import Section
 from ibot_jax.finetune import mixing
 from ibot_jax.finetune.optimizer import make_optimizer
 from ibot_jax.methods import forward
 from ibot_jax.models.block import drop_path_gains
-from ibot_jax.models.build import build_backbone, compute_dtype, param_dtype
 from ibot_jax.models.classifier import Classifier
 from ibot_jax.models.vit import resample_positions
 from ibot_jax.optim.optimizer import Params
@@ -45,46 +44,26 @@ class FinetuneState:
 TrainStep = Callable[[FinetuneState, dict[str, Array], Array], tuple[FinetuneState, Metrics]]
 
 
-def build_classifier(config: ConfigDict, model: ConfigDict, num_classes: int) -> Classifier:
-    """Builds the Linen module.
-
-    Args:
-      config: of the fine-tuning.
-      model: the config of the model, with `data.global_size` that of the images now.
-      num_classes: outputs.
-    """
-    return Classifier(
-        backbone=build_backbone(model.model, model.data.global_size, model.dtype),
-        num_classes=num_classes,
-        projection_dim=model.head.hidden_dim if config.start == "projection" else 0,
-        act=model.head.act,
-        init_std=config.classifier_std,
-        dtype=compute_dtype(model.dtype),
-        param_dtype=param_dtype(model.dtype),
-    )
-
-
-def make_schedule(config: ConfigDict, plan: Plan) -> Schedule:
+def make_schedule(optim: Section, plan: Plan) -> Schedule:
     """Returns the learning rate of the classifier by step."""
-    optim = config.optim
-    peak = optim.lr * config.batch_size / 256
+    peak = optim.lr * plan.batch_size / 256
     warmup = plan.steps("optim.warmup", optim.warmup)
     return cosine_schedule(peak, optim.min_lr, plan.total_steps, warmup)
 
 
 def _make_optimizer(
-    config: ConfigDict, plan: Plan, depth: int
+    optim: Section, plan: Plan, depth: int
 ) -> optax.GradientTransformationExtraArgs:
     return make_optimizer(
-        lr=make_schedule(config, plan),
-        weight_decay=config.optim.weight_decay,
-        layer_decay=config.optim.layer_decay,
+        lr=make_schedule(optim, plan),
+        weight_decay=optim.weight_decay,
+        layer_decay=optim.layer_decay,
         depth=depth,
     )
 
 
 def make_init(
-    config: ConfigDict,
+    optim: Section,
     plan: Plan,
     classifier: Classifier,
     trained_grid: tuple[int, int],
@@ -95,8 +74,8 @@ def make_init(
     Positions are resampled once to the grid of the images, where training then goes on.
 
     Args:
-      config: of the fine-tuning.
-      plan: its length.
+      optim: the optimiser.
+      plan: of the fine-tuning.
       classifier: the module.
       trained_grid: (rows, columns) of patches in pre-training.
       channels: of the images.
@@ -105,7 +84,7 @@ def make_init(
       A function of a key and {"backbone": ..., "head": ... if the projection is kept}, pure.
     """
     backbone = classifier.backbone
-    tx = _make_optimizer(config, plan, backbone.depth)
+    tx = _make_optimizer(optim, plan, backbone.depth)
 
     def init(rng: Array, pretrained: Params) -> FinetuneState:
         size = [side * backbone.patch_size for side in backbone.grid]
@@ -126,7 +105,15 @@ def make_init(
 
 
 def make_train_step(
-    config: ConfigDict, plan: Plan, classifier: Classifier, mean: tuple, std: tuple
+    optim: Section,
+    loss: Section,
+    plan: Plan,
+    classifier: Classifier,
+    mean: tuple,
+    std: tuple,
+    *,
+    drop_path: float,
+    erase: float,
 ) -> TrainStep:
     """Returns the training step, a pure function to be jitted with its state donated.
 
@@ -136,14 +123,17 @@ def make_train_step(
     back as it was.
 
     Args:
-      config: of the fine-tuning.
-      plan: its length.
+      optim: the optimiser.
+      loss: labels, and how images are mixed.
+      plan: of the fine-tuning.
       classifier: the module.
       mean: of each channel, for pixels in [0, 1].
       std: likewise.
+      drop_path: stochastic depth of the last block.
+      erase: probability of a box of noise.
     """
-    schedule = make_schedule(config, plan)
-    tx = _make_optimizer(config, plan, classifier.backbone.depth)
+    schedule = make_schedule(optim, plan)
+    tx = _make_optimizer(optim, plan, classifier.backbone.depth)
 
     def loss_fn(params: Params, images: Array, targets: Array, gains: Array) -> Array:
         logits = classifier.apply({"params": params}, images, gains)
@@ -154,13 +144,11 @@ def make_train_step(
         augment_rng, gains_rng = jax.random.split(jax.random.fold_in(rng, state.step))
         images = forward.normalize(batch["images"], mean, std, jnp.float32)
         images, targets = _augment(
-            config, augment_rng, images, batch["labels"], classifier.num_classes
+            loss, erase, augment_rng, images, batch["labels"], classifier.num_classes
         )
-        gains = drop_path_gains(
-            gains_rng, config.drop_path, classifier.backbone.depth, images.shape[:1]
-        )
+        gains = drop_path_gains(gains_rng, drop_path, classifier.backbone.depth, images.shape[:1])
         with jax.default_matmul_precision(_precision(classifier)):
-            loss, gradients = jax.value_and_grad(loss_fn)(state.params, images, targets, gains)
+            value, gradients = jax.value_and_grad(loss_fn)(state.params, images, targets, gains)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params, step=clock)
         moved = state.replace(
             step=state.step + 1,
@@ -169,9 +157,9 @@ def make_train_step(
         )
         # A finite loss can have gradients that are not, and one update would spoil every tensor.
         grad_norm = optax.tree.norm(gradients)
-        finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        finite = state.finite & jnp.isfinite(value) & jnp.isfinite(grad_norm)
         next_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
-        metrics = {"loss": loss, "lr": schedule(clock), "grad_norm": grad_norm, "finite": finite}
+        metrics = {"loss": value, "lr": schedule(clock), "grad_norm": grad_norm, "finite": finite}
         return next_state.replace(finite=finite), metrics
 
     return train_step
@@ -196,13 +184,12 @@ def make_rank_fn(
 
 
 def _augment(
-    config: ConfigDict, rng: Array, images: Array, labels: Array, num_classes: int
+    loss: Section, erase: float, rng: Array, images: Array, labels: Array, num_classes: int
 ) -> tuple[Array, Array]:
     """Erases boxes, smooths labels and mixes pairs; returns images and targets [B, K]."""
-    loss = config.loss
     erase_rng, mix_rng = jax.random.split(rng)
-    if config.data.erase:
-        images = mixing.random_erase(erase_rng, images, config.data.erase)
+    if erase:
+        images = mixing.random_erase(erase_rng, images, erase)
     targets = mixing.soft_labels(labels, num_classes, loss.label_smoothing)
     if loss.mixup or loss.cutmix:
         weights = mixing.draw_weights(

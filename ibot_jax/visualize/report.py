@@ -13,11 +13,10 @@ import sys
 from typing import Any
 
 from etils import epath
-from ml_collections import ConfigDict
 
 import ibot_jax
 from ibot_jax.config import get_config
-from ibot_jax.config.flat import flatten
+from ibot_jax.config.flat import as_json
 from ibot_jax.data.sources.opening import Subset, splits_for_testing
 from ibot_jax.data.sources.splits import AUTO
 from ibot_jax.errors import UserError
@@ -95,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--from={args.source} is no run's workdir, which a report needs")
     if is_finetuned(recorded):
         raise UserError(f"--from={args.source} is of a fine-tuning; reports are of pre-trainings")
-    config = _as_json(recorded_config(recorded, str(workdir)))
+    config = as_json(recorded_config(recorded, str(workdir)))
     rows = read_rows(workdir)
     sections = chart_sections(rows, config)
     sections["What it sees"] = figures(args, workdir, config)
@@ -229,7 +228,7 @@ def figures(args: argparse.Namespace, workdir: epath.Path, config: dict[str, Any
 
 def config_section(config: dict[str, Any]) -> str:
     """Returns the keys that the run has set, and all of them to open, as HTML."""
-    defaults = _as_json(get_config())
+    defaults = as_json(get_config())
     changed = [
         (key, json.dumps(value), json.dumps(defaults[key]))
         for key, value in sorted(config.items())
@@ -239,11 +238,6 @@ def config_section(config: dict[str, Any]) -> str:
     return page.table(("key", "value", "default"), changed) + page.folded(
         f"All {len(every)} keys", page.table(("key", "value"), every)
     )
-
-
-def _as_json(config: ConfigDict) -> dict[str, Any]:
-    """Returns a config as config.json holds it, with lists for tuples."""
-    return json.loads(json.dumps(flatten(config)))
 
 
 def _data_of_run(config: dict[str, Any]) -> dict[str, Any]:

@@ -8,14 +8,13 @@ projection head's layer below the classifier, 0 without. Earlier versions wrote 
 the model that was fine-tuned says its architecture, as long as it is there.
 """
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 from etils import epath
-from ml_collections import ConfigDict
 
-from ibot_jax.config.flat import flatten
+from ibot_jax.config.flat import as_json
+from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
 from ibot_jax.files.atomic import write_json
 from ibot_jax.files.json_files import parse_object
@@ -49,31 +48,37 @@ def parts_of(classifier: Described | None) -> tuple[str, ...]:
     return ("classifier", "projection") if classifier["projection"] else ("classifier",)
 
 
-def build_classifier(config: ConfigDict, classifier: Described) -> Classifier:
-    """Builds the Linen module for {"backbone": ..., "classifier": ..., ...}."""
+def build_classifier(
+    config: Section, classifier: Described, *, init_std: float = 0.0
+) -> Classifier:
+    """Builds the Linen module for {"backbone": ..., "classifier": ..., ...}.
+
+    Args:
+      config: of the model, for images of the size that it classifies.
+      classifier: see above.
+      init_std: standard deviation of the classifier's initial weights.
+    """
     return Classifier(
         backbone=build_backbone(config.model, config.data.global_size, config.dtype),
         num_classes=classifier["classes"],
         projection_dim=classifier["projection"],
         act=config.head.act,
-        init_std=0.0,
+        init_std=init_std,
         dtype=compute_dtype(config.dtype),
         param_dtype=param_dtype(config.dtype),
     )
 
 
-def write_model(
-    workdir: epath.Path, config: ConfigDict, classifier: Described, run: Flat | None
-) -> None:
+def write_model(workdir: epath.Path, config: Flat, classifier: Described, run: Flat | None) -> None:
     """Records what a fine-tuning makes.
 
     Args:
       workdir: of the fine-tuning.
-      config: of the model, for images of the size that it is fine-tuned on.
+      config: of the model, for images of the size that it is fine-tuned on, as JSON has it.
       classifier: see above.
       run: the config of the pre-training, if it is known.
     """
-    described = {"config": flatten(config), "classifier": classifier, "run": run}
+    described = {"config": config, "classifier": classifier, "run": run}
     write_json(workdir / _FILE, described)
 
 
@@ -134,7 +139,7 @@ def _read_model(
     width, classes = read_params(workdir, step, _PART, ["classifier"])["classifier"]["kernel"].shape
     projection = width if recorded["start"] == "projection" else 0
     return {
-        "config": json.loads(json.dumps(flatten(config))),
+        "config": as_json(config),
         "classifier": {"classes": classes, "names": None, "projection": projection},
         "run": model.history.get("run"),
     }

@@ -40,7 +40,7 @@ def peak(name):
     """The highest learning rate of a run."""
     config = load(name)
     plan = make_plan(config, NUM_IMAGES[name])
-    return float(make_schedule(config, plan)(plan.steps("warmup", config.optim.warmup) * 1.0))
+    return float(make_schedule(config.optim, plan)(plan.steps("warmup", config.optim.warmup) * 1.0))
 
 
 def test_every_config_is_tested():

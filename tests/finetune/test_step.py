@@ -10,7 +10,6 @@ from tiny import normalized, tiny_config
 from ibot_jax.config.plan import make_plan
 from ibot_jax.finetune import config as configs
 from ibot_jax.finetune.step import (
-    build_classifier,
     make_init,
     make_rank_fn,
     make_schedule,
@@ -20,6 +19,7 @@ from ibot_jax.models.build import build_backbone, build_head
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
+from ibot_jax.weights.finetuned import build_classifier
 
 CLASSES = 3
 GRID = (4, 4)
@@ -84,10 +84,24 @@ def prepare(config, model, pretrained, size=(16, 16)):
     """Returns the classifier, its first state and the step."""
     resized = model.copy_and_resolve_references()
     resized.data.global_size = size
-    classifier = build_classifier(config, resized, CLASSES)
+    described = {"classes": CLASSES, "projection": 0}
+    if config.start == "projection":
+        described["projection"] = model.head.hidden_dim
+    classifier = build_classifier(resized, described, init_std=config.classifier_std)
     plan = make_plan(config, 16)
-    state = jax.jit(make_init(config, plan, classifier, GRID, 3))(jax.random.key(2), pretrained)
-    step = make_train_step(config, plan, classifier, model.data.mean, model.data.std)
+    state = jax.jit(make_init(config.optim, plan, classifier, GRID, 3))(
+        jax.random.key(2), pretrained
+    )
+    step = make_train_step(
+        config.optim,
+        config.loss,
+        plan,
+        classifier,
+        model.data.mean,
+        model.data.std,
+        drop_path=config.drop_path,
+        erase=config.data.erase,
+    )
     return classifier, state, jax.jit(step)
 
 
@@ -161,7 +175,7 @@ def test_one_step_is_adamw_on_the_mean_cross_entropy(model, plain):
 
 def test_the_learning_rate_scales_with_the_batch_and_ends_low():
     config = recipe(batch_size=512, optim__warmup="1 epochs", optim__min_lr=1e-6)
-    schedule = make_schedule(config, make_plan(config, 1024))
+    schedule = make_schedule(config.optim, make_plan(config, 1024))
     assert float(schedule(jnp.float32(0))) == 0
     assert float(schedule(jnp.float32(2))) == pytest.approx(0.64 * 2)
     assert float(schedule(jnp.float32(20))) == pytest.approx(1e-6, abs=1e-7)

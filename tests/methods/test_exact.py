@@ -17,10 +17,10 @@ from ibot_jax.evaluate.probes import linear_sweep, patch_heads, softmax_regressi
 from ibot_jax.evaluate.tasks import copydetection, retrieval
 from ibot_jax.finetune import config as finetune_config
 from ibot_jax.finetune import step as finetune_step
-from ibot_jax.finetune.step import build_classifier
 from ibot_jax.losses import class_tokens
 from ibot_jax.methods.step import make_init, make_train_step
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.weights.finetuned import build_classifier
 from ibot_jax.weights.load import untrained
 from ibot_jax.weights.model import Model
 
@@ -120,10 +120,12 @@ def finetuning(dtype):
     recipe, described = finetune_config.get_config(), tiny_config(dtype=dtype)
     recipe.update(batch_size=8, duration="2 epochs")
     recipe.optim.warmup = "0 epochs"
-    classifier, plan = build_classifier(recipe, described, 4), make_plan(recipe, 16)
-    init = finetune_step.make_init(recipe, plan, classifier, (4, 4), 3)
+    plan = make_plan(recipe, 16)
+    classifier = build_classifier(described, {"classes": 4, "projection": 0})
+    init = finetune_step.make_init(recipe.optim, plan, classifier, (4, 4), 3)
     mean, std = described.data.mean, described.data.std
-    step = finetune_step.make_train_step(recipe, plan, classifier, mean, std)
+    sections, rates = (recipe.optim, recipe.loss), dict(drop_path=0.2, erase=0.25)
+    step = finetune_step.make_train_step(*sections, plan, classifier, mean, std, **rates)
     rank = finetune_step.make_rank_fn(classifier, mean, std)
 
     def train_and_test(state, batch, key):

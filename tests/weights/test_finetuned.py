@@ -12,7 +12,7 @@ from tiny import tiny_config, tiny_plan
 
 import ibot_jax
 from ibot_jax import export
-from ibot_jax.config.flat import flatten
+from ibot_jax.config.flat import as_json, flatten
 from ibot_jax.convert import __main__ as convert
 from ibot_jax.errors import UserError
 from ibot_jax.finetune.config import get_config
@@ -60,7 +60,7 @@ def make_finetuned(folder, *, projection=0, described=True, **flags):
     checkpoints.close()
     if described:
         classifier = {"classes": 3, "names": NAMES, "projection": projection}
-        write_model(folder, config, classifier, None)
+        write_model(folder, as_json(config), classifier, None)
     return module, jax.device_get(dict(params))
 
 

@@ -18,6 +18,21 @@ from ibot_jax.parallel.tensor import is_split_over_tensor, over_columns, split_o
 
 Array = jax.Array
 
+# What `remat` keeps from the forward pass; the backward pass computes the rest of a block again.
+REMAT_POLICIES = {
+    "blocks": jax.checkpoint_policies.nothing_saveable,  # the input of each block
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # and its linear layers
+}
+
+
+def start_of_block(x: Array) -> Array:
+    """Keeps XLA's CPU compiler from fusing across blocks.
+
+    It would form the gradient of the residual stream anew, from all blocks behind, in each block:
+    work that grows with the square of the depth.
+    """
+    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
+
 
 class QueryKeyValue(nn.Module):
     """One linear layer for queries, keys and values: [..., D] to three times [..., D].

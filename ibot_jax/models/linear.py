@@ -17,18 +17,23 @@ class Linear(nn.Module):
       features: outputs.
       dtype: of the computation.
       param_dtype: of the parameters `kernel` [inputs, features] and `bias` [features].
+      use_bias: whether there is one.
     """
 
     features: int
     dtype: jnp.dtype
     param_dtype: jnp.dtype
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", normal_init, shape, self.param_dtype)
+        product = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if not self.use_bias:
+            return product
         bias = self.param("bias", nn.initializers.zeros, shape[1:], self.param_dtype)
-        return add_bias(x.astype(self.dtype) @ kernel.astype(self.dtype), bias)
+        return add_bias(product, bias)
 
 
 def add_bias(x: Array, bias: Array) -> Array:

@@ -7,7 +7,7 @@ import numpy as np
 
 from ibot_jax.kernels import packing
 from ibot_jax.kernels.tpu.cores import Cores
-from ibot_jax.models.block import Block
+from ibot_jax.models.block import REMAT_POLICIES, Block, start_of_block
 from ibot_jax.models.layer_norm import layer_norm
 from ibot_jax.models.linear import normal_init
 from ibot_jax.models.patch_embed import PatchEmbed
@@ -67,22 +67,6 @@ def resample_positions(
         precision="highest",
     )
     return jnp.concatenate([pos_embed[:, :1], patches.reshape(1, -1, width)], axis=1)
-
-
-# What `remat` keeps from the forward pass; the backward pass computes the rest of a block again.
-_REMAT_POLICIES = {
-    "blocks": jax.checkpoint_policies.nothing_saveable,  # the input of each block
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # and its linear layers
-}
-
-
-def _start_of_block(x: Array) -> Array:
-    """Keeps XLA's CPU compiler from fusing across blocks.
-
-    It would form the gradient of the residual stream anew, from all blocks behind, in each block:
-    work that grows with the square of the depth.
-    """
-    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 
 class ViT(nn.Module):
@@ -202,11 +186,11 @@ class ViT(nn.Module):
     def _run_sequences(self, x: Array, gains: Array | None, owners: np.ndarray | None) -> Array:
         def run_block(x, params_and_gains):
             params, gains = params_and_gains
-            x = _start_of_block(x)
+            x = start_of_block(x)
             return self._block(parent=None).apply({"params": params}, x, gains, owners), None
 
         if self.remat != "none":
-            run_block = jax.checkpoint(run_block, policy=_REMAT_POLICIES[self.remat])
+            run_block = jax.checkpoint(run_block, policy=REMAT_POLICIES[self.remat])
         params = [block.variables["params"] for block in self.blocks]
         if self.scan_blocks:
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(self._cast, params))

@@ -40,12 +40,14 @@ def forget_compiled():
 @pytest.fixture(scope="session")
 def reference():
     """Returns a function from the name of a recorded file to its path; skips where it is absent."""
-    folder = pathlib.Path(os.environ.get("IBOT_REFERENCE_DIR", ROOT / "../shared/reference"))
+    first = pathlib.Path(os.environ.get("IBOT_REFERENCE_DIR", ROOT / "../shared/reference"))
+    folders = first, first.with_name("reference2")
 
     def path(name: str) -> pathlib.Path:
-        if not (folder / name).exists():
-            pytest.skip(f"{folder / name} is absent")
-        return folder / name
+        found = [folder / name for folder in folders if (folder / name).exists()]
+        if not found:
+            pytest.skip(f"{name} is absent from {first}")
+        return found[0]
 
     return path
 

@@ -116,7 +116,7 @@ def _expected_names(
       head: whether the model has a projection head.
       student: whose it is.
     """
-    parts = original_names.all_names(depth)
+    parts = original_names.all_names((depth,))
     said = args.get("shared_head", True)
     separate = not (said if student else args.get("shared_head_teacher", said))
 

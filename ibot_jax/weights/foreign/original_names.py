@@ -1,67 +1,108 @@
 """The original's PyTorch parameter names and layouts <-> this project's Flax trees.
 
 PyTorch keeps linear weights as (out, in), the patch projection as (out, channels, p, p), and the
-prototypes as directions (K, in) with norms (K, 1).
+prototypes as directions (K, in) with norms (K, 1). A Swin's tables of relative positions lie there
+beside a buffer of integers that says which row is whose.
 """
 
+import math
 import re
+from collections.abc import Sequence
 
 import flax.traverse_util
 import numpy as np
 
 Params = dict  # {"backbone": ..., "head": ...}, nested dicts with arrays as leaves
 
-# PyTorch layer name, with {i} for a number, and the Flax path of the same layer.
+TABLE, INDEX = "relative_position_bias_table", "relative_position_index"
+
+# Of blocks, with {} for numbers: those of a ViT, and those of the stages of a Swin.
+_BLOCKS = {
+    "backbone.blocks.{}": "backbone/blocks_{}",
+    "backbone.layers.{}.blocks.{}": "backbone/stages_{}/blocks_{}",
+}
+
+
+def _of_blocks(paths: dict[str, str]) -> dict[str, str]:
+    return {
+        f"{block}.{name}": f"{block_path}/{path}"
+        for block, block_path in _BLOCKS.items()
+        for name, path in paths.items()
+    }
+
+
+# PyTorch layer name and the Flax path of the same layer.
 _LAYERS = {
-    "backbone.patch_embed.proj": ("backbone", "patch_embed", "proj"),
-    "backbone.blocks.{i}.norm1": ("backbone", "blocks_{i}", "norm1"),
-    "backbone.blocks.{i}.attn.qkv": ("backbone", "blocks_{i}", "attn", "qkv"),
-    "backbone.blocks.{i}.attn.proj": ("backbone", "blocks_{i}", "attn", "proj"),
-    "backbone.blocks.{i}.norm2": ("backbone", "blocks_{i}", "norm2"),
-    "backbone.blocks.{i}.mlp.fc1": ("backbone", "blocks_{i}", "mlp", "fc1"),
-    "backbone.blocks.{i}.mlp.fc2": ("backbone", "blocks_{i}", "mlp", "fc2"),
-    "backbone.norm": ("backbone", "norm"),
-    "head.mlp.0": ("head", "mlp_0"),
-    "head.mlp.2": ("head", "mlp_1"),
-    "head.mlp.4": ("head", "mlp_2"),
-    "head.last_layer": ("head", "last_layer"),
-    "head.last_layer2": ("head", "patch_last_layer"),
+    "backbone.patch_embed.proj": "backbone/patch_embed/proj",
+    "backbone.patch_embed.norm": "backbone/patch_norm",
+    "backbone.layers.{}.downsample.norm": "backbone/stages_{}/merge/norm",
+    "backbone.layers.{}.downsample.reduction": "backbone/stages_{}/merge/reduction",
+    "backbone.norm": "backbone/norm",
+    "head.mlp.0": "head/mlp_0",
+    "head.mlp.2": "head/mlp_1",
+    "head.mlp.4": "head/mlp_2",
+    "head.last_layer": "head/last_layer",
+    "head.last_layer2": "head/patch_last_layer",
+    **_of_blocks(
+        {
+            "norm1": "norm1",
+            "attn.qkv": "attn/qkv",
+            "attn.proj": "attn/proj",
+            "norm2": "norm2",
+            "mlp.fc1": "mlp/fc1",
+            "mlp.fc2": "mlp/fc2",
+        }
+    ),
 }
 _TENSORS = {
-    "backbone.cls_token": ("backbone", "cls_token"),
-    "backbone.pos_embed": ("backbone", "pos_embed"),
-    "backbone.masked_embed": ("backbone", "mask_token"),
-    "backbone.blocks.{i}.gamma_1": ("backbone", "blocks_{i}", "gamma_1"),
-    "backbone.blocks.{i}.gamma_2": ("backbone", "blocks_{i}", "gamma_2"),
+    "backbone.cls_token": "backbone/cls_token",
+    "backbone.pos_embed": "backbone/pos_embed",
+    "backbone.masked_embed": "backbone/mask_token",
+    **_of_blocks(
+        {
+            "gamma_1": "gamma_1",
+            "gamma_2": "gamma_2",
+            f"attn.{TABLE}": "attn/relative_bias",
+        }
+    ),
 }
 _LEAVES = {"weight": None, "bias": "bias", "weight_v": "v", "weight_g": "g"}
 
 
-def all_names(depth: int) -> list[str]:
-    """Returns the names of all tensors that a model of so many blocks may have."""
+def all_names(depths: Sequence[int]) -> list[str]:
+    """Returns the names of all tensors that a model may have with so many blocks in its stages.
+
+    A ViT has one stage.
+    """
     patterns = list(_TENSORS)
     for layer in _LAYERS:
         leaves = ("weight_g", "weight_v") if "last_layer" in layer else ("weight", "bias")
         patterns += [f"{layer}.{leaf}" for leaf in leaves]
-    names = []
-    for pattern in patterns:
-        numbers = range(depth) if "{i}" in pattern else (0,)
-        names += [pattern.format(i=number) for number in numbers]
-    return names
+    numbers = {
+        "layers.{}.blocks.{}": [(s, i) for s, depth in enumerate(depths) for i in range(depth)],
+        "layers.{}": [(stage,) for stage in range(len(depths))],
+        "blocks.{}": [(block,) for block in range(sum(depths))],
+        "": [()],
+    }
+    return [
+        pattern.format(*number)
+        for pattern in patterns
+        for number in next(numbers[part] for part in numbers if part in pattern)
+    ]
 
 
 def _flax_path(name: str) -> tuple[str, ...]:
-    pattern = re.sub(r"\.blocks\.\d+\.", ".blocks.{i}.", name)
-    index = re.search(r"\.blocks\.(\d+)\.", name)
+    numbers = re.findall(r"\.(?:blocks|layers)\.(\d+)", name)
+    pattern = re.sub(r"\.(blocks|layers)\.\d+", r".\1.{}", name)
     layer, _, leaf = pattern.rpartition(".")
     if pattern in _TENSORS:
         path = _TENSORS[pattern]
     elif layer in _LAYERS and leaf in _LEAVES:
         is_norm = "norm" in layer.rpartition(".")[-1]
-        path = (*_LAYERS[layer], _LEAVES[leaf] or ("scale" if is_norm else "kernel"))
+        path = f"{_LAYERS[layer]}/{_LEAVES[leaf] or ('scale' if is_norm else 'kernel')}"
     else:
         raise KeyError(name)
-    return tuple(part.format(i=index and index.group(1)) for part in path)
+    return tuple(path.format(*numbers).split("/"))
 
 
 def to_flax(tensors: dict[str, np.ndarray], shared_head: bool) -> Params:
@@ -70,16 +111,18 @@ def to_flax(tensors: dict[str, np.ndarray], shared_head: bool) -> Params:
     Args:
       tensors: by PyTorch name ("backbone.cls_token", "head.mlp.0.weight", ...).
       shared_head: whether class and patch tokens share the last layer; PyTorch then stores it
-        under two names, of which the second is left out.
+        under two names, of which the second is left out, as is a Swin's buffer of integers.
 
     Returns:
       {"backbone": ..., "head": ...} with the tensors that there were.
 
     Raises:
-      KeyError: for a name that a Vision Transformer with an iBOT head does not have.
+      KeyError: for a name that no ViT or Swin with an iBOT head has.
     """
     flat = {}
     for name, tensor in tensors.items():
+        if name.endswith(f".{INDEX}"):
+            continue
         path = _flax_path(name)
         if shared_head and "patch_last_layer" in path:
             continue
@@ -106,18 +149,38 @@ def to_torch(params: Params, patch_size: int) -> dict[str, np.ndarray]:
     for path in list(flat):
         if path[:2] == ("head", "last_layer"):
             flat.setdefault(("head", "patch_last_layer", path[2]), flat[path])
-    return {_torch_name(path): _torch_layout(path, leaf, patch_size) for path, leaf in flat.items()}
+    tensors = {
+        _torch_name(path): _torch_layout(path, leaf, patch_size) for path, leaf in flat.items()
+    }
+    for name in [name for name in tensors if name.endswith(f".{TABLE}")]:
+        window = (math.isqrt(len(tensors[name])) + 1) // 2
+        tensors[name.replace(TABLE, INDEX)] = relative_index(window)
+    return tensors
+
+
+def relative_index(window: int) -> np.ndarray:
+    """Returns the row of a table of relative positions by query and key, [T, T] int64.
+
+    The T = window^2 tokens of a window are numbered row by row; a table has a row for each
+    difference of rows, and in it of columns, a query's place minus a key's.
+    """
+    rows, columns = np.divmod(np.arange(window**2), window)
+    side = 2 * window - 1
+    down, right = (x[:, None] - x + window - 1 for x in (rows, columns))
+    return down * side + right
 
 
 def _torch_name(path: tuple[str, ...]) -> str:
-    index = next((part[7:] for part in path if part.startswith("blocks_")), None)
-    path = tuple("blocks_{i}" if part.startswith("blocks_") else part for part in path)
-    for name, tensor_path in _TENSORS.items():
-        if path == tensor_path:
-            return name.format(i=index)
-    leaf = {"bias": "bias", "v": "weight_v", "g": "weight_g"}.get(path[-1], "weight")
-    layer = next(name for name, layer_path in _LAYERS.items() if layer_path == path[:-1])
-    return f"{layer.format(i=index)}.{leaf}"
+    joined = "/".join(path)
+    numbers = re.findall(r"(?:blocks|stages)_(\d+)", joined)
+    pattern = re.sub(r"(blocks|stages)_\d+", r"\1_{}", joined)
+    for name, tensor in _TENSORS.items():
+        if pattern == tensor:
+            return name.format(*numbers)
+    layer_path, _, leaf = pattern.rpartition("/")
+    layer = next(name for name, path in _LAYERS.items() if path == layer_path)
+    leaf = {"bias": "bias", "v": "weight_v", "g": "weight_g"}.get(leaf, "weight")
+    return f"{layer.format(*numbers)}.{leaf}"
 
 
 def _torch_layout(path: tuple[str, ...], leaf: np.ndarray, patch_size: int) -> np.ndarray:

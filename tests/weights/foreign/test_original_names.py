@@ -45,6 +45,23 @@ def test_the_patch_projection_becomes_a_map_of_flattened_channels_last_patches()
     np.testing.assert_allclose(patch.reshape(-1) @ kernel, expected)
 
 
+def test_a_swins_bias_tables_lie_beside_their_indices():
+    """Against a loop over all pairs of a window, as the buffer is described."""
+    table = np.arange(25 * 2.0).reshape(25, 2)
+    name = "backbone.layers.2.blocks.1.attn.relative_position_bias_table"
+    params = original_names.to_flax({name: table}, shared_head=True)
+    tensors = original_names.to_torch(params, patch_size=4)
+    index = np.zeros((9, 9), np.int64)
+    for query, key in np.ndindex(9, 9):
+        down, right = query // 3 - key // 3, query % 3 - key % 3
+        index[query, key] = (down + 2) * 5 + right + 2
+    assert tensors.keys() == {name, name.replace("bias_table", "index")}
+    np.testing.assert_array_equal(tensors[name], table)
+    np.testing.assert_array_equal(tensors[name.replace("bias_table", "index")], index)
+    back = original_names.to_flax(tensors, shared_head=True)
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
 def test_an_unknown_name_is_refused_by_name():
     with pytest.raises(KeyError, match="backbone.blocks.0.attn.rel_pos"):
         original_names.to_flax({"backbone.blocks.0.attn.rel_pos": np.zeros(1)}, True)

@@ -1,0 +1,359 @@
+"""The Swin Transformer that iBOT trains: attention in windows, shifted in every other block.
+
+Four stages, between which 2 x 2 tokens merge into one of twice the width (Swin, arXiv 2103.14030,
+section 3). As the original of iBOT has it, masks hide cells of output tokens from the first block
+on, the class token is the mean of the normalised output tokens, and a window is no larger than its
+stage's grid of a global view; a grid that no windows fill is padded.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ibot_jax.models.block import REMAT_POLICIES, Mlp, QueryKeyValue, start_of_block
+from ibot_jax.models.layer_norm import layer_norm
+from ibot_jax.models.linear import Linear, add_bias, normal_init
+from ibot_jax.models.patch_embed import PatchEmbed
+from ibot_jax.models.tokens import Attention, Tokens
+from ibot_jax.parallel.tensor import split_over_tensor
+
+Array = jax.Array
+
+_FAR = -100.0  # added to the attention between regions that only the shift made neighbours
+
+
+def differences(window: int) -> np.ndarray:
+    """Tells the distance of two tokens along one side of a window.
+
+    Returns:
+      [window, window, 2 window - 1]: for a query's place and a key's, 1 at their difference plus
+      window - 1, else 0.
+    """
+    place = np.arange(window)
+    return np.eye(2 * window - 1)[place[:, None] - place + window - 1]
+
+
+def shift_mask(grid: tuple[int, int], window: int, shift: int) -> np.ndarray:
+    """What is added to the attention within windows of a grid that was rolled by -shift.
+
+    Args:
+      grid: (rows, columns) of tokens, multiples of `window`.
+      window: tokens along a side of one.
+      shift: tokens, fewer than `window` and at least 1.
+
+    Returns:
+      [windows, window^2, window^2] float32: 0 between tokens that were neighbours before the roll,
+      -100 else.
+    """
+    regions = (np.digitize(np.arange(side), [side - window, side - shift]) for side in grid)
+    rows, columns = regions
+    region = to_windows((3 * rows[:, None] + columns)[None, :, :, None], window)[0, ..., 0]
+    return np.where(region[:, :, None] == region[:, None], 0, _FAR).astype(np.float32)
+
+
+def to_windows(x: Array, window: int) -> Array:
+    """Cuts [B, H, W, C] into windows, [B, windows, window^2, C], row by row."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // window, window, width // window, window, channels)
+    return x.swapaxes(2, 3).reshape(batch, -1, window**2, channels)
+
+
+def from_windows(x: Array, grid: tuple[int, int]) -> Array:
+    """Puts windows [B, windows, window^2, C] together again, [B, H, W, C]; H, W = `grid`."""
+    batch, _, tokens, channels = x.shape
+    window = round(tokens**0.5)
+    x = x.reshape(batch, grid[0] // window, grid[1] // window, window, window, channels)
+    return x.swapaxes(2, 3).reshape(batch, *grid, channels)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention within windows, with a bias by relative position.
+
+    Attributes:
+      heads: attention heads; divides the width.
+      window: tokens along a side of one.
+      dtype: of the computation; softmax is in float32.
+      param_dtype: of the parameters; `relative_bias` [(2 window - 1)^2, heads] has a row for each
+        difference of rows, and in it of columns, a query's place minus a key's.
+    """
+
+    heads: int
+    window: int
+    dtype: jnp.dtype
+    param_dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Array, mask: np.ndarray | None = None, only_weights: bool = False
+    ) -> Array:
+        """Maps [B, windows, T, D] to the same, or to attention weights [B, windows, heads, T, T].
+
+        `mask` [windows, T, T] is added to the logits.
+        """
+        kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        shape, width = x.shape, x.shape[-1]
+        products, biases = QueryKeyValue(name="qkv", **kwargs)(x.reshape(-1, width))
+        query, key, value = (
+            add_bias(product, bias).reshape(*shape[:3], self.heads, -1)
+            for product, bias in zip(products, biases, strict=True)
+        )
+        logits = jnp.einsum("bnqhd,bnkhd->bnhqk", query * query.shape[-1] ** -0.5, key)
+        logits = logits.astype(jnp.promote_types(self.dtype, jnp.float32)) + self._position_bias()
+        if mask is not None:
+            logits += mask[:, None]
+        weights = jax.nn.softmax(logits).astype(self.dtype)
+        if only_weights:
+            return weights
+        x = jnp.einsum("bnhqk,bnkhd->bnqhd", weights, value)
+        return Linear(width, name="proj", **kwargs)(x.reshape(-1, width)).reshape(shape)
+
+    def _position_bias(self) -> Array:
+        """Returns the bias of queries and keys, [heads, T, T]."""
+        side = 2 * self.window - 1
+        shape = (side**2, self.heads)
+        table = self.param("relative_bias", normal_init, shape, self.param_dtype)
+        # As two products: a TPU gathers, and adds up the gradients of what it gathered, slowly.
+        places = differences(self.window).astype(self.param_dtype)
+        bias = jnp.einsum(
+            "qkr,xyc,rch->hqxky",
+            places,
+            places,
+            table.reshape(side, side, self.heads),
+            precision="highest",
+        )
+        return bias.reshape(self.heads, self.window**2, self.window**2)
+
+
+class SwinBlock(nn.Module):
+    """A pre-norm block whose tokens attend to those of their window, with stochastic depth.
+
+    A grid that no windows fill is padded after the first norm, with zeros on the right and at the
+    bottom; they take part as keys.
+
+    Attributes:
+      heads: attention heads.
+      hidden_dim: of the MLP.
+      window: tokens along a side of a window.
+      shift: tokens by which the windows are shifted.
+      dtype: of the computation.
+      param_dtype: of the parameters.
+    """
+
+    heads: int
+    hidden_dim: int
+    window: int
+    shift: int
+    dtype: jnp.dtype
+    param_dtype: jnp.dtype
+
+    def setup(self):
+        kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        self.norm1 = layer_norm(None, **kwargs)
+        self.attn = WindowAttention(self.heads, self.window, **kwargs)
+        self.norm2 = layer_norm(None, **kwargs)
+        self.mlp = Mlp(self.hidden_dim, **kwargs)
+
+    def __call__(self, x: Array, gains: Array | None = None) -> Array:
+        """Maps [B, H, W, D] to the same; `gains` [2, B] multiply the two branches' outputs."""
+        x = start_of_block(x)
+        grid = x.shape[1:3]
+        windows = self.attn(self._windows(self.norm1(x)), self._mask(grid))
+        x = self._add(x, self._whole(windows, grid), gains, 0)
+        return self._add(x, self.mlp(self.norm2(x)), gains, 1)
+
+    def attention(self, x: Array) -> Attention:
+        """Returns how the tokens of [B, H, W, D] attend to those of their window."""
+        grid = x.shape[1:3]
+        weights = self.attn(self._windows(self.norm1(x)), self._mask(grid), only_weights=True)
+        # The mean over all queries, which are no padding.
+        queries = self._windows(jnp.ones((1, *grid, 1), weights.dtype))[0, ..., 0]
+        received = jnp.einsum("nq,bnhqk->bnkh", queries / queries.sum(), weights)
+        return Attention(self._whole(received, grid).transpose(0, 3, 1, 2), weights)
+
+    def _add(self, x: Array, branch: Array, gains: Array | None, number: int) -> Array:
+        if gains is not None:
+            branch = branch * gains[number][:, None, None, None].astype(self.dtype)
+        return split_over_tensor(x + branch, None)
+
+    def _windows(self, x: Array) -> Array:
+        """Pads and shifts [B, H, W, C]; returns its windows, [B, windows, window^2, C]."""
+        missing = [(0, -side % self.window) for side in x.shape[1:3]]
+        x = jnp.pad(x, ((0, 0), *missing, (0, 0)))
+        return to_windows(jnp.roll(x, (-self.shift, -self.shift), axis=(1, 2)), self.window)
+
+    def _whole(self, windows: Array, grid: tuple[int, int]) -> Array:
+        """Undoes `_windows`; returns [B, H, W, C] with H, W = `grid`."""
+        x = from_windows(windows, self._padded(grid))
+        x = jnp.roll(x, (self.shift, self.shift), axis=(1, 2))
+        return x[:, : grid[0], : grid[1]]
+
+    def _mask(self, grid: tuple[int, int]) -> np.ndarray | None:
+        return shift_mask(self._padded(grid), self.window, self.shift) if self.shift else None
+
+    def _padded(self, grid: tuple[int, int]) -> tuple[int, int]:
+        rows, columns = (side + -side % self.window for side in grid)
+        return rows, columns
+
+
+class PatchMerging(nn.Module):
+    """Makes one token of twice the width of 2 x 2 tokens: LayerNorm of all four, a linear layer."""
+
+    dtype: jnp.dtype
+    param_dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps [B, H, W, D] to [B, ceil(H / 2), ceil(W / 2), 2 D]; odd grids get zeros."""
+        kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+        batch, height, width, channels = x.shape
+        x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+        # The tokens of a column follow each other: (even, even), (odd, even), (even, odd), ...
+        x = x.transpose(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
+        x = layer_norm("norm", **kwargs)(x)
+        return Linear(2 * channels, use_bias=False, name="reduction", **kwargs)(x)
+
+
+class Stage(nn.Module):
+    """Blocks on one grid of tokens; every other one shifts its windows.
+
+    Attributes:
+      depth: number of blocks.
+      shift: tokens by which every other block shifts its windows.
+      merges: whether a patch merging follows.
+      remat: see `Swin`.
+      block: all other attributes of a `SwinBlock`.
+    """
+
+    depth: int
+    shift: int
+    merges: bool
+    remat: str
+    block: dict
+
+    def setup(self):
+        module = SwinBlock
+        if self.remat != "none":
+            module = nn.remat(SwinBlock, policy=REMAT_POLICIES[self.remat])
+        self.blocks = [
+            module(shift=self.shift * (number % 2), **self.block) for number in range(self.depth)
+        ]
+        if self.merges:
+            self.merge = PatchMerging(self.block["dtype"], self.block["param_dtype"])
+
+
+class Swin(nn.Module):
+    """A Swin Transformer with mask token.
+
+    Attributes:
+      patch_size: side of a patch in pixels.
+      width: token dimension of the first stage, which doubles with every other.
+      depths: number of blocks of each stage.
+      heads: attention heads of each stage.
+      window: tokens along a side of a window.
+      mlp_ratio: hidden over token dimension of the MLPs.
+      grid: (rows, columns) of patches of a global view, which bound the windows.
+      remat: "none", or what of each block is kept for the backward pass: "dots", the outputs of
+        its linear layers, or "blocks", its input only.
+      dtype: of the computation.
+      param_dtype: of the parameters.
+    """
+
+    patch_size: int
+    width: int
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    window: int
+    mlp_ratio: float
+    grid: tuple[int, int]
+    remat: str = "none"
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        self.patch_embed = PatchEmbed(self.patch_size, self.width, **kwargs)
+        self.patch_norm = layer_norm(None, **kwargs)
+        zeros = nn.initializers.zeros
+        self.mask_token = self.param("mask_token", zeros, (1, self.width), self.param_dtype)
+        self.stages = [self._stage(number, kwargs) for number in range(len(self.depths))]
+        self.norm = layer_norm(None, **kwargs)
+
+    def _stage(self, number: int, kwargs: dict) -> Stage:
+        smallest = min(-(-side // 2**number) for side in self.grid)
+        window = min(self.window, smallest)
+        block = dict(
+            heads=self.heads[number],
+            hidden_dim=int(self.width * 2**number * self.mlp_ratio),
+            window=window,
+        )
+        return Stage(
+            depth=self.depths[number],
+            shift=self.window // 2 if smallest > self.window else 0,
+            merges=number < len(self.depths) - 1,
+            remat=self.remat,
+            block=block | kwargs,
+        )
+
+    def __call__(
+        self, images: Array, masks: Array | None = None, gains: Array | None = None
+    ) -> Tokens:
+        """Computes the normalised output tokens.
+
+        Args:
+          images: [B, H, W, C] floating, normalised; rows and columns that do not fill a patch
+            are cut off.
+          masks: [B, h, w] bool on the grid of output tokens, True where the mask token replaces
+            all that an output token begins from; or None.
+          gains: [B, depth, 2] of stochastic depth, over the blocks of all stages; None is 1.
+
+        Returns:
+          Tokens of `dtype`; the class token is the mean of the patch tokens.
+        """
+        *_, (_, _, x) = self._run(images, masks, gains)
+        return _tokens(self.norm(x))
+
+    def layers(self, images: Array, wanted: Sequence[int]) -> tuple[Tokens, ...]:
+        """Returns the tokens of blocks, numbered over all stages; those of the last normalised."""
+        others = sum(self.depths[:-1])  # blocks of stages whose width is not that of the norm
+        return tuple(
+            _tokens(self.norm(x) if number >= others else x)
+            for number, (_, _, x) in enumerate(self._run(images))
+            if number in wanted
+        )
+
+    def last_attention(self, images: Array) -> Attention:
+        """Returns the attention weights of the last block."""
+        *_, (block, x, _) = self._run(images)
+        return block.attention(x)
+
+    def _run(
+        self, images: Array, masks: Array | None = None, gains: Array | None = None
+    ) -> Iterator[tuple[SwinBlock, Array, Array]]:
+        """Yields each block, its input and its output, [B, H, W, D] of its stage."""
+        x = self._embed(images, masks)
+        number = 0
+        for stage in self.stages:
+            for block in stage.blocks:
+                y = block(x, None if gains is None else gains[:, number].T)
+                yield block, x, y
+                x, number = y, number + 1
+            if stage.merges:
+                x = stage.merge(x)
+
+    def _embed(self, images: Array, masks: Array | None) -> Array:
+        x = self.patch_norm(self.patch_embed(images))
+        if masks is not None:
+            cell = 2 ** (len(self.depths) - 1)  # patches along a side of an output token
+            masks = masks.repeat(cell, axis=1).repeat(cell, axis=2)[:, : x.shape[1], : x.shape[2]]
+            x = jnp.where(masks[..., None], self.mask_token.astype(self.dtype), x)
+        return x
+
+
+def _tokens(patches: Array) -> Tokens:
+    batch, _, _, width = patches.shape
+    registers = jnp.zeros((batch, 0, width), patches.dtype)
+    return Tokens(cls=patches.mean(axis=(1, 2)), registers=registers, patches=patches)

@@ -10,6 +10,8 @@ from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
+from ibot_jax.parallel.processes import is_first
+
 T = TypeVar("T")
 
 _REFRESH_SECONDS = 1.0
@@ -17,9 +19,7 @@ _REFRESH_SECONDS = 1.0
 
 def is_shown() -> bool:
     """Returns whether this process shows bars: the first one does, on a terminal."""
-    import jax  # not needed to print a mistake
-
-    return sys.stderr.isatty() and jax.process_index() == 0
+    return sys.stderr.isatty() and is_first()
 
 
 def progress(items: Iterable[T], total: int, what: str, *, start: int = 0) -> Iterator[T]:

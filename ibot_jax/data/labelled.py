@@ -16,6 +16,7 @@ from ibot_jax.data.pixels.images import Decoding, EncodedImage
 from ibot_jax.data.pixels.resize import check_method, crop_and_resize
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
+from ibot_jax.parallel.rows import Rows
 
 
 class MakeLabelledView:
@@ -94,12 +95,11 @@ def labelled_batches(
     mean: tuple[float, ...],
     decoding: Decoding,
     plan: Plan,
+    rows: Rows,
     *,
     seed: int,
     data: Section,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
 ) -> TrainBatches:
     """Returns this process's share of every batch from `start_step` to the end of the run.
 
@@ -112,11 +112,10 @@ def labelled_batches(
       mean: of each channel, in [0, 1].
       decoding: how files become pixels.
       plan: of the run.
+      rows: of a batch that this process makes, b of them.
       seed: of the run.
       data: as of `MakeLabelledView`, and with `workers` and `max_bad_share`.
       start_step: of the first batch.
-      process_index: of this process.
-      process_count: of the run.
 
     Returns:
       An iterator of dicts: images [b, H, W, C] uint8, labels [b] int32.
@@ -132,9 +131,8 @@ def labelled_batches(
         arguments,
         ("images", "labels"),
         plan,
+        rows,
         seed=seed,
         data=data,
         start_step=start_step,
-        process_index=process_index,
-        process_count=process_count,
     )

@@ -11,13 +11,15 @@ from ibot_jax.data.batching import chunk_rows, run_batches
 from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.make.bad_images import BadImages
 from ibot_jax.data.make.chunks import EvalChunks, Request, TrainChunks
-from ibot_jax.data.make.examples import ORDER, MakeCentralView, MakeExample, Positions, stream
+from ibot_jax.data.make.examples import ORDER, MakeCentralView, MakeExample, stream
+from ibot_jax.data.make.order import Positions
 from ibot_jax.data.make.workers import Task, Workers
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.data.pixels.resize import check_method
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.files.tf import import_tensorflow
+from ibot_jax.parallel.rows import Rows
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -33,33 +35,31 @@ _PLAIN = Decoding()
 def train_batches(
     source: Source | TfdsStream,
     plan: Plan,
+    rows: Rows,
     *,
     seed: int,
     data: Section,
     masks: Section,
     grid: tuple[int, int],
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
 ) -> "TrainBatches":
     """Returns this process's share of every batch from `start_step` to the end of the run.
 
     Row j of step s is example `permutation(seed, epoch)[(s % steps_per_epoch) * batch_size + j]`
-    of epoch `s // steps_per_epoch`; process p has the b = batch_size / process_count rows from
-    j = p * b on. The batches are therefore a function of (seed, step) alone: a resumed run sees
-    the rest of the same stream, and so does another number of processes. (For sequential TFDS data
-    see `tfds.TfdsStream`.) An image that cannot be read is replaced by another one.
+    of epoch `s // steps_per_epoch`, whichever process makes it. The batches are therefore a
+    function of (seed, step) alone: a resumed run sees the rest of the same stream, and so do other
+    numbers of processes and other orders of devices. (For sequential TFDS data see
+    `tfds.TfdsStream`.) An image that cannot be read is replaced by another one.
 
     Args:
       source: what to read.
       plan: of the run.
+      rows: of a batch that this process makes, b of them.
       seed: of the run.
       data: how views are made, and by whom.
       masks: how masks are drawn, and from when on.
       grid: rows and columns of masks, those of the backbone for a global view.
       start_step: of the first batch.
-      process_index: of this process.
-      process_count: of the run.
 
     Returns:
       An iterator of dicts of arrays:
@@ -83,11 +83,10 @@ def train_batches(
         arguments,
         BATCH_KEYS,
         plan,
+        rows,
         seed=seed,
         data=data,
         start_step=start_step,
-        process_index=process_index,
-        process_count=process_count,
     )
 
 
@@ -97,12 +96,11 @@ def task_batches(
     arguments: Callable[[Request], tuple],
     keys: Sequence[str],
     plan: Plan,
+    rows: Rows,
     *,
     seed: int,
     data: Section,
     start_step: int,
-    process_index: int,
-    process_count: int,
 ) -> "TrainBatches":
     """Returns batches, as `train_batches` does, of whatever a task makes of an example.
 
@@ -112,26 +110,25 @@ def task_batches(
       arguments: of the task, for an example.
       keys: of the batches, one for each of the task's arrays.
       plan: of the run.
+      rows: of a batch that this process makes.
       seed: of the run.
       data: with `workers` and `max_bad_share`.
       start_step: of the first batch.
-      process_index: of this process.
-      process_count: of the run.
     """
-    positions = Positions(plan, process_index, process_count)
     blank = task.blank()
-    chunk = chunk_rows(blank, positions.rows)
+    chunk = chunk_rows(blank, len(rows))
     workers = Workers(task, data.workers, chunk)
     bad_images = BadImages(len(source), data.max_bad_share)
+    positions = Positions(plan, rows)
     chunks = TrainChunks(source, seed, positions, workers, arguments, bad_images)
     if isinstance(source, TfdsStream):
         make = chunks.from_records
-        inputs = _epochs(source, seed, plan, start_step, process_index, process_count)
+        inputs = _epochs(source, seed, plan, rows, start_step)
     else:
         make = chunks.from_positions
-        first, last = start_step * positions.rows, plan.total_steps * positions.rows
+        first, last = start_step * len(rows), plan.total_steps * len(rows)
         inputs = iter([import_tensorflow().data.Dataset.range(first, last)])
-    batches = run_batches(inputs, make, blank, chunk, positions.rows, workers)
+    batches = run_batches(inputs, make, blank, chunk, len(rows), workers)
     return TrainBatches(batches, keys, bad_images)
 
 
@@ -163,48 +160,44 @@ class TrainBatches:
 def eval_batches(
     source: Source | TfdsStream,
     view: CentralView,
-    batch_size: int,
+    rows: Rows,
     decoding: Decoding = _PLAIN,
-    process_index: int = 0,
-    process_count: int = 1,
     workers: int = 0,
 ) -> Iterator[Batch]:
     """Yields the central view of every image once.
 
-    With B = batch_size for each process and P processes, example i is row i % B of batch
-    i // (P * B) of process i // B % P: batches laid out over the processes keep the source's order.
-    (Sequential TFDS data: process p has the p-th contiguous part.) All processes yield the same
-    number of batches. Rows that only fill up, and images that cannot be read, are not valid.
+    Example i is row i % B of batch i // B, whichever process makes it: batches that all processes
+    have joined keep the source's order. (Sequential TFDS data: of each batch, a process's rows are
+    the next images of its own part of the data.) All processes yield the same number of batches.
+    Rows that only fill up, and images that cannot be read, are not valid.
 
     Args:
       source: what to read.
       view: how images are resized and cut.
-      batch_size: images a batch and process, B.
+      rows: of a batch of B that this process makes, b of them.
       decoding: how files become pixels.
-      process_index: of this process.
-      process_count: of the run.
       workers: processes that make the images; 0 takes one for each core.
 
     Yields:
-      Dicts of arrays: images [B, H, W, C] uint8, labels [B] int32 (-1 where there is none),
-      valid [B] bool.
+      Dicts of arrays: images [b, H, W, C] uint8, labels [b] int32 (-1 where there is none),
+      valid [b] bool.
     """
     tf = import_tensorflow()
     make_view = MakeCentralView(source.fetch, view, decoding)
-    chunk = chunk_rows(make_view.blank(), batch_size)
+    chunk = chunk_rows(make_view.blank(), len(rows))
     pool = Workers(make_view, workers, chunk)
-    chunks = EvalChunks(source, batch_size, process_index, process_count, pool)
-    length = -(-len(source) // (process_count * batch_size)) * batch_size
+    chunks = EvalChunks(source, rows, pool)
+    length = -(-len(source) // rows.batch_size) * len(rows)
     if isinstance(source, TfdsStream):
         make = chunks.from_records
         filler = tf.data.Dataset.from_tensors((b"", -1, b"")).repeat()
-        records = source.records(process_index, process_count)
+        records = source.records(rows.own, len(rows.shares))
         dataset = records.concatenate(filler).take(length)
     else:
         make = chunks.from_positions
         dataset = tf.data.Dataset.range(length)
     blank = (*make_view.blank(), np.zeros((), np.int32), np.zeros((), bool))
-    for images, labels, valid in run_batches(iter([dataset]), make, blank, chunk, batch_size, pool):
+    for images, labels, valid in run_batches(iter([dataset]), make, blank, chunk, len(rows), pool):
         yield {"images": images, "labels": labels, "valid": valid}
 
 
@@ -212,19 +205,17 @@ def _epochs(
     source: TfdsStream,
     seed: int,
     plan: Plan,
+    rows: Rows,
     start_step: int,
-    process_index: int,
-    process_count: int,
 ) -> Iterator["tf.data.Dataset"]:
     """Yields (position, encoded image, label, name) of each epoch, or of what is left of it."""
     tf = import_tensorflow()
-    rows = plan.batch_size // process_count
     length = plan.steps_per_epoch
     for epoch in range(start_step // length, -(-plan.total_steps // length)):
         begin = max(start_step, epoch * length)
         end = min(plan.total_steps, (epoch + 1) * length)
         shuffle_seed = int(stream(seed, epoch, 0, ORDER).integers(2**31))
-        records = source.records(process_index, process_count, shuffle_seed=shuffle_seed)
-        positions = tf.data.Dataset.range(begin * rows, end * rows)
-        unseen = records.skip((begin - epoch * length) * rows)
+        records = source.records(rows.own, len(rows.shares), shuffle_seed=shuffle_seed)
+        positions = tf.data.Dataset.range(begin * len(rows), end * len(rows))
+        unseen = records.skip((begin - epoch * length) * len(rows))
         yield tf.data.Dataset.zip(positions, unseen).map(lambda n, record: (n, *record))

@@ -93,7 +93,7 @@ def _embed(args: argparse.Namespace) -> None:
     require_writable(target, "--out")
     mesh = make_mesh()
     model, params = open_model(args, mesh)
-    views = open_views(args, model)
+    views = open_views(args, model, mesh)
     source = open_source(f"folder:{args.images}", "", channels=views.channels, labelled=False)
     names = _Names(source, args.images)
     parts = Parts(target, _settings(args, model, params, views, source), len(source))
@@ -159,7 +159,7 @@ def _features(
 
     rest = Subset(source, range(start, len(source)))
     buffer, size, pending = [], 0, None
-    done = start // views.batch_size
+    done = start // views.rows.batch_size
     batches = progress(views.batches(rest), done + views.number(rest), "features", start=done)
     for batch in batches:
         outputs = program(params, to_global({"x": batch["images"]}, mesh)["x"])
@@ -170,7 +170,7 @@ def _features(
         if size >= _PART_BYTES:
             buffer.append(fetch(*pending))
             pending, size = None, 0
-            stop = min(start + len(buffer) * views.batch_size, len(source))
+            stop = min(start + len(buffer) * views.rows.batch_size, len(source))
             yield start, stop, _joined(buffer)
             buffer, start = [], stop
     if pending is not None:

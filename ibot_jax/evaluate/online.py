@@ -32,6 +32,8 @@ from ibot_jax.evaluate.measures.monitors import (
 from ibot_jax.evaluate.measures.neighbours import accuracy, weighted_knn
 from ibot_jax.evaluate.probes.softmax_regression import fit, predict
 from ibot_jax.parallel.agreement import until_told
+from ibot_jax.parallel.processes import is_first
+from ibot_jax.parallel.rows import rows_of_process
 from ibot_jax.parallel.watchdog import Watch
 from ibot_jax.weights.model import Model
 
@@ -91,7 +93,7 @@ class Evaluation:
                 f"k-NN (k = {config.knn.k}){probe}, {len(self._train):,} train and "
                 f"{len(self._test):,} test images"
             )
-            if jax.process_index() == 0:  # many processes would ask the same disk
+            if is_first():  # many processes would ask the same disk
                 self.shared_images = find_shared(self._train, self._test).count
             if self.shared_images:
                 self.description += f", {self.shared_images:,} of these training images, too"
@@ -127,7 +129,7 @@ class Evaluation:
         Raises:
           TrainingError: if too few images can be read.
         """
-        outputs, labels = extract(self._outputs, weights, self._batches(self._test), mesh)
+        outputs, labels = extract(self._outputs, weights, self._batches(self._test, mesh), mesh)
         require_read(self._test, len(labels), 1)
         values = {
             "feature_rank": feature_rank(outputs["features"]),
@@ -138,7 +140,8 @@ class Evaluation:
         }
         if self._train is None:
             return values
-        train, train_labels = extract(self._outputs, weights, self._batches(self._train), mesh)
+        batches = self._batches(self._train, mesh)
+        train, train_labels = extract(self._outputs, weights, batches, mesh)
         require_read(self._train, len(train_labels), self._config.knn.k)
         features = train["features"], train_labels, outputs["features"]
         values["prototype_nmi"] = normalized_mutual_information(outputs["class"], labels)
@@ -178,15 +181,15 @@ class Evaluation:
             values["knn_shared_images"] = self.shared_images
         return values
 
-    def _batches(self, source: Source | TfdsStream) -> Iterator[dict[str, np.ndarray]]:
+    def _batches(
+        self, source: Source | TfdsStream, mesh: jax.sharding.Mesh
+    ) -> Iterator[dict[str, np.ndarray]]:
         data, settings = self._config.data, self._config.knn
         batches = eval_batches(
             source,
             view_of_run(data.global_size, settings.resize),
-            settings.batch_size // jax.process_count(),
+            rows_of_process(mesh, settings.batch_size),
             Decoding.of(data),
-            jax.process_index(),
-            jax.process_count(),
             data.workers,
         )
         batches = itertools.islice(batches, self._num_batches)

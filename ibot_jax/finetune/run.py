@@ -43,6 +43,8 @@ from ibot_jax.models.geometry import geometry_of
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel.agreement import require_same, same_end
 from ibot_jax.parallel.layouts import replicated
+from ibot_jax.parallel.processes import is_first
+from ibot_jax.parallel.rows import rows_of_process
 from ibot_jax.runs.beginning import after_first, record_beginning
 from ibot_jax.runs.checkpoint import Checkpoints, Parts
 from ibot_jax.runs.header import rate_in_words
@@ -149,11 +151,10 @@ def finetune(
                 model_config.data.mean,
                 task.views.decoding,
                 plan,
+                rows_of_process(mesh, plan.batch_size),
                 seed=config.seed,
                 data=config.data,
                 start_step=start_step,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
             )
             lock.watch("checkpoints", *WRITTEN)
         reporter.say(*_header(config, plan, task, start, folder))
@@ -177,7 +178,7 @@ def finetune(
 
         def begun() -> None:
             record_beginning(folder, recorded, data, start_step, reporter)
-            if jax.process_index() == 0:
+            if is_first():
                 write_model(folder, as_json(model_config), described, task.model.history.get("run"))
 
         layout = replicated(mesh)

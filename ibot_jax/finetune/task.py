@@ -24,7 +24,6 @@ import dataclasses
 import os
 from typing import Any
 
-import jax
 from absl import flags
 
 from ibot_jax.cli.config_file import add_config_arguments, parse_config
@@ -37,6 +36,7 @@ from ibot_jax.finetune.check import problems_at_hand
 from ibot_jax.finetune.run import Task, finetune
 from ibot_jax.parallel import signals
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.processes import is_first
 from ibot_jax.weights.run_metrics import read_rows
 
 # Flags that move parameters, and so belong to a run as its recipe does.
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> Report:
     )
     mesh = make_mesh()
     model, params = open_model(args, mesh, head=recipe.start == "projection")
-    views = open_views(args, model)
+    views = open_views(args, model, mesh)
     views = dataclasses.replace(
         views,
         view=dataclasses.replace(views.view, interpolation=recipe.data.test_interpolation),
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> Report:
     )
     if signum:
         raise SystemExit(signals.status_of(signum))
-    if jax.process_index():
+    if not is_first():
         return Report("finetune", {}, {}, [])  # the first process publishes
     rows = [row for row in read_rows(folder) if "test_top1" in row]
     best, last = max(rows, key=lambda row: row["test_top1"]), rows[-1]

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import hashlib
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -16,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax._src import distributed  # whose barriers, unlike the public ones, end in time
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ibot_jax.errors import SaveError, TrainingError, UserError, in_words, located
 from ibot_jax.parallel import signals
+from ibot_jax.parallel.processes import is_alone
 from ibot_jax.parallel.watchdog import Watch
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ _FAILED = 1 << 16  # a vote; above every signal's number
 _POLL_SECONDS = 0.1
 _FAIL_SECONDS = 60  # for the others to fail, too, before this process takes itself for the only one
 _MESSAGE_BYTES = 2000
+_LENGTH = struct.Struct("<I")  # in front of a message
 _KINDS = (UserError, SaveError, TrainingError)  # of errors that processes tell each other
 
 
@@ -64,6 +66,11 @@ def first_says(holds: bool) -> bool:
     return gather(b"1" if holds else b"")[0] == b"1"
 
 
+def all_say(holds: bool) -> bool:
+    """Returns whether what all processes pass is true, on all."""
+    return all(gather(b"1" if holds else b""))
+
+
 def first_text(text: str) -> str:
     """Returns the text that the first process passes, on all."""
     return gather(text.encode())[0].decode()
@@ -75,7 +82,7 @@ def wait_for_all(done: Callable[[], bool]) -> None:
     while not finished:
         with same_end():
             own = done()
-        finished = all(gather(b"1" if own else b""))
+        finished = all_say(own)
         if not finished:
             time.sleep(_POLL_SECONDS)
 
@@ -86,7 +93,7 @@ def all_fail(at: str) -> bool:
     Args:
       at: names the occasion, once a run, in the same words on all processes.
     """
-    if jax.process_count() == 1:
+    if is_alone():
         return True
     try:
         distributed.global_state.client.wait_at_barrier(f"ibot_jax/{at}", _FAIL_SECONDS * 1000)
@@ -131,7 +138,7 @@ def in_step(
         processes, at the same batch, a TrainingError that says so.
     """
     made = _made(iter(batches), check, watch)
-    ahead = 0 if jax.process_count() == 1 else _AHEAD
+    ahead = 0 if is_alone() else _AHEAD
     voted = collections.deque()
     while True:
         batch, vote, error = next(made)
@@ -170,11 +177,11 @@ def _made(batches: Iterator[T], check: Callable[[], int], watch: Watch) -> Itera
 
 def _count(vote: int) -> int | jax.Array:
     """Returns the largest vote, without waiting for it."""
-    if jax.process_count() == 1:
+    if is_alone():
         return vote
     votes, largest = _ballot()
-    own = np.full(jax.local_device_count(), vote, np.int32)
-    return largest(jax.make_array_from_process_local_data(votes, own))
+    own = np.full(1, vote, np.int32)  # of each device of this process
+    return largest(jax.make_array_from_callback((jax.device_count(),), votes, lambda _: own))
 
 
 @functools.cache
@@ -182,6 +189,16 @@ def _ballot() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
     mesh = Mesh(np.asarray(jax.devices()), ("device",))
     everywhere = NamedSharding(mesh, PartitionSpec())
     return NamedSharding(mesh, PartitionSpec("device")), jax.jit(jnp.max, out_shardings=everywhere)
+
+
+@functools.cache
+def _table() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
+    """Returns how rows of the processes, in their order, lie, and what makes all known to all."""
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    mesh = Mesh(np.reshape(devices, (jax.process_count(), -1)), ("process", "device"))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    known = jax.jit(lambda table: table, out_shardings=everywhere)
+    return NamedSharding(mesh, PartitionSpec("process")), known
 
 
 def _tell(error: Exception | None) -> None:
@@ -202,10 +219,12 @@ def _message(error: Exception | None) -> bytes:
 def gather(message: bytes) -> list[bytes]:
     """Returns the messages of all processes, each cut to `_MESSAGE_BYTES`."""
     message = message[:_MESSAGE_BYTES]
-    if jax.process_count() == 1:
+    if is_alone():
         return [message]
-    padded = np.zeros(_MESSAGE_BYTES, np.uint8)
-    padded[: len(message)] = np.frombuffer(message, np.uint8)
-    lengths = multihost_utils.process_allgather(np.int32(len(message)))
-    rows = multihost_utils.process_allgather(padded)
-    return [bytes(row[:length]) for row, length in zip(rows, lengths, strict=True)]
+    own = _LENGTH.pack(len(message)) + message.ljust(_MESSAGE_BYTES, b"\0")
+    own = np.frombuffer(own, np.uint8)[None]
+    layout, known = _table()
+    shape = (jax.process_count(), own.shape[1])
+    table = np.asarray(known(jax.make_array_from_callback(shape, layout, lambda _: own)))
+    told = [(_LENGTH.unpack_from(row)[0], bytes(row[_LENGTH.size :])) for row in table]
+    return [text[:length] for length, text in told]

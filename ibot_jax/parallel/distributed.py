@@ -16,6 +16,7 @@ from jax._src.clusters import ClusterEnv  # the public function cannot tell "alo
 
 from ibot_jax.errors import UserError
 from ibot_jax.parallel import peers, relay, rendezvous
+from ibot_jax.parallel.processes import is_first
 from ibot_jax.parallel.watchdog import Watchdog
 
 _WAIT_SECONDS = 30  # before a process says that it is still waiting for the others to join
@@ -112,7 +113,7 @@ def part(status: int) -> bool:
     tell(status)
     if _peers is None:
         return False
-    if status and jax.process_index() == 0:
+    if status and is_first():
         time.sleep(_LINGER_SECONDS)
     return True
 

@@ -1,13 +1,12 @@
 """Gradients of each device's own rows, averaged over the devices: data parallelism and FSDP."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
-from ibot_jax.parallel.layouts import only, specs_of
+from ibot_jax.parallel.layouts import num_shards, only, specs_of
 from ibot_jax.parallel.mesh import AXES, BATCH_AXES, TENSOR_AXIS
 from ibot_jax.parallel.tensor import lay_out
 
@@ -27,7 +26,7 @@ def average_gradients(
       The function of global arrays, laid out by `state_sharding` and `batch_sharding`; the
       gradients are laid out as `params`.
     """
-    number = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    number = num_shards(mesh)
 
     def averaged(params, constants, rows):
         specs = specs_of((params, constants), mesh)

@@ -53,6 +53,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def num_shards(mesh: Mesh) -> int:
+    """Returns over how many devices, or groups of them that hold the same, examples are spread."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def state_sharding(state: Any, mesh: Mesh) -> Any:
     """Returns the layout of a training state, or of any tree with the names of its parameters.
 

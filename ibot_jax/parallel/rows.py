@@ -1,15 +1,90 @@
-"""Which rows of a batch are a process's."""
+"""Which rows of a batch are a process's.
+
+The mesh alone says it: a process makes the rows that its devices hold. They need not be one block.
+Where the mesh takes devices of several processes in turn, as the slices of TPUs do, they lie apart;
+where devices share rows, over the axis "tensor", so may processes.
+"""
+
+import dataclasses
+import functools
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ibot_jax.parallel.layouts import batch_sharding
+from ibot_jax.parallel.layouts import batch_sharding, num_shards
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of every batch that a process makes, out of B.
+
+    Attributes:
+      shares: the rows of each process, ascending, and the shares by their first row; processes
+        whose devices hold the same rows have one share.
+      own: which of the shares is this process's.
+    """
+
+    shares: tuple[tuple[int, ...], ...]
+    own: int
+
+    @functools.cached_property
+    def numbers(self) -> np.ndarray:
+        """Of this process's rows, [b] int64, ascending: the order in which it passes them on."""
+        return np.array(self.shares[self.own])
+
+    @functools.cached_property
+    def batch_size(self) -> int:
+        """How many rows a batch has over all processes, B."""
+        return 1 + max(share[-1] for share in self.shares)
+
+    def __len__(self) -> int:
+        """Returns how many of them are this process's, b."""
+        return len(self.shares[self.own])
+
+
+@functools.lru_cache(maxsize=64)
+def rows_of_process(mesh: Mesh, batch_size: int) -> Rows:
+    """Returns which rows of batches this process makes.
+
+    Args:
+      mesh: the devices, some of them of this process.
+      batch_size: B, a multiple of the devices over which rows are spread.
+    """
+    held: dict[int, set[int]] = {}  # by process
+    for device, (index,) in batch_sharding(mesh).devices_indices_map((batch_size,)).items():
+        held.setdefault(device.process_index, set()).update(range(*index.indices(batch_size)))
+    of_process = {process: tuple(sorted(rows)) for process, rows in held.items()}
+    shares = tuple(sorted(set(of_process.values())))
+    return Rows(shares, shares.index(of_process[jax.process_index()]))
+
+
+def all_rows(batch_size: int) -> Rows:
+    """Returns the rows of a process that is alone: all of them."""
+    return Rows((tuple(range(batch_size)),), 0)
 
 
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Joins each process's share of a batch, [B / processes, ...], to global arrays [B, ...]."""
-    layout = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(layout, array) for name, array in batch.items()
-    }
+    """Joins what each process has made of a batch to arrays over all devices.
+
+    Args:
+      batch: arrays [b, ...] of this process's rows, in the order of `Rows.numbers`.
+      mesh: the devices.
+
+    Returns:
+      Arrays [B, ...], laid out by `batch_sharding`.
+    """
+    layout, shards = batch_sharding(mesh), num_shards(mesh)
+
+    def joined(array: np.ndarray) -> jax.Array:
+        total = len(array) * shards // len(rows_of_process(mesh, shards))
+        numbers = rows_of_process(mesh, total).numbers
+
+        def shard(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(total)
+            first = np.searchsorted(numbers, start)
+            return array[first : first + stop - start]
+
+        return jax.make_array_from_callback((total, *array.shape[1:]), layout, shard)
+
+    return {name: joined(array) for name, array in batch.items()}

@@ -6,10 +6,10 @@ A start that fails before, for whatever reason, leaves nothing that refuses the 
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-import jax
 from etils import epath
 
 from ibot_jax.data.sources.identity import Identity
+from ibot_jax.parallel.processes import is_first
 from ibot_jax.runs.metrics import Reporter
 from ibot_jax.weights.history import Flat, record_start
 
@@ -44,7 +44,7 @@ def record_beginning(
       step: from which it goes on.
       reporter: of the run.
     """
-    if jax.process_index() == 0:
+    if is_first():
         before = record_start(workdir, config, data, step)
         if before is not None:
             reporter.data_changed(step, before["images"], data["images"])

@@ -17,7 +17,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
@@ -27,6 +26,7 @@ from ibot_jax.errors import SaveError
 from ibot_jax.files.checksums import ANNOUNCED, add_figures, read_figures, write_checksums
 from ibot_jax.methods.step import TrainState, teacher_params
 from ibot_jax.parallel.agreement import same_end, wait_for_all
+from ibot_jax.parallel.processes import is_first
 from ibot_jax.weights.checkpoints import set_damaged_aside
 from ibot_jax.weights.read import check_shapes, readable
 
@@ -71,7 +71,7 @@ class Checkpoints:
         self._parts = parts or _PRETRAINING
         folder = workdir / "checkpoints"
         with same_end():
-            if jax.process_index() == 0:
+            if is_first():
                 set_damaged_aside(folder, self._parts.names)
         self._waiter = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._saved = concurrent.futures.Future()  # of the save in the background
@@ -152,7 +152,7 @@ class Checkpoints:
         self.wait()
         with same_end():
             folder = self._manager.directory / str(step)
-            if jax.process_index() == 0 and not read_figures(folder):
+            if is_first() and not read_figures(folder):
                 self._guard(lambda: add_figures(folder, figures))
         self._manager.reload()
 

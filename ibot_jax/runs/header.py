@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 import ibot_jax
 from ibot_jax.config.plan import Plan
+from ibot_jax.parallel.processes import num_processes
 
 
 def suggested_momentum(batch_size: int, total_steps: int) -> float:
@@ -61,8 +62,8 @@ def header(
             "and in teacher"
         ),
         "devices": (
-            f"{mesh.size} x {mesh.devices.flat[0].device_kind}, {jax.process_count()} process"
-            f"{'es' if jax.process_count() > 1 else ''}"
+            f"{mesh.size} x {mesh.devices.flat[0].device_kind}, {num_processes()} process"
+            f"{'es' if num_processes() > 1 else ''}"
         ),
         "data": data,
         "evaluation": evaluation,

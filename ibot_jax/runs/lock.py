@@ -20,12 +20,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import psutil
 from etils import epath
 
 from ibot_jax.errors import TrainingError, UserError
 from ibot_jax.parallel import signals
+from ibot_jax.parallel.processes import is_first
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0  # for so long network file systems may show what was there before
@@ -60,7 +60,7 @@ class Lock:
         self._error: TrainingError | None = None
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
-        if jax.process_index() == 0:
+        if is_first():
             self._take(flag)
             self._thread.start()
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ibot_jax.config.plan import Plan
 from ibot_jax.errors import SaveError, TrainingError, UserError, in_words, located
-from ibot_jax.parallel import signals
+from ibot_jax.parallel import processes, signals
 from ibot_jax.parallel.agreement import all_fail, first_says, in_step
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.rows import to_global
@@ -36,9 +36,7 @@ _LAG = 2
 
 def make_watchdog(seconds: float) -> Watchdog:
     """Returns a watchdog that calls this process by its number, if it is one of several."""
-    several = jax.process_count() > 1
-    name = f"process {jax.process_index()} of {jax.process_count()}" if several else "this process"
-    return Watchdog(seconds, name)
+    return Watchdog(seconds, processes.name())
 
 
 class Loop(abc.ABC):

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from ibot_jax.config.host import host_memory, in_words
 from ibot_jax.models.build import block_kernels
+from ibot_jax.parallel.processes import num_processes
 
 # Copies of a parameter: student, gradient, moments, and the teacher.
 _COPIES = {"adamw": 5, "sgd": 4, "lars": 4}
@@ -111,7 +112,7 @@ def memory_problems(config: ConfigDict) -> Iterator[str]:
     """
     count, local = jax.device_count(), jax.local_device_count()
     on_device = list(device_needs(config, count))
-    on_host = list(host_needs(config, jax.process_count()))
+    on_host = list(host_needs(config, num_processes()))
     device = jax.local_devices()[0]
     if device.platform == "cpu":  # devices of the host's own memory
         on_host += [dataclasses.replace(need, size=need.size * local) for need in on_device]

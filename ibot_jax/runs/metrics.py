@@ -21,6 +21,7 @@ from ibot_jax.cli.progress import ProgressBar, is_shown, write_line
 from ibot_jax.config.plan import Plan
 from ibot_jax.files.json_lines import JsonLines
 from ibot_jax.files.tensorboard import TensorBoard
+from ibot_jax.parallel.processes import is_first
 from ibot_jax.weights.run_metrics import METRICS, read_rows
 
 _FOLDER = "tensorboard"
@@ -37,7 +38,7 @@ class Reporter:
 
     def __init__(self, workdir: epath.Path, plan: Plan, *, start_step: int):
         """Opens the files; lines of metrics.jsonl after `start_step` are removed."""
-        self._primary = jax.process_index() == 0
+        self._primary = is_first()
         self.evaluated = False
         self._plan = plan
         self._workdir = workdir

@@ -24,6 +24,8 @@ from ibot_jax.models.geometry import geometry_of
 from ibot_jax.parallel import signals
 from ibot_jax.parallel.agreement import require_same, same_end
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.processes import is_first, num_processes
+from ibot_jax.parallel.rows import rows_of_process
 from ibot_jax.parallel.watchdog import Watchdog
 from ibot_jax.runs.beginning import after_first, record_beginning
 from ibot_jax.runs.check import device_problems, length_problems
@@ -59,7 +61,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
     """
     flat, recorded = flatten(config), as_json(config)
     require_same(json.dumps(recorded), "config")
-    found = list(device_problems(flat, jax.device_count(), jax.process_count()))
+    found = list(device_problems(flat, jax.device_count(), num_processes()))
     watchdog = make_watchdog(config.data.stall_seconds)
     with same_end():
         found += memory_problems(config)
@@ -81,7 +83,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
         plan = make_plan(config, len(source))
         data = identify(source)
         folder = open_workdir(workdir, recorded, data, allow_config_change=allow_config_change)
-        if jax.process_index() == 0:
+        if is_first():
             warn_if_among_images(workdir, "--workdir", [config.data.source])
     require_same_images(source)
     if evaluation:
@@ -103,13 +105,12 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
             batches = train_batches(
                 source,
                 plan,
+                rows_of_process(mesh, plan.batch_size),
                 seed=config.seed,
                 data=config.data,
                 masks=config.masks,
                 grid=geometry_of(config.model).grid(config.data.global_size),
                 start_step=start_step,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
             )
             lock.watch("checkpoints", *WRITTEN)
         reporter.say(

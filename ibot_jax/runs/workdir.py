@@ -13,7 +13,6 @@ import json
 import secrets
 import time
 
-import jax
 from etils import epath
 
 from ibot_jax.config.defaults import KEYS
@@ -22,6 +21,7 @@ from ibot_jax.data.sources.identity import Identity
 from ibot_jax.errors import UserError
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel.agreement import first_text, wait_for_all
+from ibot_jax.parallel.processes import is_first
 from ibot_jax.weights.checkpoints import complete_steps, is_checkpoint
 from ibot_jax.weights.history import Flat, data_of_run, read_config
 
@@ -70,7 +70,7 @@ def open_workdir(
             changes = [] if recorded is None else differences(recorded, config, keys)
             _refuse_other_config(workdir, changes, flag)
             _refuse_other_data(workdir, known, data, flag, data_key)
-        if jax.process_index() == 0:
+        if is_first():
             for folder in (workdir, workdir / "checkpoints"):  # which may be someone else's
                 if folder.exists():
                     probe = folder / f".probe.{secrets.token_hex(4)}"
@@ -120,7 +120,7 @@ def require_shared(workdir: epath.Path) -> None:
     deadline = time.monotonic() + _VISIBLE_SECONDS
 
     def seen() -> bool:
-        if jax.process_index() == 0 and not token.exists():
+        if is_first() and not token.exists():
             token.write_text("")
         if token.exists():
             return True
@@ -134,7 +134,7 @@ def require_shared(workdir: epath.Path) -> None:
     try:
         wait_for_all(seen)
     finally:
-        if jax.process_index() == 0:
+        if is_first():
             token.unlink(missing_ok=True)
 
 

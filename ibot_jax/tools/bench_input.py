@@ -36,6 +36,7 @@ from ibot_jax.data.sources.opening import Source, open_source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import TrainingError, UserError
 from ibot_jax.models.geometry import geometry_of
+from ibot_jax.parallel.rows import all_rows
 from ibot_jax.runs.check import check_config
 
 _WARM_UP = 3  # batches: workers start, buffers fill
@@ -132,7 +133,8 @@ def measure(
     num_batches = -(-num_images // batch_size)
     # Workers do not run dry at the end.
     plan = Plan(batch_size, len(source) // batch_size, num_batches + _WARM_UP + 10)
-    batches = train_batches(source, plan, seed=seed, data=data, masks=masks, grid=grid)
+    rows = all_rows(batch_size)
+    batches = train_batches(source, plan, rows, seed=seed, data=data, masks=masks, grid=grid)
     batch = [next(batches) for _ in range(_WARM_UP)][-1]
 
     wall, owner, workers = time.perf_counter(), time.process_time(), _worker_seconds()

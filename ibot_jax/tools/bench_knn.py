@@ -14,9 +14,8 @@ import jax.numpy as jnp
 
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common import options
-from ibot_jax.evaluate.features.rows import num_parts
 from ibot_jax.evaluate.measures import neighbours
-from ibot_jax.parallel.layouts import batch_sharding, replicated
+from ibot_jax.parallel.layouts import batch_sharding, num_shards, replicated
 from ibot_jax.parallel.mesh import make_mesh
 
 _GIB = 2**30
@@ -47,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     rows, chunk = neighbours.sizes(args.train, max(args.k), args.classes, mesh)
     chunk = min(chunk, args.test)
     rank = neighbours.make_rank(mesh, args.k, (0.07,), args.classes)
-    total = rows * num_parts(mesh)
+    total = rows * num_shards(mesh)
     spread, whole = batch_sharding(mesh), replicated(mesh)
     shapes = (
         jax.ShapeDtypeStruct((total, args.width), jnp.float32, sharding=spread),

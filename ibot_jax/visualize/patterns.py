@@ -24,6 +24,7 @@ from ibot_jax.evaluate.common.opening import Views
 from ibot_jax.evaluate.common.options import above_zero, add_number, add_weights_options, positive
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.rows import rows_of_process
 from ibot_jax.visualize import canvas, prototypes
 from ibot_jax.visualize.options import add_image_options, add_output_options, open_model
 from ibot_jax.visualize.pictures import open_images, spread, view_size
@@ -126,7 +127,7 @@ def draw(
     grid = size[0] // patch_size, size[1] // patch_size
     batch = prototypes.batch_size(model, kind, grid[0] * grid[1], mesh.size)
     cut = dataclasses.replace(model.view, size=size, resize=size, fit="cover")
-    views = Views(cut, Decoding.of(model.config.data), batch)
+    views = Views(cut, Decoding.of(model.config.data), rows_of_process(mesh, batch))
     best = prototypes.find_best(
         model,
         params,

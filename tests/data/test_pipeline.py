@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from shares import blocks, in_turn
 from tiny import example_settings
 
 from ibot_jax.config.plan import make_plan
@@ -18,19 +19,19 @@ from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.pipeline import eval_batches, train_batches
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.errors import TrainingError
+from ibot_jax.parallel.rows import all_rows
 
 KEYS = ("global_views", "local_views", "masks", "global_colors", "local_colors")
 
 
-def train(source, config, **options):
+def train(source, config, rows=None, **options):
     plan = make_plan(config, len(source))
-    return train_batches(source, plan, **example_settings(config), **options)
+    rows = rows or all_rows(plan.batch_size)
+    return train_batches(source, plan, rows, **example_settings(config), **options)
 
 
-def run(config, folder, **options):
-    source = open_source(f"folder:{folder}", "train")
-    batches = train(source, config, **options)
-    return list(batches)
+def run(config, folder, *rows, **options):
+    return list(train(open_source(f"folder:{folder}", "train"), config, *rows, **options))
 
 
 def assert_equal_batches(found, expected):
@@ -117,17 +118,12 @@ def test_a_resumed_run_sees_the_rest_of_the_stream(config, folder, start_step):
     )
 
 
-@pytest.mark.parametrize("process_count", [2, 4])
-def test_processes_share_the_rows_of_the_same_batches(config, folder, process_count):
-    shares = [
-        run(config, folder, process_index=index, process_count=process_count)
-        for index in range(process_count)
-    ]
-    joined = [
-        {key: np.concatenate([batch[key] for batch in rows]) for key in KEYS}
-        for rows in zip(*shares, strict=True)
-    ]
-    assert_equal_batches(joined, run(config, folder))
+@pytest.mark.parametrize(("divide", "count"), [(blocks, 4), (in_turn, 2)])
+def test_processes_share_the_rows_of_the_same_batches(config, folder, divide, count):
+    whole = run(config, folder)
+    for rows in divide(config.batch_size, count):
+        own = [{key: batch[key][rows.numbers] for key in KEYS} for batch in whole]
+        assert_equal_batches(run(config, folder, rows), own)
 
 
 def test_every_epoch_is_another_permutation(config, flat_folder):
@@ -251,19 +247,21 @@ from ibot_jax.config.plan import make_plan
 from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.pipeline import eval_batches, train_batches
 from ibot_jax.data.sources.opening import open_source
+from ibot_jax.parallel.rows import all_rows
 config = get_config()
 config.batch_size = 8
 source = open_source("folder:{folder}", "train")
 batches = train_batches(
     source,
     make_plan(config, len(source)),
+    all_rows(8),
     seed=config.seed,
     data=config.data,
     masks=config.masks,
     grid=(14, 14),
 )
 next(batches)
-evaluation = eval_batches(source, CentralView((16, 16), (16, 16)), 4)
+evaluation = eval_batches(source, CentralView((16, 16), (16, 16)), all_rows(4))
 next(evaluation)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -271,29 +269,23 @@ next(evaluation)
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
 
 
-@pytest.mark.parametrize("process_count", [1, 3])
-def test_evaluation_sees_every_image_once_in_order(folder, process_count):
+@pytest.mark.parametrize(("divide", "count"), [(blocks, 1), (blocks, 3), (in_turn, 3)])
+def test_evaluation_sees_every_image_once_in_order(folder, divide, count):
     source = open_source(f"folder:{folder}", "train")
-    shares = [
-        list(
-            eval_batches(
-                source,
-                CentralView((16, 12), (16, 16)),
-                4,
-                process_index=i,
-                process_count=process_count,
-            )
-        )
-        for i in range(process_count)
-    ]
-    assert len({len(share) for share in shares}) == 1
-    batches = [batch for row in zip(*shares, strict=True) for batch in row]
-    for batch in batches:
-        assert batch["images"].shape == (4, 16, 12, 3)
-        assert batch["labels"].dtype == np.int32 and batch["valid"].dtype == bool
-    images, labels, valid = (
-        np.concatenate([batch[key] for batch in batches]) for key in ("images", "labels", "valid")
-    )
+    shares = divide(4 * count, count)
+    view = CentralView((16, 12), (16, 16))
+    batches = [list(eval_batches(source, view, rows)) for rows in shares]
+    (number,) = {len(own) for own in batches}
+    kinds = {"images": ((16, 12, 3), np.uint8), "labels": ((), np.int32), "valid": ((), bool)}
+    joined = {
+        key: np.empty((number, 4 * count, *shape), dtype) for key, (shape, dtype) in kinds.items()
+    }
+    for rows, own in zip(shares, batches, strict=True):
+        for index, batch in enumerate(own):
+            for key, (shape, dtype) in kinds.items():
+                assert (batch[key].shape, batch[key].dtype) == ((4, *shape), dtype)
+                joined[key][index, rows.numbers] = batch[key]
+    images, labels, valid = (joined[key].reshape(-1, *kinds[key][0]) for key in kinds)
     assert valid.sum() == 20 and (labels[~valid] == -1).all()
     np.testing.assert_array_equal(labels[valid], source.labels)
     for index in range(20):
@@ -308,7 +300,7 @@ def test_evaluation_sees_every_image_once_in_order(folder, process_count):
 def test_evaluation_starts_as_many_workers_as_it_is_told(folder, workers):
     source = open_source(f"folder:{folder}", "train")
     before = len(psutil.Process().children())
-    batches = eval_batches(source, CentralView((8, 8), (8, 8)), 7, workers=workers)
+    batches = eval_batches(source, CentralView((8, 8), (8, 8)), all_rows(7), workers=workers)
     next(batches)
     assert len(psutil.Process().children()) - before == workers
     batches.close()
@@ -318,7 +310,7 @@ def test_evaluation_marks_bad_images_as_not_valid(folder, caplog):
     corrupt(folder, "b/000.png")
     source = open_source(f"folder:{folder}", "train")
     valid = np.concatenate(
-        [batch["valid"] for batch in eval_batches(source, CentralView((8, 8), (8, 8)), 7)]
+        [batch["valid"] for batch in eval_batches(source, CentralView((8, 8), (8, 8)), all_rows(7))]
     )
     assert valid.tolist() == [True] * 10 + [False] + [True] * 9 + [False]
     assert "b/000.png" in caplog.text

@@ -25,6 +25,7 @@ from ibot_jax.files.tf import import_tensorflow
 from ibot_jax.methods.step import make_init, teacher_params
 from ibot_jax.models.build import build_backbone, build_head
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.rows import all_rows
 
 ONE = make_mesh(jax.devices()[:1])
 LABEL_FREE = {"feature_rank", "prototypes_used", "patch_prototypes_used"}
@@ -72,7 +73,7 @@ def tokens_and_logits(config, weights, pixels):
 
 def pixels_of(source):
     """Returns the central squares of all images, [M, 16, 16, 3]."""
-    batches = eval_batches(source, CentralView((16, 16), (16, 16)), len(source))
+    batches = eval_batches(source, CentralView((16, 16), (16, 16)), all_rows(len(source)))
     return np.concatenate([batch["images"] for batch in batches])
 
 
@@ -143,7 +144,7 @@ class Stream(TfdsStream):
     def __len__(self):
         return 400
 
-    def records(self, process_index, process_count, *, shuffle_seed=None):
+    def records(self, share, num_shares, *, shuffle_seed=None):
         def images():
             for self.read in range(1, 401):
                 file = io.BytesIO()

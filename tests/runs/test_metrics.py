@@ -244,7 +244,7 @@ def test_whether_the_first_step_was_evaluated_is_told_by_its_line(workdir):
 
 
 def test_other_processes_write_nothing(workdir, capsys, monkeypatch):
-    monkeypatch.setattr("ibot_jax.runs.metrics.jax.process_index", lambda: 1)
+    monkeypatch.setattr("ibot_jax.runs.metrics.is_first", lambda: False)
     report = reporter(workdir)
     report.say("x")
     report.step_done(1, METRICS)

@@ -169,8 +169,6 @@ def test_a_workdir_that_another_host_does_not_see(tmp_path, monkeypatch):
     require_shared(workdir)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr("ibot_jax.runs.workdir._VISIBLE_SECONDS", 0)
-    monkeypatch.setattr(
-        "ibot_jax.runs.workdir.jax.process_index", lambda: 1
-    )  # the first is elsewhere
+    monkeypatch.setattr("ibot_jax.runs.workdir.is_first", lambda: False)  # it is elsewhere
     with pytest.raises(UserError, match="is not the same folder on all hosts"):
         require_shared(workdir)

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from ibot_jax.data.make.bad_images import BadImages
-from ibot_jax.data.make.examples import STAND_INS, EpochOrder, Positions, stream
+from ibot_jax.data.make.examples import STAND_INS, stream
+from ibot_jax.data.make.order import EpochOrder, Positions
 from ibot_jax.data.make.workers import Workers
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import TrainingError
+from ibot_jax.parallel.rows import Rows
 
 MAX_TRIES = 16  # to find an image that can be read, for one place in a batch
 
@@ -144,23 +146,18 @@ class EvalChunks:
     def __init__(
         self,
         source: Source | TfdsStream,
-        batch_size: int,
-        process_index: int,
-        process_count: int,
+        rows: Rows,
         workers: Workers,
     ):
         self._source = source
-        self._batch_size = batch_size
-        self._process_index = process_index
-        self._process_count = process_count
+        self._rows = rows
         self._workers = workers
         self._bad_images = BadImages(len(source), max_share=1.0)
 
     def from_positions(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Makes the images of a source with random access, from [K] int64 positions."""
-        batches, rows = np.divmod(positions, self._batch_size)
-        shares = batches * self._process_count + self._process_index
-        indices = (shares * self._batch_size + rows).tolist()
+        batches, rows = np.divmod(positions, len(self._rows))
+        indices = (batches * self._rows.batch_size + self._rows.numbers[rows]).tolist()
         found = [self._source.locate(i) if i < len(self._source) else (None, -1) for i in indices]
         located, labels = zip(*found, strict=True)
         return self._make(located, labels, lambda row: self._source.describe(indices[row]))

@@ -4,16 +4,13 @@ Everything here is a stateless function of (seed, epoch, example index), so that
 repeated, resumed anywhere, and spread over any number of processes without changing.
 """
 
-import functools
 import itertools
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
 from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.draw.crops import largest_shrink
@@ -34,40 +31,6 @@ Fetch = Callable[[Any], bytes | np.ndarray]
 def stream(seed: int, epoch: int, index: int, purpose: int) -> np.random.Generator:
     """Returns the random stream for one purpose of one example in one epoch."""
     return np.random.default_rng([seed, epoch, index, purpose])
-
-
-class Positions:
-    """Where in the run the examples of one process lie.
-
-    A position counts the examples of this process from the first step of the run on.
-    """
-
-    def __init__(self, plan: Plan, process_index: int, process_count: int):
-        self.rows = plan.batch_size // process_count  # of this process in a batch
-        self._plan = plan
-        self._first_row = process_index * self.rows
-
-    def locate(self, position: int) -> tuple[int, int, int]:
-        """Returns step, epoch, and place in the epoch (over all processes) of an example."""
-        step, row = divmod(int(position), self.rows)
-        epoch, step_of_epoch = divmod(step, self._plan.steps_per_epoch)
-        return step, epoch, step_of_epoch * self._plan.batch_size + self._first_row + row
-
-
-class EpochOrder:
-    """The order of the examples, a permutation for each epoch."""
-
-    def __init__(self, seed: int, num_examples: int):
-        self._lock = threading.Lock()  # a late thread would compute it a second time
-        # Two are kept: at the boundary of epochs, threads work on both.
-        self._permutation = functools.lru_cache(maxsize=2)(
-            lambda epoch: stream(seed, epoch, 0, ORDER).permutation(num_examples)
-        )
-
-    def __call__(self, epoch: int) -> np.ndarray:
-        """Returns [num_examples] int64, the order of one epoch."""
-        with self._lock:
-            return self._permutation(epoch)
 
 
 class MakeExample:

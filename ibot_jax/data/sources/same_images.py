@@ -11,7 +11,6 @@ import socket
 import weakref
 from collections.abc import Iterable, Sequence
 
-import jax
 import numpy as np
 
 from ibot_jax.data.sources.identity import names_of
@@ -19,6 +18,7 @@ from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
 from ibot_jax.parallel.agreement import gather
+from ibot_jax.parallel.processes import is_alone
 
 _compared: weakref.WeakSet = weakref.WeakSet()  # sources that are the same on all processes
 
@@ -31,7 +31,7 @@ def require_same_images(source: Source | TfdsStream) -> None:
     Args:
       source: of this process.
     """
-    if jax.process_count() == 1 or source in _compared:
+    if is_alone() or source in _compared:
         return
     if isinstance(source, TfdsStream):
         require_same_names([f"{len(source)} images".encode()], source.name)
@@ -47,7 +47,7 @@ def require_same_files(files: Sequence, what: str) -> None:
       files: paths; where their common folder lies on a process is its own affair.
       what: they are, in words.
     """
-    if jax.process_count() == 1:
+    if is_alone():
         return
     paths = [str(file[0] if isinstance(file, tuple) else file) for file in files]
     # By characters, for URLs, too; up to the last slash.

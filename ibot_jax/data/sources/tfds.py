@@ -139,27 +139,28 @@ class TfdsStream(_Tfds):
     """A split prepared as TFRecord files, which can only be read in sequence.
 
     What holds instead of random access: each process reads its own share, a contiguous part of
-    every epoch; the files of the share are shuffled, and then the encoded images within a buffer of
-    `SHUFFLE_BUFFER`, by a seed drawn from (seed, epoch). A run can be repeated and resumed exactly,
-    by the same number of processes; another number gives another order. Resuming reads, but
-    does not decode, the part of the epoch that has been seen.
+    every epoch, for its rows of the batches; the files of the share are shuffled, and then the
+    encoded images within a buffer of `SHUFFLE_BUFFER`, by a seed drawn from (seed, epoch). A run
+    can be repeated and resumed exactly, by the same number of processes with devices in the same
+    order; others give another order of images. Resuming reads, but does not decode, the part of the
+    epoch that has been seen.
     """
 
     def records(
-        self, process_index: int, process_count: int, *, shuffle_seed: int | None = None
+        self, share: int, num_shares: int, *, shuffle_seed: int | None = None
     ) -> "tf.data.Dataset":
-        """Returns a process's share as (encoded image, label int32 or -1, name) scalars.
+        """Returns one share of several as (encoded image, label int32 or -1, name) scalars.
 
-        Shuffled, all shares have len // process_count examples; in order, they hold every example.
+        Shuffled, all shares have len // num_shares examples; in order, they hold every example.
         """
         import tensorflow as tf
         import tensorflow_datasets as tfds
 
         shuffled = shuffle_seed is not None
-        shares = tfds.even_splits(self._split, process_count, drop_remainder=shuffled)
+        shares = tfds.even_splits(self._split, num_shares, drop_remainder=shuffled)
         keys = {key: True for key in (self._image_key, self._label_key) if key}
         records = self._builder.as_dataset(
-            split=shares[process_index],
+            split=shares[share],
             decoders=tfds.decode.PartialDecoding(keys, decoders=self._decoders),
             shuffle_files=shuffled,
             read_config=tfds.ReadConfig(

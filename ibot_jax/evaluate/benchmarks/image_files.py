@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import jax
 import numpy as np
 from etils import epath
 from PIL import Image
@@ -17,6 +16,7 @@ from ibot_jax.data.pixels.images import Decoding, EncodedImage, in_words
 from ibot_jax.data.sources.folders import read_file
 from ibot_jax.data.sources.listing import EXTENSIONS
 from ibot_jax.errors import UserError
+from ibot_jax.parallel.rows import Rows
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -116,7 +116,7 @@ def share_batches(
     read: Callable[[T], Sequence[np.ndarray]],
     items: Sequence[T],
     blank: Sequence[np.ndarray],
-    batch_size: int,
+    rows: Rows,
 ) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
     """Yields this process's share of batches, read ahead in threads.
 
@@ -124,24 +124,20 @@ def share_batches(
       read: makes the arrays of an item.
       items: the same on all processes, see `same_images.require_same_files`.
       blank: arrays like those of an item, which fill up the last batch.
-      batch_size: B, over all processes.
+      rows: of a batch of B that this process makes, b of them.
 
     Yields:
       The arrays of each batch, [b, ...], and which rows are not blank, [b] bool.
     """
-    rows = batch_size // jax.process_count()
-    first = rows * jax.process_index()
-    shares = [
-        items[start + first : min(start + batch_size, start + first + rows)]
-        for start in range(0, len(items), batch_size)
-    ]
-    results = ahead(read, (item for share in shares for item in share))
-    for share in shares:
-        arrays = [np.repeat(array[None], rows, axis=0) for array in blank]
-        for row in range(len(share)):
+    batches = [start + rows.numbers for start in range(0, len(items), rows.batch_size)]
+    results = ahead(read, (items[i] for batch in batches for i in batch if i < len(items)))
+    for batch in batches:
+        arrays = [np.repeat(array[None], len(rows), axis=0) for array in blank]
+        valid = batch < len(items)
+        for row in np.flatnonzero(valid):
             for target, array in zip(arrays, next(results), strict=True):
                 target[row] = array
-        yield arrays, np.arange(rows) < len(share)
+        yield arrays, valid
 
 
 def to_square(pixels: np.ndarray, size: int) -> np.ndarray:

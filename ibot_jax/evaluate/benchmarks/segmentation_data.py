@@ -18,6 +18,7 @@ from ibot_jax.evaluate.benchmarks.image_files import (
     share_batches,
     to_square,
 )
+from ibot_jax.parallel.rows import Rows
 
 IGNORED = 255  # the label of pixels that do not count
 
@@ -80,16 +81,16 @@ class Squares:
     Attributes:
       size: images and annotations become squares of so many pixels, S.
       decoding: how files become pixels.
-      batch_size: B, over all processes.
+      rows: of a batch of B that this process makes, b of them.
     """
 
     size: int
     decoding: Decoding
-    batch_size: int
+    rows: Rows
 
     def number(self, split: Split) -> int:
         """Returns how many batches a split makes."""
-        return -(-len(split) // self.batch_size)
+        return -(-len(split) // self.rows.batch_size)
 
     def batches(self, split: Split, order: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
         """Yields this process's share of batches of images and their classes.
@@ -106,7 +107,7 @@ class Squares:
         pixels = np.zeros((*square, self.decoding.channels), np.uint8)
         blank = pixels, np.full(square, IGNORED, np.uint8)
         read = functools.partial(self._read, split)
-        for (images, labels), _ in share_batches(read, order, blank, self.batch_size):
+        for (images, labels), _ in share_batches(read, order, blank, self.rows):
             yield {"images": images, "labels": labels}
 
     def _read(self, split: Split, index: int) -> tuple[np.ndarray, np.ndarray]:

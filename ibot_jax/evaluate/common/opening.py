@@ -36,6 +36,8 @@ from ibot_jax.files.paths import warn_if_among_images
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel.agreement import same_end, until_told
 from ibot_jax.parallel.layouts import replicated
+from ibot_jax.parallel.processes import is_first
+from ibot_jax.parallel.rows import Rows, rows_of_process
 from ibot_jax.weights.hashes import backbone_hash
 from ibot_jax.weights.load import load, untrained
 from ibot_jax.weights.model import Model
@@ -50,13 +52,13 @@ class Views:
     Attributes:
       view: how they are resized and cut.
       decoding: how files become pixels.
-      batch_size: over all devices of all processes.
+      rows: of a batch that this process makes.
       workers: processes that make the images, of each process; 0 takes one for each core.
     """
 
     view: CentralView
     decoding: Decoding
-    batch_size: int
+    rows: Rows
     workers: int = 0
 
     @property
@@ -80,20 +82,12 @@ class Views:
           UserError: if the processes have not the same images.
         """
         require_same_images(source)
-        batches = eval_batches(
-            source,
-            self.view,
-            self.batch_size // jax.process_count(),
-            self.decoding,
-            jax.process_index(),
-            jax.process_count(),
-            self.workers,
-        )
+        batches = eval_batches(source, self.view, self.rows, self.decoding, self.workers)
         return until_told(batches)
 
     def number(self, source: Source | TfdsStream) -> int:
         """Returns how many batches a source makes."""
-        return -(-len(source) // self.batch_size)
+        return -(-len(source) // self.rows.batch_size)
 
 
 def open_model(
@@ -126,7 +120,7 @@ def open_model(
     for key in DECODING:
         if getattr(args, key) is not None:
             model.config.data[key] = getattr(args, key)
-    if args.out and jax.process_index() == 0:
+    if args.out and is_first():
         warn_if_among_images(args.out, "--out", _image_sources(args, model.trained_on))
     return model, jax.device_put(jax.device_get(params), replicated(mesh))
 
@@ -138,7 +132,7 @@ def _image_sources(args: argparse.Namespace, trained_on: str) -> list[str]:
     return [*itertools.chain(*listed), trained_on]
 
 
-def open_views(args: argparse.Namespace, model: Model) -> Views:
+def open_views(args: argparse.Namespace, model: Model, mesh: jax.sharding.Mesh) -> Views:
     """Returns how images are cut: as for k-NN during the model's training, unless flags say else.
 
     In `args`, --size and --resize become what they are.
@@ -154,7 +148,7 @@ def open_views(args: argparse.Namespace, model: Model) -> Views:
     size = (size[0], size[-1])
     if min(size) < patch_size:
         raise UserError(f"--size={size[0]} {size[1]} is less than a patch of {patch_size} pixels")
-    check_batch_size(args)
+    rows = open_rows(args, mesh)
     view = view.of_size(size)
     if args.resize:
         view = _resized(view, args.resize)
@@ -162,12 +156,12 @@ def open_views(args: argparse.Namespace, model: Model) -> Views:
     args.resize = longest if view == _resized(view, longest) else None  # it is as the model's
     check_images(
         f"--size={size[0]} {size[1]} with --resize={longest} --batch-size={args.batch_size}",
-        args.batch_size // jax.process_count(),
+        len(rows),
         size,
         model.config,
         resize=longest,
     )
-    return Views(view, Decoding.of(data), args.batch_size, args.workers)
+    return Views(view, Decoding.of(data), rows, args.workers)
 
 
 def _resized(view: CentralView, resize: int) -> CentralView:
@@ -176,12 +170,15 @@ def _resized(view: CentralView, resize: int) -> CentralView:
     return dataclasses.replace(view, resize=proportional, fit="cover")
 
 
-def check_batch_size(args: argparse.Namespace) -> None:
-    """Raises a UserError if --batch-size does not give all devices the same number of images."""
-    if args.batch_size % jax.device_count():
-        raise UserError(
-            f"--batch-size={args.batch_size} is no multiple of the {jax.device_count()} devices"
-        )
+def open_rows(args: argparse.Namespace, mesh: jax.sharding.Mesh) -> Rows:
+    """Returns which rows of a batch of --batch-size images this process makes.
+
+    Raises:
+      UserError: if not all devices would get the same number of images.
+    """
+    if args.batch_size % mesh.size:
+        raise UserError(f"--batch-size={args.batch_size} is no multiple of the {mesh.size} devices")
+    return rows_of_process(mesh, args.batch_size)
 
 
 def open_split(args: argparse.Namespace, model: Model, name: str) -> Source | TfdsStream:
@@ -245,7 +242,7 @@ def warn_of_shared(shared: Shared, test: str, train: str, remedy: str) -> None:
       train: what the training images are called.
       remedy: what would do.
     """
-    if shared.count and jax.process_index() == 0:
+    if shared.count and is_first():
         _log.warning(
             "%s of the %s images of %s are among %s, too: what is measured of them is no "
             "measure of unknown images; %s",

@@ -7,13 +7,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from etils import epath
 
 import ibot_jax
 from ibot_jax.files.atomic import write_bytes, write_json
 from ibot_jax.files.paths import absolute_path, writing
 from ibot_jax.files.tensorboard import TensorBoard
+from ibot_jax.parallel.processes import is_first
 
 SHARED = "shared_images"  # a metric that is there only where there are some
 # Settings that only say how the model is called: its hash tells which it is.
@@ -62,7 +62,7 @@ class Report:
           UserError: if the folder cannot be written.
           TrainingError: if TensorBoard's file cannot.
         """
-        if jax.process_index():
+        if not is_first():
             return
         print(table(self.rows))
         metrics = dict(self.metrics)

@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
 from ibot_jax.cli.progress import progress
 from ibot_jax.data.sources.identity import fingerprint
@@ -32,7 +31,8 @@ from ibot_jax.evaluate.features.extract import extract_batches, make_feature_fn
 from ibot_jax.files import atomic
 from ibot_jax.files.paths import absolute_path, writing
 from ibot_jax.optim.optimizer import Params
-from ibot_jax.parallel.agreement import same_end
+from ibot_jax.parallel.agreement import all_say, same_end
+from ibot_jax.parallel.rows import Rows
 from ibot_jax.weights.description import DESCRIBED_DATA
 from ibot_jax.weights.hashes import backbone_hash
 from ibot_jax.weights.model import Model
@@ -121,10 +121,10 @@ class FeatureCache:
         with same_end():
             about |= {"source": source.name, "images": fingerprint(source)}
             if isinstance(source, TfdsStream):  # its order depends on it
-                about["order"] = [views.batch_size, jax.process_count()]
+                about["order"] = _order_of_stream(views.rows)
             key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
             target = self._folder / key
-        if not _everywhere(target.is_dir()):
+        if not all_say(target.is_dir()):
             self._extract(source, views, name, target, about)
         with same_end():
             found = _read(target)
@@ -214,6 +214,8 @@ def _take_place(temporary: epath.Path, target: epath.Path) -> None:
         atomic.remove(temporary, quiet_s=0)
 
 
-def _everywhere(found: bool) -> bool:
-    """Returns whether something was found on all processes."""
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(found))))
+def _order_of_stream(rows: Rows) -> list:
+    """Returns what the order of a sequential source's images depends on; JSON types."""
+    order = [rows.batch_size, len(rows.shares)]
+    in_blocks = sum(rows.shares, ()) == tuple(range(rows.batch_size))
+    return order if in_blocks else [*order, rows.shares]

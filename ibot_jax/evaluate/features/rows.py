@@ -1,6 +1,5 @@
 """Features spread over the devices, row by row, and what is computed of each device's rows."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,13 +7,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from ibot_jax.parallel.layouts import batch_sharding
+from ibot_jax.parallel.layouts import batch_sharding, num_shards
 from ibot_jax.parallel.mesh import BATCH_AXES
-
-
-def num_parts(mesh: Mesh) -> int:
-    """Returns over how many devices rows are spread."""
-    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def spread(array: np.ndarray, mesh: Mesh, rows: int, fill: int = 0) -> jax.Array:
@@ -29,7 +23,7 @@ def spread(array: np.ndarray, mesh: Mesh, rows: int, fill: int = 0) -> jax.Array
     Returns:
       [rows * devices, ...].
     """
-    total = rows * num_parts(mesh)
+    total = rows * num_shards(mesh)
 
     def part(index):
         start, stop, _ = index[0].indices(total)

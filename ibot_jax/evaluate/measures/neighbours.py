@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ibot_jax.evaluate.features.rows import joined, num_parts, spread
-from ibot_jax.parallel.layouts import replicated
+from ibot_jax.evaluate.features.rows import joined, spread
+from ibot_jax.parallel.layouts import num_shards, replicated
 
 # Largest float32 array that a chunk of queries may need on a device: 2**27 entries are 512 MiB.
 _MAX_ENTRIES = 2**27
@@ -99,7 +99,7 @@ def sizes(num_train: int, most: int, num_classes: int, mesh: Mesh) -> tuple[int,
       num_classes: C.
       mesh: the devices.
     """
-    parts = num_parts(mesh)
+    parts = num_shards(mesh)
     rows = max(-(-num_train // parts), most)
     return rows, max(_MAX_ENTRIES // max(rows, most * parts, most * num_classes), 1)
 

@@ -23,13 +23,13 @@ from ibot_jax.cli.progress import progress, write_line
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.features.cache import Features
 from ibot_jax.evaluate.features.extract import FeatureFn
-from ibot_jax.evaluate.features.rows import num_parts
 from ibot_jax.evaluate.probes import linear_sweep
 from ibot_jax.evaluate.probes.linear_sweep import Sweep, SweepState
 from ibot_jax.files.atomic import renamed
 from ibot_jax.files.paths import absolute_path, writing
 from ibot_jax.parallel.agreement import in_step, same_end
-from ibot_jax.parallel.layouts import batch_sharding, replicated
+from ibot_jax.parallel.layouts import batch_sharding, num_shards, replicated
+from ibot_jax.parallel.processes import is_first
 from ibot_jax.parallel.rows import to_global
 
 # Entries of the largest array that counting hits needs on a device: 2**26 of float32 are 256 MiB.
@@ -102,7 +102,7 @@ def train(task: Task, folder: str, about: dict[str, Any]) -> Top:
             state, _ = step(state, task.params, to_global(batch, task.mesh))
         top = _measure(task, state)
         kept.write(jax.device_get(gather(state)), top)
-        if jax.process_index() == 0:
+        if is_first():
             write_line(f"epoch {epoch}/{sweep.epochs}: {best(sweep, top)}", sys.stdout)
     return top
 
@@ -121,7 +121,7 @@ def _measure(task: Task, state: SweepState) -> Top:
     """Returns what `train` does, of the classifiers of now."""
     sweep, number = task.sweep, len(task.test.labels)
     count = _count_program(sweep, task.mesh)
-    of_device = sweep.slots // num_parts(task.mesh)
+    of_device = sweep.slots // num_shards(task.mesh)
     chunk = min(max(_MAX_ENTRIES // (of_device * sweep.num_classes), 1), number)
     totals = []
     for start in range(0, number, chunk):
@@ -172,7 +172,7 @@ class _State:
     def write(self, state: SweepState, top: Top) -> None:
         """Replaces what was kept, at once; the first process does."""
         with same_end():
-            if jax.process_index():
+            if not is_first():
                 return
             state = jax.tree.map(lambda x: x[: self._rates] if x.ndim else x, state)
             tree = {"state": state, "top": top}

@@ -117,7 +117,7 @@ def sample_bank(frozen: Frozen, train: Split, *, number: int, seed: int) -> Bank
     features, counts = [], []
     for batch in frozen.batches(train, rng.permutation(len(train)), "bank"):
         chosen = np.stack(
-            [rng.permutation(grid)[:per_image] for _ in range(frozen.squares.batch_size)]
+            [rng.permutation(grid)[:per_image] for _ in range(frozen.squares.rows.batch_size)]
         )
         drawn = draw(frozen.params, batch, jax.device_put(chosen, everywhere))
         of_tokens, of_counts = (np.asarray(x).reshape(-1, x.shape[-1]) for x in drawn)

@@ -16,9 +16,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from ibot_jax.evaluate.features.rows import num_parts, spread, summed
+from ibot_jax.evaluate.features.rows import spread, summed
 from ibot_jax.evaluate.measures.neighbours import unit
-from ibot_jax.parallel.layouts import batch_sharding, replicated
+from ibot_jax.parallel.layouts import batch_sharding, num_shards, replicated
 
 Array = jax.Array
 
@@ -69,7 +69,7 @@ def fit(
     Yields:
       The classifiers.
     """
-    own = -(-len(features) // num_parts(mesh))
+    own = -(-len(features) // num_shards(mesh))
     chunk = min(max(_MAX_ENTRIES // num_classes, 1), own)
     rows = -(-own // chunk) * chunk
     data = {

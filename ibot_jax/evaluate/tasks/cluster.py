@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> Report:
     model, params = opening.open_model(args, mesh, head="head" in args.by)
     source = opening.open_split(args, model, "test")
     opening.require_labels(args, "test", source)
-    views = opening.open_views(args, model)
+    views = opening.open_views(args, model, mesh)
     clusters = args.clusters or source.num_classes
     if "kmeans" in args.by and clusters > len(source):
         raise UserError(

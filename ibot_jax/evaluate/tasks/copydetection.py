@@ -32,7 +32,7 @@ from ibot_jax.evaluate.benchmarks.image_files import (
     to_square,
 )
 from ibot_jax.evaluate.common import options
-from ibot_jax.evaluate.common.opening import check_batch_size, open_model, settings
+from ibot_jax.evaluate.common.opening import open_model, open_rows, settings
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.extract import FeatureFn, extract
 from ibot_jax.evaluate.measures.average_precision import average_precision, positive_ranks
@@ -41,6 +41,7 @@ from ibot_jax.evaluate.measures.whitening import fit_whitening
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel.agreement import in_step, same_end
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.rows import Rows
 from ibot_jax.weights.model import Model
 
 _RETRIEVED = 20
@@ -81,11 +82,11 @@ def run(args: argparse.Namespace) -> Report:
     model, params = open_model(args, mesh)
     if args.size < model.backbone.patch_size:
         raise UserError(f"--size={args.size} is less than a patch of {model.backbone.patch_size}")
-    check_batch_size(args)
+    rows = open_rows(args, mesh)
     feature_fn = make_copy_fn(model)
 
     def features(files: Sequence[epath.Path]) -> np.ndarray:
-        batches = square_batches(files, args.size, Decoding.of(model.config.data), args.batch_size)
+        batches = square_batches(files, args.size, Decoding.of(model.config.data), rows)
         return extract(feature_fn, params, batches, mesh)[0]
 
     queries, database = features(copies), features([*originals, *distractors])
@@ -135,7 +136,7 @@ def make_copy_fn(model: Model) -> FeatureFn:
 
 
 def square_batches(
-    files: Sequence[epath.Path], size: int, decoding: Decoding, batch_size: int
+    files: Sequence[epath.Path], size: int, decoding: Decoding, rows: Rows
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields batches of the images of files as `extract` takes them, all with the label 0."""
 
@@ -143,8 +144,8 @@ def square_batches(
         return [to_square(read_image(path, decoding), size)]
 
     blank = [np.zeros((size, size, decoding.channels), np.uint8)]
-    batches = share_batches(read, files, blank, batch_size)
-    batches = progress(in_step(batches), -(-len(files) // batch_size), "features")
+    batches = share_batches(read, files, blank, rows)
+    batches = progress(in_step(batches), -(-len(files) // rows.batch_size), "features")
     for ((images,), valid), _ in batches:
         yield {"images": images, "labels": np.zeros(len(images), np.int32), "valid": valid}
 

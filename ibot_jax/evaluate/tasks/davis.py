@@ -42,6 +42,7 @@ from ibot_jax.evaluate.measures.video_measures import boundary_f, jaccard, stati
 from ibot_jax.files.paths import absolute_path, require_writable
 from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.processes import is_first
 from ibot_jax.weights.model import Model
 
 _SIDE_MULTIPLE = 64
@@ -210,12 +211,12 @@ def measure(
     same_size = functools.partial(_require_size, shape=first.shape)
     frames = ahead(lambda path: same_size(read_image(path, decoding), path=path), video.frames)
     truths = ahead(lambda path: same_size(read_objects(path), path=path), video.annotations[1:])
-    if folder is not None and not jax.process_index():
+    if folder is not None and is_first():
         write_prediction(folder, video, 0, first)
     last = len(video.frames) - 1
     scores = np.zeros((first.max(), 2, last - 1))  # objects, J and F, frames that count
     for number, (found, truth) in enumerate(zip(follow(frames, first), truths, strict=True), 1):
-        if folder is not None and not jax.process_index():
+        if folder is not None and is_first():
             write_prediction(folder, video, number, found)
         for index in range(len(scores) if number < last else 0):
             masks = found == index + 1, truth == index + 1

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> Report:
             f"--leave-one-out needs images in a known order; prepare --data={args.data} with "
             "--file_format=array_record"
         )
-    views = opening.open_views(args, model)
+    views = opening.open_views(args, model, mesh)
     needed, purpose = max(args.k) + len(train_source) - voters, f"--k={max(args.k)}"
     with same_end():
         require_readable(train_source, views.decoding, needed, purpose)

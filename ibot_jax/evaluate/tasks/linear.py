@@ -21,8 +21,6 @@ import json
 import types
 from typing import Any
 
-import jax
-
 from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
 from ibot_jax.data.labelled import labelled_batches
@@ -32,11 +30,11 @@ from ibot_jax.evaluate.common import opening, options
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.cache import FeatureCache, identity
 from ibot_jax.evaluate.features.extract import make_feature_fn
-from ibot_jax.evaluate.features.rows import num_parts
 from ibot_jax.evaluate.probes import linear_training
 from ibot_jax.evaluate.probes.linear_sweep import Sweep, Variant
 from ibot_jax.evaluate.probes.linear_training import Task
 from ibot_jax.parallel.agreement import same_end
+from ibot_jax.parallel.layouts import num_shards
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.model import Model
 
@@ -97,7 +95,7 @@ def run(args: argparse.Namespace) -> Report:
     mesh = make_mesh()
     model, params = opening.open_model(args, mesh)
     train, test, shared = opening.open_labelled(args, model)
-    views = opening.open_views(args, model)
+    views = opening.open_views(args, model, mesh)
     variants, kind, blocks = _variants(args, model)
     if len(train) < args.batch_size:
         raise UserError(
@@ -108,7 +106,7 @@ def run(args: argparse.Namespace) -> Report:
         variants=variants,
         blocks=blocks,
         rates=args.lr,
-        slots=-(-len(args.lr) // num_parts(mesh)) * num_parts(mesh),
+        slots=-(-len(args.lr) // num_shards(mesh)) * num_shards(mesh),
         num_classes=train.num_classes,
         batch_size=args.batch_size,
         steps_per_epoch=len(train) // args.batch_size,
@@ -128,11 +126,10 @@ def run(args: argparse.Namespace) -> Report:
             model.config.data.mean,
             views.decoding,
             plan,
+            views.rows,
             seed=args.seed,
             data=_as_section(data),
             start_step=start_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
         )
 
     cache = FeatureCache(args.cache, model, params, mesh, kind=kind, blocks=blocks)

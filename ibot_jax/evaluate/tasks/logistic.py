@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> Report:
     mesh = make_mesh()
     model, params = opening.open_model(args, mesh)
     train_source, test_source, shared = opening.open_labelled(args, model)
-    views = opening.open_views(args, model)
+    views = opening.open_views(args, model, mesh)
     cache = FeatureCache(args.cache, model, params, mesh, kind=args.features, blocks=args.blocks)
     train = cache(train_source, views, "train")
     with same_end():

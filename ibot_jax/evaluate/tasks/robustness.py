@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> Report:
     mesh = make_mesh()
     model, params = opening.open_model(args, mesh)
     train, test, shared = opening.open_labelled(args, model)
-    views = opening.open_views(args, model)
+    views = opening.open_views(args, model, mesh)
     if args.k > len(train):
         raise UserError(f"--k={args.k} is larger than the {len(train):,} training images; lower it")
     with same_end():

@@ -26,7 +26,7 @@ from ibot_jax.data.sources.shared_images import find_shared_files
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.segmentation_data import Squares, find_splits
 from ibot_jax.evaluate.common import options
-from ibot_jax.evaluate.common.opening import check_batch_size, open_model, settings, warn_of_shared
+from ibot_jax.evaluate.common.opening import open_model, open_rows, settings, warn_of_shared
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes.patch_heads import Linear, knn_votes
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> Report:
         _make_patch_fn(model, args.blocks),
         params,
         model.backbone.patch_size,
-        Squares(args.size, Decoding.of(model.config.data), args.batch_size),
+        Squares(args.size, Decoding.of(model.config.data), open_rows(args, mesh)),
         mesh,
     )
     votes = functools.partial(knn_votes, k=args.k, temperature=args.temperature)
@@ -137,6 +137,5 @@ def _check(args: argparse.Namespace, model: Model) -> None:
     patch_size, depth = model.backbone.patch_size, model.backbone.depth
     if args.size % patch_size:
         raise UserError(f"--size={args.size} is no multiple of the patch size, {patch_size}")
-    check_batch_size(args)
     if args.blocks > depth:
         raise UserError(f"--blocks={args.blocks} is more than the {depth} of the model")

@@ -15,6 +15,7 @@ from ibot_jax.data.pipeline import eval_batches
 from ibot_jax.data.pixels.images import Decoding, EncodedImage, UnreadableImage, in_words
 from ibot_jax.data.sources.folders import read_file
 from ibot_jax.data.sources.opening import open_source
+from ibot_jax.parallel.rows import all_rows
 
 RAMP = np.arange(256).reshape(16, 16)
 
@@ -186,13 +187,13 @@ def test_a_pipe_among_images_is_passed_by_and_odd_ones_are_named(tmp_path, caplo
     os.mkfifo(tmp_path / "b.png")
     source = open_source(f"folder:{tmp_path}", "train")
     (batch,) = eval_batches(
-        source, CentralView((16, 16), (16, 16)), 4, Decoding(channels=1), workers=1
+        source, CentralView((16, 16), (16, 16)), all_rows(4), Decoding(channels=1), workers=1
     )
     assert batch["valid"].tolist() == [True, False, True, True]
     assert f"skipped {tmp_path}/b.png: a pipe and no regular file" in caplog.messages
     (note,) = (message for message in caplog.messages if "d.png" in message)
     assert "its values reach 255 of 65535" in note and "data.range=255" in note
     (batch,) = eval_batches(
-        source, CentralView((16, 16), (16, 16)), 4, Decoding(1, range=255), workers=1
+        source, CentralView((16, 16), (16, 16)), all_rows(4), Decoding(1, range=255), workers=1
     )
     np.testing.assert_array_equal(batch["images"][3], batch["images"][0])

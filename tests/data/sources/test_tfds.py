@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from shares import blocks, in_turn
 from tiny import example_settings
 
 from ibot_jax.config.plan import make_plan
@@ -14,7 +15,9 @@ from ibot_jax.data.sources.shared_images import find_shared
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import TrainingError, UserError
 from ibot_jax.finetune.config import get_config as finetune_config
+from ibot_jax.parallel.rows import all_rows
 
+ALL = all_rows(16)
 FORMATS = ["array_record", "tfrecord"]
 PLAIN = dict(jitter=0.0, gray=0.0, blur=(0.0, 0.0, 0.0), solarize=(0.0, 0.0, 0.0))
 
@@ -67,11 +70,11 @@ def levels(batches):
     return np.array([batch["global_views"][:, 0, 0, 0, 0] for batch in batches])
 
 
-def run(source, config, **options):
+def run(source, config, rows=ALL, **options):
     config.data.update(PLAIN)
     config.batch_size = 16
     plan = make_plan(config, len(source))
-    return list(train_batches(source, plan, **example_settings(config), **options))
+    return list(train_batches(source, plan, rows, **example_settings(config), **options))
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
@@ -127,17 +130,18 @@ def test_labels_come_with_their_images(data_dir, config, file_format):
     recipe.data.workers = 1
     source = open_levels(data_dir, file_format)
     plan = make_plan(config, len(source))
-    settings = dict(seed=recipe.seed, data=recipe.data)
-    for batch in labelled_batches(source, (8, 8), (0.5,) * 3, Decoding(), plan, **settings):
+    rows, settings = all_rows(plan.batch_size), dict(seed=recipe.seed, data=recipe.data)
+    for batch in labelled_batches(source, (8, 8), (0.5,) * 3, Decoding(), plan, rows, **settings):
         np.testing.assert_array_equal(batch["labels"], batch["images"][:, 0, 0, 0] // 5 % 2)
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_processes_see_different_images(data_dir, config, file_format):
+@pytest.mark.parametrize("divide", [blocks, in_turn])
+def test_processes_see_different_images(data_dir, config, file_format, divide):
     source = open_levels(data_dir, file_format)
-    shares = [run(source, config, process_index=index, process_count=2) for index in range(2)]
-    joined = np.concatenate([levels(share) for share in shares], axis=1)
-    assert joined.shape == (4, 16)
+    joined = np.zeros((4, 16), int)
+    for rows in divide(16, 2):
+        joined[:, rows.numbers] = levels(run(source, config, rows))
     for epoch in joined.reshape(2, 32):
         assert len(set(epoch)) == 32
     if file_format == "array_record":
@@ -145,17 +149,11 @@ def test_processes_see_different_images(data_dir, config, file_format):
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-@pytest.mark.parametrize("process_count", [1, 3])
-def test_evaluation_sees_every_image_once_with_its_label(data_dir, file_format, process_count):
+@pytest.mark.parametrize(("divide", "count"), [(blocks, 1), (blocks, 3), (in_turn, 3)])
+def test_evaluation_sees_every_image_once_with_its_label(data_dir, file_format, divide, count):
     source = open_levels(data_dir, file_format, "test")
-    shares = [
-        list(
-            eval_batches(
-                source, CentralView((8, 8), (8, 8)), 2, process_index=i, process_count=process_count
-            )
-        )
-        for i in range(process_count)
-    ]
+    view = CentralView((8, 8), (8, 8))
+    shares = [list(eval_batches(source, view, rows)) for rows in divide(2 * count, count)]
     assert len({len(share) for share in shares}) == 1
     batches = [batch for share in shares for batch in share]
     valid = np.concatenate([batch["valid"] for batch in batches])

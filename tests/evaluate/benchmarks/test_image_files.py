@@ -2,11 +2,11 @@
 
 import threading
 
-import jax
 import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
+from shares import blocks, in_turn
 
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.errors import UserError
@@ -40,29 +40,21 @@ def test_what_a_thread_raises_comes_where_its_result_would_have():
         next(results)
 
 
-@pytest.mark.parametrize("processes", [1, 2, 4])
-def test_processes_share_batches_in_order(monkeypatch, processes):
+@pytest.mark.parametrize(("divide", "count"), [(blocks, 1), (blocks, 4), (in_turn, 2)])
+def test_processes_share_batches_in_order(divide, count):
     """Eleven items in batches of four: the third lacks one, which is blank."""
-    monkeypatch.setattr(jax, "process_count", lambda: processes)
-    shares = []
-    for index in range(processes):
-        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+    for rows in divide(4, count):
         blank = [np.zeros(2, int), np.array(-1)]
         batches = image_files.share_batches(
-            lambda item: [np.array([item, -item]), np.array(item)], range(11), blank, 4
+            lambda item: [np.array([item, -item]), np.array(item)], range(11), blank, rows
         )
-        shares.append(list(batches))
-    assert {len(share) for share in shares} == {3}
-    for number in range(3):
-        pairs, items = (
-            np.concatenate([share[number][0][which] for share in shares]) for which in (0, 1)
-        )
-        valid = np.concatenate([share[number][1] for share in shares])
-        expected = np.array([*range(11), -1][4 * number : 4 * number + 4])
-        np.testing.assert_array_equal(items, expected)
-        np.testing.assert_array_equal(valid, expected >= 0)
-        np.testing.assert_array_equal(pairs[valid], np.stack([items, -items], axis=1)[valid])
-        assert not pairs[~valid].any()
+        for number, ((pairs, items), valid) in enumerate(batches):
+            expected = np.array([*range(11), -1])[4 * number + rows.numbers]
+            np.testing.assert_array_equal(items, expected)
+            np.testing.assert_array_equal(valid, expected >= 0)
+            np.testing.assert_array_equal(pairs[valid], np.stack([items, -items], axis=1)[valid])
+            assert not pairs[~valid].any()
+        assert number == 2
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 3), ("RGB", 1), ("L", 1)])

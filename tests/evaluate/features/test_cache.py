@@ -18,9 +18,10 @@ from ibot_jax.evaluate.common.opening import Views
 from ibot_jax.evaluate.features import cache as caches
 from ibot_jax.evaluate.features.cache import FeatureCache
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.rows import all_rows
 from ibot_jax.weights.load import load
 
-VIEWS = Views(CentralView((16, 16), (16, 16)), Decoding(), batch_size=16)
+VIEWS = Views(CentralView((16, 16), (16, 16)), Decoding(), all_rows(16))
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +110,8 @@ def changed_heads(loaded):
 CHANGES = {
     "weights": (changed_weights, {}),
     "dtype": (changed_dtype, {}),
-    "size": (None, {"views": Views(CentralView((12, 16), (16, 16)), Decoding(), 16)}),
-    "resize": (None, {"views": Views(CentralView((16, 16), (20, 20)), Decoding(), 16)}),
+    "size": (None, {"views": Views(CentralView((12, 16), (16, 16)), Decoding(), all_rows(16))}),
+    "resize": (None, {"views": Views(CentralView((16, 16), (20, 20)), Decoding(), all_rows(16))}),
     "kind": (None, {"kind": "mean"}),
     "heads": (changed_heads, {}),
     "blocks": (None, {"blocks": 2}),
@@ -135,7 +136,7 @@ def test_so_does_another_version_of_the_code(kept, loaded, extractions, monkeypa
 def test_whatever_cuts_an_image_belongs_to_the_key():
     """Every field of `Views` but those that only say how fast images come."""
     cut = VIEWS.cut()
-    speed = {"batch_size", "workers"}
+    speed = {"rows", "workers"}
     assert cut.keys() == {field.name for field in dataclasses.fields(Views)} - speed
     assert (cut["view"], cut["decoding"]["channels"]) == (VIEWS.view.to_json(), 3)
 

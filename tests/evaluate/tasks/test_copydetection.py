@@ -11,6 +11,7 @@ import ibot_jax
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate.tasks import copydetection
+from ibot_jax.parallel.rows import all_rows
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_the_twenty_nearest_by_cosine_are_retrieved():
 
 def test_every_image_is_in_the_batches_once(data):
     files = sorted(epath.Path(data / "others").iterdir())
-    batches = list(copydetection.square_batches(files, 8, Decoding(), 16))
+    batches = list(copydetection.square_batches(files, 8, Decoding(), all_rows(16)))
     assert [batch["valid"].sum() for batch in batches] == [16, 16, 8]
     pixels = np.concatenate([batch["images"][batch["valid"]] for batch in batches])
     for row, file in zip(pixels, files, strict=True):

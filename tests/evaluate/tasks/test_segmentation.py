@@ -17,6 +17,7 @@ from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes.patch_heads import Linear, knn_votes
 from ibot_jax.evaluate.probes.segmenting import Frozen, count_classes, fit_linear, sample_bank
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.rows import all_rows
 
 COLORS = np.array([[40, 40, 40], [220, 30, 30], [30, 60, 220]], np.uint8)
 SHAPE = (32, 48)
@@ -60,7 +61,8 @@ def patch_colors(params, images):
 @pytest.fixture
 def frozen():
     """The squares are as wide as the images, so that patches stay patches."""
-    return Frozen(patch_colors, jnp.float32(1), 4, Squares(48, Decoding(), 8), make_mesh())
+    squares = Squares(48, Decoding(), all_rows(8))
+    return Frozen(patch_colors, jnp.float32(1), 4, squares, make_mesh())
 
 
 @pytest.mark.parametrize("head", ["linear", "knn"])
@@ -95,7 +97,7 @@ def test_every_annotated_pixel_counts_at_its_own_size(voc, frozen):
 def test_batches_hold_every_image_once_in_order(voc):
     train, _ = find_splits("voc", epath.Path(voc))
     order = np.random.default_rng(1).permutation(len(train))
-    batches = list(Squares(16, Decoding(), 4).batches(train, order))
+    batches = list(Squares(16, Decoding(), all_rows(4)).batches(train, order))
     assert [batch["images"].shape for batch in batches] == [(4, 16, 16, 3)] * 3
     labels = np.concatenate([batch["labels"] for batch in batches])
     for row, index in enumerate(order):

@@ -15,6 +15,7 @@ from tiny import tiny_config
 from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.opening import open_views
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.foreign.folder_configs import read_configs
 from ibot_jax.weights.foreign.preprocessing import (
     from_timm,
@@ -207,6 +208,6 @@ def test_evaluations_see_images_as_the_model_is_described(flags, expected):
     model = Model(config, "mine", described_view=SQUASH)
     plain = {"size": None, "resize": None, "batch_size": 8, "workers": 0}
     args = argparse.Namespace(**plain | flags)
-    assert open_views(args, model).view == expected
+    assert open_views(args, model, make_mesh()).view == expected
     again = argparse.Namespace(**vars(args))  # what the report says finds the same
-    assert open_views(again, model).view == expected
+    assert open_views(again, model, make_mesh()).view == expected

@@ -10,8 +10,6 @@ from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
-from ibot_jax.parallel.processes import is_first
-
 T = TypeVar("T")
 
 _REFRESH_SECONDS = 1.0
@@ -19,6 +17,8 @@ _REFRESH_SECONDS = 1.0
 
 def is_shown() -> bool:
     """Returns whether this process shows bars: the first one does, on a terminal."""
+    from ibot_jax.parallel.processes import is_first  # and JAX, not needed to print a mistake
+
     return sys.stderr.isatty() and is_first()
 
 

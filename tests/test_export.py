@@ -26,6 +26,8 @@ from tiny import tiny_batch, tiny_config, tiny_plan
 
 import ibot_jax
 from ibot_jax import export as exports
+from ibot_jax.config.defaults import KEYS
+from ibot_jax.config.keys import Kind
 from ibot_jax.methods.step import make_init, teacher_params
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
@@ -146,6 +148,7 @@ def test_features_are_those_of_the_run(workdir, config, states, tmp_path, to):
 def test_the_config_has_what_the_model_needs(workdir, tmp_path):
     exports.export(str(workdir), str(tmp_path / "x"), to="npz", head=True)
     _, config = read(tmp_path / "x", "npz")
+    recorded = json.loads((workdir / "config.json").read_text())
     assert config["model"]["width"] == 16
     assert config["model"]["patch_size"] == 4
     assert config["head"]["prototypes"] == 12
@@ -170,8 +173,26 @@ def test_the_config_has_what_the_model_needs(workdir, tmp_path):
         "step": 6,
         "knn_top1": None,
         "ibot_jax": ibot_jax.__version__,
-        "run": json.loads((workdir / "config.json").read_text()),
+        "run": {key: value for key, value in recorded.items() if KEYS[key].kind != Kind.EXECUTED},
     }
+
+
+def test_how_a_run_was_executed_is_no_part_of_its_exports(states, tmp_path):
+    """A run on GPUs, with their kernels, is one of any device: here of CPUs."""
+    config = tiny_config(model__kernels="cudnn", model__remat="blocks", mesh__fsdp=4)
+    folder = save_run(tmp_path / "run", config, states[4])
+    exports.export(str(folder), str(tmp_path / "x"), to="npz", head=True)
+    description = read(tmp_path / "x", "npz")[1]
+    executed = {key for key, entry in KEYS.items() if entry.kind == Kind.EXECUTED}
+    assert {"model.kernels", "loss.max_logits", "data.workers"} < executed
+    assert not executed & description["run"].keys()
+    sections = flax.traverse_util.flatten_dict(description, sep=".")
+    assert not executed & sections.keys()
+    for path in (folder, tmp_path / "x.npz"):
+        model, params = ibot_jax.load(str(path))
+        assert model.config.model.kernels == "auto" and model.config.model.remat == "none"
+        tokens = model.tokens(params, np.zeros((1, 16, 16, 3), np.uint8))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tokens))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from ibot_jax.config import get_config
 from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.flat import flatten
+from ibot_jax.config.keys import Kind, of_kind
 from ibot_jax.data.draw.central import CentralView, view_of_old_export
 from ibot_jax.errors import UserError
 from ibot_jax.weights.sanity import check_normalization
@@ -42,7 +43,7 @@ def described_config(description: dict[str, Any], path: str) -> ConfigDict:
     flat |= {f"data.{key}": description[key] for key in DECODED if key in description}
     if "resize" in description:
         flat["knn.resize"] = description["resize"]
-    config = recorded_config(flat, path)
+    config = recorded_config(portable(flat), path)
     if "resize" not in description:  # the shorter side before a central crop, as 256 before 224
         config.knn.resize = round(min(config.data.global_size) * 8 / 7)
     return config
@@ -64,6 +65,12 @@ def described_view(description: dict[str, Any], path: str) -> CentralView:
         return CentralView.from_json(description["view"])
     except ValueError as error:
         raise UserError(f"{path} has a view that is none: {error}; export it anew") from None
+
+
+def portable(flat: dict[str, Any]) -> dict[str, Any]:
+    """Returns a config's JSON without how it was executed, which is another machine's business."""
+    executed = of_kind(KEYS, Kind.EXECUTED)
+    return {key: value for key, value in flat.items() if key not in executed}
 
 
 def recorded_config(flat: dict[str, Any], path: str) -> ConfigDict:

@@ -16,7 +16,7 @@ from ibot_jax.files.paths import absolute_path, warn_if_among_images, writing
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.weights.card import make_card, read_report, require_same_weights
 from ibot_jax.weights.checkpoints import find_checkpoint, find_workdir, read_params
-from ibot_jax.weights.description import DECODED, recorded_config
+from ibot_jax.weights.description import DECODED, portable, recorded_config
 from ibot_jax.weights.finetuned import is_finetuned
 from ibot_jax.weights.formats import CONFIG, import_safetensors
 from ibot_jax.weights.hashes import flat_tensors
@@ -107,7 +107,7 @@ def _read_run(
 ) -> tuple[dict[str, Any], Params]:
     """Returns the description and the parameters of a pre-training's model."""
     number, top1 = find_checkpoint(workdir, step, [weights])
-    recorded = config_of_step(workdir, number)
+    recorded = portable(config_of_step(workdir, number))
     recorded_config(recorded, str(workdir / CONFIG))  # which looks at what it says
     description = describe(recorded, head=head)
     description |= {
@@ -196,16 +196,16 @@ def describe(
       view: how evaluations see images; None for what follows from the config.
 
     Returns:
-      `model` and by option `head`, those sections of the config; `global_size` [height, width] and
-      `channels` of the images it was trained for; their `patch_grid` [rows, columns]; `view`, how
-      images are resized and cut in evaluations (`central.CentralView`); `mean` and `std` of each
-      channel, for pixels in [0, 1]; `range` and `exif`, how files become pixels; `dtype` of the
-      computation.
+      `model` and by option `head`, those sections of the config but for how they were executed;
+      `global_size` [height, width] and `channels` of the images it was trained for; their
+      `patch_grid` [rows, columns]; `view`, how images are resized and cut in evaluations
+      (`central.CentralView`); `mean` and `std` of each channel, for pixels in [0, 1]; `range` and
+      `exif`, how files become pixels; `dtype` of the computation.
 
     Raises:
       UserError: if the config lacks one of these.
     """
-    config = flax.traverse_util.unflatten_dict(recorded, sep=".")
+    config = flax.traverse_util.unflatten_dict(portable(recorded), sep=".")
     try:
         patch_size, global_size = config["model"]["patch_size"], config["data"]["global_size"]
         view = view or view_of_run(global_size, config["knn"]["resize"])

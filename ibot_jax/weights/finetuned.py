@@ -22,7 +22,7 @@ from ibot_jax.models.build import build_backbone, compute_dtype, param_dtype
 from ibot_jax.models.classifier import Classifier
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.weights.checkpoints import find_checkpoint, read_params
-from ibot_jax.weights.description import recorded_config
+from ibot_jax.weights.description import portable, recorded_config
 from ibot_jax.weights.history import Flat, config_of_step, read_config
 
 _FILE, _PART = "model.json", "params"
@@ -108,7 +108,7 @@ def read_finetuned(
         workdir, number, _PART, ("backbone", *(parts_of(classifier) if head else ()))
     )
     return {
-        "config": recorded_config(described["config"], str(workdir / _FILE)),
+        "config": recorded_config(portable(described["config"]), str(workdir / _FILE)),
         "facts": {"step": number, "test_top1": top1},
         "history": {"finetuned": recorded} | ({"run": run} if run else {}),
         "classifier": classifier,

@@ -16,6 +16,7 @@ from ibot_jax.weights.description import (
     DESCRIBED_DATA,
     described_config,
     described_view,
+    portable,
     recorded_config,
 )
 from ibot_jax.weights.finetuned import build_classifier, is_finetuned, parts_of, read_finetuned
@@ -144,7 +145,7 @@ def _load_run(
         described, params = read_finetuned(workdir, step, head, load)
         return Model(name=path, **described), params
     number, top1 = find_checkpoint(workdir, step, [weights])
-    recorded = config_of_step(workdir, number)
+    recorded = portable(config_of_step(workdir, number))
     params = read_params(workdir, number, weights, ("backbone", *(("head",) if head else ())))
     facts = {"weights": weights, "step": number, **knn_facts(workdir, number, top1, weights)}
     config = recorded_config(recorded, str(workdir / CONFIG))

@@ -51,7 +51,7 @@ def teacher_forward(
       Unit bottleneck vectors [B * G, 1 + N, U], the class token's first, and the mean outputs over
       all class tokens and over all patch tokens {"class": [K], "patch": [K]}.
     """
-    tokens = backbone.apply({"params": params["backbone"]}, _flat(views))  # [B * G, 1 + N, D]
+    tokens = backbone.apply({"params": params["backbone"]}, _flat(views)).sequence()
     variables = {"params": params["head"]}
     # As rows: a TPU pads what has more dimensions.
     units = head.apply(variables, tokens.reshape(-1, tokens.shape[-1]), method="bottleneck")
@@ -95,11 +95,11 @@ def student_forward(
         return backbone.apply({"params": params["backbone"]}, *flat)
 
     def class_tokens_of(tokens):
-        return tokens[:, 0].reshape(len(global_views), -1, tokens.shape[-1])
+        return tokens.cls.reshape(len(global_views), -1, tokens.cls.shape[-1])
 
-    tokens = apply_backbone(global_views, masks, global_gains)  # [B * G, 1 + N, D]
+    tokens = apply_backbone(global_views, masks, global_gains)
     class_tokens = class_tokens_of(tokens)
     if local_views.shape[1]:
         local = class_tokens_of(apply_backbone(local_views, None, local_gains))
         class_tokens = jnp.concatenate([class_tokens, local], axis=1)
-    return class_tokens, tokens
+    return class_tokens, tokens.sequence()

@@ -38,7 +38,7 @@ class Classifier(nn.Module):
         `gains` [B, depth, 2] are those of stochastic depth, see `block.drop_path_gains`.
         """
         kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        token = self.backbone(images, None, gains)[:, 0]
+        token = self.backbone(images, None, gains).cls
         if self.projection_dim:
             token = nn.Dense(self.projection_dim, name="projection", **kwargs)(token)
             token = nn.relu(token) if self.act == "relu" else nn.gelu(token, approximate=False)

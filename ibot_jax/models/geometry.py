@@ -55,6 +55,10 @@ class Geometry:
         height, width = (side // self.stride * self.stride for side in size)
         return height, width
 
+    def last_blocks(self, n: int) -> range:
+        """Returns the numbers of the last n blocks, which count from 0 over all stages."""
+        return range(self.depth - n, self.depth)
+
 
 def geometry_of(model: Section) -> Geometry:
     """Returns the geometry of a backbone by the section `model` of a config, or of a `ViT`."""

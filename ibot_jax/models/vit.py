@@ -1,5 +1,7 @@
 """The Vision Transformer that iBOT trains: student and teacher backbone (paper, section 4.1)."""
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,11 @@ import numpy as np
 from ibot_jax.kernels import packing
 from ibot_jax.kernels.tpu.cores import Cores
 from ibot_jax.models.block import REMAT_POLICIES, Block, start_of_block
+from ibot_jax.models.geometry import geometry_of
 from ibot_jax.models.layer_norm import layer_norm
 from ibot_jax.models.linear import normal_init
 from ibot_jax.models.patch_embed import PatchEmbed
+from ibot_jax.models.tokens import Attention, Tokens
 
 Array = jax.Array
 
@@ -132,36 +136,44 @@ class ViT(nn.Module):
 
     def __call__(
         self, images: Array, masks: Array | None = None, gains: Array | None = None
-    ) -> Array:
-        """Computes the normalised output tokens.
+    ) -> Tokens:
+        """Computes the normalised output tokens, of `dtype`.
 
         Args:
           images: [B, H, W, C] floating, normalised; rows and columns that do not fill a patch
             are cut off.
           masks: [B, h, w] bool, True where the mask token replaces the patch; or None.
           gains: [B, depth, 2] of stochastic depth, see `drop_path_gains`; None is 1.
-
-        Returns:
-          [B, 1 + h * w, D] `dtype`, the class token first.
         """
-        return self.norm(self._run_blocks(self._embed(images, masks), gains))
+        x = self.norm(self._run_blocks(self._embed(images, masks), gains))
+        return self._named(x, images)
 
-    def last_attention(self, images: Array) -> Array:
-        """Returns the last block's attention weights, [B, heads, 1 + h * w, 1 + h * w]."""
+    def layers(self, images: Array, wanted: Sequence[int]) -> tuple[Tokens, ...]:
+        """Returns the normalised tokens of the wanted blocks, which count from 0, in that order."""
+        x = self._embed(images, None)
+        outputs = {}
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if number in wanted:
+                outputs[number] = self._named(self.norm(x), images)
+        return tuple(outputs[number] for number in wanted)
+
+    def last_attention(self, images: Array) -> Attention:
+        """Returns the attention weights of the last block."""
         x = self._embed(images, None)
         for block in self.blocks[:-1]:
             x = block(x)
-        return self.blocks[-1](x, only_attention=True)
+        weights = self.blocks[-1](x, only_attention=True)
+        cls = weights[:, :, 0, 1:].reshape(*weights.shape[:2], *self._grid(images))
+        return Attention(cls, weights)
 
-    def last_layers(self, images: Array, n: int) -> Array:
-        """Returns the normalised tokens of the last n blocks, [n, B, 1 + h * w, D], in order."""
-        x = self._embed(images, None)
-        outputs = []
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i >= self.depth - n:
-                outputs.append(self.norm(x))
-        return jnp.stack(outputs)
+    def _grid(self, images: Array) -> tuple[int, int]:
+        return geometry_of(self).grid(images.shape[1:3])
+
+    def _named(self, x: Array, images: Array) -> Tokens:
+        """Takes a sequence [B, 1 + h * w, D] apart."""
+        patches = x[:, 1:].reshape(len(x), *self._grid(images), x.shape[-1])
+        return Tokens(cls=x[:, 0], registers=x[:, 1:1], patches=patches)
 
     def _run_blocks(self, x: Array, gains: Array | None) -> Array:
         if self.is_initializing() or not self.depth:

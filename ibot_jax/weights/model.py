@@ -1,11 +1,13 @@
 """A trained model and how it sees images.
 
 model, params = ibot_jax.load("runs/mine")
-tokens = model.tokens(params, images)  # uint8 [B, H, W, 3] to float32 [B, 1 + N, D]
+tokens = model.features(params, images)  # of uint8 [B, H, W, 3]
+tokens.cls, tokens.registers, tokens.patches  # float32 [B, D], [B, R, D], [B, h, w, D]
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,7 +19,9 @@ from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.errors import UserError
 from ibot_jax.methods import forward
 from ibot_jax.models.build import build_backbone, build_head, compute_dtype
+from ibot_jax.models.geometry import Geometry, geometry_of
 from ibot_jax.models.head import Head
+from ibot_jax.models.tokens import Attention, Tokens
 from ibot_jax.models.vit import ViT
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.weights.finetuned import build_classifier
@@ -26,12 +30,12 @@ from ibot_jax.weights.sanity import check_images
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
-    """A Vision Transformer and how it sees images; parameters are passed to each call.
+    """A backbone and how it sees images; parameters are passed to each call.
 
-    Images are [B, H, W, C] and whole patches in height and width; positions are resampled for sizes
-    other than that of the training. uint8 are pixels from 0 to 255. Floating ones have to say what
-    they are: `floats="unit"` are pixels from 0 to 1, `floats="normalized"` those less the mean of
-    each channel, over its standard deviation (`config.data.mean`, `config.data.std`). Other dtypes,
+    Images are [B, H, W, C] and whole patches in height and width (`geometry.whole`), of the
+    training's size or another. uint8 are pixels from 0 to 255. Floating ones have to say what they
+    are: `floats="unit"` are pixels from 0 to 1, `floats="normalized"` those less the mean of each
+    channel, over its standard deviation (`config.data.mean`, `config.data.std`). Other dtypes,
     shapes and sizes are a UserError. All methods are pure and may be jitted.
 
     Attributes:
@@ -71,6 +75,11 @@ class Model:
         return self.history.get("run", {}).get("data.source", "")
 
     @functools.cached_property
+    def geometry(self) -> Geometry:
+        """The shape of the backbone in plain numbers."""
+        return geometry_of(self.config.model)
+
+    @functools.cached_property
     def backbone(self) -> ViT:
         """The Linen module of the backbone, for `params["backbone"]`."""
         return build_backbone(self.config.model, self.config.data.global_size, self.config.dtype)
@@ -87,8 +96,8 @@ class Model:
             self.config.head, self.config.dtype, teacher=self.facts.get("weights") != "student"
         )
 
-    def tokens(self, params: Params, images: jax.Array, *, floats: str | None = None) -> jax.Array:
-        """Returns the normalised output tokens [B, 1 + N, D] float32, the class token first.
+    def features(self, params: Params, images: jax.Array, *, floats: str | None = None) -> Tokens:
+        """Returns the normalised output tokens by name, float32.
 
         Args:
           params: {"backbone": ...}.
@@ -100,35 +109,62 @@ class Model:
         """
         return self._apply(params, images, floats=floats)
 
+    def layers(
+        self, params: Params, images: jax.Array, wanted: Sequence[int], *, floats: str | None = None
+    ) -> tuple[Tokens, ...]:
+        """Returns the tokens of the wanted blocks, which count from 0 over all stages, float32.
+
+        They are normalised as the backbone normalises them: all of a ViT's by the last norm.
+        Images and errors as of `features`.
+        """
+        return self._apply(params, images, tuple(wanted), floats=floats, method="layers")
+
+    def attention(
+        self, params: Params, images: jax.Array, *, floats: str | None = None
+    ) -> Attention:
+        """Returns the attention weights of the last block, float32.
+
+        Images and errors as of `features`.
+        """
+        return self._apply(params, images, floats=floats, method="last_attention")
+
+    def tokens(self, params: Params, images: jax.Array, *, floats: str | None = None) -> jax.Array:
+        """Returns `features` as one array [B, T, D]: class token, registers, patches row by row.
+
+        Images and errors as of `features`. Of a ViT without registers T is 1 + N, with N patches.
+        """
+        return self.features(params, images, floats=floats).sequence()
+
     def last_layers(
         self, params: Params, images: jax.Array, n: int, *, floats: str | None = None
     ) -> jax.Array:
-        """Returns the normalised tokens of the last n blocks, [n, B, 1 + N, D] float32.
+        """Returns `layers` of the last n blocks as one array [n, B, T, D], see `tokens`.
 
-        Images and errors as of `tokens`.
+        Images and errors as of `features`; the blocks must be of one width.
         """
-        return self._apply(params, images, n, floats=floats, method="last_layers")
+        layers = self.layers(params, images, self.geometry.last_blocks(n), floats=floats)
+        return jnp.stack([layer.sequence() for layer in layers])
 
     def last_attention(
         self, params: Params, images: jax.Array, *, floats: str | None = None
     ) -> jax.Array:
-        """Returns the attention weights of the last block, [B, heads, 1 + N, 1 + N] float32.
+        """Returns the weights of `attention` alone, of a ViT [B, heads, T, T], see `tokens`.
 
-        Images and errors as of `tokens`.
+        Images and errors as of `features`.
         """
-        return self._apply(params, images, floats=floats, method="last_attention")
+        return self.attention(params, images, floats=floats).weights
 
     def whole_patches(self, images: jax.Array) -> jax.Array:
         """Returns images [B, H, W, C] without last rows and columns that do not fill a patch."""
-        side = self.config.model.patch_size
-        return images[:, : images.shape[1] // side * side, : images.shape[2] // side * side]
+        height, width = self.geometry.whole(images.shape[1:3])
+        return images[:, :height, :width]
 
     def class_logits(
         self, params: Params, images: jax.Array, *, floats: str | None = None
     ) -> jax.Array:
         """Returns what the classifier of a fine-tuned model says, [B, C] float32.
 
-        Images and errors as of `tokens`; `params` as `load` gives them with `head=True`.
+        Images and errors as of `features`; `params` as `load` gives them with `head=True`.
         """
         if self.classifier is None or "classifier" not in params:
             raise UserError(f"{self.name} has no classifier; load a fine-tuned model with its head")
@@ -144,7 +180,7 @@ class Model:
         data = self.config.data
         if not isinstance(images, np.ndarray | jax.Array):
             images = np.asarray(images)
-        check_images(images, floats, data.channels, self.config.model.patch_size)
+        check_images(images, floats, data.channels, self.geometry)
         images = jnp.asarray(images)
         if floats == "unit" and images.dtype != jnp.uint8:
             images = forward.standardize(images, data.mean, data.std)
@@ -152,7 +188,7 @@ class Model:
         module, params = (module, params) if module else (self.backbone, params["backbone"])
         with jax.default_matmul_precision(self._precision):
             outputs = module.apply({"params": params}, images, *args, method=method)
-        return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+        return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), outputs)
 
     @property
     def _precision(self) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.ranges import entries
 from ibot_jax.errors import UserError
+from ibot_jax.models.geometry import Geometry
 
 # By how much pixels may leave 0..1, as those do that were resized with bicubic weights.
 _OVERSHOOT = 0.5
@@ -72,7 +73,7 @@ def check_normalization(values: Mapping[str, Any], where: str) -> None:
 
 
 def check_images(
-    images: np.ndarray | jax.Array, floats: str | None, channels: int, patch_size: int
+    images: np.ndarray | jax.Array, floats: str | None, channels: int, geometry: Geometry
 ) -> None:
     """Makes sure that images are what a model takes, and say what they are.
 
@@ -80,7 +81,7 @@ def check_images(
       images: [B, H, W, C], traced or not.
       floats: "unit" or "normalized", what floating ones are; None if nothing is said.
       channels: C of the model.
-      patch_size: side of its patches, pixels.
+      geometry: of its backbone.
 
     Raises:
       UserError: if they are anything else.
@@ -98,11 +99,12 @@ def check_images(
             f"channels{last}"
         )
     height, width = shape[1:3]
-    if height % patch_size or width % patch_size or not height * width:
-        low, high = (max(side // patch_size, 1) * patch_size for side in (height, width))
+    if geometry.whole((height, width)) != (height, width) or not height * width:
+        side = geometry.stride
+        low, high = geometry.whole((max(height, side), max(width, side)))
         raise UserError(
-            f"images have {height}x{width} pixels, which are no whole patches of {patch_size}x"
-            f"{patch_size}; resize or cut them, to {low}x{high} for example"
+            f"images have {height}x{width} pixels, which are no whole patches of {side}x{side}; "
+            f"resize or cut them, to {low}x{high} for example"
         )
     if dtype == jnp.uint8:
         return

@@ -124,7 +124,7 @@ def test_it_starts_from_the_class_token_of_the_pretrained_model(model, pretraine
         {"params": pretrained["backbone"]}, images
     )
     layer = state.params["classifier"]
-    expected = tokens[:, 0] @ layer["kernel"] + layer["bias"]
+    expected = tokens.cls @ layer["kernel"] + layer["bias"]
     found = classifier.apply({"params": state.params}, images)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.std(layer["kernel"]) == pytest.approx(0.02, rel=0.3)
@@ -137,9 +137,11 @@ def test_the_projections_first_layer_can_stay_under_the_classifier(model, pretra
     model.head.act = act
     classifier, state, _ = prepare(recipe(start="projection"), model, pretrained)
     images = normalized(model, batch()["images"])
-    token = build_backbone(model.model, model.data.global_size, model.dtype).apply(
-        {"params": pretrained["backbone"]}, images
-    )[:, 0]
+    token = (
+        build_backbone(model.model, model.data.global_size, model.dtype)
+        .apply({"params": pretrained["backbone"]}, images)
+        .cls
+    )
     first, layer = pretrained["head"]["mlp_0"], state.params["classifier"]
     hidden = token @ first["kernel"] + first["bias"]
     hidden = jax.nn.relu(hidden) if act == "relu" else jax.nn.gelu(hidden, approximate=False)

@@ -96,8 +96,10 @@ def test_centers_follow_the_teachers_outputs_for_all_tokens():
     batch = tiny_batch(config)
     variables = {"params": state.params["backbone"]}
     views = normalized(config, batch["global_views"]).reshape(-1, 16, 16, 3)
-    tokens = build_backbone(config.model, config.data.global_size, config.dtype).apply(
-        variables, views
+    tokens = (
+        build_backbone(config.model, config.data.global_size, config.dtype)
+        .apply(variables, views)
+        .sequence()
     )
     head = build_head(config.head, config.dtype, teacher=True)
     class_logits, patch_logits = head.apply({"params": state.params["head"]}, tokens)
@@ -290,10 +292,8 @@ def test_the_monitors_compare_the_views_and_the_networks():
     tokens = build_backbone(config.model, config.data.global_size, config.dtype).apply(
         {"params": state.params["backbone"]}, views
     )
-    logits, _ = head.apply({"params": state.params["head"]}, tokens)
-    first, second = (
-        scipy.special.softmax(logits[:, 0] / 0.02, axis=-1).reshape(8, 2, 12).swapaxes(0, 1)
-    )
+    logits, _ = head.apply({"params": state.params["head"]}, tokens.cls)
+    first, second = scipy.special.softmax(logits / 0.02, axis=-1).reshape(8, 2, 12).swapaxes(0, 1)
     divergences = [
         scipy.stats.entropy(*pair, axis=-1) for pair in ((first, second), (second, first))
     ]

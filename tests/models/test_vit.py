@@ -9,6 +9,7 @@ import pytest
 
 from ibot_jax.config import VIT_SIZES
 from ibot_jax.models.block import drop_path_gains
+from ibot_jax.models.tokens import Tokens
 from ibot_jax.models.vit import ViT, interpolation_matrix
 from ibot_jax.weights.foreign import original_names
 
@@ -55,24 +56,30 @@ class TestAgainstTheOriginal:
     def test_tokens(self, recorded, size):
         arrays, model, variables = recorded
         tokens = jax.jit(model.apply)(variables, self.images(arrays, size))
-        np.testing.assert_allclose(tokens, arrays[f"{size}/tokens"], atol=2e-5)
+        np.testing.assert_allclose(tokens.sequence(), arrays[f"{size}/tokens"], atol=2e-5)
 
     def test_masked_tokens(self, recorded, size):
         arrays, model, variables = recorded
         masks = arrays[f"{size}/mask"]
         tokens = jax.jit(model.apply)(variables, self.images(arrays, size), masks)
-        np.testing.assert_allclose(tokens, arrays[f"{size}/tokens_masked"], atol=2e-5)
+        np.testing.assert_allclose(tokens.sequence(), arrays[f"{size}/tokens_masked"], atol=2e-5)
         assert np.abs(arrays[f"{size}/tokens_masked"] - arrays[f"{size}/tokens"]).max() > 0.1
 
     def test_last_attention(self, recorded, size):
         arrays, model, variables = recorded
-        weights = model.apply(variables, self.images(arrays, size), method="last_attention")
-        np.testing.assert_allclose(weights, arrays[f"{size}/last_attention"], atol=1e-5)
+        images, expected = self.images(arrays, size), arrays[f"{size}/last_attention"]
+        attention = model.apply(variables, images, method="last_attention")
+        np.testing.assert_allclose(attention.weights, expected, atol=1e-5)
+        rows, columns = (side // 16 for side in images.shape[1:3])
+        of_class = expected[:, :, 0, 1:].reshape(*expected.shape[:2], rows, columns)
+        np.testing.assert_allclose(attention.cls, of_class, atol=1e-5)
 
-    def test_last_layers(self, recorded, size):
+    def test_layers(self, recorded, size):
         arrays, model, variables = recorded
-        layers = model.apply(variables, self.images(arrays, size), 2, method="last_layers")
-        np.testing.assert_allclose(layers, arrays[f"{size}/last2"], atol=2e-5)
+        wanted = range(model.depth - 2, model.depth)
+        layers = model.apply(variables, self.images(arrays, size), wanted, method="layers")
+        for tokens, expected in zip(layers, arrays[f"{size}/last2"], strict=True):
+            np.testing.assert_allclose(tokens.sequence(), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("size", VIT_SIZES)
@@ -85,6 +92,29 @@ def test_parameters_are_those_of_the_published_models(reference, size):
         {"backbone": jax.tree.map(lambda s: np.broadcast_to(0.0, s.shape), shapes["params"])}, 16
     )
     assert {name: tensor.shape for name, tensor in ours.items()} == backbone
+
+
+def test_tokens_lie_as_the_patches_in_the_image():
+    images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    model = tiny(depth=0)  # where no token sees another
+    variables = model.init(jax.random.key(0), images)
+    tokens = model.apply(variables, images)
+    assert jax.tree.map(jnp.shape, tokens) == Tokens((2, 12), (2, 0, 12), (2, 4, 4, 12))
+    changed = model.apply(variables, images.at[1, 4:8, 12:].add(1))
+    differs = (changed.patches != tokens.patches).any(axis=-1)
+    np.testing.assert_array_equal(np.argwhere(differs), [[1, 1, 3]])
+    np.testing.assert_array_equal(changed.cls, tokens.cls)
+    np.testing.assert_array_equal(tokens.sequence()[:, 0], tokens.cls)
+    np.testing.assert_array_equal(tokens.sequence()[:, 1 + 4 * 1 + 3], tokens.patches[:, 1, 3])
+
+
+def test_layers_come_in_the_order_that_they_are_asked_for():
+    images = jax.random.normal(jax.random.key(1), (1, 16, 16, 3))
+    model = tiny()
+    variables = model.init(jax.random.key(0), images)
+    last, first = model.apply(variables, images, (2, 0), method="layers")
+    jax.tree.map(np.testing.assert_array_equal, last, model.apply(variables, images))
+    assert np.abs(first.cls - last.cls).max() > 1e-3
 
 
 def cubic(d, a=-0.75):
@@ -114,16 +144,15 @@ def test_a_fully_masked_image_hides_its_pixels():
     model = tiny()
     variables = model.init(jax.random.key(0), images)
     tokens = model.apply(variables, images, jnp.ones((2, 4, 4), bool))
-    np.testing.assert_array_equal(tokens[0], tokens[1])
+    jax.tree.map(lambda x: np.testing.assert_array_equal(x[0], x[1]), tokens)
 
 
 def test_pixels_that_fill_no_patch_are_cut_off():
     images = jax.random.normal(jax.random.key(1), (1, 18, 19, 3))
     model = tiny()
     variables = model.init(jax.random.key(0), images)
-    np.testing.assert_array_equal(
-        model.apply(variables, images), model.apply(variables, images[:, :16, :16])
-    )
+    whole, cut = (model.apply(variables, x) for x in (images, images[:, :16, :16]))
+    jax.tree.map(np.testing.assert_array_equal, whole, cut)
 
 
 def test_stochastic_depth_skips_branches_sample_by_sample():
@@ -141,14 +170,14 @@ def test_gains_multiply_the_branches():
     images = jax.random.normal(jax.random.key(1), (3, 16, 16, 3))
     model = tiny(depth=2)
     variables = model.init(jax.random.key(0), images)
-    full = model.apply(variables, images)
+    full = model.apply(variables, images).sequence()
     # All ones is as none at all; all zeros leaves only the embedding; samples do not mix.
     gains = np.ones((3, 2, 2), np.float32)
     gains[1] = 0
-    mixed = model.apply(variables, images, None, gains)
+    mixed = model.apply(variables, images, None, gains).sequence()
     np.testing.assert_allclose(mixed[::2], full[::2], atol=1e-6)
     params = {k: v for k, v in variables["params"].items() if not k.startswith("blocks")}
-    embedded = tiny(depth=0).apply({"params": params}, images)
+    embedded = tiny(depth=0).apply({"params": params}, images).sequence()
     np.testing.assert_allclose(mixed[1], embedded[1], atol=1e-6)
 
 
@@ -164,7 +193,7 @@ def test_scan_and_rematerialisation_change_neither_tokens_nor_parameters(gains, 
         gains = drop_path_gains(jax.random.key(2), 0.5, 3, (2,))
 
     def run(model, variables):
-        return (model.apply(variables, images, None, gains) ** 2).sum()
+        return (model.apply(variables, images, None, gains).sequence() ** 2).sum()
 
     ours, expected = (jax.value_and_grad(run, 1)(m, variables) for m in (other, plain))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-4, 1e-4), ours, expected)
@@ -184,11 +213,10 @@ def test_fused_attention_computes_the_same(monkeypatch):
     plain, fused = tiny(), tiny(kernels="cudnn")
     variables = plain.init(jax.random.key(0), images)
     variables = jax.tree.map(lambda x: x * 3, variables)  # attention that is far from uniform
-    np.testing.assert_allclose(
-        fused.apply(variables, images), plain.apply(variables, images), atol=1e-5
-    )
+    tokens = [model.apply(variables, images).sequence() for model in (fused, plain)]
+    np.testing.assert_allclose(*tokens, atol=1e-5)
     assert called == ["cudnn"] * 3
-    maps = [m.apply(variables, images, method="last_attention") for m in (fused, plain)]
+    maps = [m.apply(variables, images, method="last_attention").weights for m in (fused, plain)]
     np.testing.assert_allclose(*maps, atol=1e-6)
 
 
@@ -200,7 +228,9 @@ def test_a_block_costs_the_same_at_any_depth():
     def flops(depth):
         model = tiny(depth=depth)
         variables = jax.eval_shape(model.init, jax.random.key(0), images)
-        gradient = jax.grad(lambda variables: (model.apply(variables, images) ** 2).sum())
+        gradient = jax.grad(
+            lambda variables: (model.apply(variables, images).sequence() ** 2).sum()
+        )
         return jax.jit(gradient).lower(variables).compile().cost_analysis()["flops"]
 
     four, eight, sixteen = map(flops, (4, 8, 16))
@@ -222,16 +252,16 @@ def test_layer_scale_multiplies_each_branch():
     plain, scaled = tiny(depth=1), tiny(depth=1, layer_scale=1.0)
     variables = scaled.init(jax.random.key(0), images)
     assert set(variables["params"]["blocks_0"]) >= {"gamma_1", "gamma_2"}
-    np.testing.assert_allclose(
-        scaled.apply(variables, images), plain.apply(variables, images), atol=1e-6
-    )
+    tokens = [model.apply(variables, images).sequence() for model in (scaled, plain)]
+    np.testing.assert_allclose(*tokens, atol=1e-6)
     block = variables["params"]["blocks_0"]
     block["gamma_1"], block["gamma_2"] = np.zeros(12), np.zeros(12)
     block["attn"], block["mlp"] = jax.tree.map(lambda x: x + 1, (block["attn"], block["mlp"]))
     through = tiny(depth=0).apply(
         {"params": {k: v for k, v in variables["params"].items() if k != "blocks_0"}}, images
     )
-    np.testing.assert_allclose(scaled.apply(variables, images), through, atol=1e-6)
+    skipped = scaled.apply(variables, images).sequence()
+    np.testing.assert_allclose(skipped, through.sequence(), atol=1e-6)
 
 
 def test_bfloat16_computes_in_bfloat16_from_float32_parameters():
@@ -239,8 +269,7 @@ def test_bfloat16_computes_in_bfloat16_from_float32_parameters():
     images = jax.random.normal(jax.random.key(1), (1, 16, 16, 3))
     variables = model.init(jax.random.key(0), images)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    tokens = model.apply(variables, images)
+    tokens = model.apply(variables, images).sequence()
     assert tokens.dtype == jnp.bfloat16
-    np.testing.assert_allclose(
-        tokens.astype(jnp.float32), tiny().apply(variables, images), atol=0.1
-    )
+    expected = tiny().apply(variables, images).sequence()
+    np.testing.assert_allclose(tokens.astype(jnp.float32), expected, atol=0.1)

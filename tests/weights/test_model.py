@@ -61,15 +61,22 @@ def test_every_kind_of_path_gives_the_teacher_and_what_it_computes(path, config,
     assert model.facts["step"] == 3 and model.facts["weights"] == "teacher"
 
     images = np.random.default_rng(0).integers(0, 256, (2, 24, 16, 3), dtype=np.uint8)
-    tokens = build_backbone(config.model, config.data.global_size, config.dtype).apply(
+    features = build_backbone(config.model, config.data.global_size, config.dtype).apply(
         {"params": expected["backbone"]}, normalized(config, images)
     )
+    found = model.features(params, images)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), found, features)
+    tokens = model.tokens(params, images)
     assert tokens.shape == (2, 1 + 6 * 4, 16)
-    np.testing.assert_allclose(model.tokens(params, images), tokens, atol=1e-5)
+    np.testing.assert_array_equal(tokens[:, 0], found.cls)
+    np.testing.assert_array_equal(tokens[:, 1:].reshape(2, 6, 4, 16), found.patches)
     layers = model.last_layers(params, images, 2)
     np.testing.assert_allclose(layers[-1], tokens, atol=1e-5)
     attention = model.last_attention(params, images)
     np.testing.assert_allclose(attention.sum(-1), 1, atol=1e-5)
+    named = model.attention(params, images)
+    np.testing.assert_array_equal(named.weights, attention)
+    assert named.cls.shape == (2, 2, 6, 4)
     class_logits, patch_logits = model.logits(params, tokens)
     expected_logits = build_head(config.head, config.dtype, teacher=True).apply(
         {"params": expected["head"]}, tokens

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
+from ibot_jax.config.section import Section
 from ibot_jax.data.draw.central import view_of_run
 from ibot_jax.data.pipeline import eval_batches
 from ibot_jax.data.pixels.images import Decoding
@@ -52,45 +52,52 @@ class Evaluation:
 
     def __init__(
         self,
-        config: ConfigDict,
+        model: Model,
         source: Source | TfdsStream,
+        *,
+        data: Section,
+        knn: Section,
+        probe: Section,
         watch: Watch = contextlib.nullcontext,
     ):
         """Opens the data, so that what is wrong with it is known at once.
 
         Args:
-          config: of the run.
+          model: the teacher.
           source: the training images; where they have labels, and there is a split to test on,
             `knn.train_split` and `knn.test_split` are evaluated, else they are, evenly spaced.
+          data: where images lie, and how they are read.
+          knn: what is measured of the teacher, and how often.
+          probe: a linear classifier, beside k-NN.
           watch: is told of every wait for images.
 
         Raises:
           UserError: if a split cannot be opened, has no labels, does not fit the other, or too few
             of its images can be read.
         """
-        self._config = config
+        self._data, self._knn, self._probe = data, knn, probe
         self._watch = watch
-        self._outputs = _make_outputs(config)
-        self._train, self._test, why_not = _open_splits(config, source)
-        decoding = Decoding.of(config.data)
+        self._outputs = _make_outputs(model)
+        self._train, self._test, why_not = _open_splits(data, knn, source)
+        decoding = Decoding.of(data)
         if self._train is not None:
-            require_readable(self._train, decoding, config.knn.k, f"knn.k={config.knn.k}")
+            require_readable(self._train, decoding, knn.k, f"knn.k={knn.k}")
         require_readable(self._test or source, decoding, purpose="an evaluation (knn.every)")
         self.shared_images = 0
         if self._train is None:
-            most = config.knn.max_unlabelled or len(source)
+            most = knn.max_unlabelled or len(source)
             self._test = source
             if not isinstance(source, TfdsStream) and most < len(source):
                 self._test = Subset(source, np.arange(most) * len(source) // most)
-            self._num_batches = -(-most // config.knn.batch_size)  # a stream's first ones
+            self._num_batches = -(-most // knn.batch_size)  # a stream's first ones
             self.num_images = min(len(source), most)
             self.description = f"rank and prototypes, {self.num_images:,} {why_not}"
         else:
             self._num_batches = None
             self.num_images = len(self._test)
-            probe = " and linear probe" if config.probe.max_steps else ""
+            also = " and linear probe" if probe.max_steps else ""
             self.description = (
-                f"k-NN (k = {config.knn.k}){probe}, {len(self._train):,} train and "
+                f"k-NN (k = {knn.k}){also}, {len(self._train):,} train and "
                 f"{len(self._test):,} test images"
             )
             if is_first():  # many processes would ask the same disk
@@ -100,9 +107,9 @@ class Evaluation:
                 _log.warning(
                     "%s of the images of knn.test_split=%r are among those of knn.train_split=%r, "
                     "too: k-NN and probe are no measure of unknown images; choose another split",
-                    *(f"{self.shared_images:,}", config.knn.test_split, config.knn.train_split),
+                    *(f"{self.shared_images:,}", knn.test_split, knn.train_split),
                 )
-        self.description += f", every {config.knn.every}"
+        self.description += f", every {knn.every}"
 
     @property
     def sources(self) -> list[Source | TfdsStream]:
@@ -142,7 +149,7 @@ class Evaluation:
             return values
         batches = self._batches(self._train, mesh)
         train, train_labels = extract(self._outputs, weights, batches, mesh)
-        require_read(self._train, len(train_labels), self._config.knn.k)
+        require_read(self._train, len(train_labels), self._knn.k)
         features = train["features"], train_labels, outputs["features"]
         values["prototype_nmi"] = normalized_mutual_information(outputs["class"], labels)
         return values | self._accuracies(features, labels, mesh)
@@ -153,7 +160,7 @@ class Evaluation:
         labels: np.ndarray,
         mesh: jax.sharding.Mesh,
     ) -> dict[str, float]:
-        knn, probe = self._config.knn, self._config.probe
+        knn, probe = self._knn, self._probe
         num_classes = self._train.num_classes
         (ranked,) = weighted_knn(
             *features,
@@ -184,7 +191,7 @@ class Evaluation:
     def _batches(
         self, source: Source | TfdsStream, mesh: jax.sharding.Mesh
     ) -> Iterator[dict[str, np.ndarray]]:
-        data, settings = self._config.data, self._config.knn
+        data, settings = self._data, self._knn
         batches = eval_batches(
             source,
             view_of_run(data.global_size, settings.resize),
@@ -197,16 +204,15 @@ class Evaluation:
 
 
 def _open_splits(
-    config: ConfigDict, source: Source | TfdsStream
+    data: Section, settings: Section, source: Source | TfdsStream
 ) -> tuple[Source | TfdsStream | None, Source | TfdsStream | None, str]:
     """Returns what k-NN takes its neighbours from and what it classifies, or None and why not."""
-    data, settings = config.data, config.knn
     turn_off = 'mend it, or turn evaluations off with knn.every=""'
 
     def options(name):
         return dict(
             data_dir=data.data_dir,
-            max_per_class=settings[f"max_{name}_per_class"],
+            max_per_class=getattr(settings, f"max_{name}_per_class"),
             channels=data.channels,
             key=f"knn.{name}_split",
         )
@@ -233,13 +239,12 @@ def _open_splits(
     return train, test, ""
 
 
-def _make_outputs(config: ConfigDict) -> FeatureFn:
+def _make_outputs(model: Model) -> FeatureFn:
     """Returns the function from (weights, images [B, H, W, C] uint8) to what is measured.
 
     That is {"features": class tokens [B, D] float32, "class": [B] int32, "patch": [B] int32}, the
     last two the prototypes that the teacher's targets favour for the class token and a patch token.
     """
-    model = Model(config, "teacher")
 
     def outputs(weights, images):
         tokens = model.tokens(weights, images)  # [B, 1 + N, D]

@@ -38,6 +38,7 @@ from ibot_jax.runs.memory import memory_problems
 from ibot_jax.runs.metrics import WRITTEN, Reporter
 from ibot_jax.runs.starting import read_weights, replace_weights
 from ibot_jax.runs.workdir import open_workdir, require_shared
+from ibot_jax.weights.model import Model
 
 
 def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = False) -> int:
@@ -78,7 +79,14 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
             shares = max(jax.device_count() // config.mesh.tensor, 1) * config.grad_accum_steps
             found += length_problems(flat, len(source), multiple=shares)
             if config.knn.every:
-                evaluation = Evaluation(config, source, watchdog.waiting)
+                evaluation = Evaluation(
+                    Model(config, "teacher"),
+                    source,
+                    data=config.data,
+                    knn=config.knn,
+                    probe=config.probe,
+                    watch=watchdog.waiting,
+                )
         refuse(found)
         plan = make_plan(config, len(source))
         data = identify(source)

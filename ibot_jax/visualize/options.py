@@ -96,7 +96,7 @@ def open_model(
     if args.size is not None and args.size < patch_size:
         raise UserError(f"--size={args.size} is smaller than a patch of {patch_size} pixels")
     if args.size is not None:
-        check_images(f"--size={args.size}", 1, (args.size, args.size), model.config)
+        check_images(f"--size={args.size}", 1, (args.size, args.size), model)
     return model, params
 
 

@@ -6,13 +6,13 @@ import shlex
 
 import jax
 import pytest
+from evaluations import evaluation_of
 from runs import save_run
 from tiny import tiny_config, tiny_plan
 
 from ibot_jax import export
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.evaluate import __main__ as command
-from ibot_jax.evaluate.online import Evaluation
 from ibot_jax.methods.step import make_init, teacher_params
 from ibot_jax.parallel.mesh import make_mesh
 
@@ -33,7 +33,7 @@ def test_what_knn_found_during_training(images, tmp_path, monkeypatch):
         probe__max_steps=0,
     )
     state = jax.jit(make_init(config, tiny_plan(config)))(jax.random.key(1))
-    evaluation = Evaluation(config, open_source(f"folder:{images}", "train"))
+    evaluation = evaluation_of(config, open_source(f"folder:{images}", "train"))
     weights = {**teacher_params(state), "centers": state.centers}
     found = evaluation(weights, make_mesh())["knn_top1"]
     workdir = save_run(tmp_path / "run", config, state, knn_top1=found)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
+from evaluations import evaluation_of
 from PIL import Image
 from tiny import normalized, tiny_config, tiny_plan
 
@@ -20,7 +21,6 @@ from ibot_jax.data.sources.opening import open_source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import TrainingError, UserError
 from ibot_jax.evaluate import online
-from ibot_jax.evaluate.online import Evaluation
 from ibot_jax.files.tf import import_tensorflow
 from ibot_jax.methods.step import make_init, teacher_params
 from ibot_jax.models.build import build_backbone, build_head
@@ -79,7 +79,7 @@ def pixels_of(source):
 
 def test_with_labels(config, images, weights):
     source = open_source(f"folder:{images}", "train")
-    values = Evaluation(config, source)(weights, make_mesh())
+    values = evaluation_of(config, source)(weights, make_mesh())
     assert set(values) == LABEL_FREE | {
         "knn_top1",
         "knn_top5",
@@ -108,12 +108,12 @@ def test_images_that_are_their_own_neighbours_are_counted(config, images, weight
     own = config.copy_and_resolve_references()
     own.knn.update(test_split="train", k=1, max_test_per_class=4)
     own.probe.max_steps = 0
-    evaluation = Evaluation(own, open_source(f"folder:{images}", "train"))
+    evaluation = evaluation_of(own, open_source(f"folder:{images}", "train"))
     assert "12 of these training images, too" in evaluation.description
     assert "12 of the images of knn.test_split='train' are among those of" in told[0]
     values = evaluation(weights, ONE)
     assert (values["knn_shared_images"], values["knn_top1"]) == (12, 100.0)
-    other = Evaluation(config, open_source(f"folder:{images}", "train"))
+    other = evaluation_of(config, open_source(f"folder:{images}", "train"))
     assert other.shared_images == 0 and "training images" not in other.description
 
 
@@ -123,7 +123,7 @@ def test_without_labels_images_are_evenly_spaced(config, images, weights):
     whole.class_names = whole.labels = None
     limited = config.copy_and_resolve_references()
     limited.knn.max_unlabelled = 9
-    evaluation = Evaluation(limited, whole)
+    evaluation = evaluation_of(limited, whole)
     assert evaluation.num_images == 9
     assert "9 images without labels" in evaluation.description
     found = evaluation(weights, ONE)
@@ -161,7 +161,7 @@ def test_of_a_stream_the_first_batches_are_read(config, weights):
     limited = config.copy_and_resolve_references()
     limited.knn.max_unlabelled = 16
     source = Stream()
-    assert set(Evaluation(limited, source)(weights, ONE)) == LABEL_FREE
+    assert set(evaluation_of(limited, source)(weights, ONE)) == LABEL_FREE
     assert 16 <= source.read < 200  # some are read ahead
 
 
@@ -169,7 +169,7 @@ def test_the_probe_can_be_left_out(config, images, weights):
     without = config.copy_and_resolve_references()
     without.probe.max_steps = 0
     source = open_source(f"folder:{images}", "train")
-    evaluation = Evaluation(without, source)
+    evaluation = evaluation_of(without, source)
     assert evaluation.description == "k-NN (k = 3), 36 train and 15 test images, every 10 epochs"
     values = evaluation(weights, ONE)
     assert "knn_top1" in values and "probe_top1" not in values
@@ -187,7 +187,7 @@ def test_images_are_made_by_as_many_workers_as_those_of_training(
     monkeypatch.setattr(pipeline, "Workers", start)
     three = config.copy_and_resolve_references()
     three.data.workers = 3
-    Evaluation(three, open_source(f"folder:{images}", "train"))(weights, ONE)
+    evaluation_of(three, open_source(f"folder:{images}", "train"))(weights, ONE)
     assert started == [3, 3]
 
 
@@ -200,7 +200,7 @@ def write(folder, *names):
 def opened(config, folder, split, k=1):
     other = config.copy_and_resolve_references()
     other.data.source, other.knn.test_split, other.knn.k = f"folder:{folder}", split, k
-    return Evaluation(other, open_source(other.data.source, "train"))
+    return evaluation_of(other, open_source(other.data.source, "train"))
 
 
 @pytest.mark.parametrize(
@@ -285,12 +285,12 @@ def test_too_few_images_are_told_before_and_during_a_run(
     other = config.copy_and_resolve_references()
     other.data.source = f"folder:{folder}"
     source = open_source(other.data.source, "train")
-    evaluation = Evaluation(other, source)
+    evaluation = evaluation_of(other, source)
     spoil(folder, pattern, but)
     with pytest.raises(TrainingError, match=message.partition(" can be read")[0]):
         evaluation(weights, ONE)
     with pytest.raises(UserError, match=message):
-        Evaluation(other, source)
+        evaluation_of(other, source)
 
 
 def test_nothing_readable_without_labels_is_told_before_a_run(config, tmp_path):

@@ -3,15 +3,15 @@
 import math
 
 import jax
-from ml_collections import ConfigDict
 
 from ibot_jax.config.host import host_memory, in_words
 from ibot_jax.errors import UserError
 from ibot_jax.models.build import block_kernels
+from ibot_jax.weights.model import Model
 
 
 def check_images(
-    named: str, number: int, size: tuple[int, int], config: ConfigDict, *, resize: int = 0
+    named: str, number: int, size: tuple[int, int], model: Model, *, resize: int = 0
 ) -> None:
     """Makes sure that there is memory for images on their way through a backbone.
 
@@ -19,12 +19,13 @@ def check_images(
       named: the flags that say what is asked for, for the message.
       number: of images at a time.
       size: their height and width in pixels.
-      config: of the model.
+      model: whose backbone it is.
       resize: shorter side of an image before it is cropped.
 
     Raises:
       UserError: if there is not.
     """
+    config = model.config
     patch, item = config.model.patch_size, 2 if config.dtype == "bfloat16" else 4
     tokens = 1 + (size[0] // patch) * (size[1] // patch)
     needed = (

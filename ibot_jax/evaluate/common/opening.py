@@ -158,7 +158,7 @@ def open_views(args: argparse.Namespace, model: Model, mesh: jax.sharding.Mesh) 
         f"--size={size[0]} {size[1]} with --resize={longest} --batch-size={args.batch_size}",
         len(rows),
         size,
-        model.config,
+        model,
         resize=longest,
     )
     return Views(view, Decoding.of(data), rows, args.workers)

@@ -4,6 +4,15 @@ from ibot_jax.config.defaults import get_config
 from ibot_jax.config.flat import flatten
 from ibot_jax.config.plan import Plan, make_plan
 from ibot_jax.config.pods import PODS, apply_pod
-from ibot_jax.config.sizes import VIT_SIZES
+from ibot_jax.config.sizes import SWIN_SIZES, VIT_SIZES
 
-__all__ = ["PODS", "VIT_SIZES", "Plan", "apply_pod", "flatten", "get_config", "make_plan"]
+__all__ = [
+    "PODS",
+    "SWIN_SIZES",
+    "VIT_SIZES",
+    "Plan",
+    "apply_pod",
+    "flatten",
+    "get_config",
+    "make_plan",
+]

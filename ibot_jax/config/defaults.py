@@ -22,6 +22,7 @@ MAX_PIXELS = 178_956_970  # above, Pillow takes an image for an attack
 EXECUTED, REPORTED = Kind.EXECUTED, Kind.REPORTED
 
 SIZE = Between(1, 10**15)  # bounded by memory, or not at all
+DEPTH = Between(1, 256)  # deeper ones take for ever to compile
 COUNT = Between(0, 10**15)  # 0 is all, or none
 WEIGHT = Between(1e-8, 1e4, off=0)
 TEMPERATURE = Between(1e-4, 100)
@@ -70,9 +71,13 @@ KEYS = {
         EXECUTED,
     ),
     "mesh.tensor": Key(1, "heads, hidden units, prototypes", Between(1, 10**6), EXECUTED),
-    "model.width": Key(384, "of a token", SIZE),
-    "model.depth": Key(12, "blocks", Between(1, 256)),  # deeper ones take for ever to compile
-    "model.heads": Key(6, "of attention; divide the width", SIZE),
+    "model.arch": Key("vit", "kind of backbone", OneOf(("vit", "swin"))),
+    "model.width": Key(384, "of a token; in a swin of the first stage, and then doubled", SIZE),
+    "model.depth": Key(12, "blocks of a vit", DEPTH),
+    "model.heads": Key(6, "of a vit's attention; divide the width", SIZE),
+    "model.stage_depths": Key((2, 2, 6, 2), "blocks of a swin, by stage", DEPTH),
+    "model.stage_heads": Key((3, 6, 12, 24), "of a swin's attention, by stage", SIZE),
+    "model.window": Key(7, "tokens along a side of a swin's windows", SIZE),
     "model.mlp_ratio": Key(4.0, "hidden units of the MLPs over the width", Between(0.01, 100)),
     "model.patch_size": Key(16, "side of a patch in pixels", Between(1, 10_000)),
     "model.drop_path": Key(

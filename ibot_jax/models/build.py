@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from ibot_jax.config.section import Section
 from ibot_jax.kernels import devices
 from ibot_jax.kernels.tpu.cores import Cores
-from ibot_jax.models.geometry import geometry_of
 from ibot_jax.models.head import Head
+from ibot_jax.models.swin import Swin
 from ibot_jax.models.vit import ViT
 
 
@@ -36,7 +36,7 @@ def block_kernels(kernels: str, dtype: str, cores: Cores | None = None) -> str:
 
 def build_backbone(
     model: Section, size: tuple[int, int], dtype: str, cores: Cores | None = None
-) -> ViT:
+) -> ViT | Swin:
     """Builds the backbone, which student and teacher share as a module.
 
     Args:
@@ -46,21 +46,25 @@ def build_backbone(
       cores: of TPUs that have them, within `average_gradients`, for what is fastest
         there; the outputs are the same.
     """
+    grid = tuple(side // model.patch_size for side in size)
+    kwargs = dict(grid=grid, dtype=compute_dtype(dtype), param_dtype=param_dtype(dtype))
+    kwargs |= {name: getattr(model, name) for name in ("patch_size", "width", "mlp_ratio", "remat")}
+    if model.arch == "swin":
+        return Swin(
+            stage_depths=model.stage_depths,
+            stage_heads=model.stage_heads,
+            window=model.window,
+            **kwargs,
+        )
     return ViT(
-        patch_size=model.patch_size,
-        width=model.width,
         depth=model.depth,
         heads=model.heads,
-        mlp_ratio=model.mlp_ratio,
         layer_scale=model.layer_scale,
-        grid=geometry_of(model).grid(size),
         kernels=block_kernels(model.kernels, dtype, cores),
         cores=cores,
-        remat=model.remat,
         scan_blocks=model.scan_blocks,
         pack=cores is not None,
-        dtype=compute_dtype(dtype),
-        param_dtype=param_dtype(dtype),
+        **kwargs,
     )
 
 

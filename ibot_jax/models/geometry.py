@@ -61,7 +61,17 @@ class Geometry:
 
 
 def geometry_of(model: Section) -> Geometry:
-    """Returns the geometry of a backbone by the section `model` of a config, or of a `ViT`."""
+    """Returns the geometry of a backbone by the section `model` of a config, or of its module."""
+    if model.arch == "swin":
+        stages = len(model.stage_depths)
+        return Geometry(
+            patch_size=model.patch_size,
+            stride=model.patch_size * 2 ** max(stages - 1, 0),
+            widths=tuple(model.width * 2**stage for stage in range(stages)),
+            depths=tuple(model.stage_depths),
+            heads=tuple(model.stage_heads),
+            has_class_token=False,
+        )
     return Geometry(
         patch_size=model.patch_size,
         stride=model.patch_size,

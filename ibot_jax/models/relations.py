@@ -2,16 +2,46 @@
 
 from collections.abc import Iterator
 
+from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.flat import Flat, section
 from ibot_jax.config.problems import stated
 from ibot_jax.models.geometry import geometry_of
 
+# Keys of one kind of backbone alone.
+_OF_ARCH = {
+    "vit": ("model.depth", "model.heads", "model.layer_scale", "model.scan_blocks"),
+    "swin": ("model.stage_depths", "model.stage_heads", "model.window"),
+}
+
+
+def _check_arch(flat: Flat) -> Iterator[str]:
+    arch = flat["model.arch"]
+    for other in set(_OF_ARCH) - {arch}:
+        for key in _OF_ARCH[other]:
+            default = KEYS[key].default
+            if flat[key] != default:
+                problem = f"is for model.arch={other!r}, not {arch!r}; leave it at {default!r}"
+                yield stated(flat, key, problem)
+
+
+def _check_stages(flat: Flat) -> Iterator[str]:
+    depths, heads = flat["model.stage_depths"], flat["model.stage_heads"]
+    if not 0 < len(depths) == len(heads):
+        problem = f"and model.stage_heads={heads!r} need as many entries, at least one"
+        yield stated(flat, "model.stage_depths", problem)
+
 
 def _check_heads(flat: Flat) -> Iterator[str]:
-    width = flat["model.width"]
-    if width % flat["model.heads"]:
-        problem = f"does not divide model.width={width}; use a number of heads that does"
-        yield stated(flat, "model.heads", problem)
+    geometry = geometry_of(section(flat, "model"))
+    for width, heads in zip(geometry.widths, geometry.heads, strict=False):
+        if width % heads:
+            whose = "model.width=" if flat["model.arch"] == "vit" else "the width of its stage, "
+            problem = f"does not divide {whose}{width}; use a number of heads that does"
+            yield stated(flat, _heads_key(flat), problem)
+
+
+def _heads_key(flat: Flat) -> str:
+    return "model.heads" if flat["model.arch"] == "vit" else "model.stage_heads"
 
 
 def _check_mlp(flat: Flat) -> Iterator[str]:
@@ -25,6 +55,8 @@ def _check_kernels(flat: Flat) -> Iterator[str]:
     if flat["model.kernels"] not in ("auto", "xla") and flat["dtype"] != "bfloat16":
         problem = f'needs dtype="bfloat16", not {flat["dtype"]!r}; use "auto"'
         yield stated(flat, "model.kernels", problem)
+    if flat["model.kernels"] not in ("auto", "xla") and flat["model.arch"] == "swin":
+        yield stated(flat, "model.kernels", 'takes no model.arch="swin"; use "auto"')
 
 
 def _check_prototypes(flat: Flat) -> Iterator[str]:
@@ -50,10 +82,15 @@ def _check_local_size(flat: Flat) -> Iterator[str]:
 def _whole_patches(flat: Flat, key: str) -> Iterator[str]:
     geometry = geometry_of(section(flat, "model"))
     if geometry.whole(flat[key]) != tuple(flat[key]):
-        yield stated(flat, key, f"must be divisible by model.patch_size={geometry.patch_size}")
+        stride = f"model.patch_size={geometry.patch_size}"
+        if geometry.stride > geometry.patch_size:
+            stride = f"{geometry.stride}, the side of an output token ({stride}, and stages)"
+        yield stated(flat, key, f"must be divisible by {stride}")
 
 
 RELATIONS = (
+    _check_arch,
+    _check_stages,
     _check_heads,
     _check_mlp,
     _check_kernels,
@@ -67,7 +104,7 @@ def split_over_tensor(flat: Flat) -> Iterator[tuple[str, int]]:
     """Yields what the devices along the mesh axis `tensor` divide among them: name and number."""
     geometry = geometry_of(section(flat, "model"))
     for heads in geometry.heads:
-        yield "model.heads", heads
+        yield _heads_key(flat), heads
     for width in geometry.widths:
         yield "hidden units of the MLPs", int(width * flat["model.mlp_ratio"])
     for key in ("head.prototypes", "head.patch_prototypes"):

@@ -251,8 +251,8 @@ class Swin(nn.Module):
     Attributes:
       patch_size: side of a patch in pixels.
       width: token dimension of the first stage, which doubles with every other.
-      depths: number of blocks of each stage.
-      heads: attention heads of each stage.
+      stage_depths: number of blocks of each stage.
+      stage_heads: attention heads of each stage.
       window: tokens along a side of a window.
       mlp_ratio: hidden over token dimension of the MLPs.
       grid: (rows, columns) of patches of a global view, which bound the windows.
@@ -262,10 +262,11 @@ class Swin(nn.Module):
       param_dtype: of the parameters.
     """
 
+    arch = "swin"
     patch_size: int
     width: int
-    depths: tuple[int, ...]
-    heads: tuple[int, ...]
+    stage_depths: tuple[int, ...]
+    stage_heads: tuple[int, ...]
     window: int
     mlp_ratio: float
     grid: tuple[int, int]
@@ -279,21 +280,21 @@ class Swin(nn.Module):
         self.patch_norm = layer_norm(None, **kwargs)
         zeros = nn.initializers.zeros
         self.mask_token = self.param("mask_token", zeros, (1, self.width), self.param_dtype)
-        self.stages = [self._stage(number, kwargs) for number in range(len(self.depths))]
+        self.stages = [self._stage(number, kwargs) for number in range(len(self.stage_depths))]
         self.norm = layer_norm(None, **kwargs)
 
     def _stage(self, number: int, kwargs: dict) -> Stage:
         smallest = min(-(-side // 2**number) for side in self.grid)
         window = min(self.window, smallest)
         block = dict(
-            heads=self.heads[number],
+            heads=self.stage_heads[number],
             hidden_dim=int(self.width * 2**number * self.mlp_ratio),
             window=window,
         )
         return Stage(
-            depth=self.depths[number],
+            depth=self.stage_depths[number],
             shift=self.window // 2 if smallest > self.window else 0,
-            merges=number < len(self.depths) - 1,
+            merges=number < len(self.stage_depths) - 1,
             remat=self.remat,
             block=block | kwargs,
         )
@@ -318,7 +319,7 @@ class Swin(nn.Module):
 
     def layers(self, images: Array, wanted: Sequence[int]) -> tuple[Tokens, ...]:
         """Returns the tokens of blocks, numbered over all stages; those of the last normalised."""
-        others = sum(self.depths[:-1])  # blocks of stages whose width is not that of the norm
+        others = sum(self.stage_depths[:-1])  # blocks of stages whose width is not that of the norm
         return tuple(
             _tokens(self.norm(x) if number >= others else x)
             for number, (_, _, x) in enumerate(self._run(images))
@@ -347,7 +348,7 @@ class Swin(nn.Module):
     def _embed(self, images: Array, masks: Array | None) -> Array:
         x = self.patch_norm(self.patch_embed(images))
         if masks is not None:
-            cell = 2 ** (len(self.depths) - 1)  # patches along a side of an output token
+            cell = 2 ** (len(self.stage_depths) - 1)  # patches along a side of an output token
             masks = masks.repeat(cell, axis=1).repeat(cell, axis=2)[:, : x.shape[1], : x.shape[2]]
             x = jnp.where(masks[..., None], self.mask_token.astype(self.dtype), x)
         return x

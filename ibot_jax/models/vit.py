@@ -96,6 +96,7 @@ class ViT(nn.Module):
       param_dtype: of the parameters.
     """
 
+    arch = "vit"
     patch_size: int
     width: int
     depth: int

@@ -14,7 +14,10 @@ import jax
 from ml_collections import ConfigDict
 
 from ibot_jax.config.host import host_memory, in_words
+from ibot_jax.config.section import Section
+from ibot_jax.models import counts
 from ibot_jax.models.build import block_kernels
+from ibot_jax.models.geometry import geometry_of
 from ibot_jax.parallel.processes import num_processes
 
 # Copies of a parameter: student, gradient, moments, and the teacher.
@@ -41,25 +44,22 @@ def num_parameters(config: ConfigDict) -> dict[tuple[str, ...], int]:
 
     In closed form: a model that does not fit could take forever to describe.
     """
-    model, head, channels = config.model, config.head, config.data.channels
-    width, hidden = model.width, int(model.width * model.mlp_ratio)
-    attention = 4 * width * width + 4 * width  # queries, keys, values, projection
-    block = attention + 2 * width * hidden + hidden + width + 4 * width  # MLP, two norms
-    block += 2 * width if model.layer_scale else 0
-    rows, columns = (side // model.patch_size for side in config.data.global_size)
-    patches = (model.patch_size**2 * channels + 1) * width
-    others = 4 * width  # class token, mask token, last norm
-    mlp = (width + 1) * head.hidden_dim + (head.hidden_dim + 1) * head.hidden_dim
+    model, head, data = config.model, config.head, config.data
+    of_blocks, others = counts.parameters(model, data.channels, data.global_size)
+    mlp = (geometry_of(model).width + 1) * head.hidden_dim + (head.hidden_dim + 1) * head.hidden_dim
     mlp += (head.hidden_dim + 1) * head.bottleneck_dim
     outputs = head.prototypes + (0 if head.shared else head.patch_prototypes)
     return {
-        ("model.width", "model.depth", "model.mlp_ratio"): model.depth * block,
-        ("data.global_size", "model.patch_size", "model.width"): (
-            (1 + rows * columns) * width + patches + others
-        ),
+        ("model.width", depth_key(model), "model.mlp_ratio"): of_blocks,
+        ("data.global_size", "model.patch_size", "model.width"): others,
         ("head.hidden_dim", "head.bottleneck_dim", "model.width"): mlp,
         ("head.prototypes", "head.bottleneck_dim"): outputs * (head.bottleneck_dim + 1),
     }
+
+
+def depth_key(model: Section) -> str:
+    """Returns the key that says how many blocks a backbone has."""
+    return "model.depth" if model.arch == "vit" else "model.stage_depths"
 
 
 def device_needs(config: ConfigDict, num_devices: int) -> Iterator[Need]:
@@ -78,14 +78,16 @@ def device_needs(config: ConfigDict, num_devices: int) -> Iterator[Need]:
         pixels = number * height * breadth * config.data.channels
         keys = f"data.{kind}_size", f"data.{kind}_views", "batch_size"
         yield Need(f"{kind} views", keys, pixels * (rows + at_once * item))
-        tokens = 1 + (height // config.model.patch_size) * (breadth // config.model.patch_size)
-        inputs = at_once * number * tokens * config.model.width * config.model.depth * item
-        yield Need(f"tokens of {kind} views", ("model.width", "model.depth", *keys), inputs)
+        model, trained = config.model, config.data.global_size
+        stages = counts.stages(model, (height, breadth), trained)
+        inputs = at_once * number * sum(s.tokens * s.width * s.depth for s in stages) * item
+        yield Need(f"tokens of {kind} views", ("model.width", depth_key(model), *keys), inputs)
         if (
             block_kernels(config.model.kernels, config.dtype) == "xla"
             and jax.default_backend() != "tpu"
         ):
-            weights = at_once * number * config.model.heads * tokens**2 * item
+            largest = max(stage.heads * stage.tokens * stage.keys for stage in stages)
+            weights = at_once * number * largest * item
             yield Need(f"attention of {kind} views", (*keys, "model.patch_size"), weights)
 
 

@@ -11,35 +11,24 @@ whose mean moves the patch center. What is computed besides (empty slots for mas
 once more for the backward pass) takes time, but is no part of the model.
 """
 
+import math
+
 from ml_collections import ConfigDict
+
+from ibot_jax.models import counts
+from ibot_jax.models.geometry import geometry_of
 
 _BACKWARD = 2  # times the forward pass
 
 
 def backbone_flops(config: ConfigDict, size: tuple[int, int]) -> dict[str, float]:
-    """Counts the backbone's forward pass on one view.
-
-    With N patches, T = N + 1 tokens, P values a patch, width D and hidden width F.
+    """Counts the backbone's forward pass on one view, by kind: see `counts.flops`.
 
     Args:
       config: of the run.
       size: the view's height and width in pixels.
-
-    Returns:
-      FLOPs by kind: "patch_embedding", 2 N P D; "linear", the linear layers of the blocks,
-      2 T (4 D^2 + 2 D F) each block; "attention", queries by keys and weights by values, 4 T^2 D
-      each block.
     """
-    model = config.model
-    patches = _patches(config, size)
-    tokens = patches + 1
-    values = model.patch_size**2 * config.data.channels
-    hidden = int(model.width * model.mlp_ratio)
-    return {
-        "patch_embedding": 2 * patches * values * model.width,
-        "linear": model.depth * 2 * tokens * (4 * model.width**2 + 2 * model.width * hidden),
-        "attention": model.depth * 4 * tokens**2 * model.width,
-    }
+    return counts.flops(config.model, config.data.channels, size, config.data.global_size)
 
 
 def head_flops(config: ConfigDict, *, mlp: float, classes: float, patches: float) -> dict:
@@ -57,7 +46,8 @@ def head_flops(config: ConfigDict, *, mlp: float, classes: float, patches: float
       FLOPs by kind: "mlp", 2 (D H + H^2 + H U) each token; "last_layer", 2 U K each token.
     """
     head = config.head
-    width, hidden, bottleneck = config.model.width, head.hidden_dim, head.bottleneck_dim
+    width = geometry_of(config.model).width
+    hidden, bottleneck = head.hidden_dim, head.bottleneck_dim
     outputs = classes * head.prototypes + patches * head.patch_prototypes
     return {
         "mlp": mlp * 2 * hidden * (width + hidden + bottleneck),
@@ -105,7 +95,7 @@ def total(flops: dict[str, dict[str, float]]) -> float:
 
 
 def _patches(config: ConfigDict, size: tuple[int, int]) -> int:
-    return (size[0] // config.model.patch_size) * (size[1] // config.model.patch_size)
+    return math.prod(geometry_of(config.model).grid(size))
 
 
 def _trained(forward: dict[str, float]) -> dict[str, float]:

@@ -14,8 +14,8 @@ from ibot_jax.weights.foreign import original_names
 
 def tiny(**overrides):
     """A model for 24 x 24 pixels: windows of 3 on grids of 6 and 3, output tokens of 8 pixels."""
-    kwargs = dict(patch_size=4, width=4, depths=(2, 1), heads=(1, 2), window=3, mlp_ratio=2.0)
-    return Swin(**kwargs | {"grid": (6, 6)} | overrides)
+    kwargs = dict(patch_size=4, width=4, stage_depths=(2, 1), stage_heads=(1, 2), window=3)
+    return Swin(**kwargs | {"mlp_ratio": 2.0, "grid": (6, 6)} | overrides)
 
 
 def images(height, width, batch=2):
@@ -44,8 +44,8 @@ class Recorded:
         self.model = Swin(
             patch_size=4,
             width=sizes["embed_dim"],
-            depths=tuple(sizes["depths"]),
-            heads=tuple(sizes["num_heads"]),
+            stage_depths=tuple(sizes["depths"]),
+            stage_heads=tuple(sizes["num_heads"]),
             window=sizes["window_size"],
             mlp_ratio=sizes["mlp_ratio"],
             grid=(side // 4, side // 4),
@@ -128,7 +128,7 @@ def test_rolled_windows_see_only_what_were_neighbours():
 
 
 def test_windows_are_no_larger_than_a_stages_grid():
-    model = tiny(depths=(1, 1, 1, 1), heads=(1, 1, 1, 1), grid=(12, 16))
+    model = tiny(stage_depths=(1, 1, 1, 1), stage_heads=(1, 1, 1, 1), grid=(12, 16))
     params = jax.eval_shape(model.init, jax.random.key(0), images(48, 64))["params"]
     tables = [
         params[f"stages_{stage}"]["blocks_0"]["attn"]["relative_bias"].shape for stage in range(4)
@@ -167,7 +167,7 @@ def test_attention_says_what_each_patch_is_given(variables):
     params = {k: v for k, v in variables["params"].items() if k != "stages_1"}
     params["stages_0"] = {k: v for k, v in params["stages_0"].items() if k != "merge"}
     params["norm"] = params["patch_norm"]
-    model = tiny(depths=(2,), heads=(1,))
+    model = tiny(stage_depths=(2,), stage_heads=(1,))
     attention = run(model, {"params": params}, images(24, 24), method="last_attention")
     np.testing.assert_allclose(attention.weights.sum(axis=-1), 1, atol=1e-6)
     expected = np.zeros((2, 1, 6, 6))

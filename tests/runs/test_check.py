@@ -43,6 +43,30 @@ MISTAKES = {
         r"data\.global_size=\(224, 230\) .*divisible by model\.patch_size=16",
     ),
     "local crop and patch": (dict(data__local_size=(90, 96)), r"data\.local_size=\(90, 96\)"),
+    "a swin's view and its output tokens": (
+        dict(model__arch="swin", model__patch_size=4, data__local_size=(96, 80)),
+        r"data\.local_size=\(96, 80\) must be divisible by 32, ",
+    ),
+    "a vit's key of a swin": (
+        dict(model__arch="swin", model__patch_size=4, model__layer_scale=0.1),
+        r"model\.layer_scale=0\.1 is for model\.arch='vit', not 'swin'; leave it at 0",
+    ),
+    "a swin's key of a vit": (
+        dict(model__window=14),
+        r"model\.window=14 is for model\.arch='swin'",
+    ),
+    "stages of two numbers": (
+        dict(model__arch="swin", model__patch_size=4, model__stage_depths=(2, 2)),
+        r"model\.stage_depths=\(2, 2\) and model\.stage_heads=\(3, 6, 12, 24\) need as many",
+    ),
+    "heads of a stage": (
+        dict(model__arch="swin", model__patch_size=4, model__width=100),
+        r"model\.stage_heads=\(3, 6, 12, 24\) does not divide the width of its stage, 100",
+    ),
+    "a swin's kernels": (
+        dict(model__arch="swin", model__patch_size=4, model__kernels="cudnn"),
+        r"model\.kernels='cudnn' takes no model\.arch=\"swin\"",
+    ),
     "heads": (dict(model__heads=5), r"model\.heads=5 does not divide model\.width=384"),
     "shared head": (
         dict(head__patch_prototypes=4096),

@@ -6,6 +6,7 @@ import jax
 
 from ibot_jax.config.host import host_memory, in_words
 from ibot_jax.errors import UserError
+from ibot_jax.models import counts
 from ibot_jax.models.build import block_kernels
 from ibot_jax.weights.model import Model
 
@@ -26,16 +27,16 @@ def check_images(
       UserError: if there is not.
     """
     config = model.config
-    patch, item = config.model.patch_size, 2 if config.dtype == "bfloat16" else 4
-    tokens = 1 + (size[0] // patch) * (size[1] // patch)
-    needed = (
-        math.prod(size) * config.data.channels * (1 + item) + tokens * config.model.width * item
-    )
+    item = 2 if config.dtype == "bfloat16" else 4
+    stages = counts.stages(config.model, size, config.data.global_size)
+    largest = max(stage.tokens * stage.width for stage in stages)
+    needed = math.prod(size) * config.data.channels * (1 + item) + largest * item
     if (
         block_kernels(config.model.kernels, config.dtype) == "xla"
         and jax.default_backend() != "tpu"
     ):
-        needed += config.model.heads * tokens**2 * item  # attention of a block
+        # Attention of a block.
+        needed += max(stage.heads * stage.tokens * stage.keys for stage in stages) * item
     needed = number * needed + resize**2 * config.data.channels
     device = jax.local_devices()[0]
     limit = host_memory()

@@ -11,6 +11,7 @@ import pytest
 import recipes
 from tiny import tiny_config, tiny_plan
 
+from ibot_jax.config import host
 from ibot_jax.methods.step import make_init
 from ibot_jax.runs import memory
 
@@ -93,13 +94,13 @@ def test_a_mesh_spreads_the_state():
 
 
 def test_limits_of_the_process_count(monkeypatch):
-    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: type("", (), {"available": 2**50}))
-    monkeypatch.setattr(memory, "_CGROUP_LIMITS", ())
-    assert memory.host_memory() == 2**50
+    monkeypatch.setattr(host.psutil, "virtual_memory", lambda: type("", (), {"available": 2**50}))
+    monkeypatch.setattr(host, "_CGROUP_LIMITS", ())
+    assert host.host_memory() == 2**50
     limits = (2**45, resource.RLIM_INFINITY)
-    monkeypatch.setattr(memory.resource, "getrlimit", lambda kind: limits)
-    used = memory.psutil.Process().memory_info().vms
-    assert memory.host_memory() == pytest.approx(2**45 - used, rel=0.01)
+    monkeypatch.setattr(host.resource, "getrlimit", lambda kind: limits)
+    used = host.psutil.Process().memory_info().vms
+    assert host.host_memory() == pytest.approx(2**45 - used, rel=0.01)
 
 
 @pytest.mark.slow

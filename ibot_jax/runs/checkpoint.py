@@ -27,8 +27,8 @@ from ibot_jax.files.checksums import ANNOUNCED, add_figures, read_figures, write
 from ibot_jax.methods.step import TrainState, teacher_params
 from ibot_jax.parallel.agreement import same_end, wait_for_all
 from ibot_jax.parallel.processes import is_first
-from ibot_jax.weights.checkpoints import set_damaged_aside
-from ibot_jax.weights.read import check_shapes, readable
+from ibot_jax.weights.checkpoints import RESTORE, set_damaged_aside
+from ibot_jax.weights.read import read_like, readable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,11 +177,8 @@ class Checkpoints:
         step = self._manager.latest_step()
         parts = self._parts.split(like)
         path = self._manager.directory / str(step)
-        args = {name: ocp.args.StandardRestore(part) for name, part in parts.items()}
-        with readable(path):
-            for name, part in parts.items():
-                check_shapes(path, name, part)
-            return self._parts.join(self._manager.restore(step, args=ocp.args.Composite(**args)))
+        with readable(path, RESTORE):
+            return self._parts.join({name: read_like(path, name, parts[name]) for name in parts})
 
     def wait(self) -> None:
         """Waits until all processes have written all.

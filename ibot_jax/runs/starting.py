@@ -4,16 +4,13 @@ from typing import Any
 
 import jax
 import optax
-import orbax.checkpoint as ocp
 from etils import epath
 
 from ibot_jax.errors import UserError
-from ibot_jax.files.paths import absolute_path
 from ibot_jax.methods.step import TrainState, teacher_params
-from ibot_jax.weights.checkpoints import complete_steps, find_checkpoint, find_workdir
-from ibot_jax.weights.finetuned import is_finetuned
-from ibot_jax.weights.history import read_config
-from ibot_jax.weights.read import check_shapes, readable
+from ibot_jax.weights.checkpoints import RESTORE, complete_steps
+from ibot_jax.weights.find import find
+from ibot_jax.weights.read import read_like, readable
 from ibot_jax.weights.sanity import check_finite
 
 _WEIGHTS = ("student", "teacher", "centers")
@@ -42,10 +39,9 @@ def read_weights(path: str, like: TrainState) -> dict[str, Any]:
         },
     )
     weights = {}
-    with readable(folder), ocp.StandardCheckpointer() as checkpointer:
+    with readable(folder, RESTORE):
         for name, layout in layouts.items():
-            check_shapes(folder, name, layout)
-            weights[name] = checkpointer.restore(folder / name, layout)
+            weights[name] = read_like(folder, name, layout)
             check_finite(weights[name], f"init_from={path!r}: {name}")
     return weights
 
@@ -60,18 +56,17 @@ def replace_weights(state: TrainState, weights: dict[str, Any]) -> TrainState:
 
 
 def _find_checkpoint(path: str) -> epath.Path:
-    """Returns the folder of a checkpoint: `path`, or the latest whole one of the run `path`."""
-    given = absolute_path(path)
-    workdir, which = find_workdir(given, "latest")
-    if is_finetuned(read_config(workdir) or {}):
+    """Returns the folder of a checkpoint: the latest whole one of a run, or the one given."""
+    source = find(path)
+    if source.kind == "fine-tuning":
         raise UserError(
             f"init_from={path!r} is of a fine-tuning; give the workdir of a pre-training"
         )
-    if complete_steps(workdir / "checkpoints"):
-        step, _ = find_checkpoint(workdir, which, _WEIGHTS)
-        return workdir / "checkpoints" / str(step)
-    if all((given / name).is_dir() for name in _WEIGHTS):  # as `convert` writes it
-        return given
+    if source.kind == "run" and complete_steps(source.place / "checkpoints"):
+        step, _ = source.checkpoint(*_WEIGHTS)
+        return source.place / "checkpoints" / str(step)
+    if all((source.place / name).is_dir() for name in _WEIGHTS):  # as `convert` writes it
+        return source.place
     raise UserError(
         f"init_from={path!r} holds no checkpoint; give the workdir of a run, or one folder of "
         "its checkpoints/"

@@ -21,16 +21,14 @@ from ibot_jax.data.sources.opening import Subset, splits_for_testing
 from ibot_jax.data.sources.splits import AUTO
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.options import add_number, add_weights_options
-from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.visualize import attention, canvas, page, patterns, pca
 from ibot_jax.visualize.charts import Series, line_chart, show
 from ibot_jax.visualize.options import add_image_options, open_model
 from ibot_jax.visualize.pictures import open_images, read_pictures, spread
-from ibot_jax.weights.checkpoints import complete_steps, find_workdir
+from ibot_jax.weights.checkpoints import complete_steps
 from ibot_jax.weights.description import recorded_config
-from ibot_jax.weights.finetuned import is_finetuned
-from ibot_jax.weights.history import read_config
+from ibot_jax.weights.find import find
 from ibot_jax.weights.run_metrics import read_rows
 
 _CELL = 160
@@ -87,14 +85,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Makes the page and writes it."""
     out = canvas.check_out(args.out, (".html", ".htm"))
-    workdir, args.step = find_workdir(absolute_path(args.source), args.step)
-    args.source = str(workdir)
-    recorded = read_config(workdir) if workdir.is_dir() else None
-    if recorded is None:
-        raise UserError(f"--from={args.source} is no run's workdir, which a report needs")
-    if is_finetuned(recorded):
+    source = find(args.source, args.step)
+    if source.kind == "fine-tuning":
         raise UserError(f"--from={args.source} is of a fine-tuning; reports are of pre-trainings")
-    config = as_json(recorded_config(recorded, str(workdir)))
+    if source.config is None:
+        raise UserError(f"--from={args.source} is no run's workdir, which a report needs")
+    workdir, args.source, args.step = source.place, str(source.place), source.step
+    config = as_json(recorded_config(source.config, str(workdir)))
     rows = read_rows(workdir)
     sections = chart_sections(rows, config)
     sections["What it sees"] = figures(args, workdir, config)

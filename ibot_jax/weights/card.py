@@ -106,8 +106,8 @@ def make_card(
     """Writes a model card.
 
     Args:
-      description: of the model, see `export.describe`, and what else is known: `weights`, `step`,
-        `knn_top1`, `run` (its config), `args` (of the original's run), `converted_from`.
+      description: of the model, see `description.describe`, and what else is known: `weights`,
+        `step`, `knn_top1`, `run` (its config), `args` (of the original's run), `converted_from`.
       tensors: as the files hold them, to be hashed.
       title: name of the files.
       reading: Python that makes `tensors`, a dict of NumPy arrays by name, out of the files.

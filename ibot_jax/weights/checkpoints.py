@@ -1,16 +1,17 @@
-"""Parameters of a checkpoint, read without the run that saved it, which may still be going on."""
+"""The checkpoints that a run has kept: which there are, which is meant, and which are whole."""
 
 import logging
 from collections.abc import Sequence
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
 from ibot_jax.errors import UserError
 from ibot_jax.files.checksums import FIGURES, find_damage, is_listed, read_figures
 from ibot_jax.optim.optimizer import Params
+from ibot_jax.weights.read import read_arrays, readable
+
+RESTORE = "restore it, or move it elsewhere: then an earlier one is taken"  # of what is damaged
 
 _log = logging.getLogger(__name__)
 
@@ -34,37 +35,6 @@ def is_checkpoint(path: epath.Path) -> bool:
         and path.parent.name == "checkpoints"
         and not ((path / "config.json").exists() or (path / "checkpoints").is_dir())
     )
-
-
-def find_workdir(path: epath.Path, which: str) -> tuple[epath.Path, str]:
-    """Finds the run that a path belongs to.
-
-    Args:
-      path: a workdir, its folder checkpoints/, or one checkpoint in it.
-      which: of the checkpoints, see `find_checkpoint`.
-
-    Returns:
-      The workdir, and which of its checkpoints: for the path of one checkpoint that one, unless
-      `which` asks for another.
-
-    Raises:
-      UserError: if both name a checkpoint and they differ, or the path leads below or beside one.
-    """
-    if is_checkpoint(path):
-        if which not in ("latest", path.name):
-            raise UserError(
-                f"{path} is the checkpoint of step {path.name}, and step {which!r} is another; "
-                f"give its run, {path.parent.parent}, or no step"
-            )
-        return path.parent.parent, path.name
-    if path.name == "checkpoints" and not (path / "config.json").exists() and complete_steps(path):
-        return path.parent, which
-    if is_checkpoint(path.parent):
-        raise UserError(f"{path} is a part of a checkpoint; give the checkpoint, {path.parent}")
-    step, set_aside, _ = path.name.partition(".damaged")
-    if set_aside and is_checkpoint(path.with_name(step)):
-        raise UserError(f"{path} was set aside as damaged; give another checkpoint of its run")
-    return path, which
 
 
 def find_checkpoint(
@@ -197,31 +167,19 @@ def _warn_if_unlisted(path: epath.Path) -> None:
         _log.warning("%s is of an earlier version, without checksums: not verified", path)
 
 
-def read_params(workdir: epath.Path, step: int, who: str, parts: Sequence[str]) -> Params:
-    """Reads parameters into the host's memory, whatever devices the run had.
+def read_weights(workdir: epath.Path, step: int, part: str, keys: Sequence[str]) -> Params:
+    """Reads weights of a checkpoint as NumPy arrays.
 
     Args:
       workdir: of the run.
       step: of the checkpoint.
-      who: "student" or "teacher".
-      parts: "backbone", "head" or both; no more than these is read.
-
-    Returns:
-      {part: nested dicts of NumPy arrays, of the dtypes that were saved}.
+      part: of it, such as "teacher".
+      keys: "backbone", "head" or both; no more than these is read.
 
     Raises:
       UserError: if they cannot be read.
     """
-    folder = workdir / "checkpoints" / str(step) / who
-    try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            saved = checkpointer.metadata(folder).item_metadata.tree
-            wanted = {part: saved[part] for part in parts}
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-            args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
-            return checkpointer.restore(folder, args=args)
-    except Exception as error:  # Orbax passes on whatever its threads meet
-        raise UserError(
-            f"{folder} is damaged, or was removed by its run, which keeps the latest few; try "
-            f"another --step ({error})"
-        ) from error
+    folder = workdir / "checkpoints" / str(step) / part
+    remedy = "if its run has removed it, which keeps the latest few, try another --step"
+    with readable(folder, remedy):
+        return read_arrays(folder, keys)

@@ -1,18 +1,19 @@
-"""Configs from what runs and exports say of themselves in JSON."""
+"""What exports say of a model in JSON, and configs from what they and runs say."""
 
 from typing import Any
 
+import flax.traverse_util
 from ml_collections import ConfigDict
 
 from ibot_jax.config import get_config
 from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.flat import flatten
 from ibot_jax.config.keys import Kind, of_kind
-from ibot_jax.data.draw.central import CentralView, view_of_old_export
+from ibot_jax.data.draw.central import CentralView, view_of_old_export, view_of_run
 from ibot_jax.errors import UserError
 from ibot_jax.weights.sanity import check_normalization
 
-# What an export says of the data that its model was trained for; see `export.describe`.
+# What an export says of the data that its model was trained for; see `describe`.
 DESCRIBED_DATA = ("global_size", "channels", "mean", "std")
 # And of how files become pixels; what is absent is the default.
 DECODED = ("range", "exif")
@@ -20,11 +21,47 @@ _NORMALIZATION = ("data.mean", "data.std")
 _SEEN = ("data.global_size", "data.channels", "data.range", "data.exif", "knn.resize", "dtype")
 
 
+def describe(
+    recorded: dict[str, Any], *, head: bool, view: CentralView | None = None
+) -> dict[str, Any]:
+    """Returns what a model needs besides its parameters.
+
+    Args:
+      recorded: a run's config, {"model.width": 384, ...}.
+      head: whether to describe the head, too.
+      view: how evaluations see images; None for what follows from the config.
+
+    Returns:
+      `model` and by option `head`, those sections of the config but for how they were executed;
+      `global_size` [height, width] and `channels` of the images it was trained for; their
+      `patch_grid` [rows, columns]; `view`, how images are resized and cut in evaluations
+      (`central.CentralView`); `mean` and `std` of each channel, for pixels in [0, 1]; `range` and
+      `exif`, how files become pixels; `dtype` of the computation.
+
+    Raises:
+      UserError: if the config lacks one of these.
+    """
+    config = flax.traverse_util.unflatten_dict(portable(recorded), sep=".")
+    try:
+        patch_size, global_size = config["model"]["patch_size"], config["data"]["global_size"]
+        view = view or view_of_run(global_size, config["knn"]["resize"])
+        return {
+            **{section: config[section] for section in (("model", "head") if head else ("model",))},
+            **{key: config["data"][key] for key in ("global_size", "channels", "mean", "std")},
+            **{key: config["data"][key] for key in DECODED if key in config["data"]},
+            "patch_grid": [side // patch_size for side in global_size],
+            "view": view.to_json(),
+            "dtype": config["dtype"],
+        }
+    except KeyError as error:
+        raise UserError(f"the run's config.json lacks {error}; restore the file") from None
+
+
 def described_config(description: dict[str, Any], path: str) -> ConfigDict:
     """Returns the default config with a model's description filled in.
 
     Args:
-      description: as `export.describe` makes it.
+      description: as `describe` makes it.
       path: of the export, for errors.
 
     Raises:
@@ -53,7 +90,7 @@ def described_view(description: dict[str, Any], path: str) -> CentralView:
     """Returns how the model that is described sees images in evaluations.
 
     Args:
-      description: as `export.describe` makes it; those of before have the shorter side at most.
+      description: as `describe` makes it; those of before have the shorter side at most.
       path: of the export, for errors.
 
     Raises:

@@ -3,28 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-import flax.traverse_util
 import jax
-from etils import epath
 
-import ibot_jax
 from ibot_jax.cli.quiet import quiet_libraries
-from ibot_jax.config.flat import flatten
-from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.errors import UserError, about_arguments, require_one_of
 from ibot_jax.files.paths import absolute_path, warn_if_among_images, writing
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.weights.card import make_card, read_report, require_same_weights
-from ibot_jax.weights.checkpoints import find_checkpoint, find_workdir, read_params
-from ibot_jax.weights.description import DECODED, portable, recorded_config
-from ibot_jax.weights.finetuned import is_finetuned
-from ibot_jax.weights.formats import CONFIG, import_safetensors
+from ibot_jax.weights.find import find
+from ibot_jax.weights.formats import import_safetensors
 from ibot_jax.weights.hashes import flat_tensors
-from ibot_jax.weights.history import config_of_step, read_config
 from ibot_jax.weights.load import load
 from ibot_jax.weights.quoting import quoted
-from ibot_jax.weights.run_metrics import knn_facts
-from ibot_jax.weights.sanity import check_finite
 from ibot_jax.weights.writers import (
     FOLDERS,
     OWN_FORMATS,
@@ -70,21 +60,18 @@ def export(
     """
     require_one_of("--to", to, OWN_FORMATS)
     require_one_of("--weights", weights, ("teacher", "student"))
-    source, target = absolute_path(workdir), target_of(out, to)
+    target = target_of(out, to)
     if to == "safetensors":
         import_safetensors()  # its absence is told before anything is read
     check_target(target, folder_of=FOLDERS.get(to), overwrite=overwrite)
     evaluations = [read_report(absolute_path(path)) for path in reports]
-    source, step = find_workdir(source, step)
-    recorded = read_config(source)
-    if recorded is None:
-        what = "config.json in it" if source.is_dir() else "such folder"
-        raise UserError(f"--workdir={workdir} holds no run: there is no {what}; give that of a run")
-    warn_if_among_images(out, "--out", [recorded.get("data.source", "")])
-    read = _read_finetuned if is_finetuned(recorded) else _read_run
-    description, params = read(source, step, weights, head)
+    source = find(workdir, step)
+    if source.config is None:
+        raise UserError(f"{workdir} holds no run: there is no config.json in it; give that of one")
+    warn_if_among_images(out, "--out", [source.config.get("data.source", "")])
+    model, params = load(workdir, weights=weights, step=step, head=head)
+    description = model.description(head=head)
     number = description["step"]
-    check_finite(params, f"--workdir={workdir} --step={number}")
     require_same_weights(evaluations, params)
     card = own_card(target.name, to, params, description, license_id, evaluations)
     with writing("--out", out):
@@ -100,36 +87,6 @@ def export(
         f"{sum(x.size for x in tensors):,} parameters, {sum(x.nbytes for x in tensors):,} bytes\n"
         f"{written_words(target, out, to)}"
     )
-
-
-def _read_run(
-    workdir: epath.Path, step: str, weights: str, head: bool
-) -> tuple[dict[str, Any], Params]:
-    """Returns the description and the parameters of a pre-training's model."""
-    number, top1 = find_checkpoint(workdir, step, [weights])
-    recorded = portable(config_of_step(workdir, number))
-    recorded_config(recorded, str(workdir / CONFIG))  # which looks at what it says
-    description = describe(recorded, head=head)
-    description |= {
-        "weights": weights,
-        "step": number,
-        **knn_facts(workdir, number, top1, weights),
-        "ibot_jax": ibot_jax.__version__,
-        "run": recorded,
-    }
-    return description, read_params(
-        workdir, number, weights, ("backbone", *(("head",) if head else ()))
-    )
-
-
-def _read_finetuned(
-    workdir: epath.Path, step: str, weights: str, head: bool
-) -> tuple[dict[str, Any], Params]:
-    """Returns the description and the parameters of a fine-tuned model."""
-    model, params = load(str(workdir), weights=weights, step=step, head=head)
-    description = describe(flatten(model.config), head=False) | model.facts | model.history
-    description |= {"classifier": model.classifier} if head else {}
-    return description | {"ibot_jax": ibot_jax.__version__}, params
 
 
 def own_card(
@@ -183,39 +140,3 @@ _READING = {
         tensors = safetensors.numpy.load_file({name})
         """,
 }
-
-
-def describe(
-    recorded: dict[str, Any], *, head: bool, view: CentralView | None = None
-) -> dict[str, Any]:
-    """Returns what a model needs besides its parameters.
-
-    Args:
-      recorded: a run's config, {"model.width": 384, ...}.
-      head: whether to describe the head, too.
-      view: how evaluations see images; None for what follows from the config.
-
-    Returns:
-      `model` and by option `head`, those sections of the config but for how they were executed;
-      `global_size` [height, width] and `channels` of the images it was trained for; their
-      `patch_grid` [rows, columns]; `view`, how images are resized and cut in evaluations
-      (`central.CentralView`); `mean` and `std` of each channel, for pixels in [0, 1]; `range` and
-      `exif`, how files become pixels; `dtype` of the computation.
-
-    Raises:
-      UserError: if the config lacks one of these.
-    """
-    config = flax.traverse_util.unflatten_dict(portable(recorded), sep=".")
-    try:
-        patch_size, global_size = config["model"]["patch_size"], config["data"]["global_size"]
-        view = view or view_of_run(global_size, config["knn"]["resize"])
-        return {
-            **{section: config[section] for section in (("model", "head") if head else ("model",))},
-            **{key: config["data"][key] for key in ("global_size", "channels", "mean", "std")},
-            **{key: config["data"][key] for key in DECODED if key in config["data"]},
-            "patch_grid": [side // patch_size for side in global_size],
-            "view": view.to_json(),
-            "dtype": config["dtype"],
-        }
-    except KeyError as error:
-        raise UserError(f"the run's config.json lacks {error}; restore the file") from None

@@ -21,24 +21,14 @@ from ibot_jax.files.json_files import parse_object
 from ibot_jax.models.build import build_backbone, compute_dtype, param_dtype
 from ibot_jax.models.classifier import Classifier
 from ibot_jax.optim.optimizer import Params
-from ibot_jax.weights.checkpoints import find_checkpoint, read_params
+from ibot_jax.weights.checkpoints import read_weights
 from ibot_jax.weights.description import portable, recorded_config
-from ibot_jax.weights.history import Flat, config_of_step, read_config
+from ibot_jax.weights.find import Source
+from ibot_jax.weights.formats import PARAMS
+from ibot_jax.weights.history import Flat, config_of_step
 
-_FILE, _PART = "model.json", "params"
+_FILE = "model.json"
 Described = dict[str, Any]
-
-
-def is_finetuned(recorded: Flat) -> bool:
-    """Returns whether the config of a workdir is that of a fine-tuning."""
-    return "flags.source" in recorded
-
-
-def settle_step(workdir: epath.Path, step: str, weights: str) -> int:
-    """Returns which step of a run, or of a fine-tuning, is meant; see `find_checkpoint`."""
-    if is_finetuned(read_config(workdir) or {}):
-        return find_checkpoint(workdir, step, [_PART], metric="test_top1")[0]
-    return find_checkpoint(workdir, step, ["student" if weights == "student" else "teacher"])[0]
 
 
 def parts_of(classifier: Described | None) -> tuple[str, ...]:
@@ -83,13 +73,12 @@ def write_model(workdir: epath.Path, config: Flat, classifier: Described, run: F
 
 
 def read_finetuned(
-    workdir: epath.Path, step: str, head: bool, load: Callable[..., tuple[Any, Params]]
+    source: Source, head: bool, load: Callable[..., tuple[Any, Params]]
 ) -> tuple[dict[str, Any], Params]:
     """Reads a fine-tuned model.
 
     Args:
-      workdir: of the fine-tuning.
-      step: "latest", "best" by the accuracy of its tests, or a step in digits.
+      source: of the kind "fine-tuning".
       head: whether its classifier is needed, too.
       load: `load.load`, for folders of earlier versions.
 
@@ -100,12 +89,13 @@ def read_finetuned(
     Raises:
       UserError: if something is damaged or missing.
     """
-    number, top1 = find_checkpoint(workdir, step, [_PART], metric="test_top1")
+    workdir = source.place
+    number, top1 = source.checkpoint(PARAMS)
     recorded = config_of_step(workdir, number)
     described = _read_model(workdir, recorded, number, load)
     classifier, run = described["classifier"], described["run"]
-    params = read_params(
-        workdir, number, _PART, ("backbone", *(parts_of(classifier) if head else ()))
+    params = read_weights(
+        workdir, number, PARAMS, ("backbone", *(parts_of(classifier) if head else ()))
     )
     return {
         "config": recorded_config(portable(described["config"]), str(workdir / _FILE)),
@@ -136,7 +126,8 @@ def _read_model(
         ) from None
     config = model.config.copy_and_resolve_references()
     config.data.global_size = tuple(recorded["flags.size"])
-    width, classes = read_params(workdir, step, _PART, ["classifier"])["classifier"]["kernel"].shape
+    classifier = read_weights(workdir, step, PARAMS, ["classifier"])["classifier"]
+    width, classes = classifier["kernel"].shape
     projection = width if recorded["start"] == "projection" else 0
     return {
         "config": as_json(config),

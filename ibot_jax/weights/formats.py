@@ -6,14 +6,13 @@ import zipfile
 from typing import Any
 
 import flax.traverse_util
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 
 from ibot_jax.errors import UserError
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.weights.checkpoints import is_checkpoint
+from ibot_jax.weights.read import read_arrays
 
 PARAMS, CONFIG = "params", "config.json"  # what an Orbax export consists of
 SETS = ("teacher", "student")  # what a checkpoint to start from has in place of `PARAMS`
@@ -41,11 +40,7 @@ def read_exported(source: epath.Path, path: str, weights: str) -> tuple[dict[str
     try:
         if source.is_dir():
             folder = next(source / name for name in (PARAMS, weights) if (source / name).is_dir())
-            with ocp.PyTreeCheckpointer() as checkpointer:
-                tree = checkpointer.metadata(folder).item_metadata.tree
-                as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-                args = ocp.args.PyTreeRestore(restore_args=as_numpy)
-                params = checkpointer.restore(folder, args=args)
+            params = read_arrays(folder)
             description = json.loads((source / CONFIG).read_text())
             if folder.name in SETS:  # it holds both, whatever its description says
                 description["weights"] = folder.name

@@ -5,12 +5,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from etils import epath
 
 from ibot_jax.errors import UserError, require_one_of
-from ibot_jax.files.paths import absolute_path
 from ibot_jax.optim.optimizer import Params
-from ibot_jax.weights.checkpoints import find_checkpoint, find_workdir, read_params
+from ibot_jax.weights.checkpoints import read_weights
 from ibot_jax.weights.description import (
     DECODED,
     DESCRIBED_DATA,
@@ -19,9 +17,10 @@ from ibot_jax.weights.description import (
     portable,
     recorded_config,
 )
-from ibot_jax.weights.finetuned import build_classifier, is_finetuned, parts_of, read_finetuned
-from ibot_jax.weights.formats import CONFIG, is_exported_folder, read_exported
-from ibot_jax.weights.history import config_of_step, read_config
+from ibot_jax.weights.find import Source, find
+from ibot_jax.weights.finetuned import build_classifier, parts_of, read_finetuned
+from ibot_jax.weights.formats import CONFIG, read_exported
+from ibot_jax.weights.history import config_of_step
 from ibot_jax.weights.model import Model
 from ibot_jax.weights.read import require_shapes
 from ibot_jax.weights.run_metrics import knn_facts
@@ -64,21 +63,19 @@ def load(
     """
     require_one_of("--weights", weights, ("teacher", "student"))
     require_one_of("--dtype", dtype, ("float32", "bfloat16"))
-    source = absolute_path(path)
-    if not source.exists():
-        raise UserError(f"{path} does not exist; give a run's workdir, a checkpoint or an export")
-    if source.is_dir() and not is_exported_folder(source):
-        model, params = _load_run(source, path, weights, step, head)
-    else:
-        model, params = _load_export(source, path, weights, head)
+    source = find(path, step)
+    read = _load_run if source.has_checkpoints else _load_export
+    model, params = read(source, path, weights, head)
     model.config.dtype = dtype
     _check_shapes(model, params)
     check_finite(params, path)
     return model, params
 
 
-def _load_export(source: epath.Path, path: str, weights: str, head: bool) -> tuple[Model, Params]:
-    description, tensors = read_exported(source, path, weights)
+def _load_export(source: Source, path: str, weights: str, head: bool) -> tuple[Model, Params]:
+    if source.kind == "foreign" and source.place.is_dir():
+        raise UserError(f"{path} holds no model: it is no run's workdir, checkpoint or export")
+    description, tensors = read_exported(source.place, path, weights)
     config, view = described_config(description, path), described_view(description, path)
     history = {key: description[key] for key in _HISTORY if key in description}
     facts = {k: v for k, v in description.items() if k not in (*_MODEL, *_HISTORY)}
@@ -131,22 +128,18 @@ def _check_shapes(model: Model, params: Params) -> None:
     require_shapes(params, made, model.name)
 
 
-def _load_run(
-    source: epath.Path, path: str, weights: str, step: str, head: bool
-) -> tuple[Model, Params]:
-    """Loads from a workdir or from one of its checkpoints, WORKDIR/checkpoints/STEP."""
-    workdir, step = find_workdir(source, step)
-    recorded = read_config(workdir)
-    if recorded is None:
+def _load_run(source: Source, path: str, weights: str, head: bool) -> tuple[Model, Params]:
+    workdir = source.place
+    if source.config is None:
         raise UserError(f"{path} holds no model: it is no run's workdir, checkpoint or export")
-    if is_finetuned(recorded):
+    if source.kind == "fine-tuning":
         if weights == "student":
             raise UserError(f"{path} is fine-tuned: it has no student, but one set of weights")
-        described, params = read_finetuned(workdir, step, head, load)
+        described, params = read_finetuned(source, head, load)
         return Model(name=path, **described), params
-    number, top1 = find_checkpoint(workdir, step, [weights])
+    number, top1 = source.checkpoint(weights)
     recorded = portable(config_of_step(workdir, number))
-    params = read_params(workdir, number, weights, ("backbone", *(("head",) if head else ())))
+    params = read_weights(workdir, number, weights, ("backbone", *(("head",) if head else ())))
     facts = {"weights": weights, "step": number, **knn_facts(workdir, number, top1, weights)}
     config = recorded_config(recorded, str(workdir / CONFIG))
     return Model(config, path, facts, {"run": recorded}), params

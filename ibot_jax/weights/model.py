@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+import ibot_jax
+from ibot_jax.config.flat import flatten
 from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.errors import UserError
 from ibot_jax.methods import forward
@@ -24,6 +26,7 @@ from ibot_jax.models.head import Head
 from ibot_jax.models.tokens import Attention, Tokens
 from ibot_jax.models.vit import ViT
 from ibot_jax.optim.optimizer import Params
+from ibot_jax.weights.description import describe
 from ibot_jax.weights.finetuned import build_classifier
 from ibot_jax.weights.sanity import check_images
 
@@ -73,6 +76,17 @@ class Model:
     def trained_on(self) -> str:
         """The `data.source` of the run that the weights are from; "" if that is not known."""
         return self.history.get("run", {}).get("data.source", "")
+
+    def description(self, *, head: bool) -> dict[str, Any]:
+        """Returns what an export says of it, and of its head by option; see `describe`."""
+        config, classifier = flatten(self.config), {}
+        if self.classifier is None:  # loaded for another dtype, maybe
+            config["dtype"] = self.history.get("run", {}).get("dtype", self.config.dtype)
+        elif head:
+            classifier = {"classifier": self.classifier}
+        described = describe(config, head=head and self.classifier is None, view=self.view)
+        facts = self.facts | self.history | classifier
+        return described | facts | {"ibot_jax": ibot_jax.__version__}
 
     @functools.cached_property
     def geometry(self) -> Geometry:

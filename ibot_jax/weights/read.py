@@ -1,51 +1,74 @@
-"""What is looked at before a checkpoint's arrays are read, and how a failure is told."""
+"""Reads one part of a checkpoint or an export: what Orbax wrote, compared before it is used."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
 from ibot_jax.errors import UserError
+from ibot_jax.optim.optimizer import Params
+
+
+def read_arrays(folder: epath.Path, keys: Sequence[str] | None = None) -> Params:
+    """Reads a part into the host's memory, whatever devices wrote it.
+
+    Args:
+      folder: of the part.
+      keys: of its dict, such as "backbone"; no more than these is read. None for all.
+
+    Returns:
+      Nested dicts of NumPy arrays, of the dtypes that were saved.
+
+    Raises:
+      Exception: whatever Orbax's threads meet; see `readable`.
+    """
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        saved = checkpointer.metadata(folder).item_metadata.tree
+        wanted = saved if keys is None else {key: saved[key] for key in keys}
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
+        return checkpointer.restore(folder, args=args)
+
+
+def read_like(folder: epath.Path, part: str, like: Any) -> Any:
+    """Reads a part onto the devices.
+
+    Args:
+      folder: of the checkpoint.
+      part: its name.
+      like: jax.ShapeDtypeStructs with shardings, which say how to lay it out.
+
+    Raises:
+      UserError: if a tensor has another shape, or is not there.
+      Exception: whatever Orbax's threads meet; see `readable`.
+    """
+    with ocp.StandardCheckpointer() as checkpointer:
+        saved = _shapes(checkpointer.metadata(folder / part).item_metadata.tree)
+        wanted = _shapes(like)
+        for tensor in sorted(saved.keys() | wanted.keys()):
+            if saved.get(tensor) != wanted.get(tensor):
+                raise UserError(
+                    f"{folder} does not fit this config: {part}/{tensor} has shape "
+                    f"{saved.get(tensor, 'none')} there and {wanted.get(tensor, 'none')} here; "
+                    "make model, head, input size and optimiser equal"
+                )
+        return checkpointer.restore(folder / part, like)
 
 
 @contextlib.contextmanager
-def readable(folder: epath.Path) -> Iterator[None]:
-    """Turns whatever Orbax's threads meet in reading a checkpoint into a UserError."""
+def readable(path: epath.Path, remedy: str) -> Iterator[None]:
+    """Turns whatever is met in reading into a UserError that says what would do."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # of Orbax, NumPy and safetensors, which raise many kinds
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(
-            f"{folder} cannot be read ({reason}); restore it, or move it elsewhere: then an "
-            "earlier one is taken"
-        ) from error
-
-
-def check_shapes(folder: epath.Path, name: str, like: Any) -> None:
-    """Compares the saved shapes of a part with those of `like`, tensor by tensor."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        saved = _shapes(checkpointer.metadata(folder / name).item_metadata.tree)
-    wanted = _shapes(like)
-    for tensor in sorted(saved.keys() | wanted.keys()):
-        if saved.get(tensor) != wanted.get(tensor):
-            raise UserError(
-                f"{folder} does not fit this config: {name}/{tensor} has shape "
-                f"{saved.get(tensor, 'none')} there and {wanted.get(tensor, 'none')} here; "
-                "make model, head, input size and optimiser equal"
-            )
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in leaves
-    }
+        raise UserError(f"{path} cannot be read ({reason}); {remedy}") from error
 
 
 def require_shapes(params: Any, described: Any, name: str) -> None:
@@ -67,3 +90,11 @@ def require_shapes(params: Any, described: Any, name: str) -> None:
                 f"{found.get(tensor, 'absent')}, not {wanted.get(tensor, 'absent')}; restore the "
                 "one or the other"
             )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in leaves
+    }

@@ -422,4 +422,6 @@ def test_weights_that_do_not_fit_are_named_with_both_shapes(workdir):
 
 def test_no_checkpoint_to_start_from(tmp_path):
     with pytest.raises(UserError, match="holds no checkpoint"):
+        read_weights(str(tmp_path), first_state(tiny_config()))
+    with pytest.raises(UserError, match="absent does not exist"):
         read_weights(str(tmp_path / "absent"), first_state(tiny_config()))

@@ -20,7 +20,8 @@ from ibot_jax.errors import UserError
 from ibot_jax.evaluate.__main__ import TASKS
 from ibot_jax.kernels.gelu import value_and_slope
 from ibot_jax.weights.card import make_card, read_report, require_same_weights
-from ibot_jax.weights.export import describe, own_card
+from ibot_jax.weights.description import describe
+from ibot_jax.weights.export import own_card
 from ibot_jax.weights.hashes import weights_hash
 
 TENSORS = {"b": np.arange(3, dtype=np.float32), "a": np.ones((2, 1))}

@@ -7,11 +7,7 @@ FOLDER/evaluations/NAME/              of an export, FOLDER/NAME
 
 import argparse
 
-from ibot_jax.errors import UserError
-from ibot_jax.files.paths import absolute_path
-from ibot_jax.weights.checkpoints import find_workdir
-from ibot_jax.weights.finetuned import settle_step
-from ibot_jax.weights.formats import is_exported_folder
+from ibot_jax.weights.find import find
 
 _FOLDER = "evaluations"
 
@@ -24,15 +20,11 @@ def settle(args: argparse.Namespace) -> None:
     Raises:
       UserError: if there is no such model or step.
     """
-    path = absolute_path(args.source)
-    if not path.exists():
-        raise UserError(
-            f"{args.source} does not exist; give a run's workdir, a checkpoint or an export"
-        )
-    home, name = path.parent, path.name
-    workdir, step = find_workdir(path, args.step)
-    if (workdir / "checkpoints").is_dir() and not is_exported_folder(path):
-        home, name = workdir, str(settle_step(workdir, step, args.weights))
+    source = find(args.source, args.step)
+    home, name = source.place.parent, source.place.name
+    if source.has_checkpoints:
+        step, _ = source.checkpoint(source.part(args.weights))
+        home, name = source.place, str(step)
         args.step = name
     if args.out is None:
         suffix = "" if args.weights == "teacher" else f"-{args.weights}"

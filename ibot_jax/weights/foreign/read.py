@@ -12,20 +12,15 @@ import ibot_jax
 from ibot_jax.config.flat import flatten
 from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.errors import UserError
-from ibot_jax.files.paths import absolute_path
 from ibot_jax.optim.optimizer import Params
-from ibot_jax.weights.checkpoints import find_workdir, is_checkpoint
-from ibot_jax.weights.description import described_view
-from ibot_jax.weights.export import describe
+from ibot_jax.weights.description import describe, described_view
+from ibot_jax.weights.find import find
 from ibot_jax.weights.foreign.accounting import NO_MASK_TOKEN
 from ibot_jax.weights.foreign.architecture import Known
 from ibot_jax.weights.foreign.convert import Taken, read_tensor, take
 from ibot_jax.weights.foreign.files import Contents, read_contents
 from ibot_jax.weights.formats import (
     SETS,
-    is_exported_folder,
-    is_own_npz,
-    is_own_safetensors,
 )
 from ibot_jax.weights.load import load
 
@@ -36,7 +31,7 @@ class Found:
 
     Attributes:
       kind: where it was, for people.
-      description: as `export.describe`, and what else is known.
+      description: as `description.describe`, and what else is known.
       params: by "teacher" and "student", as many as were wanted; NumPy arrays.
       centers: of the losses, {"class": [K], "patch": [K]}, where they are in the file.
       notes: what a person should know.
@@ -65,18 +60,16 @@ def read_model(
     Raises:
       UserError: if there is no such model, or it cannot be converted whole.
     """
-    source = absolute_path(path)
-    if not source.exists():
-        raise UserError(f"{path} does not exist; give a file or folder that holds a model")
-    if _is_own(source):
-        if whole and _has_both(source):
+    source = find(path, step)
+    if source.kind != "foreign":
+        if whole and source.kind in ("run", "start"):
             raise UserError(f"{path} needs no conversion: --config.init_from={path} takes it")
         if known != Known():
             raise UserError(
                 f"{path} says all of its model; leave out --heads, --grid, --mean, --std, --allow"
             )
         return _read_own(path, weights=weights, step=step, head=head)
-    contents = read_contents(source)
+    contents = read_contents(source.place)
     unnamed = "" in contents.sets
     if unnamed:
         wanted = (contents.facts.get("description", {}).get("weights", weights),)
@@ -91,7 +84,7 @@ def read_model(
     taken = {who: take(contents, "" if unnamed else who, path, known, head=head) for who in wanted}
     return Found(
         kind=f"{contents.kind} with names of {taken[wanted[0]].dialect.name}",
-        description=_describe(contents, taken, source, head=head),
+        description=_describe(contents, taken, source.place, head=head),
         params=_with_mask_tokens({who: part.params for who, part in taken.items()}),
         centers={
             kind: read_tensor(tensor, f"{kind} center", path).reshape(-1)
@@ -102,19 +95,6 @@ def read_model(
     )
 
 
-def _is_own(source: epath.Path) -> bool:
-    """Returns whether `load.load` is to read it."""
-    if source.is_dir():
-        workdir, _ = find_workdir(source, "latest")
-        return _has_both(workdir) or is_exported_folder(source)
-    return is_own_npz(source) or is_own_safetensors(source)
-
-
-def _has_both(source: epath.Path) -> bool:
-    """Returns whether it is a run, a checkpoint of it, or a checkpoint to start from."""
-    return is_checkpoint(source) or any((source / name).is_dir() for name in ("checkpoints", *SETS))
-
-
 def _read_own(path: str, *, weights: str, step: str, head: bool) -> Found:
     model, params = load(path, weights=weights, step=step, head=head)
     if head and model.classifier is not None:
@@ -122,10 +102,8 @@ def _read_own(path: str, *, weights: str, step: str, head: bool) -> Found:
             f"{path} is fine-tuned and has no projection head; ibot_jax.export --head takes its "
             "classifier along"
         )
-    facts = {"ibot_jax": ibot_jax.__version__, **model.facts, **model.history}
-    description = describe(flatten(model.config), head=head, view=model.view) | facts
-    who = facts.get("weights", weights)
-    return Found("ibot_jax", description, {who: params}, {}, ())
+    who = model.facts.get("weights", weights)
+    return Found("ibot_jax", model.description(head=head), {who: params}, {}, ())
 
 
 def _describe(

@@ -210,7 +210,7 @@ def assert_described(ours, theirs):
     ours, theirs = json.loads(ours), json.loads(theirs)
     for key, value in theirs.items():
         if isinstance(value, dict):
-            learned = {k: v for k, v in value.items() if not {k, f"{key}.{k}"} & EXECUTED.keys()}
+            learned = {k: v for k, v in value.items() if not {k, f"{key}.{k}"} & EXECUTED}
             assert learned.items() <= ours[key].items(), key
         else:
             assert ours[key] == value, key

@@ -41,7 +41,12 @@ INNER = {
         ("features",),
         ("common",),
     ),
-    "kernels": (("devices",), ("tpu",), (REST,)),
+    "kernels": (
+        ("branch",),
+        ("attention", "colors"),
+        ("tpu", "cudnn"),
+        (REST,),
+    ),
     "weights": (("foreign",), (REST,)),
     "tools": (("aot", "bench"), ("pods",), (REST,)),
 }

@@ -9,11 +9,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ibot_jax.kernels.devices import Device
+from ibot_jax.kernels.specs import PackingSpec, Spec, anything, covers
+
 Array = jax.Array
 
 _SHARED = 128  # tokens: longest sequence that several share
 _ROWS = 8  # tokens: what the length of a sequence is a multiple of
 _SEQUENCES = 8  # that kernels can take at a time: a multiple of them, where they are joined anyway
+
+
+_KNOWN = {
+    **dict.fromkeys(("batch", "tokens", "width", "heads", "scale", "biases"), anything),
+    "dtype": ("bfloat16", "float32"),
+}
+
+
+def supports(spec: Spec, device: Device) -> bool:
+    """Returns whether such sequences are better packed on such a device."""
+    return (
+        isinstance(spec, PackingSpec)
+        and (device.platform == "tpu" and not device.partitioned)
+        and covers({"attention": lambda attention: covers(_KNOWN, attention)}, spec)
+    )
 
 
 def sequences_together(tokens: int) -> int:
@@ -37,11 +55,11 @@ def unpack(x: Array, batch: int, tokens: int) -> Array:
     return x.reshape(-1, tokens, x.shape[-1])[:batch]
 
 
-def owners(tokens: int) -> np.ndarray:
-    """Returns which sequence each token of a packed one belongs to, [T'] int; what fills up, none.
+def owners(tokens: int) -> tuple[int, ...]:
+    """Returns which sequence each token of a packed one belongs to, T' numbers; -1 fills up.
 
     A token attends to those of the same owner.
     """
     together = sequences_together(tokens)
     used = together * tokens
-    return np.append(np.repeat(np.arange(together), tokens), np.full(-used % _ROWS, -1))
+    return (*np.repeat(np.arange(together), tokens).tolist(), *[-1] * (-used % _ROWS))

@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ibot_jax.kernels import colors as augment
-from ibot_jax.kernels import devices
-from ibot_jax.kernels.tpu import colors as tpu_colors
+from ibot_jax.kernels.choice import XLA, Kernels
+from ibot_jax.kernels.colors import apply_colors
 from ibot_jax.losses import monitors
 from ibot_jax.losses.centering import teacher_probs
 from ibot_jax.losses.chunked import sum_of_chunks
@@ -63,8 +62,8 @@ def masked_capacity_used(config: ConfigDict, masks: Array, tensor: int = 1) -> A
     return masks.sum() / masked_capacity(config, views, tensor)
 
 
-def make_losses(config: ConfigDict, mesh: jax.sharding.Mesh) -> Objective:
-    """Returns the function that forms both losses of one device's rows.
+def make_losses(config: ConfigDict, mesh: jax.sharding.Mesh, kernels: Kernels = XLA) -> Objective:
+    """Returns the function that forms both losses of one device's rows; `kernels` may compute them.
 
     It maps (student params, teacher params, centers, temperatures {"class", "patch"}, rows of a
     batch, gains [B, V, depth, 2] of stochastic depth or None) to (loss, (averages, outputs)), to be
@@ -72,11 +71,7 @@ def make_losses(config: ConfigDict, mesh: jax.sharding.Mesh) -> Objective:
     `class_targets` [K]; `outputs` are the teacher's mean outputs {"class": [K], "patch": [K]},
     which move the centers. Means over devices of these are the whole batch's.
     """
-    cores = devices.tpu_cores(mesh)
-    backbone = build_backbone(config.model, config.data.global_size, config.dtype, cores)
-    # Kernels must not be left to XLA's partitioner, which has the tensor axis.
-    by_kernel = cores is not None and mesh.shape[TENSOR_AXIS] == 1
-    apply_colors = tpu_colors.apply_colors if by_kernel else augment.apply_colors
+    backbone = build_backbone(config.model, config.data.global_size, config.dtype, kernels)
     teacher_head = build_head(config.head, config.dtype, teacher=True)
     dtype = compute_dtype(config.dtype)
     tensor = mesh.shape[TENSOR_AXIS]
@@ -85,7 +80,7 @@ def make_losses(config: ConfigDict, mesh: jax.sharding.Mesh) -> Objective:
     def normalized_views(batch: dict[str, Array], kind: str) -> Array:
         views, colors = batch[f"{kind}_views"], batch.get(f"{kind}_colors")
         if colors is not None:
-            views = apply_colors(views, colors, max_blur_radius=config.data.blur_radius[1])
+            views = apply_colors(views, colors, config.data.blur_radius[1], kernels)
         return forward.normalize(views, config.data.mean, config.data.std, dtype)
 
     def loss_fn(params, teacher, centers, temps, batch: dict[str, Array], gains: Array | None):

@@ -15,6 +15,7 @@ import optax
 from ml_collections import ConfigDict
 
 from ibot_jax.config.plan import Plan
+from ibot_jax.kernels.choice import XLA, Kernels
 from ibot_jax.losses import centering, monitors
 from ibot_jax.methods.objective import make_losses, masked_capacity_used
 from ibot_jax.models.block import drop_path_gains
@@ -118,18 +119,20 @@ def jit_init(config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh) -> jax.sta
     return jax.jit(make_init(config, plan), out_shardings=layouts)
 
 
-def jit_train_step(config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
+def jit_train_step(
+    config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh, kernels: Kernels = XLA
+) -> jax.stages.Wrapped:
     """Returns the jitted `make_train_step`, whose state is donated and stays where it lies."""
     layouts = jax.tree.map(lambda x: x.sharding, state_layout(config, plan, mesh))
     return jax.jit(
-        make_train_step(config, plan, mesh),
+        make_train_step(config, plan, mesh, kernels),
         donate_argnums=0,
         out_shardings=(layouts, replicated(mesh)),
     )
 
 
 def make_train_step(
-    config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh
+    config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh, kernels: Kernels = XLA
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]:
     """Returns the training step, a pure function to be jitted with its state donated.
 
@@ -138,12 +141,14 @@ def make_train_step(
     `local_views` [B, L, H', W', C], uint8 pixels or normalised floats; `masks` [B, G, h, w] bool;
     and, where colours are still to be changed, `global_colors` [B, G, 12] and `local_colors`
     [B, L, 12] (see `colors.COLUMNS`). The step returns the next state and metrics, scalars of the
-    parameters' dtype. A state that is not `finite` comes back as it was.
+    parameters' dtype. A state that is not `finite` comes back as it was. `kernels` may compute what
+    they can of it.
     """
     tx = make_optimizer(config, plan)
     schedules = make_schedules(config, plan)
     gradients_of_rows = _accumulated(
-        jax.value_and_grad(make_losses(config, mesh), has_aux=True), config.grad_accum_steps
+        jax.value_and_grad(make_losses(config, mesh, kernels), has_aux=True),
+        config.grad_accum_steps,
     )
 
     tensor = mesh.shape[TENSOR_AXIS]

@@ -1,22 +1,21 @@
 """The transformer block: attention, MLP, stochastic depth (paper, section 4.1)."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ibot_jax.kernels.gelu import gelu
-from ibot_jax.kernels.tpu import attention as tpu_attention
-from ibot_jax.kernels.tpu import attention_branch as tpu_attention_branch
-from ibot_jax.kernels.tpu import mlp as tpu_mlp
-from ibot_jax.kernels.tpu.cores import Cores
-from ibot_jax.models.layer_norm import layer_norm
-from ibot_jax.models.linear import Linear, add_bias, normal_init
-from ibot_jax.parallel.tensor import is_split_over_tensor, over_columns, split_over_tensor
+from ibot_jax.kernels.branch import branch, branch_attention
+from ibot_jax.kernels.choice import XLA, Kernels
+from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
+from ibot_jax.kernels.specs import QKV, AttentionBranchSpec, AttentionSpec, MlpBranchSpec
+from ibot_jax.models.layer_norm import NormParams
+from ibot_jax.models.linear import LinearParams
+from ibot_jax.parallel.tensor import split_over_tensor
 
 Array = jax.Array
+
+_NORM = ("layer", LAYER_NORM_EPSILON)
 
 # What `remat` keeps from the forward pass; the backward pass computes the rest of a block again.
 REMAT_POLICIES = {
@@ -34,113 +33,63 @@ def start_of_block(x: Array) -> Array:
     return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 
-class QueryKeyValue(nn.Module):
-    """One linear layer for queries, keys and values: [..., D] to three times [..., D].
+def attention_spec(
+    shape: tuple[int, int, int], heads: int, dtype: jnp.dtype, owners: tuple[int, ...] = ()
+) -> AttentionSpec:
+    """Specifies the attention among tokens [B, T, D], whose parameters are `AttentionParams`."""
+    scale = (shape[-1] // heads) ** -0.5
+    return AttentionSpec(*shape, heads, jnp.dtype(dtype).name, scale, QKV, owners)
 
-    Its three parts are multiplied apart. The parameters are small; a TPU would copy what one
-    product of them all gives, and its gradient, to take it apart and to put it together.
 
-    Attributes:
-      dtype: of the computation.
-      param_dtype: of the parameters `kernel` [D, 3 D] and `bias` [3 D].
+def mlp_spec(
+    rows: int, width: int, hidden_dim: int, dtype: jnp.dtype, **options: bool
+) -> MlpBranchSpec:
+    """Specifies the MLP's branch of tokens [rows, width], whose parameters are `MlpParams`.
+
+    `options` are `layer_scale` and `gains`.
     """
+    return MlpBranchSpec(rows, width, hidden_dim, jnp.dtype(dtype).name, "gelu", *_NORM, **options)
 
-    dtype: jnp.dtype
+
+class AttentionParams(nn.Module):
+    """The parameters of self-attention: `qkv` [D, 3 D] and `proj` [D, D], with biases."""
+
     param_dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[list[Array], list[Array]]:
-        """Returns the three products, and what is still to be added to them: three biases [D]."""
-        width = x.shape[-1]
-        zeros = nn.initializers.zeros
-        kernel = self.param("kernel", normal_init, (width, 3 * width), self.param_dtype)
-        bias = self.param("bias", zeros, (3 * width,), self.param_dtype)
-        # Whole first, for each of the three is split into heads.
-        kernels = jnp.split(split_over_tensor(kernel.astype(self.dtype), None), 3, axis=1)
-        biases = jnp.split(split_over_tensor(bias, None), 3)
-        products = [x.astype(self.dtype) @ split_over_tensor(part, 1) for part in kernels]
-        return products, [split_over_tensor(part, 0) for part in biases]
+    def __call__(self, width: int) -> dict[str, dict[str, Array]]:
+        """Returns {"qkv": ..., "proj": ...}, see `LinearParams`."""
+        return {
+            "qkv": LinearParams(3 * width, self.param_dtype, name="qkv")(width),
+            "proj": LinearParams(width, self.param_dtype, name="proj")(width),
+        }
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention; softmax in float32.
-
-    Attributes:
-      heads: attention heads; divides the width.
-      kernels: see `Block`.
-      dtype: of the computation.
-      param_dtype: of the parameters.
-    """
-
-    heads: int
-    kernels: str
-    dtype: jnp.dtype
-    param_dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(
-        self, x: Array, owners: np.ndarray | None = None, only_weights: bool = False
-    ) -> Array:
-        """Maps [B, T, D] tokens to [B, T, D], or to [B, heads, T, T] attention weights.
-
-        With `owners` [T], a token attends only to those of the same owner, its neighbours.
-        """
-        shape, width = x.shape, x.shape[-1]
-        head_dim = width // self.heads
-        kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        products, biases = QueryKeyValue(name="qkv", **kwargs)(x.reshape(-1, width))
-        products = [product.reshape(shape) for product in products]
-        takes = tpu_attention.can_attend(*shape[1:], head_dim)
-        if self.kernels == "pallas" and takes and not only_weights:
-            attend = functools.partial(tpu_attention.attend, head_dim=head_dim, owners=owners)
-            x = over_columns(attend)(*products, biases)
-        else:
-            parts = map(add_bias, products, biases)
-            heads = [part.reshape(*shape[:2], self.heads, head_dim) for part in parts]
-            if self.kernels == "cudnn" and owners is None and not only_weights:
-                x = jax.nn.dot_product_attention(*heads, implementation="cudnn")
-            else:
-                query, key, value = heads
-                weights = self._weights(query, key, owners)
-                if only_weights:
-                    return weights
-                x = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
-        return Linear(width, name="proj", **kwargs)(x.reshape(-1, width)).reshape(shape)
-
-    def _weights(self, query: Array, key: Array, owners: np.ndarray | None) -> Array:
-        logits = jnp.einsum("bqhd,bkhd->bhqk", query * query.shape[-1] ** -0.5, key)
-        logits = logits.astype(jnp.promote_types(self.dtype, jnp.float32))
-        if owners is not None:
-            logits = jnp.where(owners[:, None] == owners, logits, -jnp.inf)
-        return jax.nn.softmax(logits).astype(self.dtype)
-
-
-class Mlp(nn.Module):
-    """Linear, GELU, linear."""
+class MlpParams(nn.Module):
+    """The parameters of an MLP, F = `hidden_dim`: `fc1` [D, F] and `fc2` [F, D], with biases."""
 
     hidden_dim: int
-    dtype: jnp.dtype
     param_dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps tokens [..., D] to [..., D]."""
-        kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        hidden = split_over_tensor(Linear(self.hidden_dim, name="fc1", **kwargs)(x), x.ndim - 1)
-        return Linear(x.shape[-1], name="fc2", **kwargs)(gelu(hidden))
+    def __call__(self, width: int) -> dict[str, dict[str, Array]]:
+        """Returns {"fc1": ..., "fc2": ...}, see `LinearParams`."""
+        return {
+            "fc1": LinearParams(self.hidden_dim, self.param_dtype, name="fc1")(width),
+            "fc2": LinearParams(width, self.param_dtype, name="fc2")(self.hidden_dim),
+        }
 
 
 class Block(nn.Module):
     """A pre-norm transformer block with stochastic depth and optional LayerScale.
 
+    It declares its parameters and specifies its two branches; `kernels.branch` computes them.
+
     Attributes:
       heads: attention heads.
       hidden_dim: of the MLP.
       layer_scale: initial gain of each branch's output; 0 leaves LayerScale out.
-      kernels: what computes it. "cudnn" (bfloat16 on a GPU) and "pallas" (a TPU) never write the
-        attention weights to memory; with "pallas" each branch, from norm to residual, is one
-        kernel. They leave to "xla" what they do not take.
-      cores: of a TPU, for which "pallas" makes a branch one kernel.
+      kernels: that may compute it.
       dtype: of the computation.
       param_dtype: of the parameters.
     """
@@ -148,8 +97,7 @@ class Block(nn.Module):
     heads: int
     hidden_dim: int
     layer_scale: float
-    kernels: str
-    cores: Cores | None
+    kernels: Kernels
     dtype: jnp.dtype
     param_dtype: jnp.dtype
 
@@ -158,72 +106,42 @@ class Block(nn.Module):
         self,
         x: Array,
         gains: Array | None = None,
-        owners: np.ndarray | None = None,
+        owners: tuple[int, ...] = (),
         only_attention: bool = False,
     ) -> Array:
         """Maps [B, T, D] tokens to [B, T, D], or to [B, heads, T, T] attention weights.
 
-        `gains` [2, B, T or 1, 1] multiply the outputs of the two branches; None is 1. `owners`
-        [T]: see `Attention`.
+        `gains` [2, B, T or 1, 1] multiply the outputs of the two branches; None is 1. With `owners`
+        [T], a token attends only to those of the same owner, its neighbours.
         """
-        kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-
-        def add(branch: Array, number: int) -> Array:
-            if self.layer_scale:
-                init = nn.initializers.constant(self.layer_scale)
-                shape = (branch.shape[-1],)
-                gamma = self.param(f"gamma_{number}", init, shape, self.param_dtype)
-                branch = branch * gamma.astype(self.dtype)
-            if gains is not None:
-                branch = branch * gains[number - 1].astype(self.dtype)
-            return split_over_tensor(x + branch, None)
-
-        shape = x.shape
+        batch, tokens, width = shape = x.shape
+        kernels = XLA if self.is_initializing() else self.kernels
+        attention = attention_spec(shape, self.heads, self.dtype, owners)
+        own_gains = (None, None)
         if gains is not None:
-            gains = jnp.broadcast_to(gains, (2, *shape[:2], 1)).reshape(2, -1, 1)
-        # As one table of tokens: of three dimensions, a TPU's compiler might turn the first two.
-        x = x.reshape(-1, shape[-1])
-        x = split_over_tensor(x, None)  # whole on each device, or the width would be spread
-        if self._adds_attention_by_kernel(shape) and not only_attention:
-            params = self._params("norm1", "attn")
-            attention_gains = None if gains is None else gains[0].reshape(*shape[:2], 1)
-            head_dim = shape[-1] // self.heads
-            x = tpu_attention_branch.add_attention(
-                x.reshape(shape), params, attention_gains, head_dim, owners, self.cores
-            ).reshape(x.shape)
-        else:
-            attention = Attention(self.heads, self.kernels, name="attn", **kwargs)
-            normed = layer_norm("norm1", **kwargs)(x).reshape(shape)
-            if only_attention:
-                return attention(normed, only_weights=True)
-            x = add(attention(normed, owners).reshape(x.shape), 1)
-        if self._adds_mlp_by_kernel(shape):
-            mlp_gains = None if gains is None else gains[1]
-            x = tpu_mlp.add_mlp(x, self._params("norm2", "mlp"), mlp_gains, self.cores)
-        else:
-            mlp = Mlp(self.hidden_dim, name="mlp", **kwargs)
-            x = add(mlp(layer_norm("norm2", **kwargs)(x)), 2)
-        return x.reshape(shape)
+            own_gains = jnp.broadcast_to(gains, (2, batch, tokens, 1)).reshape(2, -1, 1)
+        options = dict(layer_scale=bool(self.layer_scale), gains=gains is not None)
+        # As one table of tokens, whole on each device, or the width would be spread.
+        x = split_over_tensor(x.reshape(-1, width), None)
+        params = self._params(1, AttentionParams(self.param_dtype, name="attn"), width)
+        spec = AttentionBranchSpec(attention, *_NORM, **options)
+        if only_attention:
+            return branch_attention(x, params, spec)
+        x = branch(x, params, spec, kernels, own_gains[0])
+        params = self._params(2, MlpParams(self.hidden_dim, self.param_dtype, name="mlp"), width)
+        spec = mlp_spec(len(x), width, self.hidden_dim, self.dtype, **options)
+        return branch(x, params, spec, kernels, own_gains[1]).reshape(shape)
 
-    def _adds_attention_by_kernel(self, shape: tuple[int, ...]) -> bool:
-        head_dim = shape[-1] // self.heads
-        return self._adds_by_kernel() and tpu_attention_branch.can_add_attention(
-            *shape[1:], head_dim, self.cores
-        )
-
-    def _adds_mlp_by_kernel(self, shape: tuple[int, ...]) -> bool:
-        return self._adds_by_kernel() and tpu_mlp.can_add_mlp(
-            shape[-1], self.hidden_dim, self.cores
-        )
-
-    def _adds_by_kernel(self) -> bool:
-        """Returns whether whole branches may be kernels: those have no LayerScale."""
-        plain = not (self.layer_scale or is_split_over_tensor() or self.is_initializing())
-        return plain and self.kernels == "pallas" and self.cores is not None
-
-    def _params(self, norm: str, layers: str) -> dict:
-        params = self.variables["params"]
-        return {"norm": params[norm], **params[layers]}
+    def _params(self, number: int, layers: AttentionParams | MlpParams, width: int) -> dict:
+        """Declares the parameters of a branch, as `kernels.branch` takes them."""
+        params = {
+            "norm": NormParams(self.param_dtype, name=f"norm{number}")(width),
+            **layers(width),
+        }
+        if self.layer_scale:
+            init = nn.initializers.constant(self.layer_scale)
+            params["layer_scale"] = self.param(f"gamma_{number}", init, (width,), self.param_dtype)
+        return params
 
 
 def drop_path_gains(rng: Array, rate: float, depth: int, shape: tuple[int, ...]) -> Array:

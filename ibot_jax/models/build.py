@@ -1,10 +1,14 @@
 """Models by config: the backbone and the heads of student and teacher."""
 
+import dataclasses
+
 import jax.numpy as jnp
 
 from ibot_jax.config.section import Section
-from ibot_jax.kernels import devices
-from ibot_jax.kernels.tpu.cores import Cores
+from ibot_jax.kernels.attention import writes_weights
+from ibot_jax.kernels.choice import XLA, Kernels, choose_at_hand
+from ibot_jax.models.block import attention_spec
+from ibot_jax.models.counts import Stage
 from ibot_jax.models.head import Head
 from ibot_jax.models.swin import Swin
 from ibot_jax.models.vit import ViT
@@ -20,22 +24,8 @@ def param_dtype(dtype: str) -> jnp.dtype:
     return jnp.promote_types(compute_dtype(dtype), jnp.float32)
 
 
-def block_kernels(kernels: str, dtype: str, cores: Cores | None = None) -> str:
-    """Returns what computes blocks: `model.kernels`, or for "auto" the fastest that can.
-
-    "pallas" only with the `cores` of a TPU: elsewhere, XLA's partitioner might have to take its
-    kernels apart.
-    """
-    if kernels == "auto" and compute_dtype(dtype) == jnp.bfloat16:
-        if cores is not None:
-            return "pallas"
-        if devices.has_cudnn_attention():
-            return "cudnn"
-    return "xla" if kernels == "auto" or (kernels == "pallas" and cores is None) else kernels
-
-
 def build_backbone(
-    model: Section, size: tuple[int, int], dtype: str, cores: Cores | None = None
+    model: Section, size: tuple[int, int], dtype: str, kernels: Kernels = XLA
 ) -> ViT | Swin:
     """Builds the backbone, which student and teacher share as a module.
 
@@ -43,11 +33,11 @@ def build_backbone(
       model: the config's section.
       size: height and width of the images that it is trained for.
       dtype: of the computation.
-      cores: of TPUs that have them, within `average_gradients`, for what is fastest
-        there; the outputs are the same.
+      kernels: that may compute it.
     """
     grid = tuple(side // model.patch_size for side in size)
-    kwargs = dict(grid=grid, dtype=compute_dtype(dtype), param_dtype=param_dtype(dtype))
+    kwargs = dict(grid=grid, kernels=kernels)
+    kwargs |= dict(dtype=compute_dtype(dtype), param_dtype=param_dtype(dtype))
     kwargs |= {name: getattr(model, name) for name in ("patch_size", "width", "mlp_ratio", "remat")}
     if model.arch == "swin":
         return Swin(
@@ -60,12 +50,29 @@ def build_backbone(
         depth=model.depth,
         heads=model.heads,
         layer_scale=model.layer_scale,
-        kernels=block_kernels(model.kernels, dtype, cores),
-        cores=cores,
         scan_blocks=model.scan_blocks,
-        pack=cores is not None,
         **kwargs,
     )
+
+
+def attention_in_memory(model: Section, stages: list[Stage], dtype: str) -> int:
+    """Returns how many attention weights of a view a block writes to memory here, at the least.
+
+    Args:
+      model: the config's section.
+      stages: of the backbone on the view.
+      dtype: of the computation.
+    """
+    kernels = choose_at_hand(model.kernels)
+    if kernels.device.platform == "tpu":  # whose kernels write none; what they take is not asked
+        return 0
+    positions = "relative" if model.arch == "swin" else "none"
+    written = [0]
+    for stage in stages:
+        spec = attention_spec((1, stage.keys, stage.width), stage.heads, dtype)
+        if writes_weights(dataclasses.replace(spec, positions=positions), kernels):
+            written.append(stage.heads * stage.tokens * stage.keys)
+    return max(written)
 
 
 def build_head(head: Section, dtype: str, *, teacher: bool, parts: int = 1) -> Head:

@@ -1,21 +1,32 @@
 """LayerNorm, as all of the model's have it."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
+from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON, layer_norm_module
+
+Array = jax.Array
 
 
 def layer_norm(name: str | None, dtype: jnp.dtype, param_dtype: jnp.dtype) -> nn.LayerNorm:
-    """LayerNorm with the original's epsilon, statistics in float32 (float64 for float64).
+    """LayerNorm with the original's epsilon, see `kernels.layer_norm`."""
+    return layer_norm_module(LAYER_NORM_EPSILON, dtype, param_dtype, name=name)
 
-    The variance is formed in two passes, or for bfloat16 in one, from sums of x and x^2: of numbers
-    of 8 bits, which float32 adds up well, and which lie in memory for the next layer's product.
+
+class NormParams(nn.Module):
+    """The parameters of LayerNorm, for a kernel that computes more than the norm.
+
+    Attributes:
+      param_dtype: of the parameters.
     """
-    return nn.LayerNorm(
-        epsilon=LAYER_NORM_EPSILON,
-        use_fast_variance=dtype == jnp.bfloat16,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        name=name,
-    )
+
+    param_dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, width: int) -> dict[str, Array]:
+        """Returns {"scale": [width], "bias": [width]}."""
+        return {
+            "scale": self.param("scale", nn.initializers.ones, (width,), self.param_dtype),
+            "bias": self.param("bias", nn.initializers.zeros, (width,), self.param_dtype),
+        }

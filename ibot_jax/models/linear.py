@@ -4,10 +4,29 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ibot_jax.kernels.linear import linear
+
 Array = jax.Array
 
 # What timm and the original call trunc_normal_(std=0.02) cuts at 100 standard deviations.
 normal_init = nn.initializers.normal(0.02)
+
+
+class LinearParams(nn.Module):
+    """The parameters of a linear layer, for a kernel that computes more than the layer.
+
+    Attributes:
+      features: outputs.
+      param_dtype: of the parameters.
+    """
+
+    features: int
+    param_dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, inputs: int) -> dict[str, Array]:
+        """Returns {"kernel": [inputs, features], "bias": [features]}."""
+        return _declare(self, inputs)
 
 
 class Linear(nn.Module):
@@ -27,19 +46,12 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", normal_init, shape, self.param_dtype)
-        product = x.astype(self.dtype) @ kernel.astype(self.dtype)
-        if not self.use_bias:
-            return product
-        bias = self.param("bias", nn.initializers.zeros, shape[1:], self.param_dtype)
-        return add_bias(product, bias)
+        return linear(x, _declare(self, x.shape[-1], self.use_bias), self.dtype)
 
 
-def add_bias(x: Array, bias: Array) -> Array:
-    """Adds a bias [D] to [..., D], of the dtype of the latter.
-
-    It is cast where it lies beside every row: the gradient is then cast before it is summed over
-    the rows, and not after. In bfloat16 that is more exact, and on a TPU twice as fast.
-    """
-    return x + jnp.broadcast_to(bias, x.shape).astype(x.dtype)
+def _declare(layer: LinearParams | Linear, inputs: int, use_bias: bool = True) -> dict[str, Array]:
+    shape = (inputs, layer.features)
+    params = {"kernel": layer.param("kernel", normal_init, shape, layer.param_dtype)}
+    if use_bias:
+        params["bias"] = layer.param("bias", nn.initializers.zeros, shape[1:], layer.param_dtype)
+    return params

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ibot_jax.models.linear import add_bias
+from ibot_jax.kernels.linear import add_bias
 
 Array = jax.Array
 

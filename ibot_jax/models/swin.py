@@ -6,6 +6,7 @@ on, the class token is the mean of the normalised output tokens, and a window is
 stage's grid of a global view; a grid that no windows fill is padded.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import flax.linen as nn
@@ -13,9 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ibot_jax.models.block import REMAT_POLICIES, Mlp, QueryKeyValue, start_of_block
-from ibot_jax.models.layer_norm import layer_norm
-from ibot_jax.models.linear import Linear, add_bias, normal_init
+from ibot_jax.kernels.attention import attention_weights
+from ibot_jax.kernels.branch import branch, query_key_value, self_attention
+from ibot_jax.kernels.choice import XLA, Kernels
+from ibot_jax.models.block import (
+    REMAT_POLICIES,
+    MlpParams,
+    attention_spec,
+    mlp_spec,
+    start_of_block,
+)
+from ibot_jax.models.layer_norm import NormParams, layer_norm
+from ibot_jax.models.linear import Linear, LinearParams, normal_init
 from ibot_jax.models.patch_embed import PatchEmbed
 from ibot_jax.models.tokens import Attention, Tokens
 from ibot_jax.parallel.tensor import split_over_tensor
@@ -75,6 +85,7 @@ class WindowAttention(nn.Module):
     Attributes:
       heads: attention heads; divides the width.
       window: tokens along a side of one.
+      kernels: that may compute it.
       dtype: of the computation; softmax is in float32.
       param_dtype: of the parameters; `relative_bias` [(2 window - 1)^2, heads] has a row for each
         difference of rows, and in it of columns, a query's place minus a key's.
@@ -82,6 +93,7 @@ class WindowAttention(nn.Module):
 
     heads: int
     window: int
+    kernels: Kernels
     dtype: jnp.dtype
     param_dtype: jnp.dtype
 
@@ -93,22 +105,23 @@ class WindowAttention(nn.Module):
 
         `mask` [windows, T, T] is added to the logits.
         """
-        kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        shape, width = x.shape, x.shape[-1]
-        products, biases = QueryKeyValue(name="qkv", **kwargs)(x.reshape(-1, width))
-        query, key, value = (
-            add_bias(product, bias).reshape(*shape[:3], self.heads, -1)
-            for product, bias in zip(products, biases, strict=True)
+        batch, windows, tokens, width = shape = x.shape
+        spec = dataclasses.replace(
+            attention_spec((batch * windows, tokens, width), self.heads, self.dtype),
+            positions="relative",
+            windows=0 if mask is None else windows,
         )
-        logits = jnp.einsum("bnqhd,bnkhd->bnhqk", query * query.shape[-1] ** -0.5, key)
-        logits = logits.astype(jnp.promote_types(self.dtype, jnp.float32)) + self._position_bias()
-        if mask is not None:
-            logits += mask[:, None]
-        weights = jax.nn.softmax(logits).astype(self.dtype)
+        params = {
+            "qkv": LinearParams(3 * width, self.param_dtype, name="qkv")(width),
+            "proj": LinearParams(width, self.param_dtype, name="proj")(width),
+        }
+        operands = dict(position_bias=self._position_bias(), mask=mask)
+        x = x.reshape(-1, width)
         if only_weights:
-            return weights
-        x = jnp.einsum("bnhqk,bnkhd->bnqhd", weights, value)
-        return Linear(width, name="proj", **kwargs)(x.reshape(-1, width)).reshape(shape)
+            (query, key, _), biases = query_key_value(x, params["qkv"], spec)
+            weights = attention_weights(query, key, biases, spec, **operands)
+            return weights.reshape(batch, windows, *weights.shape[1:])
+        return self_attention(x, params, spec, self.kernels, **operands).reshape(shape)
 
     def _position_bias(self) -> Array:
         """Returns the bias of queries and keys, [heads, T, T]."""
@@ -138,6 +151,7 @@ class SwinBlock(nn.Module):
       hidden_dim: of the MLP.
       window: tokens along a side of a window.
       shift: tokens by which the windows are shifted.
+      kernels: that may compute it.
       dtype: of the computation.
       param_dtype: of the parameters.
     """
@@ -146,23 +160,36 @@ class SwinBlock(nn.Module):
     hidden_dim: int
     window: int
     shift: int
+    kernels: Kernels
     dtype: jnp.dtype
     param_dtype: jnp.dtype
 
     def setup(self):
         kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         self.norm1 = layer_norm(None, **kwargs)
-        self.attn = WindowAttention(self.heads, self.window, **kwargs)
-        self.norm2 = layer_norm(None, **kwargs)
-        self.mlp = Mlp(self.hidden_dim, **kwargs)
+        self.attn = WindowAttention(self.heads, self.window, self.kernels, **kwargs)
+        self.norm2 = NormParams(self.param_dtype)
+        self.mlp = MlpParams(self.hidden_dim, self.param_dtype)
 
     def __call__(self, x: Array, gains: Array | None = None) -> Array:
         """Maps [B, H, W, D] to the same; `gains` [2, B] multiply the two branches' outputs."""
         x = start_of_block(x)
         grid = x.shape[1:3]
         windows = self.attn(self._windows(self.norm1(x)), self._mask(grid))
-        x = self._add(x, self._whole(windows, grid), gains, 0)
-        return self._add(x, self.mlp(self.norm2(x)), gains, 1)
+        out = self._whole(windows, grid)
+        if gains is not None:
+            out = out * gains[0][:, None, None, None].astype(self.dtype)
+        x = split_over_tensor(x + out, None)
+        return self._add_mlp(x.reshape(-1, x.shape[-1]), gains).reshape(x.shape)
+
+    def _add_mlp(self, x: Array, gains: Array | None) -> Array:
+        rows, width = x.shape
+        params = {"norm": self.norm2(width), **self.mlp(width)}
+        spec = mlp_spec(rows, width, self.hidden_dim, self.dtype, gains=gains is not None)
+        if gains is not None:  # of the images, to those of their tokens
+            gains = jnp.broadcast_to(gains[1][:, None], (len(gains[1]), rows // len(gains[1])))
+            gains = gains.reshape(-1, 1)
+        return branch(x, params, spec, self.kernels, gains)
 
     def attention(self, x: Array) -> Attention:
         """Returns how the tokens of [B, H, W, D] attend to those of their window."""
@@ -172,11 +199,6 @@ class SwinBlock(nn.Module):
         queries = self._windows(jnp.ones((1, *grid, 1), weights.dtype))[0, ..., 0]
         received = jnp.einsum("nq,bnhqk->bnkh", queries / queries.sum(), weights)
         return Attention(self._whole(received, grid).transpose(0, 3, 1, 2), weights)
-
-    def _add(self, x: Array, branch: Array, gains: Array | None, number: int) -> Array:
-        if gains is not None:
-            branch = branch * gains[number][:, None, None, None].astype(self.dtype)
-        return split_over_tensor(x + branch, None)
 
     def _windows(self, x: Array) -> Array:
         """Pads and shifts [B, H, W, C]; returns its windows, [B, windows, window^2, C]."""
@@ -256,6 +278,7 @@ class Swin(nn.Module):
       window: tokens along a side of a window.
       mlp_ratio: hidden over token dimension of the MLPs.
       grid: (rows, columns) of patches of a global view, which bound the windows.
+      kernels: that may compute the blocks.
       remat: "none", or what of each block is kept for the backward pass: "dots", the outputs of
         its linear layers, or "blocks", its input only.
       dtype: of the computation.
@@ -270,6 +293,7 @@ class Swin(nn.Module):
     window: int
     mlp_ratio: float
     grid: tuple[int, int]
+    kernels: Kernels = XLA
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
@@ -290,6 +314,7 @@ class Swin(nn.Module):
             heads=self.stage_heads[number],
             hidden_dim=int(self.width * 2**number * self.mlp_ratio),
             window=window,
+            kernels=self.kernels,
         )
         return Stage(
             depth=self.stage_depths[number],

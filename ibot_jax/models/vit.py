@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ibot_jax.kernels import packing
-from ibot_jax.kernels.tpu.cores import Cores
-from ibot_jax.models.block import REMAT_POLICIES, Block, start_of_block
+from ibot_jax.kernels.choice import XLA, Kernels
+from ibot_jax.kernels.specs import PackingSpec
+from ibot_jax.models.block import REMAT_POLICIES, Block, attention_spec, start_of_block
 from ibot_jax.models.geometry import geometry_of
 from ibot_jax.models.layer_norm import layer_norm
 from ibot_jax.models.linear import normal_init
@@ -84,14 +85,12 @@ class ViT(nn.Module):
       mlp_ratio: hidden over token dimension of the MLPs.
       layer_scale: initial LayerScale gain; 0 leaves it out.
       grid: (rows, columns) of patches that the positions are trained for.
-      kernels: that compute the blocks, see `Block`.
-      cores: see `Block`.
+      kernels: that may compute the blocks; with "packing", sequences are brought to lengths that
+        a TPU likes. The outputs are the same.
       remat: "none", or what of each block is kept for the backward pass: "dots", the outputs of
         its linear layers, or "blocks", its input only.
       scan_blocks: whether one loop runs all blocks, so that one block is compiled and not
         `depth`; the parameters are the same tree either way.
-      pack: whether sequences are brought to lengths that a TPU likes, see `packing`; the outputs
-        are the same.
       dtype: of the computation.
       param_dtype: of the parameters.
     """
@@ -104,11 +103,9 @@ class ViT(nn.Module):
     mlp_ratio: float
     layer_scale: float
     grid: tuple[int, int]
-    kernels: str = "xla"
-    cores: Cores | None = None
+    kernels: Kernels = XLA
     remat: str = "none"
     scan_blocks: bool = False
-    pack: bool = False
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
@@ -129,7 +126,6 @@ class ViT(nn.Module):
             hidden_dim=int(self.width * self.mlp_ratio),
             layer_scale=self.layer_scale,
             kernels=self.kernels,
-            cores=self.cores,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             **kwargs,
@@ -184,9 +180,10 @@ class ViT(nn.Module):
 
         if gains is not None:
             gains = gains.transpose(1, 2, 0)[..., None, None]  # [depth, 2, B, 1, 1]
-        if self.pack:
+        spec = PackingSpec(attention_spec(x.shape, self.heads, self.dtype))
+        if self.kernels.first(spec, packing):
             return self._run_packed(x, gains)
-        return self._run_sequences(x, gains, None)
+        return self._run_sequences(x, gains)
 
     def _run_packed(self, x: Array, gains: Array | None) -> Array:
         batch, tokens, _ = x.shape
@@ -196,7 +193,7 @@ class ViT(nn.Module):
         x = self._run_sequences(packing.pack(x), gains, packing.owners(tokens))
         return packing.unpack(x, batch, tokens)
 
-    def _run_sequences(self, x: Array, gains: Array | None, owners: np.ndarray | None) -> Array:
+    def _run_sequences(self, x: Array, gains: Array | None, owners: tuple[int, ...] = ()) -> Array:
         def run_block(x, params_and_gains):
             params, gains = params_and_gains
             x = start_of_block(x)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from ibot_jax.config.host import host_memory, in_words
 from ibot_jax.config.section import Section
 from ibot_jax.models import counts
-from ibot_jax.models.build import block_kernels
+from ibot_jax.models.build import attention_in_memory
 from ibot_jax.models.geometry import geometry_of
 from ibot_jax.parallel.processes import num_processes
 
@@ -82,12 +82,8 @@ def device_needs(config: ConfigDict, num_devices: int) -> Iterator[Need]:
         stages = counts.stages(model, (height, breadth), trained)
         inputs = at_once * number * sum(s.tokens * s.width * s.depth for s in stages) * item
         yield Need(f"tokens of {kind} views", ("model.width", depth_key(model), *keys), inputs)
-        if (
-            block_kernels(config.model.kernels, config.dtype) == "xla"
-            and jax.default_backend() != "tpu"
-        ):
-            largest = max(stage.heads * stage.tokens * stage.keys for stage in stages)
-            weights = at_once * number * largest * item
+        if weights := attention_in_memory(model, stages, config.dtype):
+            weights *= at_once * number * item
             yield Need(f"attention of {kind} views", (*keys, "model.patch_size"), weights)
 
 

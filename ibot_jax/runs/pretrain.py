@@ -19,6 +19,8 @@ from ibot_jax.data.sources.same_images import require_same_images
 from ibot_jax.errors import TrainingError
 from ibot_jax.evaluate.online import Evaluation
 from ibot_jax.files.paths import warn_if_among_images
+from ibot_jax.kernels.choice import choose
+from ibot_jax.kernels.devices import device_of
 from ibot_jax.methods.step import TrainState, jit_init, jit_train_step, state_layout, teacher_params
 from ibot_jax.models.geometry import geometry_of
 from ibot_jax.parallel import signals
@@ -134,8 +136,9 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
             )
         )
         loop = PretrainLoop(config, plan, mesh, checkpoints, reporter, evaluation, lock, watchdog)
+        kernels = choose(config.model.kernels, device_of(mesh))
         train_step = after_first(
-            jit_train_step(config, plan, mesh),
+            jit_train_step(config, plan, mesh, kernels),
             lambda: record_beginning(folder, recorded, data, start_step, reporter),
         )
         signum = loop.run(state, batches, train_step, config.seed)

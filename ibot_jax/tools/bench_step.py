@@ -22,7 +22,9 @@ from ibot_jax.config.plan import make_plan
 from ibot_jax.config.problems import refuse
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.errors import UserError
+from ibot_jax.kernels.choice import choose
 from ibot_jax.kernels.color_table import COLUMNS, JITTER, Color
+from ibot_jax.kernels.devices import device_of
 from ibot_jax.methods.step import TrainState, jit_init, jit_train_step
 from ibot_jax.models.build import compute_dtype
 from ibot_jax.models.geometry import geometry_of
@@ -167,7 +169,8 @@ def measure(
     state = jit_init(config, plan, mesh)(key)
     parameters = {name: _size(tree) for name, tree in state.params.items()}
 
-    train_step = jit_train_step(config, plan, mesh)
+    kernels = choose(config.model.kernels, device_of(mesh))
+    train_step = jit_train_step(config, plan, mesh, kernels)
     start = time.perf_counter()
     lowered = train_step.lower(state, batches[0], key)
     traced = time.perf_counter()

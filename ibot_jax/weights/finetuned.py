@@ -18,6 +18,7 @@ from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
 from ibot_jax.files.atomic import write_json
 from ibot_jax.files.json_files import parse_object
+from ibot_jax.kernels.choice import choose_at_hand
 from ibot_jax.models.build import build_backbone, compute_dtype, param_dtype
 from ibot_jax.models.classifier import Classifier
 from ibot_jax.optim.optimizer import Params
@@ -49,7 +50,12 @@ def build_classifier(
       init_std: standard deviation of the classifier's initial weights.
     """
     return Classifier(
-        backbone=build_backbone(config.model, config.data.global_size, config.dtype),
+        backbone=build_backbone(
+            config.model,
+            config.data.global_size,
+            config.dtype,
+            choose_at_hand(config.model.kernels),
+        ),
         num_classes=classifier["classes"],
         projection_dim=classifier["projection"],
         act=config.head.act,

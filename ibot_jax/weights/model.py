@@ -19,6 +19,7 @@ import ibot_jax
 from ibot_jax.config.flat import flatten
 from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.errors import UserError
+from ibot_jax.kernels.choice import choose_at_hand
 from ibot_jax.methods import forward
 from ibot_jax.models.build import build_backbone, build_head, compute_dtype
 from ibot_jax.models.geometry import Geometry, geometry_of
@@ -96,7 +97,12 @@ class Model:
     @functools.cached_property
     def backbone(self) -> ViT:
         """The Linen module of the backbone, for `params["backbone"]`."""
-        return build_backbone(self.config.model, self.config.data.global_size, self.config.dtype)
+        return build_backbone(
+            self.config.model,
+            self.config.data.global_size,
+            self.config.dtype,
+            choose_at_hand(self.config.model.kernels),
+        )
 
     @functools.cached_property
     def head(self) -> Head:

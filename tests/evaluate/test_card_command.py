@@ -6,10 +6,10 @@ import shlex
 
 import jax
 import pytest
+from evaluations import evaluation_of
 from runs import save_run
 from tiny import tiny_config, tiny_plan
 
-from evaluations import evaluation_of
 from ibot_jax import export
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.evaluate import __main__ as command

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
+from evaluations import evaluation_of
 from PIL import Image
 from tiny import normalized, tiny_config, tiny_plan
 
-from evaluations import evaluation_of
 from ibot_jax.data import pipeline
 from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.make.workers import Workers

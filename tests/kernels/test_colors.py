@@ -1,6 +1,7 @@
 """The accelerator changes the colours of all views at once as Pillow does those of one."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
 
 from ibot_jax.data.pixels.host_colors import apply_color
-from ibot_jax.kernels import colors as augment
+from ibot_jax.kernels import colors as kernel_colors
+from ibot_jax.kernels.choice import Kernels
 from ibot_jax.kernels.color_table import JITTER, Color
-from ibot_jax.kernels.tpu import colors as tpu_colors
+from ibot_jax.kernels.devices import Device
 
 MAX_BLUR_RADIUS = 2.0
 PLAIN = Color(flip=False, jitter=(), gray=False, blur_radius=0.0, solarize=False)
@@ -27,8 +29,11 @@ OPERATIONS = [
     "hflip",
 ]
 
-apply_colors = jax.jit(augment.apply_colors, static_argnames="max_blur_radius")
-by_kernel = jax.jit(tpu_colors.apply_colors, static_argnames="max_blur_radius")
+KERNEL = Kernels(("tpu.colors",), Device("tpu", partitioned=False))
+apply_colors = jax.jit(kernel_colors.apply_colors, static_argnames="max_blur_radius")
+by_kernel = jax.jit(
+    functools.partial(kernel_colors.apply_colors, kernels=KERNEL), static_argnames="max_blur_radius"
+)
 
 
 def on_device(views, colors, max_blur_radius=MAX_BLUR_RADIUS, apply=apply_colors):

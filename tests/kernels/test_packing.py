@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from ibot_jax.kernels import packing
+from ibot_jax.kernels.choice import Kernels
+from ibot_jax.kernels.devices import Device
 from ibot_jax.models.vit import ViT
+
+TPU = Device("tpu", partitioned=False)
 
 
 def random(seed, *shape):
@@ -26,7 +30,7 @@ def test_sequences_fill_whole_tiles(tokens, shape):
 
 def test_owners_tell_the_sequences_of_a_packed_one_apart():
     x = jnp.broadcast_to(jnp.arange(1.0, 4)[:, None, None], (3, 37, 1))
-    np.testing.assert_array_equal(packing.pack(x)[0, :, 0], packing.owners(37) + 1)
+    np.testing.assert_array_equal(packing.pack(x)[0, :, 0], np.array(packing.owners(37)) + 1)
 
 
 def test_what_fills_up_a_long_sequence_belongs_to_none_of_it():
@@ -55,7 +59,7 @@ def test_outputs_and_gradients_are_those_without(side, options):
                 ),
                 argnums=(0, 1),
             )(params, gains)
-            for model in (model, model.clone(pack=True, **options))
+            for model in (model, model.clone(kernels=Kernels(("packing",), TPU), **options))
         ]
 
     plain, packed = run(params, gains)

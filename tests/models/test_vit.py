@@ -199,27 +199,6 @@ def test_scan_and_rematerialisation_change_neither_tokens_nor_parameters(gains, 
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-4, 1e-4), ours, expected)
 
 
-def test_fused_attention_computes_the_same(monkeypatch):
-    """The kernel of cuDNN runs on GPUs only; here XLA takes its place behind the same function."""
-    called = []
-
-    def on_cpu(*args, implementation):
-        called.append(implementation)
-        return attention(*args, implementation="xla")
-
-    attention = jax.nn.dot_product_attention
-    monkeypatch.setattr(jax.nn, "dot_product_attention", on_cpu)
-    images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
-    plain, fused = tiny(), tiny(kernels="cudnn")
-    variables = plain.init(jax.random.key(0), images)
-    variables = jax.tree.map(lambda x: x * 3, variables)  # attention that is far from uniform
-    tokens = [model.apply(variables, images).sequence() for model in (fused, plain)]
-    np.testing.assert_allclose(*tokens, atol=1e-5)
-    assert called == ["cudnn"] * 3
-    maps = [m.apply(variables, images, method="last_attention").weights for m in (fused, plain)]
-    np.testing.assert_allclose(*maps, atol=1e-6)
-
-
 @pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="its XLA drops barriers before it fuses")
 def test_a_block_costs_the_same_at_any_depth():
     """Left alone, XLA's CPU compiler repeats in each block what the blocks behind it did."""

@@ -7,7 +7,7 @@ import jax
 from ibot_jax.config.host import host_memory, in_words
 from ibot_jax.errors import UserError
 from ibot_jax.models import counts
-from ibot_jax.models.build import block_kernels
+from ibot_jax.models.build import attention_in_memory
 from ibot_jax.weights.model import Model
 
 
@@ -31,12 +31,7 @@ def check_images(
     stages = counts.stages(config.model, size, config.data.global_size)
     largest = max(stage.tokens * stage.width for stage in stages)
     needed = math.prod(size) * config.data.channels * (1 + item) + largest * item
-    if (
-        block_kernels(config.model.kernels, config.dtype) == "xla"
-        and jax.default_backend() != "tpu"
-    ):
-        # Attention of a block.
-        needed += max(stage.heads * stage.tokens * stage.keys for stage in stages) * item
+    needed += attention_in_memory(config.model, stages, config.dtype) * item
     needed = number * needed + resize**2 * config.data.channels
     device = jax.local_devices()[0]
     limit = host_memory()

@@ -16,9 +16,10 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 
+from ibot_jax.kernels.devices import Device
+from ibot_jax.kernels.specs import QKV, AttentionSpec, Spec, anything, covers
 from ibot_jax.kernels.tpu.heads import (
     LANES,
     allowed_pairs,
@@ -28,6 +29,7 @@ from ibot_jax.kernels.tpu.heads import (
     owner_starts,
 )
 from ibot_jax.kernels.tpu.kernel import run_kernel
+from ibot_jax.parallel.tensor import over_columns
 
 Array = jax.Array
 
@@ -36,37 +38,52 @@ _LARGEST = 2**18  # numbers of a sequence: beyond, one would fill the vector mem
 _AT_ONCE = 256  # tokens: shorter sequences go through a step together, to keep its units busy
 
 
-def can_attend(tokens: int, width: int, head_dim: int) -> bool:
-    """Returns whether `attend` takes sequences [tokens, width] and heads of so many columns."""
-    fits = tokens <= _LONGEST and tokens * width <= _LARGEST
-    return fits and LANES % head_dim == 0
+_KNOWN = {
+    **dict.fromkeys(("batch", "tokens", "width", "heads", "scale", "owners"), anything),
+    "dtype": ("bfloat16",),
+    "biases": (QKV,),
+}
 
 
-def attend(
+def supports(spec: Spec, device: Device) -> bool:
+    """Returns whether `attention` computes this on such a device."""
+    return (
+        isinstance(spec, AttentionSpec)
+        and (device.platform == "tpu" and not device.partitioned)
+        and spec.heads % device.tensor == 0
+        and is_known(spec)
+    )
+
+
+def is_known(spec: AttentionSpec) -> bool:
+    """Returns whether the kernels here take such an attention."""
+    return (
+        covers(_KNOWN, spec)
+        and spec.scale == spec.head_dim**-0.5
+        and (spec.tokens <= _LONGEST and spec.tokens * spec.width <= _LARGEST)
+        and LANES % spec.head_dim == 0
+    )
+
+
+def attention(
     query: Array,
     key: Array,
     value: Array,
-    biases: tuple[Array, Array, Array],
-    head_dim: int,
-    owners: np.ndarray | None = None,
+    biases: dict[str, Array],
+    spec: AttentionSpec,
+    device: Device,
 ) -> Array:
-    """Multi-head attention, softmax(q k' / sqrt(head_dim)) v of each head.
+    """Does what `kernels.attention.attention` does.
 
     On other platforms than a TPU the same kernels are interpreted, which is slow.
-
-    Args:
-      query: [B, T, D], without their bias, heads side by side.
-      key: [B, T, D], likewise.
-      value: [B, T, D], likewise.
-      biases: [D] each, which are added to the three.
-      head_dim: columns of a head; divides 128 and D.
-      owners: [T], where given: a token attends to those of the same owner only, which are
-        neighbours.
-
-    Returns:
-      [B, T, D] of the query's dtype.
     """
-    return _attend(query, key, value, jnp.stack(biases), head_dim, owner_starts(owners))
+    del device
+    starts = owner_starts(spec.owners)
+
+    def attend(query, key, value, *biases):
+        return _attend(query, key, value, jnp.stack(biases), spec.head_dim, starts)
+
+    return over_columns(attend)(query, key, value, *(biases[name] for name in QKV))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))

@@ -9,14 +9,16 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 
+from ibot_jax.kernels.devices import Device
+from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
+from ibot_jax.kernels.specs import AttentionBranchSpec, Spec, covers
 from ibot_jax.kernels.tpu import attention as tpu_attention
 from ibot_jax.kernels.tpu import branch as tpu_branch
 from ibot_jax.kernels.tpu import heads as tpu_heads
 from ibot_jax.kernels.tpu.branch import product, sum_of_rows
-from ibot_jax.kernels.tpu.cores import Cores
+from ibot_jax.kernels.tpu.cores import Cores, cores_of
 
 Array = jax.Array
 
@@ -24,44 +26,48 @@ _BYTES = 72  # of a core's memory for each number of a token, with all that is m
 _AT_ONCE = 180_000  # numbers: shorter sequences go through a step together, to keep its units busy
 
 
-def can_add_attention(tokens: int, width: int, head_dim: int, cores: Cores) -> bool:
-    """Returns whether `add_attention` takes sequences [tokens, width] and such heads."""
-    takes = tpu_attention.can_attend(tokens, width, head_dim) and width % 128 == 0
-    return takes and tokens * width <= _most_numbers(width, cores)
+_KNOWN = {
+    "attention": tpu_attention.is_known,
+    "norm": ("layer",),
+    "epsilon": (LAYER_NORM_EPSILON,),
+    "gains": (False, True),
+}
 
 
-def add_attention(
-    x: Array,
-    params: dict,
-    gains: Array | None,
-    head_dim: int,
-    owners: np.ndarray | None,
-    cores: Cores,
+def supports(spec: Spec, device: Device) -> bool:
+    """Returns whether `branch` computes this on such a device."""
+    return (
+        isinstance(spec, AttentionBranchSpec)
+        and (device.platform == "tpu" and not device.partitioned and device.tensor == 1)
+        and covers(_KNOWN, spec)
+        and fits(spec.attention.tokens, spec.attention.width, cores_of(device.kind))
+    )
+
+
+def fits(tokens: int, width: int, cores: Cores) -> bool:
+    """Returns whether a core's memory takes sequences [tokens, width] and the weights."""
+    return width % 128 == 0 and tokens * width <= _most_numbers(width, cores)
+
+
+def branch(
+    x: Array, params: dict, gains: Array | None, spec: AttentionBranchSpec, device: Device
 ) -> Array:
-    """Adds the attention among the normalised tokens: x + gains * proj(attention(qkv(norm(x)))).
+    """Does what `kernels.branch.branch` does.
 
     Products are of x's dtype, all else is float32. On other platforms than a TPU the same kernels
     are interpreted, which is slow.
-
-    Args:
-      x: [B, T, D] tokens.
-      params: {"norm": {"scale" [D], "bias" [D]}, "qkv": {"kernel" [D, 3 D], "bias" [3 D]},
-        "proj": {"kernel" [D, D], "bias" [D]}}.
-      gains: [B, T, 1] float32, not differentiated; None is 1.
-      head_dim: columns of a head; divides 128 and D.
-      owners: [T], where given: a token attends to those of the same owner only, which are
-        neighbours.
-      cores: of the chip.
-
-    Returns:
-      [B, T, D] of x's dtype.
     """
-    batch, tokens, width = x.shape
-    gains = jnp.ones((batch, tokens, 1), jnp.float32) if gains is None else gains
+    attention, cores = spec.attention, cores_of(device.kind)
+    batch, tokens, width = attention.batch, attention.tokens, attention.width
+    x = x.reshape(batch, tokens, width)
+    gains = jnp.ones(batch * tokens, jnp.float32) if gains is None else gains
+    gains = gains.reshape(batch, tokens, 1)
     at_once = min(_AT_ONCE, _most_numbers(width, cores))
     step = min(max(at_once // (tokens * width), 1), pl.cdiv(batch, cores.count))
     rows = tpu_branch.pad_rows((x, gains), step, cores)
-    return _add(*rows, params, head_dim, tpu_heads.owner_starts(owners), step, cores)[:batch]
+    starts = tpu_heads.owner_starts(attention.owners)
+    out = _add(*rows, params, attention.head_dim, starts, step, cores)[:batch]
+    return out.reshape(batch * tokens, width)
 
 
 def _most_numbers(width: int, cores: Cores) -> int:

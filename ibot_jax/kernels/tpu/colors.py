@@ -1,4 +1,4 @@
-"""What `augment` does to the colours of views, as a kernel for a TPU: a view at a time.
+"""What `kernels.colors` does to the colours of views, as a kernel for a TPU: a view at a time.
 
 A view stays in the chip's vector memory from its first operation to its last, and what was not
 drawn for it is left out. Operations go over strips of rows, which fit the registers; the blur goes
@@ -14,8 +14,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ibot_jax.kernels import colors as augment
+from ibot_jax.kernels import color_operations as operations
 from ibot_jax.kernels.color_table import COLUMNS, JITTER, SOLARIZE_THRESHOLD
+from ibot_jax.kernels.devices import Device
+from ibot_jax.kernels.specs import ColorsSpec, Spec, anything, covers
 from ibot_jax.kernels.tpu.kernel import run_kernel
 
 Array = jax.Array
@@ -25,30 +27,39 @@ _STRIP = 32  # rows that an operation works on, in registers
 _LARGEST = 384  # pixels of a side: the program grows with the view
 
 
-def apply_colors(views: Array, colors: Array, max_blur_radius: float) -> Array:
-    """Does what `augment.apply_colors` does, to the byte where division rounds as IEEE 754 says.
+_KNOWN = {
+    "views": anything,
+    "height": lambda height: height <= _LARGEST and height % 8 == 0,
+    "width": lambda width: width <= _LARGEST,
+    "channels": (1, 2, 3, 4),
+    "max_blur_radius": anything,
+}
 
-    Views that the kernel does not take (a side of more than 384 pixels, or rows that are not a
-    multiple of 8) are left to that function. On other platforms than a TPU it is interpreted.
 
-    Args:
-      views: [..., H, W, C] uint8, as there.
-      colors: [..., 12] float32, the columns of `colors.COLUMNS`.
-      max_blur_radius: no standard deviation in `colors` is larger, pixels.
+def supports(spec: Spec, device: Device) -> bool:
+    """Returns whether `apply_colors` computes this on such a device."""
+    return (
+        isinstance(spec, ColorsSpec)
+        and (device.platform == "tpu" and not device.partitioned and device.tensor == 1)
+        and covers(_KNOWN, spec)
+    )
 
-    Returns:
-      [..., H, W, C] uint8.
+
+def apply_colors(views: Array, colors: Array, spec: ColorsSpec, device: Device) -> Array:
+    """Does what `kernels.colors.apply_colors` does.
+
+    To the byte where division rounds as IEEE 754 says. On other platforms than a TPU it is
+    interpreted.
     """
+    del device
     height, width, channels = views.shape[-3:]
-    if max(height, width) > _LARGEST or height % 8:
-        return augment.apply_colors(views, colors, max_blur_radius)
     bands = 1 if channels < 3 else 3
-    reach = augment.blur_reach(max_blur_radius)
+    reach = operations.blur_reach(spec.max_blur_radius)
     flat_views = views.reshape(-1, height, width, channels)
     rows = colors.reshape(-1, 1, len(COLUMNS))
     flip = rows[:, :, :1, None] > 0  # by XLA, which copies the views anyway
     flat_views = jnp.where(flip, flat_views[:, :, ::-1], flat_views)
-    weights = jax.vmap(functools.partial(augment.box_weights, reach=reach))(
+    weights = jax.vmap(functools.partial(operations.box_weights, reach=reach))(
         rows[:, 0, COLUMNS.index("blur_radius")]
     ).astype(jnp.int32)[:, None]
     planes = flat_views[..., :bands].transpose(0, 3, 1, 2)
@@ -79,7 +90,7 @@ def change_colors(colors, weights, view, out, planes):
 
     @pl.when(drawn["gray"] > 0)
     def _():
-        _on_strips(planes, lambda strips: [augment.gray(strips)] * len(strips))
+        _on_strips(planes, lambda strips: [operations.gray(strips)] * len(strips))
 
     @pl.when(drawn["blur_radius"] > 0)
     def _():
@@ -97,24 +108,24 @@ def change_colors(colors, weights, view, out, planes):
 def _jitter(drawn, planes, place, _):
     """Applies the operation of the colour jitter whose turn it is, if one was drawn."""
     here = {name: drawn[f"{name}_place"] == place for name in JITTER}
-    factor = augment.blend_factor(drawn, here)
+    factor = operations.blend_factor(drawn, here)
 
     @pl.when(here["brightness"])
     def _():
         black = jnp.int32(0)
-        _on_strips(planes, lambda strips: [augment.blend(black, x, factor) for x in strips])
+        _on_strips(planes, lambda strips: [operations.blend(black, x, factor) for x in strips])
 
     @pl.when(here["contrast"])
     def _():
-        total = sum(augment.gray(strips).sum() for _, strips in _strips(planes))
-        mean = augment.rounded_mean(total, math.prod(planes.shape[1:]))
-        _on_strips(planes, lambda strips: [augment.blend(mean, x, factor) for x in strips])
+        total = sum(operations.gray(strips).sum() for _, strips in _strips(planes))
+        mean = operations.rounded_mean(total, math.prod(planes.shape[1:]))
+        _on_strips(planes, lambda strips: [operations.blend(mean, x, factor) for x in strips])
 
     @pl.when(here["saturation"])
     def _():
         def blend(strips):
-            gray = augment.gray(strips)
-            return [augment.blend(gray, x, factor) for x in strips]
+            gray = operations.gray(strips)
+            return [operations.blend(gray, x, factor) for x in strips]
 
         _on_strips(planes, blend)
 
@@ -122,7 +133,7 @@ def _jitter(drawn, planes, place, _):
 
         @pl.when(here["hue"])
         def _():
-            _on_strips(planes, lambda strips: augment.shift_hue(strips, drawn["hue"]))
+            _on_strips(planes, lambda strips: operations.shift_hue(strips, drawn["hue"]))
 
 
 def _strips(planes):

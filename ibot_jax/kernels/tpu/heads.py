@@ -2,11 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ibot_jax.kernels.tpu.branch import product
 
@@ -130,6 +130,6 @@ def allowed_pairs(tokens: int, starts: tuple[int, ...]) -> Array | None:
     return keys == queries
 
 
-def owner_starts(owners: np.ndarray | None) -> tuple[int, ...]:
-    """Returns the tokens, of [T], whose owner is not that of the token before."""
-    return () if owners is None else tuple((np.flatnonzero(np.diff(owners)) + 1).tolist())
+def owner_starts(owners: Sequence[int]) -> tuple[int, ...]:
+    """Returns the tokens, of T, whose owner is not that of the token before."""
+    return tuple(i for i, (one, other) in enumerate(itertools.pairwise(owners), 1) if one != other)

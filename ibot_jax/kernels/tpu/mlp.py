@@ -12,10 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from ibot_jax.kernels.devices import Device
 from ibot_jax.kernels.gelu import value_and_slope
+from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
+from ibot_jax.kernels.specs import MlpBranchSpec, Spec, anything, covers
 from ibot_jax.kernels.tpu import branch as tpu_branch
 from ibot_jax.kernels.tpu.branch import product, sum_of_rows
-from ibot_jax.kernels.tpu.cores import Cores
+from ibot_jax.kernels.tpu.cores import Cores, cores_of
 
 Array = jax.Array
 
@@ -28,31 +31,43 @@ _BYTES = 10  # for each of its numbers, [D] and [F], and
 _BYTES_OF_GAIN = 1024  # for its gain, which is laid out as 128
 
 
-def can_add_mlp(width: int, hidden: int, cores: Cores) -> bool:
-    """Returns whether `add_mlp` takes tokens [R, width] and so many hidden units."""
+_KNOWN = {
+    **dict.fromkeys(("rows", "width", "hidden"), anything),
+    "dtype": ("bfloat16",),
+    "activation": ("gelu",),
+    "norm": ("layer",),
+    "epsilon": (LAYER_NORM_EPSILON,),
+    "gains": (False, True),
+}
+
+
+def supports(spec: Spec, device: Device) -> bool:
+    """Returns whether `branch` computes this on such a device."""
+    return (
+        isinstance(spec, MlpBranchSpec)
+        and (device.platform == "tpu" and not device.partitioned and device.tensor == 1)
+        and covers(_KNOWN, spec)
+        and fits(spec.width, spec.hidden, cores_of(device.kind))
+    )
+
+
+def fits(width: int, hidden: int, cores: Cores) -> bool:
+    """Returns whether a core's memory takes the weights and enough rows of tokens [R, width]."""
     whole = width % 128 == 0 and hidden % _COLUMNS == 0
     return whole and _most_rows(width, hidden, cores) >= _FEWEST_ROWS
 
 
-def add_mlp(x: Array, params: dict, gains: Array | None, cores: Cores) -> Array:
-    """Adds the MLP of the normalised tokens: x + gains * fc2(gelu(fc1(norm(x)))).
+def branch(
+    x: Array, params: dict, gains: Array | None, spec: MlpBranchSpec, device: Device
+) -> Array:
+    """Does what `kernels.branch.branch` does.
 
     Products are of x's dtype, all else is float32, GELU is that of bfloat16 (`gelu`). On other
     platforms than a TPU the same kernels are interpreted, which is slow.
-
-    Args:
-      x: [R, D] tokens.
-      params: {"norm": {"scale" [D], "bias" [D]}, "fc1": {"kernel" [D, F], "bias" [F]},
-        "fc2": {"kernel" [F, D], "bias" [D]}}.
-      gains: [R, 1] float32, not differentiated; None is 1.
-      cores: of the chip.
-
-    Returns:
-      [R, D] of x's dtype.
     """
+    cores = cores_of(device.kind)
     gains = jnp.ones((len(x), 1), jnp.float32) if gains is None else gains
-    most = _most_rows(*params["fc1"]["kernel"].shape, cores)
-    step = _rows_of_a_step(len(x), most, cores)
+    step = _rows_of_a_step(len(x), _most_rows(spec.width, spec.hidden, cores), cores)
     return _add(*tpu_branch.pad_rows((x, gains), step, cores), params, step, cores)[: len(x)]
 
 

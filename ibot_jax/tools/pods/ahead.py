@@ -17,6 +17,8 @@ from ml_collections import ConfigDict
 
 from ibot_jax.config.plan import Plan, make_plan
 from ibot_jax.errors import UserError
+from ibot_jax.kernels.choice import choose
+from ibot_jax.kernels.devices import device_of
 from ibot_jax.methods.step import TrainState, jit_train_step, state_layout, teacher_params
 from ibot_jax.models.geometry import geometry_of
 from ibot_jax.parallel.layouts import batch_sharding, replicated
@@ -94,7 +96,8 @@ def compile_ahead(config: ConfigDict, devices: list[jax.Device], images: int) ->
     }
     start = time.perf_counter()
     state, batch, key = _arguments(config, plan, mesh)
-    lowered = jit_train_step(config, plan, mesh).lower(state, batch, key)
+    kernels = choose(config.model.kernels, device_of(mesh))  # as after a check that all passed
+    lowered = jit_train_step(config, plan, mesh, kernels).lower(state, batch, key)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:

@@ -8,14 +8,39 @@ import numpy as np
 import pytest
 
 from ibot_jax.kernels import packing
+from ibot_jax.kernels.choice import choose
+from ibot_jax.kernels.devices import Device
+from ibot_jax.kernels.specs import QKV, AttentionBranchSpec, AttentionSpec, MlpBranchSpec
+from ibot_jax.kernels.tpu import attention as tpu_attention
 from ibot_jax.kernels.tpu import attention_branch as tpu_attention_branch
 from ibot_jax.kernels.tpu import mlp as tpu_mlp
-from ibot_jax.kernels.tpu.cores import Cores, cores_of
+from ibot_jax.kernels.tpu.cores import cores_of
 from ibot_jax.models.vit import ViT
 
-ONE, TWO = Cores(1, 64 * 2**20), Cores(2, 64 * 2**20)
-V4, V5P, V5E = (cores_of(kind) for kind in ("TPU v4", "TPU v5", "TPU v5 lite"))
+V4, V5P, V5E = (
+    Device("tpu", kind, partitioned=False) for kind in ("TPU v4", "TPU v5", "TPU v5 lite")
+)  # of two cores, of two, of one
 HEAD_DIM = 64
+
+
+def attention_spec(shape, owners=(), dtype="bfloat16"):
+    heads = shape[-1] // HEAD_DIM
+    attention = AttentionSpec(*shape, heads, dtype, HEAD_DIM**-0.5, QKV, owners)
+    return AttentionBranchSpec(attention, norm="layer", epsilon=1e-6)
+
+
+def mlp_spec(rows, width, hidden, dtype="bfloat16"):
+    return MlpBranchSpec(rows, width, hidden, dtype, "gelu", norm="layer", epsilon=1e-6)
+
+
+def mlp_by_kernel(x, params, gains, device):
+    return tpu_mlp.branch(x, params, gains, mlp_spec(*x.shape, params["fc1"]["bias"].size), device)
+
+
+def attention_by_kernel(x, params, gains, owners, device):
+    rows = x.reshape(-1, x.shape[-1])
+    spec = attention_spec(x.shape, owners)
+    return tpu_attention_branch.branch(rows, params, gains, spec, device).reshape(x.shape)
 
 
 def norm(x, params):
@@ -35,13 +60,13 @@ def add_mlp(x, params, gains):
     return x + (branch if gains is None else gains * branch)
 
 
-def add_attention(x, params, gains, head_dim, owners):
+def add_attention(x, params, gains, owners):
     projected = linear(norm(x, params["norm"]), params["qkv"])
-    heads = projected.reshape(*x.shape[:2], 3, -1, head_dim)
+    heads = projected.reshape(*x.shape[:2], 3, -1, HEAD_DIM)
     query, key, value = (heads[:, :, i] for i in range(3))
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / head_dim**0.5
-    if owners is not None:
-        scores = jnp.where(owners[:, None] == owners, scores, -jnp.inf)
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / HEAD_DIM**0.5
+    if owners:
+        scores = jnp.where(np.equal.outer(owners, owners), scores, -jnp.inf)
     mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), value).reshape(x.shape)
     branch = linear(mixed, params["proj"])
     return x + (branch if gains is None else gains * branch)
@@ -89,29 +114,26 @@ def check_outputs_and_gradients(ours, definition, shape, params, with_gains):
     [(5, 128, 256), (1200, 128, 256), (1234, 128, 512), (100, 256, 256)],
     ids=["few", "several steps", "a rest", "a wide one"],
 )
-@pytest.mark.parametrize(("with_gains", "cores"), [(False, ONE), (True, TWO)])
-def test_mlp_computes_its_definition(rows, width, hidden, with_gains, cores):
-    ours = functools.partial(tpu_mlp.add_mlp, cores=cores)
+@pytest.mark.parametrize(("with_gains", "device"), [(False, V5E), (True, V5P)])
+def test_mlp_computes_its_definition(rows, width, hidden, with_gains, device):
+    ours = functools.partial(mlp_by_kernel, device=device)
     params = mlp_params(width, hidden)
     check_outputs_and_gradients(ours, add_mlp, (rows, width), params, with_gains)
 
 
 @pytest.mark.parametrize(
     ("batch", "tokens", "width", "owners"),
-    [(1, 16, 128, None), (5, 24, 256, None), (9, 112, 128, packing.owners(37))],
+    [(1, 16, 128, ()), (5, 24, 256, ()), (9, 112, 128, packing.owners(37))],
     ids=["one", "two groups of heads", "packed views, a rest"],
 )
-@pytest.mark.parametrize(("with_gains", "cores"), [(False, ONE), (True, TWO)])
+@pytest.mark.parametrize(("with_gains", "device"), [(False, V5E), (True, V5P)])
 def test_attention_computes_its_definition(
-    batch, tokens, width, owners, with_gains, cores, monkeypatch
+    batch, tokens, width, owners, with_gains, device, monkeypatch
 ):
     monkeypatch.setattr(tpu_attention_branch, "_AT_ONCE", 30_000)  # of 9 sequences, several steps
-    if owners is not None:  # what fills up a sequence attends to itself
-        owners = np.where(owners < 0, owners.max() + 1, owners)
-    how = dict(head_dim=HEAD_DIM, owners=owners)
     check_outputs_and_gradients(
-        functools.partial(tpu_attention_branch.add_attention, **how, cores=cores),
-        functools.partial(add_attention, **how),
+        functools.partial(attention_by_kernel, owners=owners, device=device),
+        functools.partial(add_attention, owners=owners),
         (batch, tokens, width),
         attention_params(width),
         with_gains,
@@ -126,15 +148,15 @@ def test_in_bfloat16_they_are_as_exact_as_that():
     x = jax.random.normal(jax.random.key(1), (4, 16, 128)).astype(jnp.bfloat16)
     wide = x.astype(jnp.float32)
     params = mlp_params(128, 256)
-    out = tpu_mlp.add_mlp(x[0], params, None, ONE)
+    out = mlp_by_kernel(x[0], params, None, V5E)
     assert out.dtype == jnp.bfloat16
     expected = add_mlp(wide[0], in_bfloat16(params), None)
     np.testing.assert_allclose(out.astype(jnp.float32), expected, 2**-7, 2**-5)
 
     params = attention_params(128)
-    out = tpu_attention_branch.add_attention(x, params, None, HEAD_DIM, None, ONE)
+    out = attention_by_kernel(x, params, None, (), V5E)
     assert out.dtype == jnp.bfloat16
-    expected = add_attention(wide, in_bfloat16(params), None, HEAD_DIM, None)
+    expected = add_attention(wide, in_bfloat16(params), None, ())
     np.testing.assert_allclose(out.astype(jnp.float32), expected, 2**-7, 2**-5)
 
 
@@ -143,12 +165,12 @@ def test_gradients_have_the_dtypes_of_the_parameters():
     params = mlp_params(128, 256)
     params["fc1"]["kernel"] = params["fc1"]["kernel"].astype(jnp.bfloat16)
     x = jnp.ones((16, 128), jnp.bfloat16)
-    gradients = jax.grad(lambda p: tpu_mlp.add_mlp(x, p, None, ONE).astype(float).sum())(params)
+    gradients = jax.grad(lambda p: mlp_by_kernel(x, p, None, V5E).astype(float).sum())(params)
     assert jax.tree.map(jnp.dtype, gradients) == jax.tree.map(jnp.dtype, params)
 
 
 @pytest.mark.parametrize(
-    ("width", "hidden", "cores", "can"),
+    ("width", "hidden", "device", "can"),
     [
         (384, 1536, V4, True),  # ViT-S/16
         (768, 3072, V4, False),  # ViT-B/16
@@ -160,12 +182,12 @@ def test_gradients_have_the_dtypes_of_the_parameters():
         (384, 640, V5E, False),
     ],
 )
-def test_mlps_that_the_kernels_do_not_take_are_left_to_xla(width, hidden, cores, can):
-    assert tpu_mlp.can_add_mlp(width, hidden, cores) == can
+def test_mlps_that_the_kernels_do_not_take_are_left_to_xla(width, hidden, device, can):
+    assert tpu_mlp.supports(mlp_spec(64, width, hidden), device) == can
 
 
 @pytest.mark.parametrize(
-    ("tokens", "width", "cores", "can"),
+    ("tokens", "width", "device", "can"),
     [
         (200, 384, V4, True),
         (200, 768, V4, False),
@@ -176,12 +198,12 @@ def test_mlps_that_the_kernels_do_not_take_are_left_to_xla(width, hidden, cores,
         (200, 192, V5E, False),
     ],
 )
-def test_attention_that_the_kernels_do_not_take_is_left_to_xla(tokens, width, cores, can):
-    assert tpu_attention_branch.can_add_attention(tokens, width, HEAD_DIM, cores) == can
+def test_attention_that_the_kernels_do_not_take_is_left_to_xla(tokens, width, device, can):
+    assert tpu_attention_branch.supports(attention_spec((8, tokens, width)), device) == can
 
 
 def test_a_chip_that_is_not_known_is_taken_for_a_small_one():
-    assert cores_of("TPU v9") == V4
+    assert cores_of("TPU v9") == cores_of("TPU v4")
 
 
 def small_vit(**options):
@@ -190,14 +212,16 @@ def small_vit(**options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "options", [{}, {"pack": True, "scan_blocks": True, "remat": "blocks"}], ids=str
-)
-def test_a_model_computes_the_same_with_them(options):
+@pytest.mark.parametrize("options", [{}, {"scan_blocks": True, "remat": "blocks"}], ids=str)
+def test_a_model_computes_the_same_with_them(options, monkeypatch):
+    for module in (tpu_attention, tpu_mlp):  # which shows more
+        monkeypatch.setitem(module._KNOWN, "dtype", ("float32",))
     images = jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
     gains = jax.random.bernoulli(jax.random.key(2), 0.7, (4, 1, 2)) / 0.7
     plain = small_vit()
-    ours = small_vit(kernels="pallas", cores=V5E, **options)
+    uses = []
+    kernels = choose("auto", V5E, uses)
+    ours = small_vit(kernels=kernels, **options)
     variables = jax.tree.map(lambda x: x * 3, plain.init(jax.random.key(0), images))
 
     def run(model):
@@ -207,12 +231,14 @@ def test_a_model_computes_the_same_with_them(options):
         return jax.jit(jax.value_and_grad(square))(variables)
 
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 2e-3, 1e-5), run(ours), run(plain))
+    assert {name for name, _ in uses} == {"packing", "tpu.attention_branch", "tpu.mlp"}
 
 
 @pytest.mark.parametrize("layer_scale", [0.0, 0.5])
 def test_branches_with_layer_scale_are_left_to_xla(layer_scale):
     images = jnp.zeros((2, 16, 16, 3))
-    model = small_vit(layer_scale=layer_scale, kernels="pallas", cores=V5E)
+    kernels = choose("pallas", V5E)
+    model = small_vit(layer_scale=layer_scale, kernels=kernels, dtype=jnp.bfloat16)
     variables = model.init(jax.random.key(0), images)
     program = str(jax.make_jaxpr(model.apply)(variables, images))
     for kernel in ("kernel_mlp_only", "kernel_attention_branch_only"):

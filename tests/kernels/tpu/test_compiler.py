@@ -12,15 +12,18 @@ COMPILE = """
 import sys
 import jax
 import jax.numpy as jnp
-from ibot_jax.kernels.tpu import attention_branch as tpu_attention_branch
-from ibot_jax.kernels.tpu import mlp as tpu_mlp
+from ibot_jax.kernels.branch import branch
+from ibot_jax.kernels.choice import choose
+from ibot_jax.kernels.devices import Device
+from ibot_jax.kernels.specs import QKV, AttentionBranchSpec, AttentionSpec, MlpBranchSpec
 from ibot_jax.tools.pods.ahead import pod_devices
-from ibot_jax.kernels.tpu.cores import cores_of
 
 topology, kind, *sizes = sys.argv[1:]
 tokens, width = map(int, sizes)
 device = pod_devices(topology)[0]
-cores = cores_of(device.device_kind)
+uses = []
+kernels = choose("auto", Device("tpu", device.device_kind, partitioned=False), uses)
+norm_of = dict(norm="layer", epsilon=1e-6)
 
 def array(*shape, dtype=jnp.float32):
     here = jax.sharding.SingleDeviceSharding(device)
@@ -31,17 +34,19 @@ def linear(inputs, outputs):
 
 norm = {"scale": array(width), "bias": array(width)}
 if kind == "mlp":
-    assert tpu_mlp.can_add_mlp(width, 4 * width, cores)
     params = {"norm": norm, "fc1": linear(width, 4 * width), "fc2": linear(4 * width, width)}
-    x = array(tokens, width, dtype=jnp.bfloat16)
-    add = lambda x, params: tpu_mlp.add_mlp(x, params, None, cores)
+    spec = MlpBranchSpec(tokens, width, 4 * width, "bfloat16", "gelu", **norm_of)
+    rows = tokens
 else:
-    assert tpu_attention_branch.can_add_attention(tokens, width, 64, cores)
     params = {"norm": norm, "qkv": linear(width, 3 * width), "proj": linear(width, width)}
-    x = array(8, tokens, width, dtype=jnp.bfloat16)
-    add = lambda x, params: tpu_attention_branch.add_attention(x, params, None, 64, None, cores)
+    attention = AttentionSpec(8, tokens, width, width // 64, "bfloat16", 1 / 8, QKV)
+    spec = AttentionBranchSpec(attention, **norm_of)
+    rows = 8 * tokens
+x = array(rows, width, dtype=jnp.bfloat16)
+add = lambda x, params: branch(x, params, spec, kernels)
 gradients = jax.grad(lambda *of: add(*of).astype(jnp.float32).sum(), argnums=(0, 1))
 jax.jit(gradients).lower(x, params).compile()
+assert uses
 """
 
 

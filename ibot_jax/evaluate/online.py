@@ -247,15 +247,16 @@ def _make_outputs(model: Model) -> FeatureFn:
     """
 
     def outputs(weights, images):
-        tokens = model.tokens(weights, images)  # [B, 1 + N, D]
+        tokens = model.features(weights, images)
         # A patch token of each image, whose place goes round: as cheap as class tokens.
-        place = 1 + jnp.arange(len(tokens)) % (tokens.shape[1] - 1)
-        patch_tokens = jnp.take_along_axis(tokens, place[:, None, None], axis=1)[:, 0]
-        class_logits, _ = model.logits(weights, tokens[:, 0])
+        batch, rows, columns, _ = tokens.patches.shape
+        row, column = jnp.divmod(jnp.arange(batch) % (rows * columns), columns)
+        patch_tokens = tokens.patches[jnp.arange(batch), row, column]
+        class_logits, _ = model.logits(weights, tokens.cls)
         _, patch_logits = model.logits(weights, patch_tokens)
         centers = weights["centers"]
         return {
-            "features": tokens[:, 0].astype(jnp.float32),
+            "features": tokens.cls.astype(jnp.float32),
             "class": (class_logits - centers["class"]).argmax(axis=-1).astype(jnp.int32),
             "patch": (patch_logits - centers["patch"]).argmax(axis=-1).astype(jnp.int32),
         }

@@ -4,6 +4,7 @@ Nothing here imports JAX.
 """
 
 import dataclasses
+import itertools
 
 from ibot_jax.config.section import Section
 
@@ -54,6 +55,24 @@ class Geometry:
         """Returns the largest (height, width) within a size that whole cells fill."""
         height, width = (side // self.stride * self.stride for side in size)
         return height, width
+
+    def size(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Returns the (height, width) in pixels of a grid of whole cells."""
+        rows, columns = grid
+        return rows * self.stride, columns * self.stride
+
+    def nearest(self, size: tuple[float, float]) -> tuple[int, int]:
+        """Returns the (height, width) of whole cells that is nearest to a size; may be 0."""
+        height, width = (round(side / self.stride) * self.stride for side in size)
+        return height, width
+
+    def width_of(self, block: int) -> int:
+        """Returns the token dimension of a block, which counts from 0 over all stages."""
+        return next(
+            width
+            for width, end in zip(self.widths, itertools.accumulate(self.depths), strict=True)
+            if block < end
+        )
 
     def last_blocks(self, n: int) -> range:
         """Returns the numbers of the last n blocks, which count from 0 over all stages."""

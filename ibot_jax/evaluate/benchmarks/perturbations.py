@@ -6,24 +6,23 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
-def drop_patches(images: Array, scores: Array, ratio: Array | float, patch_size: int) -> Array:
+def drop_patches(images: Array, scores: Array, ratio: Array | float) -> Array:
     """Blanks the patches of the highest scores.
 
     Args:
       images: [B, H, W, C] floating and normalised, so that 0 is the mean colour of the data.
-      scores: [B, N] of the patches, row by row; N patches fill height and width.
+      scores: [B, h, w] of the patches, which fill height and width.
       ratio: share of patches that are blanked, rounded to whole ones; may be traced.
-      patch_size: side of a patch, pixels.
 
     Returns:
       [B, H, W, C].
     """
-    batch, height, width, _ = images.shape
-    rows, columns = height // patch_size, width // patch_size
-    places = jnp.argsort(jnp.argsort(-scores, axis=1), axis=1)  # 0 for the highest score
-    kept = places >= jnp.round(ratio * scores.shape[1])
+    (_, height, width, _), (batch, rows, columns) = images.shape, scores.shape
+    order = jnp.argsort(-scores.reshape(batch, -1), axis=1)
+    places = jnp.argsort(order, axis=1)  # 0 for the highest score
+    kept = places >= jnp.round(ratio * rows * columns)
     kept = kept.reshape(batch, rows, columns)
-    kept = jnp.repeat(jnp.repeat(kept, patch_size, axis=1), patch_size, axis=2)
+    kept = jnp.repeat(jnp.repeat(kept, height // rows, axis=1), width // columns, axis=2)
     return jnp.where(kept[..., None], images, 0)
 
 

@@ -30,8 +30,8 @@ class Point:
 
 def fitting_grids(model: Model, size: tuple[int, int]) -> list[int]:
     """Returns usual grids that divide images of a size, with tiles no smaller than a patch."""
-    height, width = _whole_patches(model, size)
-    rows = min(height, width) // model.backbone.patch_size
+    height, width = model.geometry.whole(size)
+    rows = min(model.geometry.grid((height, width)))
     return [
         grid
         for grid in (1, 2, 4, 7, 8, 14, 16)
@@ -65,13 +65,13 @@ def make_curve_fn(
     Raises:
       UserError: if a grid does not divide the image.
     """
-    patch_size, data = model.backbone.patch_size, model.config.data
-    height, width = _whole_patches(model, size)
+    data = model.config.data
+    height, width = model.geometry.whole(size)
     for grid in grids:
         if height % grid or width % grid:
             raise UserError(
                 f"--grids: {grid}x{grid} tiles do not divide {height}x{width} pixels (whole "
-                f"patches of {patch_size}); choose others, or another --size"
+                f"patches of {model.geometry.stride}); choose others, or another --size"
             )
     # What is done at each point: 0 blanks patches by one of the scores, the others shuffle.
     occlusions = [(0, kind, ratio) for kind in range(len(OCCLUSIONS)) for ratio in ratios]
@@ -81,13 +81,12 @@ def make_curve_fn(
     def features(params, images):
         images = forward.normalize(images, data.mean, data.std, jnp.float32)
         images = images[:, :height, :width]
-        attention = model.last_attention(params, images, floats="normalized")
-        attention = attention[:, :, 0, 1:].mean(axis=1)  # [B, N]
+        attention = model.attention(params, images, floats="normalized").cls.mean(axis=1)
         of_patches, of_tiles = jax.random.split(jax.random.key(seed))
         scores = jnp.stack([jax.random.uniform(of_patches, attention.shape), attention, -attention])
 
         def blank(kind, share):
-            return drop_patches(images, scores[kind], share, patch_size)
+            return drop_patches(images, scores[kind], share)
 
         def shuffle(grid):
             return lambda kind, share: shuffle_tiles(images, grid, of_tiles)
@@ -95,14 +94,9 @@ def make_curve_fn(
         def one_point(point):
             action, kind, share = point
             disturbed = jax.lax.switch(action, [blank, *map(shuffle, grids)], kind, share)
-            return model.tokens(params, disturbed, floats="normalized")[:, 0]
+            return model.features(params, disturbed, floats="normalized").cls
 
         points = jnp.array(actions), jnp.array(kinds), jnp.array(shares, jnp.float32)
         return jnp.moveaxis(jax.lax.map(one_point, points), 0, 1)
 
     return features
-
-
-def _whole_patches(model: Model, size: tuple[int, int]) -> tuple[int, int]:
-    patch_size = model.backbone.patch_size
-    return size[0] // patch_size * patch_size, size[1] // patch_size * patch_size

@@ -140,14 +140,13 @@ def open_views(args: argparse.Namespace, model: Model, mesh: jax.sharding.Mesh) 
     Raises:
       UserError: if the flags make no sense for the model or the devices.
     """
-    data, patch_size = model.config.data, model.config.model.patch_size
-    view = model.view
+    view, patch = model.view, model.geometry.stride
     size = tuple(args.size or view.size)
     if len(size) > 2:
         raise UserError(f"--size={' '.join(map(str, size))} is one side, or height and width")
     size = (size[0], size[-1])
-    if min(size) < patch_size:
-        raise UserError(f"--size={size[0]} {size[1]} is less than a patch of {patch_size} pixels")
+    if min(size) < patch:
+        raise UserError(f"--size={size[0]} {size[1]} is less than a patch of {patch} pixels")
     rows = open_rows(args, mesh)
     view = view.of_size(size)
     if args.resize:
@@ -161,7 +160,7 @@ def open_views(args: argparse.Namespace, model: Model, mesh: jax.sharding.Mesh) 
         model,
         resize=longest,
     )
-    return Views(view, Decoding.of(data), rows, args.workers)
+    return Views(view, Decoding.of(model.config.data), rows, args.workers)
 
 
 def _resized(view: CentralView, resize: int) -> CentralView:

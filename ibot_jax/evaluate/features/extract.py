@@ -36,15 +36,12 @@ def make_feature_fn(model: Model, kind: str, blocks: int) -> FeatureFn:
     """
     if kind == "pixels":
         return functools.partial(_pixels, model)
-    if blocks > model.config.model.depth:
-        raise UserError(
-            f"--blocks={blocks} is more than the {model.config.model.depth} of the model"
-        )
+    wanted = last_blocks(model, blocks)
 
     def features(params, images):
-        layers = model.last_layers(params, model.whole_patches(images), blocks)  # [n, B, 1 + N, D]
-        classes = list(layers[:, :, 0])
-        means = list(layers[:, :, 1:].mean(axis=2))
+        layers = model.layers(params, model.whole_patches(images), wanted)
+        classes = [tokens.cls for tokens in layers]
+        means = [tokens.patches.mean(axis=(1, 2)) for tokens in layers]
         parts = {
             "cls": classes,
             "mean": means,
@@ -54,6 +51,18 @@ def make_feature_fn(model: Model, kind: str, blocks: int) -> FeatureFn:
         return jnp.concatenate(parts[kind], axis=-1)
 
     return features
+
+
+def last_blocks(model: Model, blocks: int) -> range:
+    """Returns the numbers of the last blocks, as `Model.layers` takes them.
+
+    Raises:
+      UserError: if the model has not so many.
+    """
+    depth = model.geometry.depth
+    if blocks > depth:
+        raise UserError(f"--blocks={blocks} is more than the {depth} of the model")
+    return model.geometry.last_blocks(blocks)
 
 
 def _pixels(model: Model, params: Any, images: jax.Array) -> jax.Array:

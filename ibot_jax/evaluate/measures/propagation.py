@@ -102,14 +102,12 @@ def propagate(
     return jax.lax.map(one_row, (jnp.arange(rows), unit(features)))
 
 
-def decide(labels: Array, patch_size: int) -> Array:
-    """Returns the label of each pixel, [h * patch_size, w * patch_size] uint8.
+def decide(labels: Array, size: tuple[int, int]) -> Array:
+    """Returns the label of each pixel, [H, W] uint8 of the given size.
 
     Shares of each label [h, w, C] are interpolated and then stretched to [0, 1] over the frame.
     """
-    rows, columns, num_labels = labels.shape
-    shape = (rows * patch_size, columns * patch_size, num_labels)
-    shares = jax.image.resize(labels, shape, "linear")
+    shares = jax.image.resize(labels, (*size, labels.shape[-1]), "linear")
     shares -= shares.min(axis=(0, 1))
     highest = shares.max(axis=(0, 1))
     return jnp.argmax(shares / jnp.where(highest > 0, highest, 1), axis=-1).astype(jnp.uint8)

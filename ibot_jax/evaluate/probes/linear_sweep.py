@@ -6,7 +6,7 @@ gradient ever crosses devices.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax
 import jax
@@ -40,22 +40,26 @@ class Variant:
         """Returns a name for it, "cls+mean-4"."""
         return f"{self.kind}-{self.blocks}"
 
-    def columns(self, features: Array, blocks: int) -> Array:
+    def columns(self, features: Array, widths: Sequence[int]) -> Array:
         """Cuts its features out of all.
 
         Args:
-          features: [B, 2 * blocks * D] of the kind "all", or [B, F] of the kind "pixels".
-          blocks: of which the class tokens and means are in `features`.
+          features: [B, 2 * sum(widths)] of the kind "all", or [B, F] of the kind "pixels".
+          widths: of the blocks whose class tokens and means are in `features`.
 
         Returns:
           [B, F] as `make_feature_fn` makes them of this kind.
         """
         if self.kind == "pixels":
             return features
-        tokens = features.reshape(len(features), 2, blocks, -1)
-        classes, means = (tokens[:, i, blocks - self.blocks :] for i in (0, 1))
-        parts = {"cls": [classes], "mean": [means], "cls+mean": [classes, means[:, -1:]]}
-        return jnp.concatenate(parts[self.kind], axis=1).reshape(len(features), -1)
+        classes, means = jnp.split(features, 2, axis=1)
+        skipped = sum(widths[: len(widths) - self.blocks])
+        parts = {
+            "cls": [classes[:, skipped:]],
+            "mean": [means[:, skipped:]],
+            "cls+mean": [classes[:, skipped:], means[:, -widths[-1] :]],
+        }
+        return jnp.concatenate(parts[self.kind], axis=1)
 
 
 @flax.struct.dataclass
@@ -79,7 +83,7 @@ class Sweep:
 
     Attributes:
       variants: which features.
-      blocks: of which the features are, at least as many as any variant's.
+      widths: of the blocks of which the features are, at least as many as any variant's.
       rates: the learning rates for 256 images.
       slots: how many classifiers a stack has, S: at least one for each rate, and as many on each
         device; those that are left over learn nothing.
@@ -90,7 +94,7 @@ class Sweep:
     """
 
     variants: tuple[Variant, ...]
-    blocks: int
+    widths: tuple[int, ...]
     rates: tuple[float, ...]
     slots: int
     num_classes: int
@@ -111,7 +115,7 @@ def make_init(sweep: Sweep, num_features: int) -> Callable[[Array], SweepState]:
         for variant in sweep.variants:
             shape = (1, num_features)
             width = jax.eval_shape(
-                lambda x, variant=variant: variant.columns(x, sweep.blocks),
+                lambda x, variant=variant: variant.columns(x, sweep.widths),
                 jax.ShapeDtypeStruct(shape, jnp.float32),
             ).shape[1]
             keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(sweep.slots))
@@ -137,7 +141,7 @@ def make_train_step(
 
     def train_step(state, features, labels):
         features, labels = _everywhere((features, labels), mesh)
-        inputs = {v.name: v.columns(features, sweep.blocks) for v in sweep.variants}
+        inputs = {v.name: v.columns(features, sweep.widths) for v in sweep.variants}
 
         def total_loss(params):
             losses = {
@@ -173,7 +177,7 @@ def make_count(
         classes = jnp.arange(sweep.num_classes)
         hits = {}
         for variant in sweep.variants:
-            logits = _logits(params[variant.name], variant.columns(features, sweep.blocks))
+            logits = _logits(params[variant.name], variant.columns(features, sweep.widths))
             own = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[None, :, None], axis=-1)
             ahead = (logits > own) | ((logits == own) & (classes < labels[:, None]))
             place = jnp.where(labels >= 0, ahead.sum(axis=-1), sweep.num_classes)  # [S, B]

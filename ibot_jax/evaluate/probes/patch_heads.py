@@ -1,6 +1,6 @@
 """Classes of pixels from the tokens of patches: a linear layer, and nearest neighbours.
 
-Shape letters: B images, h and w patches, N = h * w, F features of a patch, C classes.
+Shape letters: B images, h and w patches, F features of a patch, C classes.
 """
 
 from typing import NamedTuple
@@ -38,33 +38,32 @@ def linear_loss(head: Linear, tokens: Array, counts: Array) -> Array:
 
     Args:
       head: the layer.
-      tokens: [B, N, F].
-      counts: [B, N, C] pixels of each class in each patch.
+      tokens: [B, h, w, F].
+      counts: [B, h, w, C] pixels of each class in each patch.
     """
     log_probs = jax.nn.log_softmax(head(tokens).astype(jnp.float32))
     return -(counts * log_probs).sum() / jnp.maximum(counts.sum(), 1)
 
 
-def count_pixels(labels: Array, patch_size: int, num_classes: int) -> Array:
+def count_pixels(labels: Array, grid: tuple[int, int], num_classes: int) -> Array:
     """Counts the pixels of each class in each patch.
 
     Args:
       labels: [B, H, W] uint8; values from num_classes on do not count.
-      patch_size: side of a patch; divides H and W.
+      grid: (h, w), which divide H and W.
       num_classes: C.
 
     Returns:
-      [B, N, C] float32.
+      [B, h, w, C] float32.
     """
-    batch, height, width = labels.shape
-    rows, columns = height // patch_size, width // patch_size
-    labels = labels.reshape(batch, rows, patch_size, columns, patch_size)
+    batch, (rows, columns) = len(labels), grid
+    labels = labels.reshape(batch, rows, labels.shape[1] // rows, columns, -1)
     labels = labels.transpose(0, 1, 3, 2, 4).reshape(batch * rows * columns, -1)
     patches = jnp.arange(len(labels))[:, None]
     # Whatever does not count lies beyond the last column, where updates are dropped.
     counts = jnp.zeros((len(labels), num_classes), jnp.float32)
     counts = counts.at[patches, labels.astype(jnp.int32)].add(1, mode="drop")
-    return counts.reshape(batch, rows * columns, num_classes)
+    return counts.reshape(batch, rows, columns, num_classes)
 
 
 def knn_votes(bank: Bank, tokens: Array, *, k: int, temperature: float) -> Array:
@@ -72,12 +71,12 @@ def knn_votes(bank: Bank, tokens: Array, *, k: int, temperature: float) -> Array
 
     Args:
       bank: the patches that vote, each for its classes by their shares.
-      tokens: [B, N, F].
+      tokens: [B, h, w, F].
       k: how many vote.
       temperature: T.
 
     Returns:
-      [B, N, C] float32, shares of the votes.
+      [B, h, w, C] float32, shares of the votes.
     """
 
     def one_chunk(queries):  # [B, q, F]
@@ -86,12 +85,15 @@ def knn_votes(bank: Bank, tokens: Array, *, k: int, temperature: float) -> Array
         weights = jax.nn.softmax(nearest / temperature)
         return jnp.einsum("bqk,bqkc->bqc", weights, bank.shares[index], precision="highest")
 
-    batch, number, width = tokens.shape
+    batch, rows, columns, width = tokens.shape
+    number = rows * columns
     chunk = min(max(_MAX_ENTRIES // (batch * len(bank.features)), 1), number)
-    queries = jnp.pad(unit(tokens), ((0, 0), (0, -number % chunk), (0, 0)))
+    queries = unit(tokens).reshape(batch, number, width)
+    queries = jnp.pad(queries, ((0, 0), (0, -number % chunk), (0, 0)))
     queries = queries.reshape(batch, -1, chunk, width)
     votes = jax.lax.map(one_chunk, jnp.moveaxis(queries, 1, 0))  # [chunks, B, q, C]
-    return jnp.moveaxis(votes, 0, 1).reshape(batch, -1, votes.shape[-1])[:, :number]
+    votes = jnp.moveaxis(votes, 0, 1).reshape(batch, -1, votes.shape[-1])
+    return votes[:, :number].reshape(batch, rows, columns, -1)
 
 
 def decide(scores: Array, size: int) -> Array:

@@ -27,24 +27,22 @@ class Frozen:
     """A model that only gives features, and how it sees images.
 
     Attributes:
-      patch_fn: (params, images [B, S, S, C] uint8) -> features of patches [B, N, F], row by row.
+      patch_fn: (params, images [B, S, S, C] uint8) -> features of patches [B, h, w, F].
       params: its parameters, on all devices.
-      patch_size: side of a patch, pixels.
       squares: how images are read.
       mesh: the devices.
     """
 
     patch_fn: Callable[[Any, jax.Array], jax.Array]
     params: Any
-    patch_size: int
     squares: Squares
     mesh: jax.sharding.Mesh
 
-    def num_features(self) -> int:
-        """Returns F."""
+    def shape(self) -> tuple[int, int, int]:
+        """Returns (h, w, F)."""
         shape = (1, self.squares.size, self.squares.size, self.squares.decoding.channels)
         image = jax.ShapeDtypeStruct(shape, jnp.uint8)
-        return jax.eval_shape(self.patch_fn, self.params, image).shape[-1]
+        return jax.eval_shape(self.patch_fn, self.params, image).shape[1:]
 
     def batches(self, split: Split, order: np.ndarray, what: str) -> Iterator[dict[str, jax.Array]]:
         """Yields global arrays of `Squares.batches`."""
@@ -67,9 +65,8 @@ def fit_linear(
     """
     steps = epochs * frozen.squares.number(train)
     optimizer = optax.adamw(optax.cosine_decay_schedule(learning_rate, steps))
-    head = Linear(
-        jnp.zeros((frozen.num_features(), train.num_classes)), jnp.zeros(train.num_classes)
-    )
+    rows, columns, num_features = frozen.shape()
+    head = Linear(jnp.zeros((num_features, train.num_classes)), jnp.zeros(train.num_classes))
     state = optimizer.init(head)
     everywhere = replicated(frozen.mesh)
     head, state = jax.device_put((head, state), everywhere)
@@ -77,7 +74,7 @@ def fit_linear(
     @functools.partial(jax.jit, out_shardings=everywhere)
     def step(params, head, state, batch):
         tokens = frozen.patch_fn(params, batch["images"])
-        counts = count_pixels(batch["labels"], frozen.patch_size, train.num_classes)
+        counts = count_pixels(batch["labels"], (rows, columns), train.num_classes)
         grads = jax.grad(linear_loss)(head, tokens, counts)
         updates, state = optimizer.update(grads, state, head)
         return optax.apply_updates(head, updates), state
@@ -101,23 +98,23 @@ def sample_bank(frozen: Frozen, train: Split, *, number: int, seed: int) -> Bank
     Raises:
       UserError: if no patch has a known pixel.
     """
-    grid = (frozen.squares.size // frozen.patch_size) ** 2
-    per_image = min(-(-number // len(train)), grid)
+    rows, columns, _ = frozen.shape()
+    patches = rows * columns
+    per_image = min(-(-number // len(train)), patches)
     everywhere = replicated(frozen.mesh)
 
     @functools.partial(jax.jit, out_shardings=everywhere)
     def draw(params, batch, chosen):
         tokens = frozen.patch_fn(params, batch["images"])
-        counts = count_pixels(batch["labels"], frozen.patch_size, train.num_classes)
-        return tuple(
-            jnp.take_along_axis(x, chosen[..., None], axis=1) for x in (unit(tokens), counts)
-        )
+        counts = count_pixels(batch["labels"], (rows, columns), train.num_classes)
+        by_patch = (x.reshape(len(x), patches, -1) for x in (unit(tokens), counts))
+        return tuple(jnp.take_along_axis(x, chosen[..., None], axis=1) for x in by_patch)
 
     rng = np.random.default_rng(seed)
     features, counts = [], []
     for batch in frozen.batches(train, rng.permutation(len(train)), "bank"):
         chosen = np.stack(
-            [rng.permutation(grid)[:per_image] for _ in range(frozen.squares.rows.batch_size)]
+            [rng.permutation(patches)[:per_image] for _ in range(frozen.squares.rows.batch_size)]
         )
         drawn = draw(frozen.params, batch, jax.device_put(chosen, everywhere))
         of_tokens, of_counts = (np.asarray(x).reshape(-1, x.shape[-1]) for x in drawn)
@@ -138,7 +135,7 @@ def count_classes(
 
     Args:
       frozen: the model.
-      score_fn: (head, features of patches [B, N, F]) -> scores of the classes [B, N, C].
+      score_fn: (head, features of patches [B, h, w, F]) -> scores of the classes [B, h, w, C].
       head: what it needs.
       test: the images.
 
@@ -148,13 +145,11 @@ def count_classes(
     Raises:
       UserError: if no pixel is annotated.
     """
-    size = frozen.squares.size
-    side = size // frozen.patch_size
 
     @functools.partial(jax.jit, out_shardings=replicated(frozen.mesh))
     def segment(params, head, images):
         scores = score_fn(head, frozen.patch_fn(params, images))
-        return decide(scores.reshape(len(images), side, side, -1), size)
+        return decide(scores, frozen.squares.size)
 
     truths = ahead(test.read_truth, range(len(test)))
     total = np.zeros((test.num_classes, test.num_classes), np.int64)

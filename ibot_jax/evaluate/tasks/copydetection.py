@@ -80,8 +80,8 @@ def run(args: argparse.Namespace) -> Report:
         require_same_files(files, f"--data={args.data}")
     mesh = make_mesh()
     model, params = open_model(args, mesh)
-    if args.size < model.backbone.patch_size:
-        raise UserError(f"--size={args.size} is less than a patch of {model.backbone.patch_size}")
+    if args.size < model.geometry.stride:
+        raise UserError(f"--size={args.size} is less than a patch of {model.geometry.stride}")
     rows = open_rows(args, mesh)
     feature_fn = make_copy_fn(model)
 
@@ -127,10 +127,10 @@ def make_copy_fn(model: Model) -> FeatureFn:
     """Returns the function from (params, images) to class tokens and GeM means, [B, 2 D]."""
 
     def features(params, images):
-        tokens = model.tokens(params, model.whole_patches(images))
-        patches = jnp.maximum(tokens[:, 1:], 1e-6)
-        gem = jnp.mean(patches**_POWER, axis=1) ** (1 / _POWER)
-        return jnp.concatenate([tokens[:, 0], gem], axis=-1)
+        tokens = model.features(params, model.whole_patches(images))
+        patches = jnp.maximum(tokens.patches, 1e-6)
+        gem = jnp.mean(patches**_POWER, axis=(1, 2)) ** (1 / _POWER)
+        return jnp.concatenate([tokens.cls, gem], axis=-1)
 
     return features
 

@@ -40,6 +40,7 @@ from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.measures import propagation
 from ibot_jax.evaluate.measures.video_measures import boundary_f, jaccard, statistics
 from ibot_jax.files.paths import absolute_path, require_writable
+from ibot_jax.models.geometry import Geometry
 from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.processes import is_first
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> Report:
     follow = make_follow(
         make_dense_fn(model, args.size),
         params,
-        model.config.model.patch_size,
+        model.geometry,
         last_frames=args.last_frames,
         radius=args.radius,
         top_k=args.top_k,
@@ -119,15 +120,13 @@ def make_dense_fn(model: Model, size: int) -> DenseFn:
       model: whose tokens.
       size: shorter side of what it sees, pixels.
     """
-    patch_size = model.config.model.patch_size
 
     def dense(params, frame):
-        height, width = working_size(*frame.shape[:2], size, patch_size)
+        height, width = working_size(*frame.shape[:2], size, model.geometry)
         shape = (height, width, frame.shape[2])
         frame = jax.image.resize(frame.astype(jnp.float32), shape, "linear", antialias=False)
         frame = jnp.round(frame).astype(jnp.uint8)
-        tokens = model.tokens(params, frame[None])[0, 1:]
-        return tokens.reshape(height // patch_size, width // patch_size, -1)
+        return model.features(params, frame[None]).patches[0]
 
     return dense
 
@@ -135,7 +134,7 @@ def make_dense_fn(model: Model, size: int) -> DenseFn:
 def make_follow(
     dense_fn: DenseFn,
     params: Any,
-    patch_size: int,
+    geometry: Geometry,
     *,
     last_frames: int,
     radius: int,
@@ -147,7 +146,7 @@ def make_follow(
     Args:
       dense_fn: the features of patches; compiled once for each size of frames.
       params: its parameters.
-      patch_size: side of a patch, pixels.
+      geometry: of the patches.
       last_frames: see `propagation.remember_first`.
       radius: see `propagation.propagate`, as top_k and temperature.
       top_k: how many patches count.
@@ -169,7 +168,7 @@ def make_follow(
             memory, features, radius=radius, top_k=top_k, temperature=temperature
         )
         memory = propagation.remember(memory, features, labels)
-        return memory, propagation.decide(labels, patch_size)
+        return memory, propagation.decide(labels, geometry.size(labels.shape[:2]))
 
     def follow(frames, first):
         frames = iter(frames)
@@ -238,18 +237,18 @@ def _summary(scores: list[dict[str, float]]) -> dict[str, Any]:
     return {"objects": len(scores), "jf_mean": both, **means}
 
 
-def working_size(height: int, width: int, size: int, patch_size: int) -> tuple[int, int]:
+def working_size(height: int, width: int, size: int, geometry: Geometry) -> tuple[int, int]:
     """Returns the height and width that the original gives frames, cut to whole patches."""
 
     def longer(side, other):
         return size * side // other // _SIDE_MULTIPLE * _SIDE_MULTIPLE
 
     sides = (longer(height, width), size) if height > width else (size, longer(width, height))
-    sides = tuple(side // patch_size * patch_size for side in sides)
+    sides = geometry.whole(sides)
     if not min(sides):
         raise UserError(
             f"--size={size} leaves nothing of frames of {height}x{width} pixels, for the longer "
-            f"side becomes a multiple of {_SIDE_MULTIPLE} and the shorter one of {patch_size}"
+            f"side becomes a multiple of {_SIDE_MULTIPLE} and the shorter one of {geometry.stride}"
         )
     return sides
 

@@ -29,7 +29,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common import opening, options
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.cache import FeatureCache, identity
-from ibot_jax.evaluate.features.extract import make_feature_fn
+from ibot_jax.evaluate.features.extract import last_blocks, make_feature_fn
 from ibot_jax.evaluate.probes import linear_training
 from ibot_jax.evaluate.probes.linear_sweep import Sweep, Variant
 from ibot_jax.evaluate.probes.linear_training import Task
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> Report:
         )
     sweep = Sweep(
         variants=variants,
-        blocks=blocks,
+        widths=tuple(model.geometry.width_of(block) for block in last_blocks(model, blocks)),
         rates=args.lr,
         slots=-(-len(args.lr) // num_shards(mesh)) * num_shards(mesh),
         num_classes=train.num_classes,
@@ -170,8 +170,7 @@ def _variants(args: argparse.Namespace, model: Model) -> tuple[tuple[Variant, ..
                 f"--features={','.join(args.features)}: pixels stand alone; give them another run"
             )
         return (Variant("pixels", 1),), "pixels", 1
-    depth = model.config.model.depth
-    blocks = args.blocks or tuple(dict.fromkeys((1, min(4, depth))))
+    blocks = args.blocks or tuple(dict.fromkeys((1, min(4, model.geometry.depth))))
     variants = tuple(Variant(kind, n) for kind in args.features for n in blocks)
     return variants, "all", max(blocks)
 

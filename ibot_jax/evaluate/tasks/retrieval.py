@@ -35,6 +35,7 @@ from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.measures.cosine import unit
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.methods import forward
+from ibot_jax.models.geometry import Geometry
 from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.model import Model
@@ -104,12 +105,12 @@ def make_describe(
 
     @jax.jit
     def class_token(params, image):
-        return model.tokens(params, image[None], floats="normalized")[0, 0]
+        return model.features(params, image[None], floats="normalized").cls[0]
 
     def describe(params, pixels):
         image = forward.normalize(jnp.asarray(pixels), data.mean, data.std, jnp.float32)
         tokens = [
-            class_token(params, _whole_patches(_rescale(image, scale), model.backbone.patch_size))
+            class_token(params, _whole_patches(_rescale(image, scale), model.geometry))
             for scale in scales
         ]
         return unit(jnp.mean(jnp.stack(tokens), axis=0))
@@ -173,11 +174,12 @@ def _rescale(image: jax.Array, scale: float) -> jax.Array:
     )
 
 
-def _whole_patches(image: jax.Array, patch_size: int) -> jax.Array:
-    height, width, _ = image.shape
-    if min(height, width) < patch_size:
+def _whole_patches(image: jax.Array, geometry: Geometry) -> jax.Array:
+    size = image.shape[:2]
+    height, width = geometry.whole(size)
+    if not height * width:
         raise ValueError(
-            f"at {height}x{width} pixels it is smaller than a patch of {patch_size}; give a larger "
-            "--size, or --single-scale"
+            f"at {size[0]}x{size[1]} pixels it is smaller than a patch of {geometry.stride}; give "
+            "a larger --size, or --single-scale"
         )
-    return image[: height // patch_size * patch_size, : width // patch_size * patch_size]
+    return image[:height, :width]

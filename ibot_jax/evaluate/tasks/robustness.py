@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> Report:
     classifier = Classifier(bank, train.num_classes, args.k, args.temperature, mesh)
 
     def class_token(params, images):
-        return model.tokens(params, model.whole_patches(images))[:, :1]
+        return model.features(params, model.whole_patches(images)).cls[:, None]
 
     def measure(source, what, feature_fn=class_token, **kwargs):
         batches = extract_batches(feature_fn, params, views.batches(source), mesh)

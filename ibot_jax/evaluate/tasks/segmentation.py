@@ -17,7 +17,9 @@ DATA/ImageSets/Segmentation/{train,val}.txt (VOCdevkit/VOC2012).
 
 import argparse
 import functools
+from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 
 from ibot_jax.data.pixels.images import Decoding
@@ -28,6 +30,7 @@ from ibot_jax.evaluate.benchmarks.segmentation_data import Squares, find_splits
 from ibot_jax.evaluate.common import options
 from ibot_jax.evaluate.common.opening import open_model, open_rows, settings, warn_of_shared
 from ibot_jax.evaluate.common.report import Report
+from ibot_jax.evaluate.features.extract import last_blocks
 from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes.patch_heads import Linear, knn_votes
 from ibot_jax.evaluate.probes.segmenting import Frozen, count_classes, fit_linear, sample_bank
@@ -92,9 +95,8 @@ def run(args: argparse.Namespace) -> Report:
     model, params = open_model(args, mesh)
     _check(args, model)
     frozen = Frozen(
-        _make_patch_fn(model, args.blocks),
+        make_patch_fn(model, last_blocks(model, args.blocks)),
         params,
-        model.backbone.patch_size,
         Squares(args.size, Decoding.of(model.config.data), open_rows(args, mesh)),
         mesh,
     )
@@ -123,19 +125,29 @@ def run(args: argparse.Namespace) -> Report:
     return Report("segmentation", settings(args, model), metrics, rows, shared_images=shared.count)
 
 
-def _make_patch_fn(model: Model, blocks: int):
-    """Returns the function from (params, images) to the patch tokens of the last blocks."""
+def make_patch_fn(model: Model, wanted: Sequence[int]):
+    """Returns the function from (params, images) to the patch tokens of some blocks, concatenated.
+
+    Blocks of other stages are brought to the finest grid of them, bilinearly: [B, h, w, F].
+    """
 
     def patches(params, images):
-        layers = model.last_layers(params, images, blocks)[:, :, 1:]  # [n, B, N, D]
-        return jnp.concatenate(list(layers), axis=-1)
+        maps = [tokens.patches for tokens in model.layers(params, images, wanted)]
+        grid = max(x.shape[1:3] for x in maps)
+        return jnp.concatenate([_enlarged(x, grid) for x in maps], axis=-1)
 
     return patches
 
 
+def _enlarged(x: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    if x.shape[1:3] == grid:
+        return x
+    return jax.image.resize(x, (len(x), *grid, x.shape[-1]), "linear")
+
+
 def _check(args: argparse.Namespace, model: Model) -> None:
-    patch_size, depth = model.backbone.patch_size, model.backbone.depth
-    if args.size % patch_size:
-        raise UserError(f"--size={args.size} is no multiple of the patch size, {patch_size}")
-    if args.blocks > depth:
-        raise UserError(f"--blocks={args.blocks} is more than the {depth} of the model")
+    size = args.size, args.size
+    if model.geometry.whole(size) != size:
+        raise UserError(
+            f"--size={args.size} is no multiple of the patch size, {model.geometry.stride}"
+        )

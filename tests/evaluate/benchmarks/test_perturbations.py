@@ -15,7 +15,7 @@ def images():
 @pytest.mark.parametrize("ratio", [0, 0.1, 0.5, 0.9, 1])
 def test_the_patches_of_the_highest_scores_are_blank(images, ratio):
     scores = np.random.default_rng(1).permuted(np.tile(np.arange(6.0), (3, 1)), axis=1)
-    found = jax.jit(drop_patches, static_argnames="patch_size")(images, scores, ratio, patch_size=4)
+    found = jax.jit(drop_patches)(images, scores.reshape(3, 2, 3), ratio)
     for image, result, order in zip(images, np.asarray(found), scores, strict=True):
         for patch in range(6):
             row, column = 4 * (patch // 3), 4 * (patch % 3)
@@ -25,7 +25,7 @@ def test_the_patches_of_the_highest_scores_are_blank(images, ratio):
 
 
 def test_dropping_nothing_changes_nothing(images):
-    np.testing.assert_array_equal(drop_patches(images, np.zeros((3, 6)), 0.0, 4), images)
+    np.testing.assert_array_equal(drop_patches(images, np.zeros((3, 2, 3)), 0.0), images)
 
 
 def test_one_tile_is_the_whole_image(images):

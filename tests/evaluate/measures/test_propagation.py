@@ -71,8 +71,8 @@ def test_the_decision_is_by_interpolated_shares_stretched_over_the_frame():
     labels = np.zeros((1, 4, 2), np.float32)
     labels[0, :, 1] = [0, 0, 0, 0.1]
     labels[..., 0] = 1 - labels[..., 1]
-    found = propagation.decide(jnp.asarray(labels), 2)
+    found = propagation.decide(jnp.asarray(labels), (2, 8))
     # Shares of the object, interpolated: 0 0 0 0 0 .025 .075 .1; stretched: .25 .75 1.
     np.testing.assert_array_equal(found, [[0, 0, 0, 0, 0, 0, 1, 1]] * 2)
     constant = jnp.ones((2, 2, 1))
-    np.testing.assert_array_equal(propagation.decide(constant, 4), np.zeros((8, 8)))
+    np.testing.assert_array_equal(propagation.decide(constant, (8, 8)), np.zeros((8, 8)))

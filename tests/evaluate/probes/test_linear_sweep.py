@@ -22,7 +22,7 @@ def mesh(request):
 def make_sweep(mesh):
     return Sweep(
         variants=(Variant("cls", 2), Variant("mean", 1), Variant("cls+mean", 1)),
-        blocks=BLOCKS,
+        widths=(WIDTH,) * BLOCKS,
         rates=RATES,
         slots=-(-len(RATES) // mesh.size) * mesh.size,
         num_classes=CLASSES,
@@ -120,5 +120,18 @@ def test_a_variant_sees_the_features_of_its_name(workdir, kind):
     features = make_feature_fn(model, "all", 2)(params, images)
     for blocks in (1, 2):
         expected = make_feature_fn(model, kind, blocks)(params, images)
-        found = Variant(kind, blocks).columns(features, 2)
+        found = Variant(kind, blocks).columns(features, (16, 16))
         np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        (Variant("cls", 2), [2, 3, 4, 5]),
+        (Variant("mean", 1), [9, 10, 11]),
+        (Variant("cls+mean", 3), [0, 1, 2, 3, 4, 5, 9, 10, 11]),
+    ],
+)
+def test_blocks_may_differ_in_width(variant, expected):
+    features = np.arange(12.0)[None]  # class tokens of widths 2, 1, 3, and then their means
+    np.testing.assert_array_equal(variant.columns(features, (2, 1, 3)), [expected])

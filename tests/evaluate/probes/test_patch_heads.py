@@ -19,8 +19,7 @@ def rng():
 
 def test_pixels_are_counted_patch_by_patch(rng):
     labels = rng.choice(np.array([0, 1, 2, 255], np.uint8), (2, 6, 9))
-    counts = patch_heads.count_pixels(labels, 3, 3)
-    assert counts.shape == (2, 6, 3)
+    counts = patch_heads.count_pixels(labels, (2, 3), 3).reshape(2, 6, 3)
     for image in range(2):
         for patch in range(6):
             row, column = 3 * (patch // 3), 3 * (patch % 3)
@@ -48,7 +47,7 @@ def test_votes_are_those_of_the_nearest_by_cosine(monkeypatch, rng, max_entries)
     bank = Bank(features.astype(np.float32), rng.dirichlet(np.ones(4), 30).astype(np.float32))
     tokens = 3 * rng.normal(size=(2, 7, 6)).astype(np.float32)
     votes = functools.partial(patch_heads.knn_votes, k=5, temperature=0.2)
-    found = jax.jit(votes)(bank, tokens)
+    found = jax.jit(votes)(bank, tokens[:, None]).squeeze(1)
     cosine = tokens / np.linalg.norm(tokens, axis=-1, keepdims=True) @ features.T
     nearest = np.argsort(-cosine, axis=-1)[..., :5]
     weights = softmax(np.take_along_axis(cosine, nearest, -1) / 0.2, axis=-1)

@@ -1,5 +1,6 @@
 """DAVIS with features that tell objects apart, and the whole command with a tiny model."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -12,9 +13,11 @@ from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate.benchmarks.davis_data import find_videos
 from ibot_jax.evaluate.tasks import davis
+from ibot_jax.models.geometry import Geometry
 
 PALETTE = [0, 0, 0, 200, 0, 0, 0, 200, 0]
 HEIGHT, WIDTH, FRAMES, STEP = 64, 128, 6, 4
+SQUARES = Geometry(4, 4, widths=(3,), depths=(1,), heads=(1,))
 
 
 def scene(number):
@@ -54,7 +57,13 @@ def colors_of_patches(params, frame):
 def test_squares_of_another_colour_are_followed(data, last_frames, tmp_path):
     """Patch for patch: interpolation takes a pixel off each corner, 4 of 256 and of 400."""
     follow = davis.make_follow(
-        colors_of_patches, None, 4, last_frames=last_frames, radius=4, top_k=5, temperature=0.1
+        colors_of_patches,
+        None,
+        SQUARES,
+        last_frames=last_frames,
+        radius=4,
+        top_k=5,
+        temperature=0.1,
     )
     (video,) = find_videos(epath.Path(data), "val")
     scores = davis.measure(follow, video, Decoding(), epath.Path(tmp_path / "predictions"))
@@ -78,7 +87,13 @@ def test_objects_further_away_than_the_radius_are_lost(data):
     found = {}
     for radius in (2, 4):
         follow = davis.make_follow(
-            colors_of_patches, None, 4, last_frames=7, radius=radius, top_k=5, temperature=0.1
+            colors_of_patches,
+            None,
+            SQUARES,
+            last_frames=7,
+            radius=radius,
+            top_k=5,
+            temperature=0.1,
         )
         (found[radius],) = follow(frames, first)
     truth = scene(4)[1] == 1
@@ -112,7 +127,8 @@ def test_the_command_measures_all_videos(data, workdir, tmp_path):
     ],
 )
 def test_working_sizes_are_those_of_the_original(height, width, size, patch_size, expected):
-    assert davis.working_size(height, width, size, patch_size) == expected
+    geometry = dataclasses.replace(SQUARES, patch_size=patch_size, stride=patch_size)
+    assert davis.working_size(height, width, size, geometry) == expected
 
 
 def remove_annotation(root):

@@ -15,6 +15,8 @@ from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate.tasks import retrieval
+from ibot_jax.models.geometry import geometry_of
+from ibot_jax.models.tokens import Tokens
 
 COLORS = np.array([[220, 40, 40], [40, 200, 50], [30, 60, 220]], np.uint8)
 
@@ -71,13 +73,14 @@ def test_a_feature_is_the_mean_class_token_of_three_scales():
     The made class token is the first and the last pixel of the image, cut to whole patches.
     """
 
-    def tokens(params, images, *, floats):
+    def features(params, images, *, floats):
         assert floats == "normalized"
         corners = jnp.concatenate([images[:, 0, 0], images[:, -1, -1]], axis=-1)
-        return params * corners[:, None]
+        return Tokens(params * corners, None, None)
 
     config = tiny_config(data__mean=(0.5, 0.25, 0.125))
-    model = SimpleNamespace(tokens=tokens, config=config, backbone=SimpleNamespace(patch_size=4))
+    geometry = geometry_of(config.model)
+    model = SimpleNamespace(features=features, config=config, geometry=geometry)
     pixels = np.random.default_rng(0).integers(0, 256, (21, 26, 3), dtype=np.uint8)
     image = (pixels / 255 - config.data.mean) / config.data.std
     corners = []

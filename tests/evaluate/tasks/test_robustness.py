@@ -22,6 +22,8 @@ from ibot_jax.evaluate.benchmarks.robustness_curves import (
 )
 from ibot_jax.evaluate.features.cache import Features
 from ibot_jax.evaluate.tasks.robustness import Classifier
+from ibot_jax.models.geometry import Geometry, geometry_of
+from ibot_jax.models.tokens import Attention, Tokens
 from ibot_jax.parallel.mesh import make_mesh
 
 
@@ -30,20 +32,20 @@ def made_model():
 
     def patches(images):
         batch, height, width, _ = images.shape
-        x = images.reshape(batch, height // 4, 4, width // 4, 4, 3).mean(axis=(2, 4, 5))
-        return x.reshape(batch, -1)
+        return images.reshape(batch, height // 4, 4, width // 4, 4, 3).mean(axis=(2, 4, 5))
 
-    def last_attention(params, images, *, floats):
+    def features(params, images, *, floats):
         assert floats == "normalized"
-        bright = jax.nn.softmax(patches(images))
-        row = jnp.pad(bright, ((0, 0), (1, 0)))
-        return jnp.broadcast_to(row[:, None, None], (len(row), 2, row.shape[1], row.shape[1]))
+        return Tokens(patches(images).reshape(len(images), -1), None, None)
 
+    def attention(params, images, *, floats):
+        assert floats == "normalized"
+        bright = jax.nn.softmax(patches(images), axis=(1, 2))
+        return Attention(jnp.stack([bright, bright], axis=1), None)
+
+    config = tiny_config()
     return SimpleNamespace(
-        config=tiny_config(),
-        backbone=SimpleNamespace(patch_size=4),
-        tokens=lambda params, images, floats: patches(images)[:, None],
-        last_attention=last_attention,
+        config=config, geometry=geometry_of(config.model), features=features, attention=attention
     )
 
 
@@ -86,8 +88,8 @@ def test_points_of_the_curves():
     ],
 )
 def test_grids_are_chosen_that_fit(size, patch_size, expected):
-    model = SimpleNamespace(backbone=SimpleNamespace(patch_size=patch_size))
-    assert fitting_grids(model, size) == expected
+    geometry = Geometry(patch_size, patch_size, (8,), (1,), (1,))
+    assert fitting_grids(SimpleNamespace(geometry=geometry), size) == expected
 
 
 def test_grids_that_do_not_divide_the_image_are_refused():

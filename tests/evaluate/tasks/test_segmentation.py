@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
+from scipy.ndimage import zoom
 
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.errors import UserError
@@ -16,6 +18,8 @@ from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split, Squar
 from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes.patch_heads import Linear, knn_votes
 from ibot_jax.evaluate.probes.segmenting import Frozen, count_classes, fit_linear, sample_bank
+from ibot_jax.evaluate.tasks.segmentation import make_patch_fn
+from ibot_jax.models.tokens import Tokens
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import all_rows
 
@@ -55,14 +59,30 @@ def patch_colors(params, images):
     """Features without a place: the mean colour of each patch of 4 x 4 pixels."""
     batch, size, _, channels = images.shape
     patches = images.astype(jnp.float32).reshape(batch, size // 4, 4, size // 4, 4, channels)
-    return params * (patches.mean(axis=(2, 4)).reshape(batch, -1, channels) / 128 - 1)
+    return params * (patches.mean(axis=(2, 4)) / 128 - 1)
+
+
+def test_blocks_of_other_stages_are_brought_to_the_finest_grid():
+    rng = np.random.default_rng(0)
+    fine, coarse = (rng.normal(size=(2, side, side, width)) for side, width in ((6, 3), (3, 5)))
+    asked = []
+
+    def layers(params, images, wanted):
+        asked.extend(wanted)
+        return [Tokens(None, None, jnp.asarray(x, jnp.float32)) for x in (fine, coarse)]
+
+    found = make_patch_fn(SimpleNamespace(layers=layers), (7, 9))({}, None)
+    assert asked == [7, 9]
+    np.testing.assert_allclose(found[..., :3], fine, rtol=1e-6)
+    enlarged = zoom(coarse, (1, 2, 2, 1), order=1, mode="nearest", grid_mode=True)
+    np.testing.assert_allclose(found[..., 3:], enlarged, atol=1e-5)
 
 
 @pytest.fixture
 def frozen():
     """The squares are as wide as the images, so that patches stay patches."""
     squares = Squares(48, Decoding(), all_rows(8))
-    return Frozen(patch_colors, jnp.float32(1), 4, squares, make_mesh())
+    return Frozen(patch_colors, jnp.float32(1), squares, make_mesh())
 
 
 @pytest.mark.parametrize("head", ["linear", "knn"])

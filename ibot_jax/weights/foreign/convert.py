@@ -7,11 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
+from ibot_jax.config.flat import flatten
+from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
 from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
 from ibot_jax.models.build import build_backbone, build_head
+from ibot_jax.models.geometry import geometry_of
 from ibot_jax.weights.foreign import original_names
 from ibot_jax.weights.foreign.accounting import (
     MASK_TOKEN,
@@ -34,13 +36,13 @@ class Taken:
     """One set of tensors, converted.
 
     Attributes:
-      config: the default config with the sections `model`, `head` and `data` as found.
+      config: the default config, flattened, with the sections `model`, `head` and `data` as found.
       params: {"backbone": ..., and by option "head": ...}.
       dialect: whose names the tensors had.
       notes: what a person should know: neutral values, tensors left out.
     """
 
-    config: ConfigDict
+    config: dict[str, Any]
     params: original_names.Params
     dialect: Dialect
     notes: tuple[str, ...]
@@ -81,9 +83,11 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool) -
     config, more_notes = infer_config(shapes, contents.facts, known, path, depth=depth)
     if head:
         last = {name: _read(tensors, found[name], path) for name in shapes if "last_layer" in name}
-        _infer_last_layers(config, last)
+        _infer_last_layers(config.head, last)
     shared = config.head.shared
-    expected = expected_shapes(config, head=head, student=student)
+    expected = expected_shapes(
+        config.model, config.head if head else None, config.data, student=student
+    )
     if shared:  # written twice by the original, once by DINO
         expected = {name: shape for name, shape in expected.items() if "last_layer2" not in name}
     check_shapes(names, tensors, {n: s for n, s in expected.items() if n in shapes}, path)
@@ -94,7 +98,7 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool) -
         for name, shape in expected.items()
     }
     params = original_names.to_flax(values, shared)
-    return Taken(config, params, names.dialect, (*notes, *more_notes))
+    return Taken(flatten(config), params, names.dialect, (*notes, *more_notes))
 
 
 def _expected_names(
@@ -135,11 +139,11 @@ def _expected_names(
     ]
 
 
-def _infer_last_layers(config: ConfigDict, values: Mapping[str, np.ndarray]) -> None:
+def _infer_last_layers(head: Section, values: Mapping[str, np.ndarray]) -> None:
     """Sets whether class and patch tokens share the last layer, and whether its norms are 1.
 
     Args:
-      config: to be changed.
+      head: to be changed.
       values: of the last layers' tensors, by the original's names.
     """
     pairs = [
@@ -149,28 +153,27 @@ def _infer_last_layers(config: ConfigDict, values: Mapping[str, np.ndarray]) -> 
         first in values and second in values and np.array_equal(values[first], values[second])
         for first, second in pairs
     )
-    config.head.shared = config.head.shared_teacher = shared
-    config.head.norm_last_layer = bool(np.all(values.get(pairs[0][0], 1) == 1))
+    head.shared = head.shared_teacher = shared
+    head.norm_last_layer = bool(np.all(values.get(pairs[0][0], 1) == 1))
 
 
-def expected_shapes(config: ConfigDict, *, head: bool, student: bool) -> dict[str, tuple[int, ...]]:
+def expected_shapes(
+    model: Section, head: Section | None, data: Section, *, student: bool
+) -> dict[str, tuple[int, ...]]:
     """Returns the original's names and shapes of all tensors of a model."""
 
     def init():
-        image = jnp.zeros((1, *config.data.global_size, config.data.channels))
-        params = {
-            "backbone": build_backbone(config.model, config.data.global_size, config.dtype).init(
-                jax.random.key(0), image
-            )["params"]
-        }
-        if head:
-            module = build_head(config.head, config.dtype, teacher=not student)
-            token = jnp.zeros((1, config.model.width))
+        image = jnp.zeros((1, *data.global_size, data.channels))
+        backbone = build_backbone(model, data.global_size, "float32")
+        params = {"backbone": backbone.init(jax.random.key(0), image)["params"]}
+        if head is not None:
+            module = build_head(head, "float32", teacher=not student)
+            token = jnp.zeros((1, geometry_of(model).width))
             params["head"] = module.init(jax.random.key(0), token)["params"]
         return params
 
     zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), jax.eval_shape(init))
-    tensors = original_names.to_torch(zeros, config.model.patch_size)
+    tensors = original_names.to_torch(zeros, model.patch_size)
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
 import ibot_jax
 from ibot_jax.config.flat import flatten
@@ -110,9 +109,9 @@ def _describe(
     contents: Contents, taken: dict[str, Taken], source: epath.Path, *, head: bool
 ) -> dict[str, Any]:
     """Returns the description of a converted model."""
-    config = next(iter(taken.values())).config
+    config = dict(next(iter(taken.values())).config)
     if len(taken) > 1:
-        config.head.shared = taken["student"].config.head.shared
+        config["head.shared"] = taken["student"].config["head.shared"]
     facts = {"weights": "teacher" if len(taken) > 1 else next(iter(taken))}
     facts |= {key: contents.facts[key] for key in ("args", "epoch") if key in contents.facts}
     facts |= contents.facts.get("description", {})
@@ -121,14 +120,14 @@ def _describe(
     facts["converted_from"] = {"file": source.name, "kind": contents.kind}
     if not source.is_dir():
         facts["converted_from"]["sha256"] = _file_hash(source)
-    return facts | describe(flatten(config), head=head, view=_view(contents, source, config))
+    view = _view(contents, source, config["data.global_size"])
+    return facts | describe(config, head=head, view=view)
 
 
-def _view(contents: Contents, source: epath.Path, config: ConfigDict) -> CentralView:
+def _view(contents: Contents, source: epath.Path, size: tuple[int, int]) -> CentralView:
     """Returns how images are resized and cut: as there, or as 256 pixels before 224."""
     if description := contents.facts.get("description"):
         return described_view(description, str(source))
-    size = config.data.global_size
     return contents.facts.get("view") or view_of_run(size, round(max(size) * 8 / 7))
 
 

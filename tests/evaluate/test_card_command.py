@@ -6,8 +6,8 @@ import shlex
 
 import jax
 import pytest
-from evaluations import evaluation_of
 from runs import save_run
+from teachers import evaluation_of
 from tiny import tiny_config, tiny_plan
 
 from ibot_jax import export

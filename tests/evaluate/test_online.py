@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
-from evaluations import evaluation_of
 from PIL import Image
+from teachers import evaluation_of
 from tiny import normalized, tiny_config, tiny_plan
 
 from ibot_jax.data import pipeline

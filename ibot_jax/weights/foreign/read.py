@@ -8,7 +8,6 @@ import numpy as np
 from etils import epath
 
 import ibot_jax
-from ibot_jax.config.flat import flatten
 from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.errors import UserError
 from ibot_jax.optim.optimizer import Params

@@ -97,7 +97,7 @@ def _embed(args: argparse.Namespace) -> None:
     source = open_source(f"folder:{args.images}", "", channels=views.channels, labelled=False)
     names = _Names(source, args.images)
     parts = Parts(target, _settings(args, model, params, views, source), len(source))
-    patches = tuple(side // model.config.model.patch_size for side in views.size)
+    patches = model.geometry.grid(model.geometry.whole(views.size))
     with contextlib.closing(parts):
         for start, stop, features in _features(model, params, views, source, parts.end, args, mesh):
             rows = features.pop("rows")
@@ -149,9 +149,10 @@ def _features(
 
     @jax.jit
     def program(params, images):
-        tokens = model.tokens(params, model.whole_patches(images))
-        features = {"class": tokens[:, 0]}
-        return features | ({"patches": tokens[:, 1:]} if args.patches else {})
+        tokens = model.features(params, model.whole_patches(images))
+        batch, *_, width = tokens.patches.shape
+        patches = {"patches": tokens.patches.reshape(batch, -1, width)} if args.patches else {}
+        return {"class": tokens.cls, **patches}
 
     def fetch(outputs, valid):
         rows = {name: np.asarray(array)[valid] for name, array in outputs.items()}

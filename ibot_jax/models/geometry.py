@@ -61,6 +61,10 @@ class Geometry:
         rows, columns = grid
         return rows * self.stride, columns * self.stride
 
+    def box(self, row: int, column: int) -> tuple[int, int, int, int]:
+        """Returns what a patch stands for in pixels: (top, left, bottom, right)."""
+        return (*self.size((row, column)), *self.size((row + 1, column + 1)))
+
     def nearest(self, size: tuple[float, float]) -> tuple[int, int]:
         """Returns the (height, width) of whole cells that is nearest to a size; may be 0."""
         height, width = (round(side / self.stride) * self.stride for side in size)

@@ -79,20 +79,16 @@ def attention_fn(model: Model, params: Params) -> AttentionFn:
     The attention to the class token itself is left out: that to the patches sums to 1, head by
     head. Images of one size share a compilation.
     """
-    program = jax.jit(_class_row, static_argnums=0)
-    patch_size = model.config.model.patch_size
+
+    @jax.jit
+    def program(params, pixels):
+        return model.attention(params, pixels[None]).cls[0]
 
     def attend(pixels: np.ndarray) -> np.ndarray:
-        grid = tuple(side // patch_size for side in pixels.shape[:2])
-        weights = np.asarray(program(model, params, pixels[None]))
-        weights = weights / weights.sum(axis=-1, keepdims=True)
-        return weights.reshape(-1, *grid)
+        weights = np.asarray(program(params, pixels))
+        return weights / weights.sum(axis=(1, 2), keepdims=True)
 
     return attend
-
-
-def _class_row(model, params, images):
-    return model.last_attention(params, images)[0, :, 0, 1:]
 
 
 def mass_set(attention: np.ndarray, mass: float) -> np.ndarray:

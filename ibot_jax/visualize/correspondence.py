@@ -10,7 +10,7 @@ takes two images of a class, of class folders or digits; --pairs=given takes the
 import argparse
 import colorsys
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -79,13 +79,13 @@ def run(args: argparse.Namespace) -> None:
         )
     model, params = open_model(args)
     source = open_images(args, model.config.data.channels, labelled=args.pairs == "class")
-    program = jax.jit(model.tokens)
-    patch_size = model.config.model.patch_size
+    program = jax.jit(model.features)
     drawn = []
     for pair in _pairs(args, source, model):
-        tokens = [np.asarray(program(params, pixels[None]))[0, 1:] for pixels in pair]
+        grids = [np.asarray(program(params, pixels[None]).patches)[0] for pixels in pair]
+        tokens = (grid.reshape(-1, grid.shape[-1]) for grid in grids)
         matches = mutual_matches(*tokens, args.matches)
-        drawn.append(draw_pair(pair, matches, patch_size, args.cell))
+        drawn.append(draw_pair(pair, matches, [grid.shape[:2] for grid in grids], args.cell))
     if not drawn:
         raise UserError(f"--images={args.images[0]}: of no pair both images can be read")
     rows = [drawn[i : i + _COLUMNS] for i in range(0, len(drawn), _COLUMNS)]
@@ -112,20 +112,25 @@ def mutual_matches(first: np.ndarray, second: np.ndarray, number: int) -> Matche
     return Matches(chosen, forth[chosen], similarity[chosen, forth[chosen]])
 
 
-def draw_pair(pair: Pair, matches: Matches, patch_size: int, cell: int) -> Image.Image:
-    """Draws two pictures side by side, and lines between the middles of matching patches."""
+def draw_pair(
+    pair: Pair, matches: Matches, grids: Sequence[tuple[int, int]], cell: int
+) -> Image.Image:
+    """Draws two pictures side by side, and lines between the middles of matching patches.
+
+    `grids` are the rows and columns of patches of each.
+    """
     panels = [canvas.photo(pixels, cell) for pixels in pair]
     gap = max(cell // 16, 4)
     size = 2 * cell + gap, max(panel.height for panel in panels)
     picture = Image.new("RGB", size, canvas.PAPER)
     points = []  # x and y of the middle of each match's patch, for each picture
-    for side, (pixels, panel, patches) in enumerate(zip(pair, panels, matches, strict=False)):
+    for side, (grid, panel, patches) in enumerate(zip(grids, panels, matches, strict=False)):
         left = side * (cell + gap) + (cell - panel.width) // 2
         top = (size[1] - panel.height) // 2
         picture.paste(panel, (left, top))
-        rows, columns = np.divmod(patches, pixels.shape[1] // patch_size)
-        middles = (np.stack([columns, rows], axis=1) + 0.5) * patch_size
-        points.append(middles * panel.width / pixels.shape[1] + (left, top))
+        rows, columns = np.divmod(patches, grid[1])
+        middles = np.stack([columns, rows], axis=1) + 0.5
+        points.append(middles * panel.width / grid[1] + (left, top))
     fine = picture.resize((size[0] * _FINE, size[1] * _FINE), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(fine)
     width = round(max(cell / 120, 1.5) * _FINE)

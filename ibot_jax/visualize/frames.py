@@ -39,8 +39,7 @@ def _animation(path: str, size: int, model: Model) -> Iterator[np.ndarray]:
         with Image.open(io.BytesIO(read_file(path))) as video:
             for frame in ImageSequence.Iterator(video):
                 converted, _ = to_channels(frame, Decoding.of(model.config.data))
-                patch_size = model.config.model.patch_size
-                yield fit(np.asarray(converted), size, patch_size, model.view.interpolation)
+                yield fit(np.asarray(converted), size, model.geometry, model.view.interpolation)
     except UnidentifiedImageError:
         raise UserError(
             f"--images={path} is no animation that Pillow reads (GIF, WebP, PNG); of another video "

@@ -92,9 +92,9 @@ def open_model(
     """
     mesh = mesh or make_mesh(jax.local_devices()[:1])
     model, params = opening.open_model(args, mesh, head=head)
-    patch_size = model.config.model.patch_size
-    if args.size is not None and args.size < patch_size:
-        raise UserError(f"--size={args.size} is smaller than a patch of {patch_size} pixels")
+    patch = model.geometry.stride
+    if args.size is not None and args.size < patch:
+        raise UserError(f"--size={args.size} is smaller than a patch of {patch} pixels")
     if args.size is not None:
         check_images(f"--size={args.size}", 1, (args.size, args.size), model)
     return model, params

@@ -123,8 +123,7 @@ def draw(
     """
     kind = layout.kind
     size = view_size(model, size or max(model.view.size))
-    patch_size = model.config.model.patch_size
-    grid = size[0] // patch_size, size[1] // patch_size
+    grid = model.geometry.grid(size)
     batch = prototypes.batch_size(model, kind, grid[0] * grid[1], mesh.size)
     cut = dataclasses.replace(model.view, size=size, resize=size, fit="cover")
     views = Views(cut, Decoding.of(model.config.data), rows_of_process(mesh, batch))
@@ -146,7 +145,8 @@ def draw(
         make_view(view, source.locate(image)[0])
         if kind == "class":
             return canvas.photo(pixels, side)
-        return frame_patch(pixels, divmod(patch, grid[1]), patch_size, layout.context, side)
+        box = model.geometry.box(*divmod(patch, grid[1]))
+        return frame_patch(pixels, box, layout.context, side)
 
     columns = math.ceil(math.sqrt(layout.top))
     side = (layout.cell - 2 * (columns - 1)) // columns
@@ -171,29 +171,30 @@ def teacher_temperature(model: Model, kind: str) -> float:
 
 
 def frame_patch(
-    pixels: np.ndarray, patch: tuple[int, int], patch_size: int, context: int, side: int
+    pixels: np.ndarray, box: tuple[int, int, int, int], context: int, side: int
 ) -> Image.Image:
     """Returns a patch amid its surroundings, framed.
 
     Args:
       pixels: [H, W, C] uint8.
-      patch: its row and column.
-      patch_size: pixels.
+      box: of the patch, (top, left, bottom, right).
       context: side of the surroundings, in patches; at the border they lie off centre, and they are
         never larger than the image.
       side: of the result, pixels.
     """
-    window = min(context * patch_size, *pixels.shape[:2])
-    top, left = (
-        int(np.clip(place * patch_size + (patch_size - window) // 2, 0, length - window))
-        for place, length in zip(patch, pixels.shape[:2], strict=True)
+    top, left, bottom, right = box
+    window = min(context * (bottom - top), *pixels.shape[:2])
+    shown_top, shown_left = (
+        int(np.clip((start + end - window) // 2, 0, length - window))
+        for start, end, length in zip(box[:2], box[2:], pixels.shape[:2], strict=True)
     )
-    picture = canvas.photo(pixels[top : top + window, left : left + window], side)
+    shown = pixels[shown_top : shown_top + window, shown_left : shown_left + window]
+    picture = canvas.photo(shown, side)
     scale = side / window
     corners = [
-        round((place * patch_size + offset - start) * scale)
-        for offset in (0, patch_size)
-        for place, start in ((patch[1], left), (patch[0], top))
+        round((place - start) * scale)
+        for places in ((left, top), (right, bottom))
+        for place, start in zip(places, (shown_left, shown_top), strict=True)
     ]
     corners[2:] = [corner - 1 for corner in corners[2:]]  # Pillow's rectangles include the end
     ImageDraw.Draw(picture).rectangle(corners, outline=_FRAME, width=max(side // 40, 1))

@@ -58,14 +58,8 @@ def draw(
       threshold: of the foreground, see `split`.
       cell: longer side of a panel, pixels.
     """
-    program = jax.jit(model.tokens)
-    patch_size = model.config.model.patch_size
-    grids = [
-        np.asarray(program(params, picture[None]))[0, 1:].reshape(
-            picture.shape[0] // patch_size, picture.shape[1] // patch_size, -1
-        )
-        for picture in pictures
-    ]
+    program = jax.jit(model.features)
+    grids = [np.asarray(program(params, picture[None]).patches)[0] for picture in pictures]
     rows = []
     colored = color(grids, threshold)
     for start in range(0, len(pictures), _COLUMNS):

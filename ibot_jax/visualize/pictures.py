@@ -19,6 +19,7 @@ from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
 from ibot_jax.files import remote
 from ibot_jax.files.paths import absolute_path
+from ibot_jax.models.geometry import Geometry
 from ibot_jax.weights.model import Model
 
 T = TypeVar("T")
@@ -165,33 +166,34 @@ def readable(
 
 def read_pixels(source: Source, size: int, model: Model) -> Callable[[int], np.ndarray]:
     """Returns a function from an index to the image as the model is to see it, [H, W, C] uint8."""
-    patch_size, decoding = model.config.model.patch_size, Decoding.of(model.config.data)
+    decoding = Decoding.of(model.config.data)
 
     def read(index: int) -> np.ndarray:
         image = EncodedImage(source.fetch(source.locate(index)[0]), decoding)
         pixels = image.decode()
         if image.note:
             _log.warning("%s: %s", source.describe(index), image.note)
-        return fit(pixels, size, patch_size, model.view.interpolation)
+        return fit(pixels, size, model.geometry, model.view.interpolation)
 
     return read
 
 
 def view_size(model: Model, longer: int) -> tuple[int, int]:
     """Returns height and width of views like those of training, scaled to a longer side."""
-    sides, patch_size = model.view.size, model.config.model.patch_size
-    return tuple(max(round(x * longer / max(sides) / patch_size), 1) * patch_size for x in sides)
+    sides, least = model.view.size, model.geometry.stride
+    height, width = model.geometry.nearest([side * longer / max(sides) for side in sides])
+    return max(height, least), max(width, least)
 
 
 def fit(
-    pixels: np.ndarray, size: int, patch_size: int, interpolation: str = "bicubic"
+    pixels: np.ndarray, size: int, geometry: Geometry, interpolation: str = "bicubic"
 ) -> np.ndarray:
     """Resizes an image to `size` on its longer side, and both sides to whole patches.
 
     Args:
       pixels: [H, W] or [H, W, C] uint8.
       size: pixels.
-      patch_size: pixels.
+      geometry: of the patches.
       interpolation: a key of `central.FILTERS`.
 
     Returns:
@@ -200,14 +202,12 @@ def fit(
     Raises:
       UnreadableImage: if the image is smaller than a patch, before or after.
     """
-    sides = pixels.shape[:2]
-    patches = [round(side * size / max(sides) / patch_size) for side in sides]
-    if min(sides) < patch_size or min(patches) < 1:
-        how = f", resized to {size}" if min(sides) >= patch_size else ""
+    sides, patch = pixels.shape[:2], geometry.stride
+    height, width = geometry.nearest([side * size / max(sides) for side in sides])
+    if min(sides) < patch or not height * width:
+        how = f", resized to {size}" if min(sides) >= patch else ""
         raise UnreadableImage(
-            f"its {sides[1]} x {sides[0]} pixels{how} are smaller than a patch of {patch_size} x "
-            f"{patch_size}"
+            f"its {sides[1]} x {sides[0]} pixels{how} are smaller than a patch of {patch} x {patch}"
         )
-    height, width = (number * patch_size for number in patches)
     image = Image.fromarray(pixels).resize((width, height), FILTERS[interpolation])
     return np.asarray(image).reshape(height, width, -1)

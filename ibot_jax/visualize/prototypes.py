@@ -85,8 +85,9 @@ def batch_size(model: Model, kind: str, num_patches: int, num_devices: int) -> i
 def _program(model: Model, kind: str, mesh: jax.sharding.Mesh):
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def update(best, params, rows, first, temperature):
-        tokens = model.tokens(params, rows["images"])
-        tokens = tokens[:, :1] if kind == "class" else tokens[:, 1:]
+        features = model.features(params, rows["images"])
+        tokens = features.cls if kind == "class" else features.patches
+        tokens = tokens.reshape(len(tokens), -1, tokens.shape[-1])  # [B, n, D]
         logits = model.logits(params, tokens)[KINDS.index(kind)]  # [B, n, K]
         shares = jax.nn.softmax(logits / temperature)
         confidence = jnp.where(rows["valid"][:, None], shares.max(axis=1), -1).T  # [K, B]

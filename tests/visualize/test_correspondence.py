@@ -56,7 +56,7 @@ def test_only_mutual_neighbours_match_and_the_best_come_first():
 def test_lines_join_the_middles_of_patches():
     pair = np.full((16, 16, 3), 255, np.uint8), np.full((16, 16, 3), 255, np.uint8)
     matches = correspondence.Matches(np.array([0]), np.array([7]), np.array([1.0]))
-    picture = np.asarray(correspondence.draw_pair(pair, matches, PATCH, cell=64)).astype(int)
+    picture = np.asarray(correspondence.draw_pair(pair, matches, [(4, 4)] * 2, cell=64)).astype(int)
     assert picture.shape == (64, 64 + 4 + 64, 3)  # a gap of 4
     ink = (picture < 200).any(axis=-1)
     start, end = np.array([8, 8]), np.array([24, 68 + 56])  # row, column

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
-from planted import PATCH, color_model, patchwork, save_images, save_model
+from planted import color_model, patchwork, save_images, save_model
 from tiny import tiny_config
 
 from ibot_jax.visualize import patterns
@@ -53,7 +53,7 @@ def test_the_frame_is_around_the_patch():
     """Off centre at the border: patch (3, 0) of 5 x 5, amid 3 x 3 patches, 10 times as large."""
     pixels = np.zeros((20, 20, 3), np.uint8)
     pixels[12:16, 0:4] = 255
-    picture = np.asarray(patterns.frame_patch(pixels, (3, 0), PATCH, 3, side=120)).astype(int)
+    picture = np.asarray(patterns.frame_patch(pixels, (12, 0, 16, 4), 3, side=120)).astype(int)
     frame = np.argwhere((picture == patterns._FRAME).all(axis=-1))
     np.testing.assert_array_equal(frame.min(axis=0), [40, 0])  # rows 8 to 20 are shown
     np.testing.assert_array_equal(frame.max(axis=0), [79, 39])
@@ -62,7 +62,7 @@ def test_the_frame_is_around_the_patch():
 
 def test_surroundings_are_never_larger_than_the_image():
     pixels = np.arange(12 * 16 * 3, dtype=np.uint8).reshape(12, 16, 3)
-    picture = patterns.frame_patch(pixels, (2, 3), PATCH, 9, side=12)
+    picture = patterns.frame_patch(pixels, (8, 12, 12, 16), 9, side=12)
     expected = pixels[:, 4:].copy()  # the rightmost square
     framed = np.asarray(picture)
     np.testing.assert_array_equal(framed[:8], expected[:8])

@@ -1,6 +1,7 @@
 """Images as the model sees them: whole patches, the aspect kept, spread over what there is."""
 
 import argparse
+import dataclasses
 
 import numpy as np
 import pytest
@@ -8,7 +9,10 @@ from planted import save_images
 
 from ibot_jax.data.pixels.images import UnreadableImage
 from ibot_jax.errors import UserError
+from ibot_jax.models.geometry import Geometry
 from ibot_jax.visualize import pictures
+
+SQUARES = Geometry(16, 16, widths=(8,), depths=(1,), heads=(1,))
 
 
 @pytest.mark.parametrize(
@@ -23,20 +27,22 @@ from ibot_jax.visualize import pictures
 )
 def test_images_become_whole_patches_of_the_same_shape(shape, size, expected):
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    assert pictures.fit(image, size, 16).shape == expected
+    assert pictures.fit(image, size, SQUARES).shape == expected
 
 
 def test_what_is_where_stays_there():
     image = np.zeros((30, 60, 3), np.uint8)
     image[:15, 30:] = 255
-    fitted = pictures.fit(image, 32, 4)  # [16, 32]
+    fitted = pictures.fit(
+        image, 32, dataclasses.replace(SQUARES, patch_size=4, stride=4)
+    )  # [16, 32]
     assert fitted[:7, 17:].min() > 250 and fitted[9:].max() < 5 and fitted[:, :15].max() < 5
 
 
 @pytest.mark.parametrize(("shape", "size"), [((15, 99), 64), ((99, 15), 64), ((16, 400), 160)])
 def test_less_than_a_patch_is_refused(shape, size):
     with pytest.raises(UnreadableImage, match="smaller than a patch of 16 x 16"):
-        pictures.fit(np.zeros(shape, np.uint8), size, 16)
+        pictures.fit(np.zeros(shape, np.uint8), size, SQUARES)
 
 
 def test_pictures_are_spread_over_all():

@@ -34,8 +34,9 @@ def write_stablehlo(target: epath.Path, found: Found, make_card: MakeCard) -> No
     model = Model(config, target.name)
 
     def features(images: jax.Array) -> dict[str, jax.Array]:
-        tokens = model.tokens(params, images)
-        return {"class": tokens[:, 0], "patch": tokens[:, 1:]}
+        tokens = model.features(params, images)
+        patches = tokens.patches.reshape(len(images), -1, tokens.patches.shape[-1])
+        return {"class": tokens.cls, "patch": patches}
 
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct(

@@ -1,14 +1,13 @@
 """Pods of TPUs that the ImageNet configs have settings for."""
 
-from ml_collections import ConfigDict
-
+from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
 
 # Chips of the pods that the ImageNet configs have settings for, `configs/vitb16.py:v5e-256`.
 PODS = {"v5e-16": 16, "v5e-64": 64, "v5e-256": 256, "v4-64": 64, "v5p-64": 64}
 
 
-def apply_pod(config: ConfigDict, pod: str) -> None:
+def apply_pod(config: Section, pod: str) -> None:
     """Spreads the batch over the chips of a pod, one of `PODS`; "" leaves the config as it is.
 
     Raises:

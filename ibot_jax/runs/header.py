@@ -4,10 +4,11 @@ from typing import Any
 
 import jax
 from etils import epath
-from ml_collections import ConfigDict
 
 import ibot_jax
+from ibot_jax.config.flat import Flat, section
 from ibot_jax.config.plan import Plan
+from ibot_jax.config.section import Section
 from ibot_jax.parallel.processes import num_processes
 
 
@@ -24,7 +25,7 @@ def suggested_momentum(batch_size: int, total_steps: int) -> float:
 
 
 def header(
-    config: ConfigDict,
+    flat: Flat,
     plan: Plan,
     params: Any,
     mesh: jax.sharding.Mesh,
@@ -37,7 +38,7 @@ def header(
     """Returns the lines that say what is about to run.
 
     Args:
-      config: of the run.
+      flat: the config.
       plan: its length.
       params: the student's, {"backbone": ..., "head": ...}.
       mesh: the devices.
@@ -46,7 +47,7 @@ def header(
       start: from what the run starts.
       workdir: where it writes.
     """
-    model = config.model
+    model = section(flat, "model")
     millions = {
         part: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
         for part, tree in params.items()
@@ -55,7 +56,7 @@ def header(
     rows = {
         "model": (
             f"ViT of width {model.width}, depth {model.depth}, {model.heads} heads, patch "
-            f"{model.patch_size}; {config.head.prototypes} prototypes; {config.dtype}"
+            f"{model.patch_size}; {flat['head.prototypes']} prototypes; {flat['dtype']}"
         ),
         "parameters": (
             f"{millions['backbone']:.2f} M backbone + {millions['head']:.2f} M head, in student "
@@ -71,8 +72,8 @@ def header(
             f"{plan.total_steps:,} steps of {plan.batch_size} images; {epochs:g} epochs of "
             f"{plan.steps_per_epoch:,} steps"
         ),
-        "rate": rate_in_words(config.optim, plan.batch_size),
-        "teacher": _momentum_in_words(config, plan),
+        "rate": rate_in_words(section(flat, "optim"), plan.batch_size),
+        "teacher": _momentum_in_words(flat["teacher_momentum"], plan),
         "start": start,
         "writes": str(workdir),
     }
@@ -80,7 +81,7 @@ def header(
     return [title, *(f"  {name:<11}{text}" for name, text in rows.items())]
 
 
-def rate_in_words(optim: ConfigDict, batch_size: int) -> str:
+def rate_in_words(optim: Section, batch_size: int) -> str:
     """Returns the learning rate as the batch scales it."""
     return (
         f"{optim.lr * batch_size / 256:.4g} (optim.lr {optim.lr:g} x {batch_size} / 256), then "
@@ -88,8 +89,8 @@ def rate_in_words(optim: ConfigDict, batch_size: int) -> str:
     )
 
 
-def _momentum_in_words(config: ConfigDict, plan: Plan) -> str:
-    text = f"momentum {config.teacher_momentum:g}, rising to 1"
+def _momentum_in_words(momentum: float, plan: Plan) -> str:
+    text = f"momentum {momentum:g}, rising to 1"
     if plan.batch_size < 1024:
         suggested = suggested_momentum(plan.batch_size, plan.total_steps)
         text += f"; suggested for this batch and length: teacher_momentum {suggested:g}"

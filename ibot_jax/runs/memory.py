@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterator
 
 import jax
-from ml_collections import ConfigDict
 
+from ibot_jax.config.flat import Flat, section
 from ibot_jax.config.host import host_memory, in_words
 from ibot_jax.config.section import Section
 from ibot_jax.models import counts
@@ -22,6 +22,7 @@ from ibot_jax.parallel.processes import num_processes
 
 # Copies of a parameter: student, gradient, moments, and the teacher.
 _COPIES = {"adamw": 5, "sgd": 4, "lars": 4}
+_ITEM = {"bfloat16": 2, "float32": 4, "float64": 8}  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +40,12 @@ class Need:
     size: int
 
 
-def num_parameters(config: ConfigDict) -> dict[tuple[str, ...], int]:
+def num_parameters(flat: Flat) -> dict[tuple[str, ...], int]:
     """Returns how many parameters a student has, by the keys on which their number depends.
 
     In closed form: a model that does not fit could take forever to describe.
     """
-    model, head, data = config.model, config.head, config.data
+    model, head, data = (section(flat, name) for name in ("model", "head", "data"))
     of_blocks, others = counts.parameters(model, data.channels, data.global_size)
     mlp = (geometry_of(model).width + 1) * head.hidden_dim + (head.hidden_dim + 1) * head.hidden_dim
     mlp += (head.hidden_dim + 1) * head.bottleneck_dim
@@ -62,76 +63,72 @@ def depth_key(model: Section) -> str:
     return "model.depth" if model.arch == "vit" else "model.stage_depths"
 
 
-def device_needs(config: ConfigDict, num_devices: int) -> Iterator[Need]:
+def device_needs(flat: Flat, num_devices: int) -> Iterator[Need]:
     """Yields what one of the devices of a run takes memory for."""
-    item = {"bfloat16": 2, "float32": 4, "float64": 8}[config.dtype]
-    parts = config.mesh.fsdp * config.mesh.tensor
-    copies = _COPIES[config.optim.name]
-    for keys, number in num_parameters(config).items():
+    model, item = section(flat, "model"), _ITEM[flat["dtype"]]
+    parts = flat["mesh.fsdp"] * flat["mesh.tensor"]
+    copies = _COPIES[flat["optim.name"]]
+    for keys, number in num_parameters(flat).items():
         yield Need("state", keys, number * copies * max(item, 4) // parts)
-    rows = config.batch_size * config.mesh.tensor // num_devices
-    at_once = math.ceil(rows / config.grad_accum_steps)
-    for kind, number in (("global", config.data.global_views), ("local", config.data.local_views)):
-        height, breadth = config.data[f"{kind}_size"]
+    rows = flat["batch_size"] * flat["mesh.tensor"] // num_devices
+    at_once = math.ceil(rows / flat["grad_accum_steps"])
+    for kind in ("global", "local"):
+        size, number = flat[f"data.{kind}_size"], flat[f"data.{kind}_views"]
         if not number:
             continue
-        pixels = number * height * breadth * config.data.channels
+        pixels = number * math.prod(size) * flat["data.channels"]
         keys = f"data.{kind}_size", f"data.{kind}_views", "batch_size"
         yield Need(f"{kind} views", keys, pixels * (rows + at_once * item))
-        model, trained = config.model, config.data.global_size
-        stages = counts.stages(model, (height, breadth), trained)
+        stages = counts.stages(model, size, flat["data.global_size"])
         inputs = at_once * number * sum(s.tokens * s.width * s.depth for s in stages) * item
         yield Need(f"tokens of {kind} views", ("model.width", depth_key(model), *keys), inputs)
-        if weights := attention_in_memory(model, stages, config.dtype):
+        if weights := attention_in_memory(model, stages, flat["dtype"]):
             weights *= at_once * number * item
             yield Need(f"attention of {kind} views", (*keys, "model.patch_size"), weights)
 
 
-def host_needs(config: ConfigDict, num_processes: int) -> Iterator[Need]:
+def host_needs(flat: Flat, num_processes: int) -> Iterator[Need]:
     """Yields what a host takes memory for beside its devices."""
-    rows = -(-config.batch_size // num_processes)
-    for kind, number in (("global", config.data.global_views), ("local", config.data.local_views)):
-        pixels = math.prod(config.data[f"{kind}_size"]) * config.data.channels * number
+    rows = -(-flat["batch_size"] // num_processes)
+    for kind in ("global", "local"):
+        pixels = math.prod(flat[f"data.{kind}_size"]) * flat["data.channels"]
+        pixels *= flat[f"data.{kind}_views"]
         keys = f"data.{kind}_size", f"data.{kind}_views", "batch_size"
         yield Need(f"a batch's {kind} views", keys, rows * pixels)
-    if config.knn.every:
-        image = config.knn.resize**2 * config.data.channels
+    if flat["knn.every"]:
+        image = flat["knn.resize"] ** 2 * flat["data.channels"]
         yield Need("an image to evaluate", ("knn.resize",), image)
-        pixels = math.prod(config.data.global_size) * config.data.channels
-        batch = -(-config.knn.batch_size // num_processes) * pixels
+        pixels = math.prod(flat["data.global_size"]) * flat["data.channels"]
+        batch = -(-flat["knn.batch_size"] // num_processes) * pixels
         yield Need("a batch to evaluate", ("knn.batch_size", "data.global_size"), batch)
 
 
-def memory_problems(config: ConfigDict) -> Iterator[str]:
+def memory_problems(flat: Flat) -> Iterator[str]:
     """Yields a sentence if devices or host have too little memory for a run.
 
     Args:
-      config: of the run, checked.
+      flat: the config, checked.
     """
     count, local = jax.device_count(), jax.local_device_count()
-    on_device = list(device_needs(config, count))
-    on_host = list(host_needs(config, num_processes()))
+    on_device = list(device_needs(flat, count))
+    on_host = list(host_needs(flat, num_processes()))
     device = jax.local_devices()[0]
     if device.platform == "cpu":  # devices of the host's own memory
         on_host += [dataclasses.replace(need, size=need.size * local) for need in on_device]
     else:
         limit = (device.memory_stats() or {}).get("bytes_limit", math.inf)
-        yield from _too_much(on_device, limit, f"a {device.device_kind}", config)
-    yield from _too_much(on_host, host_memory(), "this host", config)
+        yield from _too_much(on_device, limit, f"a {device.device_kind}", flat)
+    yield from _too_much(on_host, host_memory(), "this host", flat)
 
 
-def _too_much(needs: list[Need], limit: float, whose: str, config: ConfigDict) -> Iterator[str]:
+def _too_much(needs: list[Need], limit: float, whose: str, flat: Flat) -> Iterator[str]:
     total = sum(need.size for need in needs)
     if total <= limit:
         return
     most = max(needs, key=lambda need: need.size)
-    values = config.to_dict()
-    shown = []
-    for key in most.keys:
-        section, _, leaf = key.rpartition(".")
-        shown.append(f"{key}={(values[section] if section else values)[leaf]!r}")
+    shown = ", ".join(f"{key}={flat[key]!r}" for key in most.keys)
     yield (
-        f"{', '.join(shown)}: the run takes {in_words(total)} of memory at the least, of which "
+        f"{shown}: the run takes {in_words(total)} of memory at the least, of which "
         f"{most.what} {in_words(most.size)}, and {whose} has {in_words(limit)}; {_help(most)}"
     )
 

@@ -67,7 +67,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
     found = list(device_problems(flat, jax.device_count(), num_processes()))
     watchdog = make_watchdog(config.data.stall_seconds)
     with same_end():
-        found += memory_problems(config)
+        found += memory_problems(flat)
         evaluation = None
         with noted(found):
             source = open_source(
@@ -125,7 +125,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
             lock.watch("checkpoints", *WRITTEN)
         reporter.say(
             *header(
-                config,
+                flat,
                 plan,
                 state.params,
                 mesh,

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from ibot_jax.cli import exits
 from ibot_jax.cli.config_file import add_config_arguments, parse_config
+from ibot_jax.config.flat import flatten
 from ibot_jax.config.plan import make_plan
 from ibot_jax.config.problems import refuse
 from ibot_jax.data.draw.masks import draw_mask
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if config.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     check_devices(config, jax.device_count())
-    refuse(memory_problems(config))
+    refuse(memory_problems(flatten(config)))
     mesh = make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
     _open_outputs(args)
 
@@ -196,7 +197,8 @@ def measure(
         **_speed(config, mesh, compiled, statistics.median(seconds)),
         "memory_bytes": _memory(compiled, mesh),
         "masked_tokens_per_image": {
-            "expected": config.data.global_views * flops.expected_masked(config),
+            "expected": config.data.global_views
+            * flops.expected_masked(config.masks.ratios, masks[0].shape[2:]),
             "drawn": float(np.sum(masks) / len(masks) / config.batch_size),
         },
         "loss": float(metrics["loss"]) if metrics["finite"] else None,
@@ -231,7 +233,7 @@ def _speed(
     config: ConfigDict, mesh: jax.sharding.Mesh, compiled: jax.stages.Compiled, seconds: float
 ) -> dict:
     """Relates the time of a step to the work in it."""
-    by_part = flops.step_flops(config)
+    by_part = flops.step_flops(config.model, config.head, config.data, config.masks)
     model = flops.total(by_part)
     # Of one device's program. XLA counts the body of a loop once, and custom calls not at all.
     compiler = compiled.cost_analysis()["flops"] * mesh.size / config.batch_size

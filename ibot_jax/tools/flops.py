@@ -11,33 +11,24 @@ whose mean moves the patch center. What is computed besides (empty slots for mas
 once more for the backward pass) takes time, but is no part of the model.
 """
 
+import functools
 import math
 
-from ml_collections import ConfigDict
-
+from ibot_jax.config.section import Section
 from ibot_jax.models import counts
 from ibot_jax.models.geometry import geometry_of
 
 _BACKWARD = 2  # times the forward pass
 
 
-def backbone_flops(config: ConfigDict, size: tuple[int, int]) -> dict[str, float]:
-    """Counts the backbone's forward pass on one view, by kind: see `counts.flops`.
-
-    Args:
-      config: of the run.
-      size: the view's height and width in pixels.
-    """
-    return counts.flops(config.model, config.data.channels, size, config.data.global_size)
-
-
-def head_flops(config: ConfigDict, *, mlp: float, classes: float, patches: float) -> dict:
+def head_flops(head: Section, width: int, *, mlp: float, classes: float, patches: float) -> dict:
     """Counts a head's forward pass.
 
     With width D, hidden width H, bottleneck U and K prototypes.
 
     Args:
-      config: of the run.
+      head: the config's section.
+      width: of the backbone's tokens.
       mlp: tokens that pass the MLP.
       classes: class tokens that meet their prototypes.
       patches: patch tokens that meet theirs.
@@ -45,8 +36,6 @@ def head_flops(config: ConfigDict, *, mlp: float, classes: float, patches: float
     Returns:
       FLOPs by kind: "mlp", 2 (D H + H^2 + H U) each token; "last_layer", 2 U K each token.
     """
-    head = config.head
-    width = geometry_of(config.model).width
     hidden, bottleneck = head.hidden_dim, head.bottleneck_dim
     outputs = classes * head.prototypes + patches * head.patch_prototypes
     return {
@@ -55,47 +44,56 @@ def head_flops(config: ConfigDict, *, mlp: float, classes: float, patches: float
     }
 
 
-def expected_masked(config: ConfigDict) -> float:
+def expected_masked(ratios: tuple[float, ...], grid: tuple[int, int]) -> float:
     """Returns how many tokens of a global view are masked on average: the mean ratio's share.
 
     The noise of a ratio has mean 0. A mask may stay below its ratio, never pass it: random ones
     round down, and of block-wise ones the last block does not always fit.
+
+    Args:
+      ratios: that views draw from.
+      grid: of a mask.
     """
-    ratios = config.masks.ratios
-    return sum(ratios) / len(ratios) * _patches(config, config.data.global_size)
+    return sum(ratios) / len(ratios) * math.prod(grid)
 
 
-def step_flops(config: ConfigDict) -> dict[str, dict[str, float]]:
+def step_flops(
+    model: Section, head: Section, data: Section, masks: Section
+) -> dict[str, dict[str, float]]:
     """Counts one training step, forward and backward, of which the batch has masks.
+
+    Args:
+      model: the config's section, as the next three.
+      head: likewise.
+      data: likewise.
+      masks: likewise.
 
     Returns:
       FLOPs for each image of the batch, by part of the step and kind of product.
     """
-    data = config.data
-    global_view = backbone_flops(config, data.global_size)
-    local_view = backbone_flops(config, data.local_size)
-    masked = data.global_views * expected_masked(config)
+    geometry = geometry_of(model)
+    grid = geometry.grid(data.global_size)
+    global_view, local_view = (
+        counts.flops(model, data.channels, size, data.global_size)
+        for size in (data.global_size, data.local_size)
+    )
+    masked = data.global_views * expected_masked(masks.ratios, grid)
     views = data.global_views + data.local_views
-    global_tokens = data.global_views * (1 + _patches(config, data.global_size))
-    student_head = head_flops(config, mlp=views + masked, classes=views, patches=masked)
+    global_tokens = data.global_views * (1 + math.prod(grid))
+    of_head = functools.partial(head_flops, head, geometry.width)
+    student_head = of_head(mlp=views + masked, classes=views, patches=masked)
     return {
         "student_backbone_global": _times(data.global_views, _trained(global_view)),
         "student_backbone_local": _times(data.local_views, _trained(local_view)),
         "student_head": _trained(student_head),
         "teacher_backbone": _times(data.global_views, global_view),
-        "teacher_head": head_flops(
-            config, mlp=global_tokens, classes=data.global_views, patches=masked
-        ),
+        "teacher_head": of_head(mlp=global_tokens, classes=data.global_views, patches=masked),
     }
 
 
 def total(flops: dict[str, dict[str, float]]) -> float:
     """Adds up all parts and kinds."""
     return sum(sum(kinds.values()) for kinds in flops.values())
-
-
-def _patches(config: ConfigDict, size: tuple[int, int]) -> int:
-    return math.prod(geometry_of(config.model).grid(size))
 
 
 def _trained(forward: dict[str, float]) -> dict[str, float]:

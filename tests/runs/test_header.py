@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
+from ibot_jax.config.flat import flatten
 from ibot_jax.config.plan import Plan
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.header import header, suggested_momentum
@@ -23,13 +24,11 @@ def test_momenta_are_those_that_the_original_and_its_authors_give():
 
 @pytest.mark.parametrize(("batch_size", "suggested"), [(256, "suggested"), (1024, None)])
 def test_it_has_the_scaled_rate_and_for_small_batches_a_momentum(batch_size, suggested, tmp_path):
-    config = tiny_config(batch_size=batch_size, optim__lr=5e-4)
+    flat = flatten(tiny_config(batch_size=batch_size, optim__lr=5e-4))
     params = {"backbone": np.zeros(3), "head": np.zeros(2)}
     mesh = make_mesh(jax.devices()[:1])
     plan = Plan(batch_size, 5000, 1_000_000)
-    lines = header(
-        config, plan, params, mesh, data="d", evaluation="e", start="s", workdir=tmp_path
-    )
+    lines = header(flat, plan, params, mesh, data="d", evaluation="e", start="s", workdir=tmp_path)
     rate, teacher = (
         next(line for line in lines if line.startswith(f"  {name} "))
         for name in ("rate", "teacher")

@@ -11,7 +11,7 @@ import pytest
 import recipes
 from tiny import tiny_config, tiny_plan
 
-from ibot_jax.config import host
+from ibot_jax.config import flatten, host
 from ibot_jax.methods.step import make_init
 from ibot_jax.runs import memory
 
@@ -27,7 +27,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
     ],
 )
 def test_parameters_are_counted_without_a_model(name, published):
-    assert sum(memory.num_parameters(recipes.load(CONFIGS, name)).values()) == published
+    assert sum(memory.num_parameters(flatten(recipes.load(CONFIGS, name))).values()) == published
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_they_are_those_of_the_model(changes):
     config = tiny_config(**changes)
     state = jax.eval_shape(make_init(config, tiny_plan(config)), jax.random.key(0))
     made = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    assert sum(memory.num_parameters(config).values()) == made
+    assert sum(memory.num_parameters(flatten(config)).values()) == made
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_they_are_those_of_the_model(changes):
 )
 def test_what_is_too_large_is_named_with_its_memory_and_what_there_is(changes, named, monkeypatch):
     monkeypatch.setattr(memory, "host_memory", lambda: 16 * 2**30)
-    assert not list(memory.memory_problems(tiny_config()))
-    (problem,) = memory.memory_problems(tiny_config(**changes))
+    assert not list(memory.memory_problems(flatten(tiny_config())))
+    (problem,) = memory.memory_problems(flatten(tiny_config(**changes)))
     assert named in problem
     assert "this host has 16 GiB" in problem
 
@@ -79,7 +79,7 @@ def test_accelerators_tell_what_they_have(limit, fits, monkeypatch):
     monkeypatch.setattr(memory.jax, "local_devices", lambda: [Device()])
     monkeypatch.setattr(memory, "host_memory", lambda: 2**50)
     config = tiny_config(head__prototypes=10**8, head__patch_prototypes=10**8)  # 18 GB of state
-    problems = list(memory.memory_problems(config))
+    problems = list(memory.memory_problems(flatten(config)))
     assert len(problems) == (not fits)
     assert fits or "a Great GPU has 1 GiB; lower head.prototypes" in problems[0]
 
@@ -87,7 +87,7 @@ def test_accelerators_tell_what_they_have(limit, fits, monkeypatch):
 def test_a_mesh_spreads_the_state():
     config = tiny_config(head__prototypes=10**6, head__patch_prototypes=10**6)
     whole, part = (
-        sum(need.size for need in memory.device_needs(config, 8) if need.what == "state")
+        sum(need.size for need in memory.device_needs(flatten(config), 8) if need.what == "state")
         for config.mesh.fsdp in (1, 8)
     )
     assert part == pytest.approx(whole / 8, rel=1e-6)

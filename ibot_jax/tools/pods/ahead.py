@@ -185,7 +185,8 @@ def _time(
     program = read_program(compiled.as_text(), mesh.shape, read_schedules(_schedules()))
     in_kernels = sum(kernel.seconds(chip) for kernel in program.kernels)
     seconds = program.cycles / chip.clock + in_kernels + _rooflines(program, chip)
-    model_flops = flops.total(flops.step_flops(config)) * config.batch_size / mesh.size
+    by_part = flops.step_flops(config.model, config.head, config.data, config.masks)
+    model_flops = flops.total(by_part) * config.batch_size / mesh.size
     costs = compiled.cost_analysis()
     return {
         "cycles": program.cycles,

@@ -9,9 +9,12 @@ from etils import epath
 from runs import DATA, make_workdir
 from tiny import tiny_config
 
-from ibot_jax.config.flat import as_json
+from ibot_jax.config import defaults
+from ibot_jax.config.flat import as_json, make_config
+from ibot_jax.config.keys import Kind
 from ibot_jax.data.sources.identity import Identity
 from ibot_jax.errors import UserError
+from ibot_jax.finetune import config as finetune
 from ibot_jax.runs.workdir import differences, open_workdir, require_shared
 
 
@@ -101,6 +104,14 @@ def test_every_differing_key_is_named_with_both_values(run):
 )
 def test_what_moves_no_parameter_may_differ(run, change):
     opened(run, tiny_config(**change))
+
+
+@pytest.mark.parametrize("table", [defaults, finetune], ids=["pretraining", "finetuning"])
+def test_only_what_is_learned_is_a_difference(table):
+    now = as_json(make_config(table.KEYS))
+    for name, key in table.KEYS.items():
+        found = differences(now | {name: "another"}, now, table.KEYS)
+        assert [changed for changed, _, _ in found] == [name] * (key.kind is Kind.LEARNED)
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ class Block(nn.Module):
             return branch_attention(x, params, spec)
         x = branch(x, params, spec, kernels, own_gains[0])
         params = self._params(2, MlpParams(self.hidden_dim, self.param_dtype, name="mlp"), width)
-        spec = mlp_spec(len(x), width, self.hidden_dim, self.dtype, **options)
+        spec = mlp_spec(x.shape[0], width, self.hidden_dim, self.dtype, **options)
         return branch(x, params, spec, kernels, own_gains[1]).reshape(shape)
 
     def _params(self, number: int, layers: AttentionParams | MlpParams, width: int) -> dict:

@@ -169,7 +169,7 @@ class ViT(nn.Module):
 
     def _named(self, x: Array, images: Array) -> Tokens:
         """Takes a sequence [B, 1 + h * w, D] apart."""
-        patches = x[:, 1:].reshape(len(x), *self._grid(images), x.shape[-1])
+        patches = x[:, 1:].reshape(x.shape[0], *self._grid(images), x.shape[-1])
         return Tokens(cls=x[:, 0], registers=x[:, 1:1], patches=patches)
 
     def _run_blocks(self, x: Array, gains: Array | None) -> Array:

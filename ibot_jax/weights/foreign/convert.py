@@ -1,6 +1,7 @@
 """From another project's tensors to this project's model, with every tensor accounted for."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ from ibot_jax.weights.foreign.files import Contents, Tensors
 from ibot_jax.weights.foreign.tensor_names import FileNames
 from ibot_jax.weights.foreign.torch_reader import StoredTensor
 from ibot_jax.weights.sanity import check_finite
+
+_OF_SWIN = rf"^backbone\.(layers|patch_embed\.norm)\.|\.{original_names.TABLE}$"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +136,7 @@ def _expected_names(
         name
         for name in parts
         if (head or not name.startswith("head."))
+        and not re.search(_OF_SWIN, name)
         and (with_gains or ".gamma_" not in name)
         and (with_second or "last_layer2" not in name)
         and not (names.has_decoder and name == MASK_TOKEN)

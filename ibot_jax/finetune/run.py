@@ -39,7 +39,6 @@ from ibot_jax.finetune.step import (
     make_train_step,
 )
 from ibot_jax.models.classifier import Classifier
-from ibot_jax.models.geometry import geometry_of
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel.agreement import require_same, same_end
 from ibot_jax.parallel.layouts import replicated
@@ -222,8 +221,8 @@ def _first_state(
 ) -> tuple[FinetuneState, str]:
     """Returns the state that the loop starts from, and in words where it comes from."""
     layout = replicated(mesh)
-    grid = geometry_of(task.model.config.model).grid(task.model.config.data.global_size)
-    init = make_init(config.optim, plan, classifier, grid, task.views.channels)
+    trained, shape = task.model.config.data.global_size, (*task.views.size, task.views.channels)
+    init = make_init(config.optim, plan, classifier, trained, shape)
     key = jax.random.key(config.seed)
     latest = checkpoints.latest_step()
     if latest is None:

@@ -14,7 +14,8 @@ from ibot_jax.finetune.optimizer import make_optimizer
 from ibot_jax.methods import forward
 from ibot_jax.models.block import drop_path_gains
 from ibot_jax.models.classifier import Classifier
-from ibot_jax.models.vit import resample_positions
+from ibot_jax.models.geometry import geometry_of
+from ibot_jax.models.parameters import for_size
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.optim.schedules import Schedule, cosine_schedule
 
@@ -52,13 +53,13 @@ def make_schedule(optim: Section, plan: Plan) -> Schedule:
 
 
 def _make_optimizer(
-    optim: Section, plan: Plan, depth: int
+    optim: Section, plan: Plan, classifier: Classifier
 ) -> optax.GradientTransformationExtraArgs:
     return make_optimizer(
         lr=make_schedule(optim, plan),
         weight_decay=optim.weight_decay,
         layer_decay=optim.layer_decay,
-        depth=depth,
+        geometry=geometry_of(classifier.backbone),
     )
 
 
@@ -66,32 +67,31 @@ def make_init(
     optim: Section,
     plan: Plan,
     classifier: Classifier,
-    trained_grid: tuple[int, int],
-    channels: int,
+    trained: tuple[int, int],
+    shape: tuple[int, int, int],
 ) -> Callable[[Array, Params], FinetuneState]:
     """Returns the function from a key and pretrained parameters to the first state.
 
-    Positions are resampled once to the grid of the images, where training then goes on.
+    Positions are resampled once to the size of the images, where training then goes on.
 
     Args:
       optim: the optimiser.
       plan: of the fine-tuning.
       classifier: the module.
-      trained_grid: (rows, columns) of patches in pre-training.
-      channels: of the images.
+      trained: height and width of the images in pre-training.
+      shape: height, width and channels of the images now.
 
     Returns:
       A function of a key and {"backbone": ..., "head": ... if the projection is kept}, pure.
     """
     backbone = classifier.backbone
-    tx = _make_optimizer(optim, plan, backbone.depth)
+    tx = _make_optimizer(optim, plan, classifier)
 
     def init(rng: Array, pretrained: Params) -> FinetuneState:
-        size = [side * backbone.patch_size for side in backbone.grid]
-        params = dict(classifier.init(rng, jnp.zeros((1, *size, channels)))["params"])
-        positions = pretrained["backbone"]["pos_embed"]
-        positions = resample_positions(positions, trained_grid, backbone.grid)
-        params["backbone"] = {**pretrained["backbone"], "pos_embed": positions}
+        params = dict(classifier.init(rng, jnp.zeros((1, *shape)))["params"])
+        params["backbone"] = for_size(
+            pretrained["backbone"], geometry_of(backbone), trained, shape[:2]
+        )
         if classifier.projection_dim:
             params["projection"] = pretrained["head"]["mlp_0"]
         return FinetuneState(
@@ -133,7 +133,8 @@ def make_train_step(
       erase: probability of a box of noise.
     """
     schedule = make_schedule(optim, plan)
-    tx = _make_optimizer(optim, plan, classifier.backbone.depth)
+    tx = _make_optimizer(optim, plan, classifier)
+    depth = geometry_of(classifier.backbone).depth
 
     def loss_fn(params: Params, images: Array, targets: Array, gains: Array) -> Array:
         logits = classifier.apply({"params": params}, images, gains)
@@ -146,7 +147,7 @@ def make_train_step(
         images, targets = _augment(
             loss, erase, augment_rng, images, batch["labels"], classifier.num_classes
         )
-        gains = drop_path_gains(gains_rng, drop_path, classifier.backbone.depth, images.shape[:1])
+        gains = drop_path_gains(gains_rng, drop_path, depth, images.shape[:1])
         with jax.default_matmul_precision(_precision(classifier)):
             value, gradients = jax.value_and_grad(loss_fn)(state.params, images, targets, gains)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params, step=clock)

@@ -114,7 +114,7 @@ def _init(model: Model, *, head: bool) -> Params:
         return build_classifier(config, model.classifier).init(rngs[0], image)["params"]
     params = {"backbone": model.backbone.init(rngs[0], image)["params"]}
     if head:
-        params["head"] = model.head.init(rngs[1], jnp.zeros((1, config.model.width)))["params"]
+        params["head"] = model.head.init(rngs[1], jnp.zeros((1, model.geometry.width)))["params"]
     return params
 
 

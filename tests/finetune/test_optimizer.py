@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from ibot_jax.config import VIT_SIZES
-from ibot_jax.finetune.optimizer import layer_of, make_optimizer
+from ibot_jax.finetune.optimizer import make_optimizer
 from ibot_jax.models.classifier import Classifier
+from ibot_jax.models.geometry import Geometry
 from ibot_jax.models.vit import ViT
 
 DECAY, LR, WEIGHT_DECAY = 0.75, 0.01, 0.05
+SMALL = Geometry(16, 16, widths=(384,), depths=(12,), heads=(6,))
 
 
 @pytest.fixture(scope="module")
@@ -34,32 +36,16 @@ def params():
     return flax.traverse_util.flatten_dict(shapes)
 
 
-def test_layers_of_a_vit_s(params):
-    layers = {path: layer_of(path, 12) for path in params}
-    names = {
-        0: {"patch_embed", "cls_token", "pos_embed", "mask_token"},
-        **{n: {f"blocks_{n - 1}"} for n in range(1, 13)},
-        13: {"norm", "classifier", "projection"},
-    }
-    found = {
-        layer: {
-            path[1] if path[0] == "backbone" else path[0]
-            for path in layers
-            if layers[path] == layer
-        }
-        for layer in range(14)
-    }
-    assert found == names
-    assert sum(layer == 4 for layer in layers.values()) == 12  # 2 norms and 4 linear layers
-
-
 def test_one_step_from_a_constant_gradient_is_adamw_by_layer(params):
     """Adam's first update is the gradient's sign; decay adds 0.05 times the parameter to it."""
     tensors = {path: jnp.full((1,) * shape.ndim, 2.0) for path, shape in params.items()}
     tree = flax.traverse_util.unflatten_dict(tensors)
     gradients = jax.tree.map(jnp.ones_like, tree)
     optimizer = make_optimizer(
-        lr=lambda step: LR * (1 + step), weight_decay=WEIGHT_DECAY, layer_decay=DECAY, depth=12
+        lr=lambda step: LR * (1 + step),
+        weight_decay=WEIGHT_DECAY,
+        layer_decay=DECAY,
+        geometry=SMALL,
     )
     updates, _ = jax.jit(optimizer.update)(gradients, optimizer.init(tree), tree, step=3.0)
     for path, update in flax.traverse_util.flatten_dict(updates).items():
@@ -74,7 +60,9 @@ def test_one_step_from_a_constant_gradient_is_adamw_by_layer(params):
 
 def test_a_factor_of_one_gives_all_layers_the_same_rate(params):
     tree = flax.traverse_util.unflatten_dict({path: jnp.ones(2) for path in params})
-    optimizer = make_optimizer(lr=lambda step: LR, weight_decay=0.0, layer_decay=1.0, depth=12)
+    optimizer = make_optimizer(
+        lr=lambda step: LR, weight_decay=0.0, layer_decay=1.0, geometry=SMALL
+    )
     updates, _ = optimizer.update(tree, optimizer.init(tree), tree, step=0.0)
     for update in jax.tree.leaves(updates):
         np.testing.assert_allclose(update, -LR, rtol=1e-5)

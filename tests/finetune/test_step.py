@@ -22,7 +22,6 @@ from ibot_jax.parallel.rows import to_global
 from ibot_jax.weights.finetuned import build_classifier
 
 CLASSES = 3
-GRID = (4, 4)
 
 
 def recipe(**overrides):
@@ -89,7 +88,7 @@ def prepare(config, model, pretrained, size=(16, 16)):
         described["projection"] = model.head.hidden_dim
     classifier = build_classifier(resized, described, init_std=config.classifier_std)
     plan = make_plan(config, 16)
-    state = jax.jit(make_init(config.optim, plan, classifier, GRID, 3))(
+    state = jax.jit(make_init(config.optim, plan, classifier, (16, 16), (*size, 3)))(
         jax.random.key(2), pretrained
     )
     step = make_train_step(

@@ -18,10 +18,10 @@ ROOMS = (
     ("runs",),
     ("evaluate",),
     ("weights",),
+    ("cli",),
     ("methods", "data"),
     ("losses", "optim", "models"),
     ("kernels",),
-    ("cli",),
     ("files",),  # an atomic write hears of the signals that end the program
     ("parallel",),
     ("config",),

@@ -34,9 +34,9 @@ import jax
 from etils import epath
 
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
+from ibot_jax.cli.flags import positive
 from ibot_jax.cli.outputs import add_output_options
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.common.options import positive
 from ibot_jax.files.paths import absolute_path, warn_if_among_images, writing
 from ibot_jax.weights import writers
 from ibot_jax.weights.card import make_card, read_report, require_same_weights

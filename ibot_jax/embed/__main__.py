@@ -30,18 +30,18 @@ import jax
 import numpy as np
 
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
+from ibot_jax.cli.flags import (
+    add_batch_size,
+    add_decoding_options,
+    add_workers,
+    positive,
+)
 from ibot_jax.cli.progress import progress
 from ibot_jax.data.sources.identity import fingerprint
 from ibot_jax.data.sources.opening import Source, Subset, open_source
 from ibot_jax.embed.parts import FORMATS, Parts
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.opening import Views, open_model, open_views
-from ibot_jax.evaluate.common.options import (
-    add_batch_size,
-    add_decoding_options,
-    add_workers,
-    positive,
-)
 from ibot_jax.evaluate.features.cache import identity
 from ibot_jax.files.paths import absolute_path, require_writable
 from ibot_jax.optim.optimizer import Params

@@ -27,9 +27,9 @@ from typing import Any
 from absl import flags
 
 from ibot_jax.cli.config_file import add_config_arguments, parse_config
+from ibot_jax.cli.flags import add_data_options, add_model_options
 from ibot_jax.config.flat import flatten
 from ibot_jax.evaluate.common.opening import open_labelled, open_model, open_views, settings
-from ibot_jax.evaluate.common.options import add_data_options, add_model_options
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.finetune import config as default
 from ibot_jax.finetune.check import problems_at_hand

@@ -12,8 +12,8 @@ import time
 import jax
 import jax.numpy as jnp
 
+from ibot_jax.cli import flags
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.common import options
 from ibot_jax.evaluate.measures import neighbours
 from ibot_jax.parallel.layouts import batch_sharding, num_shards, replicated
 from ibot_jax.parallel.mesh import make_mesh
@@ -30,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("classes", 1000, "classes"),
     ):
         parser.add_argument(
-            f"--{name}", type=options.positive, default=default, help=f"{what} (%(default)s)"
+            f"--{name}", type=flags.positive, default=default, help=f"{what} (%(default)s)"
         )
     parser.add_argument(
-        "--k", type=options.sequence(options.positive), default=(10, 20), help="(10,20)"
+        "--k", type=flags.sequence(flags.positive), default=(10, 20), help="(10,20)"
     )
     parser.add_argument("--compile-only", action="store_true", help="tell memory, but time nothing")
 

@@ -18,12 +18,12 @@ import numpy as np
 from absl import flags
 
 from ibot_jax.cli.config_file import add_config_arguments, parse_config
+from ibot_jax.cli.flags import positive
 from ibot_jax.config.section import Section
 from ibot_jax.data.make.examples import MakeExample
 from ibot_jax.data.sources.opening import Source, open_source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.common.options import positive
 from ibot_jax.models.geometry import geometry_of
 from ibot_jax.runs.check import check_config
 

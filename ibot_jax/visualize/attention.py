@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from ibot_jax.evaluate.common.options import add_number, add_weights_options
+from ibot_jax.cli.flags import add_number, add_weights_options
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.visualize import canvas, frames
 from ibot_jax.visualize.options import (

@@ -17,10 +17,10 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ibot_jax.cli.flags import add_number, add_weights_options, natural
 from ibot_jax.data.make.examples import MakeExample
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.common.options import add_number, add_weights_options, natural
 from ibot_jax.models.geometry import geometry_of
 from ibot_jax.visualize import canvas
 from ibot_jax.visualize.options import add_image_options, add_output_options, open_model

@@ -4,10 +4,10 @@ import argparse
 
 import jax
 
+from ibot_jax.cli.flags import add_number, positive, share
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common import opening
 from ibot_jax.evaluate.common.memory import check_images
-from ibot_jax.evaluate.common.options import add_number, positive, share
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.model import Model

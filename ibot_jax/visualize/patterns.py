@@ -15,13 +15,13 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ibot_jax.cli.flags import above_zero, add_number, add_weights_options, positive
 from ibot_jax.cli.progress import progress
 from ibot_jax.data.make.examples import MakeCentralView
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.data.sources.opening import Source, Subset
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.opening import Views
-from ibot_jax.evaluate.common.options import above_zero, add_number, add_weights_options, positive
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import rows_of_process

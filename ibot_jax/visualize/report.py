@@ -15,12 +15,12 @@ from typing import Any
 from etils import epath
 
 import ibot_jax
+from ibot_jax.cli.flags import add_number, add_weights_options
 from ibot_jax.config import get_config
 from ibot_jax.config.flat import as_json
 from ibot_jax.data.sources.opening import Subset, splits_for_testing
 from ibot_jax.data.sources.splits import AUTO
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.common.options import add_number, add_weights_options
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.visualize import attention, canvas, page, patterns, pca
 from ibot_jax.visualize.charts import Series, line_chart, show

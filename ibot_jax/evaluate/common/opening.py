@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ibot_jax.cli.flags import DECODING
 from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.data.pipeline import eval_batches
 from ibot_jax.data.pixels.images import Decoding
@@ -31,7 +32,6 @@ from ibot_jax.data.sources.splits import AUTO
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.memory import check_images
-from ibot_jax.evaluate.common.options import DECODING
 from ibot_jax.files.paths import warn_if_among_images
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel.agreement import same_end, until_told

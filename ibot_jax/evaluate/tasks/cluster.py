@@ -25,8 +25,9 @@ from sklearn import metrics
 from sklearn.cluster import KMeans
 from sklearn.metrics.cluster import contingency_matrix, pair_confusion_matrix
 
+from ibot_jax.cli import flags
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.common import opening, options
+from ibot_jax.evaluate.common import opening
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.cache import FeatureCache
 from ibot_jax.parallel.mesh import make_mesh
@@ -38,25 +39,25 @@ _MAX_LOGITS = 2**26  # at a time: 256 MiB
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the task."""
-    options.add_model_options(parser)
-    options.add_data_options(parser, splits=("test",))
-    options.add_feature_options(parser)
+    flags.add_model_options(parser)
+    flags.add_data_options(parser, splits=("test",))
+    flags.add_feature_options(parser)
     group = parser.add_argument_group("clusters")
     group.add_argument(
         "--by",
-        type=options.sequence(options.one_of(_METHODS)),
+        type=flags.sequence(flags.one_of(_METHODS)),
         default=_METHODS,
         metavar="METHOD,...",
         help="head, kmeans or both; --features and --blocks are those of kmeans (default: both)",
     )
     group.add_argument(
         "--clusters",
-        type=options.positive,
+        type=flags.positive,
         metavar="N",
         help="of kmeans (default: as many as classes)",
     )
-    options.add_number(group, "--restarts", 10, "of kmeans, of which the tightest counts")
-    options.add_number(group, "--seed", 0, "of kmeans", kind=options.natural)
+    flags.add_number(group, "--restarts", 10, "of kmeans, of which the tightest counts")
+    flags.add_number(group, "--seed", 0, "of kmeans", kind=flags.natural)
 
 
 def run(args: argparse.Namespace) -> Report:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from ibot_jax.cli import flags
 from ibot_jax.cli.progress import progress
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.data.sources.same_images import require_same_files
@@ -31,7 +32,6 @@ from ibot_jax.evaluate.benchmarks.image_files import (
     share_batches,
     to_square,
 )
-from ibot_jax.evaluate.common import options
 from ibot_jax.evaluate.common.opening import open_model, open_rows, settings
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.extract import FeatureFn, extract
@@ -51,15 +51,15 @@ _POWER = 4
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the task."""
-    options.add_model_options(parser)
+    flags.add_model_options(parser)
     group = parser.add_argument_group("data")
     group.add_argument("--data", required=True, metavar="DIR", help="the folder of Copydays")
     group.add_argument("--distractors", metavar="DIR", help="images that nothing is a copy of")
     group.add_argument("--whitening", metavar="DIR", help="images that whitening is learned from")
-    options.add_number(
+    flags.add_number(
         group, "--size", 224, "side of the squares that images become", metavar="PIXELS"
     )
-    options.add_batch_size(group, 64)
+    flags.add_batch_size(group, 64)
 
 
 def run(args: argparse.Namespace) -> Report:

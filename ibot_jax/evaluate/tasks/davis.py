@@ -24,6 +24,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from ibot_jax.cli import flags
 from ibot_jax.cli.progress import progress
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.errors import UserError
@@ -34,7 +35,6 @@ from ibot_jax.evaluate.benchmarks.davis_data import (
     write_prediction,
 )
 from ibot_jax.evaluate.benchmarks.image_files import ahead, read_image
-from ibot_jax.evaluate.common import options
 from ibot_jax.evaluate.common.opening import open_model, settings
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.measures import propagation
@@ -56,24 +56,24 @@ Follow = Callable[[Iterable[np.ndarray], np.ndarray], Iterator[np.ndarray]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the task."""
-    options.add_model_options(parser)
+    flags.add_model_options(parser)
     group = parser.add_argument_group("data")
     group.add_argument(
         "--data", required=True, metavar="DIR", help="the folder with ImageSets in it"
     )
     group.add_argument("--split", default="val", help="SPLIT (default: val)")
-    options.add_number(group, "--size", 480, "shorter side of the frames", metavar="PIXELS")
+    flags.add_number(group, "--size", 480, "shorter side of the frames", metavar="PIXELS")
     group.add_argument(
         "--predictions", metavar="DIR", help="write DIR/VIDEO/*.png, as DAVIS's evaluation reads it"
     )
     group = parser.add_argument_group("propagation")
-    options.add_number(group, "--last-frames", 7, "frames looked at, besides the first")
-    options.add_number(group, "--radius", 12, "how far patches are looked for, in patches")
-    options.add_number(group, "--top-k", 5, "how many patches give their labels")
+    flags.add_number(group, "--last-frames", 7, "frames looked at, besides the first")
+    flags.add_number(group, "--radius", 12, "how far patches are looked for, in patches")
+    flags.add_number(group, "--top-k", 5, "how many patches give their labels")
     group.add_argument(
         "--temperature",
         default=0.1,
-        type=options.above_zero,
+        type=flags.above_zero,
         metavar="T",
         help="of their weights exp(cosine / T) (default: 0.1)",
     )

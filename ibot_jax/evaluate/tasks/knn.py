@@ -13,10 +13,11 @@ Data: a train and a test split, labelled alike: folders PATH/train/CLASS/* and P
 
 import argparse
 
+from ibot_jax.cli import flags
 from ibot_jax.data.sources.readable import require_readable
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.common import opening, options
+from ibot_jax.evaluate.common import opening
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.cache import FeatureCache
 from ibot_jax.evaluate.measures.neighbours import accuracy, weighted_knn
@@ -26,20 +27,20 @@ from ibot_jax.parallel.mesh import make_mesh
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the task."""
-    options.add_model_options(parser)
-    options.add_data_options(parser)
-    options.add_feature_options(parser)
+    flags.add_model_options(parser)
+    flags.add_data_options(parser)
+    flags.add_feature_options(parser)
     group = parser.add_argument_group("k-NN")
     group.add_argument(
         "--k",
-        type=options.sequence(options.positive),
+        type=flags.sequence(flags.positive),
         default=(10, 20),
         metavar="N,...",
         help="how many neighbours vote; one search serves all (default: 10,20)",
     )
     group.add_argument(
         "--temperature",
-        type=options.sequence(options.above_zero),
+        type=flags.sequence(flags.above_zero),
         default=(0.07,),
         metavar="T,...",
         help="of the votes; one search serves all (default: 0.07)",

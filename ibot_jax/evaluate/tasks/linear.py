@@ -21,12 +21,13 @@ import json
 import types
 from typing import Any
 
+from ibot_jax.cli import flags
 from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
 from ibot_jax.data.labelled import labelled_batches
 from ibot_jax.data.sources.identity import fingerprint
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.common import opening, options
+from ibot_jax.evaluate.common import opening
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.cache import FeatureCache, identity
 from ibot_jax.evaluate.features.extract import last_blocks, make_feature_fn
@@ -43,47 +44,47 @@ _RATES = tuple(float(f"{n}e{k}") for k in range(-4, 1) for n in range(1, 10))
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the task."""
-    options.add_model_options(parser)
-    options.add_data_options(parser, batch_size=1024)
+    flags.add_model_options(parser)
+    flags.add_data_options(parser, batch_size=1024)
     group = parser.add_argument_group("features")
     group.add_argument(
         "--features",
-        type=options.sequence(options.one_of(options.FEATURES)),
+        type=flags.sequence(flags.one_of(flags.FEATURES)),
         default=("cls", "mean", "cls+mean"),
         metavar="KIND,...",
         help="cls, mean, cls+mean; or pixels, which stands alone (default: cls,mean,cls+mean)",
     )
     group.add_argument(
         "--blocks",
-        type=options.sequence(options.positive),
+        type=flags.sequence(flags.positive),
         metavar="N,...",
         help="how many of the last blocks (default: 1,4)",
     )
-    options.add_cache_option(group)
+    flags.add_cache_option(group)
     group = parser.add_argument_group("training")
-    options.add_number(group, "--epochs", 100, "passes over the training images")
+    flags.add_number(group, "--epochs", 100, "passes over the training images")
     group.add_argument(
         "--lr",
-        type=options.sequence(options.above_zero),
+        type=flags.sequence(flags.above_zero),
         default=_RATES,
         metavar="X,...",
         help="learning rates for 256 images (default: the original's 45, 1 to 9 times 1e-4 to 1)",
     )
     group.add_argument(
         "--scale",
-        type=options.share,
+        type=flags.share,
         default=0.08,
         metavar="X",
         help="smallest share of an image's area that a crop takes (default: 0.08)",
     )
     group.add_argument(
         "--flip",
-        type=options.share,
+        type=flags.share,
         default=0.5,
         metavar="P",
         help="probability of mirroring (default: 0.5; digits want 0)",
     )
-    options.add_number(group, "--seed", 0, "of everything", kind=options.natural)
+    flags.add_number(group, "--seed", 0, "of everything", kind=flags.natural)
 
 
 def run(args: argparse.Namespace) -> Report:

@@ -16,10 +16,11 @@ import argparse
 
 import numpy as np
 
+from ibot_jax.cli import flags
 from ibot_jax.cli.progress import progress
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks import subsets
-from ibot_jax.evaluate.common import opening, options
+from ibot_jax.evaluate.common import opening
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.cache import FeatureCache, Features
 from ibot_jax.evaluate.measures.neighbours import accuracy
@@ -32,27 +33,27 @@ _L2 = tuple(10.0**-n for n in range(3, 9))
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the task."""
-    options.add_model_options(parser)
-    options.add_data_options(parser)
-    options.add_feature_options(parser)
+    flags.add_model_options(parser)
+    flags.add_data_options(parser)
+    flags.add_feature_options(parser)
     group = parser.add_argument_group("logistic regression")
     group.add_argument(
         "--labels",
-        type=options.sequence(str),
+        type=flags.sequence(str),
         default=("all",),
         metavar="PART,...",
         help="which training images have labels: all, a share of each class such as 10%%, or a "
         "text file with an image's name a line, as SimCLR's lists (default: all)",
     )
-    options.add_number(group, "--seed", 0, "of shares", kind=options.natural)
+    flags.add_number(group, "--seed", 0, "of shares", kind=flags.natural)
     group.add_argument(
         "--l2",
-        type=options.sequence(options.above_zero),
+        type=flags.sequence(flags.above_zero),
         default=_L2,
         metavar="X,...",
         help="penalties (default: 1e-3 to 1e-8, one a decade)",
     )
-    options.add_number(group, "--max-steps", 1000, "of the solver for each penalty")
+    flags.add_number(group, "--max-steps", 1000, "of the solver for each penalty")
 
 
 def run(args: argparse.Namespace) -> Report:

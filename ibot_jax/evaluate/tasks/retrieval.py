@@ -24,12 +24,12 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from ibot_jax.cli import flags
 from ibot_jax.cli.progress import progress
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.image_files import ahead, read_image, to_picture
 from ibot_jax.evaluate.benchmarks.revisited import measure, read_benchmark
-from ibot_jax.evaluate.common import options
 from ibot_jax.evaluate.common.opening import open_model, settings
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.measures.cosine import unit
@@ -46,7 +46,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the task."""
-    options.add_model_options(parser)
+    flags.add_model_options(parser)
     group = parser.add_argument_group("data")
     group.add_argument("--data", required=True, metavar="DIR", help="the folder with NAME in it")
     group.add_argument(
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("roxford5k", "rparis6k"),
         help="NAME (default: roxford5k)",
     )
-    options.add_number(group, "--size", 512, "largest side of an image", metavar="PIXELS")
+    flags.add_number(group, "--size", 512, "largest side of an image", metavar="PIXELS")
     group.add_argument(
         "--single-scale", action="store_true", help="features of the whole size only"
     )

@@ -28,6 +28,7 @@ from collections.abc import Iterable, Iterator
 import jax
 import numpy as np
 
+from ibot_jax.cli import flags
 from ibot_jax.cli.progress import progress
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
@@ -35,7 +36,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks import imagenet_variants
 from ibot_jax.evaluate.benchmarks.corruptions import mean_corruption_error
 from ibot_jax.evaluate.benchmarks.robustness_curves import fitting_grids, make_curve_fn, make_points
-from ibot_jax.evaluate.common import opening, options
+from ibot_jax.evaluate.common import opening
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.cache import FeatureCache, Features
 from ibot_jax.evaluate.features.extract import extract_batches
@@ -48,31 +49,31 @@ _QUERIES = 2**17  # features that are classified together
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the task."""
-    options.add_model_options(parser)
-    options.add_data_options(parser)
-    options.add_cache_option(parser)
+    flags.add_model_options(parser)
+    flags.add_data_options(parser)
+    flags.add_cache_option(parser)
     group = parser.add_argument_group("classifier")
-    options.add_number(group, "--k", 20, "neighbours")
-    options.add_number(
-        group, "--temperature", 0.07, "of their votes", kind=options.above_zero, metavar="T"
+    flags.add_number(group, "--k", 20, "neighbours")
+    flags.add_number(
+        group, "--temperature", 0.07, "of their votes", kind=flags.above_zero, metavar="T"
     )
     group = parser.add_argument_group("disturbances")
     group.add_argument(
         "--drop-ratios",
         default=tuple(tenth / 10 for tenth in range(10)),
-        type=options.sequence(options.share),
+        type=flags.sequence(flags.share),
         metavar="SHARE,...",
         help="shares of patches that are blanked (default: 0,0.1,...,0.9)",
     )
     group.add_argument(
         "--grids",
-        type=options.sequence(options.positive),
+        type=flags.sequence(flags.positive),
         metavar="N,...",
         help="tiles along a side (default: those of 1,2,4,7,8,14,16 that divide the image, with "
         "tiles no smaller than a patch)",
     )
     group.add_argument("--no-curves", action="store_true", help="leave out occlusion and shuffling")
-    options.add_number(group, "--seed", 0, "of both", kind=options.natural)
+    flags.add_number(group, "--seed", 0, "of both", kind=flags.natural)
     for name in "ac9":
         group.add_argument(
             f"--imagenet-{name}", metavar="DIR", help=f"folder of ImageNet-{name.upper()}"

@@ -22,12 +22,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from ibot_jax.cli import flags
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.data.sources.same_images import require_same_files
 from ibot_jax.data.sources.shared_images import find_shared_files
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.segmentation_data import Squares, find_splits
-from ibot_jax.evaluate.common import options
 from ibot_jax.evaluate.common.opening import open_model, open_rows, settings, warn_of_shared
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.extract import last_blocks
@@ -44,37 +44,37 @@ _HEADS = ("linear", "knn")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the task."""
-    options.add_model_options(parser)
+    flags.add_model_options(parser)
     group = parser.add_argument_group("data")
     group.add_argument("--data", required=True, metavar="DIR", help="see above")
     group.add_argument("--layout", required=True, choices=("ade20k", "voc"), help="see above")
-    options.add_number(
+    flags.add_number(
         group, "--size", 512, "side of the squares that images become", metavar="PIXELS"
     )
-    options.add_batch_size(group, 16)
+    flags.add_batch_size(group, 16)
     group = parser.add_argument_group("heads")
     group.add_argument(
         "--heads",
         default=_HEADS,
-        type=options.sequence(options.one_of(_HEADS)),
+        type=flags.sequence(flags.one_of(_HEADS)),
         metavar="HEAD,...",
         help="linear, knn or both (default: linear,knn)",
     )
-    options.add_number(group, "--blocks", 1, "the last N blocks, whose tokens are concatenated")
-    options.add_number(group, "--epochs", 10, "of the linear layer")
+    flags.add_number(group, "--blocks", 1, "the last N blocks, whose tokens are concatenated")
+    flags.add_number(group, "--epochs", 10, "of the linear layer")
     group.add_argument(
         "--lr",
         default=1e-3,
-        type=options.above_zero,
+        type=flags.above_zero,
         metavar="RATE",
         help="learning rate of the linear layer (default: 0.001)",
     )
-    options.add_number(group, "--bank", 100_000, "patches that vote in k-NN")
-    options.add_number(group, "--k", 30, "neighbours that vote")
-    options.add_number(
-        group, "--temperature", 0.07, "of the votes", kind=options.above_zero, metavar="T"
+    flags.add_number(group, "--bank", 100_000, "patches that vote in k-NN")
+    flags.add_number(group, "--k", 30, "neighbours that vote")
+    flags.add_number(
+        group, "--temperature", 0.07, "of the votes", kind=flags.above_zero, metavar="T"
     )
-    options.add_number(group, "--seed", 0, "of the order and the bank", kind=options.natural)
+    flags.add_number(group, "--seed", 0, "of the order and the bank", kind=flags.natural)
 
 
 def run(args: argparse.Namespace) -> Report:

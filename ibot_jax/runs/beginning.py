@@ -8,10 +8,11 @@ from typing import ParamSpec, TypeVar
 
 from etils import epath
 
+from ibot_jax.config.flat import Flat
 from ibot_jax.data.sources.identity import Identity
 from ibot_jax.parallel.processes import is_first
 from ibot_jax.runs.metrics import Reporter
-from ibot_jax.weights.history import Flat, record_start
+from ibot_jax.weights.history import record_start
 
 P = ParamSpec("P")
 T = TypeVar("T")

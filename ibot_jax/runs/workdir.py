@@ -16,6 +16,7 @@ import time
 from etils import epath
 
 from ibot_jax.config.defaults import KEYS
+from ibot_jax.config.flat import Flat
 from ibot_jax.config.keys import Keys, Kind, of_kind
 from ibot_jax.data.sources.identity import Identity
 from ibot_jax.errors import UserError
@@ -23,7 +24,7 @@ from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel.agreement import first_text, wait_for_all
 from ibot_jax.parallel.processes import is_first
 from ibot_jax.weights.checkpoints import complete_steps, is_checkpoint
-from ibot_jax.weights.history import Flat, data_of_run, read_config
+from ibot_jax.weights.history import data_of_run, read_config
 
 _VISIBLE_SECONDS = 60  # network file systems may remember for so long that a file was absent
 

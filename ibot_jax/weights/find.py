@@ -8,6 +8,7 @@ from typing import Literal
 
 from etils import epath
 
+from ibot_jax.config.flat import Flat
 from ibot_jax.errors import UserError
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.weights.checkpoints import complete_steps, find_checkpoint, is_checkpoint
@@ -17,7 +18,7 @@ from ibot_jax.weights.formats import (
     is_own_npz,
     is_own_safetensors,
 )
-from ibot_jax.weights.history import Flat, read_config
+from ibot_jax.weights.history import read_config
 
 Kind = Literal["run", "fine-tuning", "export", "start", "foreign"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from ibot_jax.config.flat import as_json
+from ibot_jax.config.flat import Flat, as_json
 from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
 from ibot_jax.files.atomic import write_json
@@ -26,7 +26,7 @@ from ibot_jax.weights.checkpoints import read_weights
 from ibot_jax.weights.description import portable, recorded_config
 from ibot_jax.weights.find import Source
 from ibot_jax.weights.formats import PARAMS
-from ibot_jax.weights.history import Flat, config_of_step
+from ibot_jax.weights.history import config_of_step
 
 _FILE = "model.json"
 Described = dict[str, Any]

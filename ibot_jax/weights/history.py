@@ -12,13 +12,13 @@ from typing import Any
 
 from etils import epath
 
+from ibot_jax.config.flat import Flat
 from ibot_jax.data.sources.identity import Identity
 from ibot_jax.errors import UserError
 from ibot_jax.files.atomic import write_json
 from ibot_jax.files.json_files import parse_object
 
 CONFIG, HISTORY = "config.json", "history.json"
-Flat = dict[str, Any]  # a config as JSON: {"optim.lr": 0.001, ...}
 
 
 def read_config(workdir: epath.Path) -> Flat | None:

@@ -40,7 +40,7 @@ def add_config_arguments(
 ) -> None:
     """Adds --config, and --help=config, which lists its keys.
 
-    Overrides are left for `parse_config`, since argparse cannot know them.
+    Overrides are left for `given_config`, since argparse cannot know them.
 
     Args:
       parser: of the command, or a group of its flags.
@@ -63,6 +63,26 @@ def add_config_arguments(
         "--config.KEY=VALUE",
     )
     parser.add_argument("--help=config", action=ListKeys, nargs=0, help="list every key and exit")
+
+
+def given_config(
+    arguments: argparse.Namespace,
+    *,
+    folder: str = "",
+    check: Callable[[Flat, bool], list[str]] = lambda flat, wrong: [],
+) -> ConfigDict:
+    """Returns the config that the arguments of a command name, with their overrides.
+
+    Args:
+      arguments: with `config`, see `add_config_arguments`, and `overrides`, a list of arguments.
+      folder: see `parse_config`, as the next.
+      check: likewise.
+
+    Raises:
+      UserError: with all mistakes.
+    """
+    argv = ["", f"--config={arguments.config}", *arguments.overrides]
+    return parse_config(argv, flags.FlagValues(), folder=folder, check=check)
 
 
 def parse_config(

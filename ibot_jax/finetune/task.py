@@ -24,9 +24,7 @@ import dataclasses
 import os
 from typing import Any
 
-from absl import flags
-
-from ibot_jax.cli.config_file import add_config_arguments, parse_config
+from ibot_jax.cli.config_file import add_config_arguments, given_config
 from ibot_jax.cli.flags import add_data_options, add_model_options
 from ibot_jax.config.flat import flatten
 from ibot_jax.evaluate.common.opening import open_labelled, open_model, open_views, settings
@@ -74,12 +72,7 @@ def run(args: argparse.Namespace) -> Report:
       TrainingError: if the run cannot go on.
       SystemExit: with 130, 143 or 129, after Ctrl-C, SIGTERM or SIGHUP and a save.
     """
-    recipe = parse_config(
-        ["finetune", f"--config={args.config}", *args.overrides],
-        flags.FlagValues(),
-        folder="finetune",
-        check=problems_at_hand,
-    )
+    recipe = given_config(args, folder="finetune", check=problems_at_hand)
     mesh = make_mesh()
     model, params = open_model(args, mesh, head=recipe.start == "projection")
     views = open_views(args, model, mesh)

@@ -24,12 +24,11 @@ import re
 import sys
 from collections.abc import Iterator
 
-from absl import flags
 from ml_collections import ConfigDict
 
 from ibot_jax.cli import exits
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
-from ibot_jax.cli.config_file import add_config_arguments, parse_config
+from ibot_jax.cli.config_file import add_config_arguments, given_config
 from ibot_jax.data.sources.opening import IMAGENET_EXAMPLES
 from ibot_jax.errors import UserError
 from ibot_jax.runs.check import check_config
@@ -77,9 +76,7 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
     parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
     arguments, arguments_of_config = parser.parse_known_args(argv)
     arguments.overrides = arguments_of_config
-    config = parse_config(
-        ["aot", f"--config={arguments.config}", *arguments.overrides], flags.FlagValues()
-    )
+    config = given_config(arguments)
     if arguments.batch is not None:
         config.batch_size = arguments.batch
     if arguments.mesh is not None:

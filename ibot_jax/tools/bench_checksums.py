@@ -16,10 +16,9 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-from absl import flags
 from etils import epath
 
-from ibot_jax.cli.config_file import add_config_arguments, parse_config
+from ibot_jax.cli.config_file import add_config_arguments, given_config
 from ibot_jax.config.plan import make_plan
 from ibot_jax.data.sources.opening import IMAGENET_EXAMPLES
 from ibot_jax.files.checksums import find_damage, write_checksums
@@ -37,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Makes the files, times the checks, and prints what they take."""
-    config = parse_config(["bench", f"--config={args.config}", *args.overrides], flags.FlagValues())
+    config = given_config(args)
     plan = make_plan(config, IMAGENET_EXAMPLES)
     state = jax.eval_shape(make_init(config, plan), jax.random.key(0))
     teacher = _bytes(teacher_params(state))

@@ -18,11 +18,10 @@ from typing import Any
 
 import jax
 import psutil
-from absl import flags
 from PIL import Image
 
 from ibot_jax.cli import exits
-from ibot_jax.cli.config_file import add_config_arguments, parse_config
+from ibot_jax.cli.config_file import add_config_arguments, given_config
 from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
 from ibot_jax.data.draw.masks import draw_mask
@@ -67,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
-    config = parse_config(["bench", f"--config={args.config}", *args.overrides], flags.FlagValues())
+    config = given_config(args)
     config.data.source = args.data or config.data.source
     for name in ("batch", "images"):
         if getattr(args, name) < 1:

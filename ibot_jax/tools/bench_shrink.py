@@ -15,9 +15,8 @@ import copy
 import time
 
 import numpy as np
-from absl import flags
 
-from ibot_jax.cli.config_file import add_config_arguments, parse_config
+from ibot_jax.cli.config_file import add_config_arguments, given_config
 from ibot_jax.cli.flags import positive
 from ibot_jax.config.section import Section
 from ibot_jax.data.make.examples import MakeExample
@@ -42,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
-    config = parse_config(["bench", f"--config={args.config}", *args.overrides], flags.FlagValues())
+    config = given_config(args)
     config.data.update(source=args.data or config.data.source, augment="device")
     try:
         margins = (0.0, *map(float, args.margins.split(",")))

@@ -13,11 +13,10 @@ import time
 
 import jax
 import numpy as np
-from absl import flags
 from ml_collections import ConfigDict
 
 from ibot_jax.cli import exits
-from ibot_jax.cli.config_file import add_config_arguments, parse_config
+from ibot_jax.cli.config_file import add_config_arguments, given_config
 from ibot_jax.config.flat import flatten
 from ibot_jax.config.plan import make_plan
 from ibot_jax.config.problems import refuse
@@ -56,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
-    config = parse_config(["bench", f"--config={args.config}", *args.overrides], flags.FlagValues())
+    config = given_config(args)
     if args.batch is not None:
         config.batch_size = args.batch
     config.knn.every = ""  # nothing is evaluated, nor checked for it

@@ -5,9 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from ibot_jax.config import VIT_SIZES, get_config
+from ibot_jax.config.flat import Flat, flatten
 from ibot_jax.errors import UserError
 from ibot_jax.weights.description import described_config
 from ibot_jax.weights.sanity import check_normalization
@@ -48,8 +47,8 @@ def told_depth(facts: Mapping[str, Any]) -> int | None:
 
 def infer_config(
     shapes: Shapes, facts: Mapping[str, Any], known: Known, path: str, *, depth: int
-) -> tuple[ConfigDict, list[str]]:
-    """Returns the default config with the sections `model`, `head` and `data` as found, and notes.
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns the default config, flattened, with `model`, `head` and `data` as found, and notes.
 
     Args:
       shapes: by the original's names; biases and gains may be absent.
@@ -62,9 +61,9 @@ def infer_config(
       UserError: if the shapes are not those of a Vision Transformer, do not tell enough, or are
         others than the file says.
     """
-    config = get_config()
+    config = flatten(get_config())
     if "description" in facts:
-        config = described_config(facts["description"], path)
+        config = flatten(described_config(facts["description"], path))
         facts = _facts_of(config) | dict(facts)
     width = _shape(shapes, _CLASS, 3, path)[-1]
     _, channels, patch, across = _shape(shapes, _PATCHES, 4, path)
@@ -87,38 +86,38 @@ def infer_config(
     if not (known.grid or facts.get("size")):
         guessed.append(f"a square grid of {grid[0]}x{grid[1]} patches (--grid)")
 
-    config.dtype = "float32"
-    config.model.update(
-        width=width,
-        depth=depth,
-        heads=heads,
-        patch_size=patch,
-        mlp_ratio=hidden / width,
-        layer_scale=float(any(".gamma_" in name for name in shapes)),
-    )
-    config.data.global_size = tuple(patch * side for side in grid)
-    config.data.channels = channels
+    config |= {
+        "dtype": "float32",
+        "model.width": width,
+        "model.depth": depth,
+        "model.heads": heads,
+        "model.patch_size": patch,
+        "model.mlp_ratio": hidden / width,
+        "model.layer_scale": float(any(".gamma_" in name for name in shapes)),
+        "data.global_size": tuple(patch * side for side in grid),
+        "data.channels": channels,
+    }
     for name in ("mean", "std"):
         said = getattr(known, name)
-        value = said or facts.get(name) or config.data[name]
+        value = said or facts.get(name) or config[f"data.{name}"]
         if not (said or facts.get(name)):
             guessed.append(f"ImageNet's {name} (--{name})")
         if len(value) != channels:
             raise UserError(f"{path} takes images of {channels} channels; say --{name}=... of each")
-        config.data[name] = tuple(float(x) for x in value)
-        check_normalization({name: config.data[name]}, "--" if said else f"{path}: ")
-    _infer_head(config.head, shapes, facts.get("act", "gelu"))
+        config[f"data.{name}"] = tuple(float(x) for x in value)
+        check_normalization({name: config[f"data.{name}"]}, "--" if said else f"{path}: ")
+    config |= _infer_head(shapes, facts.get("act", "gelu"))
     return config, [f"not told, so as usual: {', '.join(guessed)}"] if guessed else []
 
 
-def _facts_of(config: ConfigDict) -> dict[str, Any]:
+def _facts_of(config: Flat) -> dict[str, Any]:
     """Returns the facts in this project's own description of a model."""
     return {
-        "heads": config.model.heads,
-        "size": config.data.global_size,
-        "mean": config.data.mean,
-        "std": config.data.std,
-        "act": config.head.act,
+        "heads": config["model.heads"],
+        "size": config["data.global_size"],
+        "mean": config["data.mean"],
+        "std": config["data.std"],
+        "act": config["head.act"],
     }
 
 
@@ -172,16 +171,16 @@ def _heads(width: int, facts: Mapping[str, Any], known: Known, path: str) -> int
     return heads
 
 
-def _infer_head(config: ConfigDict, shapes: Shapes, act: str) -> None:
-    """Fills in the section `head`, as far as there are shapes for it."""
+def _infer_head(shapes: Shapes, act: str) -> dict[str, Any]:
+    """Returns the keys of the section `head`, as far as there are shapes for them."""
+    found = {"head.act": act}
     for key, name in (
-        ("hidden_dim", "head.mlp.0.weight"),
-        ("bottleneck_dim", "head.mlp.4.weight"),
-        ("prototypes", "head.last_layer.weight_v"),
-        ("patch_prototypes", "head.last_layer2.weight_v"),
+        ("head.hidden_dim", "head.mlp.0.weight"),
+        ("head.bottleneck_dim", "head.mlp.4.weight"),
+        ("head.prototypes", "head.last_layer.weight_v"),
+        ("head.patch_prototypes", "head.last_layer.weight_v"),  # where they share a last layer
+        ("head.patch_prototypes", "head.last_layer2.weight_v"),
     ):
         if name in shapes:
-            config[key] = shapes[name][0]
-    if "head.last_layer2.weight_v" not in shapes:
-        config.patch_prototypes = config.prototypes
-    config.act = act
+            found[key] = shapes[name][0]
+    return found

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ibot_jax.config.flat import flatten
+from ibot_jax.config.flat import section
 from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
 from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
@@ -86,11 +86,10 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool) -
     config, more_notes = infer_config(shapes, contents.facts, known, path, depth=depth)
     if head:
         last = {name: _read(tensors, found[name], path) for name in shapes if "last_layer" in name}
-        _infer_last_layers(config.head, last)
-    shared = config.head.shared
-    expected = expected_shapes(
-        config.model, config.head if head else None, config.data, student=student
-    )
+        config |= _infer_last_layers(last)
+    shared = config["head.shared"]
+    model, heads, data = (section(config, name) for name in ("model", "head", "data"))
+    expected = expected_shapes(model, heads if head else None, data, student=student)
     if shared:  # written twice by the original, once by DINO
         expected = {name: shape for name, shape in expected.items() if "last_layer2" not in name}
     check_shapes(names, tensors, {n: s for n, s in expected.items() if n in shapes}, path)
@@ -101,7 +100,7 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool) -
         for name, shape in expected.items()
     }
     params = original_names.to_flax(values, shared)
-    return Taken(flatten(config), params, names.dialect, (*notes, *more_notes))
+    return Taken(config, params, names.dialect, (*notes, *more_notes))
 
 
 def _expected_names(
@@ -143,11 +142,10 @@ def _expected_names(
     ]
 
 
-def _infer_last_layers(head: Section, values: Mapping[str, np.ndarray]) -> None:
-    """Sets whether class and patch tokens share the last layer, and whether its norms are 1.
+def _infer_last_layers(values: Mapping[str, np.ndarray]) -> dict[str, bool]:
+    """Returns the keys that say whether all tokens share a last layer, and whether its norms are 1.
 
     Args:
-      head: to be changed.
       values: of the last layers' tensors, by the original's names.
     """
     pairs = [
@@ -157,8 +155,11 @@ def _infer_last_layers(head: Section, values: Mapping[str, np.ndarray]) -> None:
         first in values and second in values and np.array_equal(values[first], values[second])
         for first, second in pairs
     )
-    head.shared = head.shared_teacher = shared
-    head.norm_last_layer = bool(np.all(values.get(pairs[0][0], 1) == 1))
+    return {
+        "head.shared": shared,
+        "head.shared_teacher": shared,
+        "head.norm_last_layer": bool(np.all(values.get(pairs[0][0], 1) == 1)),
+    }
 
 
 def expected_shapes(

@@ -8,11 +8,13 @@ import pytest
 import recipes
 
 from ibot_jax.config import get_config
-from ibot_jax.config.flat import flatten
+from ibot_jax.config.flat import flatten, section
 from ibot_jax.config.plan import make_plan
 from ibot_jax.errors import UserError
 from ibot_jax.methods.step import make_init, teacher_params
+from ibot_jax.models.geometry import geometry_of
 from ibot_jax.runs.check import check_config, check_devices, check_plan
+from ibot_jax.runs.memory import num_parameters
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 IMAGENET = 1_281_167
@@ -24,12 +26,23 @@ PUBLISHED = {
     "vitb16": (85_799_424, 8_401_152),
     "vitl16": (303_302_656, 8_925_440),
 }
+# The same of Swin, in state_dict_shapes_swin.json without its buffers of integers; L is timm's,
+# 196,532,476 with a classifier of 1,000 and without the mask token.
+SWIN = {
+    "swint7": (27_519_450, 8_401_152),
+    "swint14": (27_569_850, 8_401_152),
+    "swins7": (48_837_354, 8_401_152),
+    "swins14": (48_968_394, 8_401_152),
+    "swinb7": (86_743_352, 8_925_440),
+    "swinb14": (86_918_072, 8_925_440),
+    "swinl7": (196_532_476 - 1_537_000 + 192, 9_974_016),
+}
 NUM_IMAGES = {
     "digits": 1_442,
     "cifar10": 50_000,
     "cifar10:large": 50_000,
     "cifar10:reference": 5_000,
-    **dict.fromkeys(PUBLISHED, IMAGENET),
+    **dict.fromkeys((*PUBLISHED, *SWIN), IMAGENET),
 }
 
 
@@ -49,7 +62,7 @@ def test_a_config_is_sound(name):
 
 
 @pytest.mark.parametrize("pod", ["v5e-16", "v5e-64", "v5e-256", "v4-64", "v5p-64"])
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [*PUBLISHED, "swint7"])
 def test_the_settings_of_a_pod_go_with_its_chips_and_keep_the_published_batch(name, pod):
     config = load(f"{name}:{pod}")
     check_config(config)
@@ -78,6 +91,22 @@ def test_parameter_counts_are_the_published_ones(name):
             for part in ("backbone", "head")
         )
         assert counts == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", SWIN)
+def test_a_swin_has_the_published_parameters(name):
+    parameters = num_parameters(flatten(load(name)))
+    backbone = sum(n for keys, n in parameters.items() if not keys[0].startswith("head."))
+    assert (backbone, sum(parameters.values()) - backbone) == SWIN[name]
+
+
+def test_the_swin_recipes_have_the_masks_of_the_original():
+    """Tiny models of windows 7 and 14: 300 epochs, masks of 32-pixel cells from epoch 50 on."""
+    for name, window in (("swint7", 7), ("swint14", 14)):
+        flat = flatten(load(name))
+        assert (flat["duration"], flat["masks.start"]) == ("300 epochs", "50 epochs")
+        assert (flat["model.window"], flat["model.drop_path"]) == (window, 0.1)
+        assert geometry_of(section(flat, "model")).grid((224, 224)) == (7, 7)
 
 
 def test_the_small_recipe_is_the_one_of_the_original_readme():

@@ -9,6 +9,7 @@ import ibot_jax
 from ibot_jax.config.flat import Flat, section
 from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
+from ibot_jax.models.words import in_words
 from ibot_jax.parallel.processes import num_processes
 
 
@@ -47,7 +48,6 @@ def header(
       start: from what the run starts.
       workdir: where it writes.
     """
-    model = section(flat, "model")
     millions = {
         part: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
         for part, tree in params.items()
@@ -55,8 +55,8 @@ def header(
     epochs = plan.total_steps / plan.steps_per_epoch
     rows = {
         "model": (
-            f"ViT of width {model.width}, depth {model.depth}, {model.heads} heads, patch "
-            f"{model.patch_size}; {flat['head.prototypes']} prototypes; {flat['dtype']}"
+            f"{in_words(section(flat, 'model'))}; {flat['head.prototypes']} prototypes; "
+            f"{flat['dtype']}"
         ),
         "parameters": (
             f"{millions['backbone']:.2f} M backbone + {millions['head']:.2f} M head, in student "

@@ -17,10 +17,12 @@ from etils import epath
 import ibot_jax
 from ibot_jax.cli.flags import add_number, add_weights_options
 from ibot_jax.config import get_config
-from ibot_jax.config.flat import as_json
+from ibot_jax.config.flat import as_json, section
 from ibot_jax.data.sources.opening import Subset, splits_for_testing
 from ibot_jax.data.sources.splits import AUTO
 from ibot_jax.errors import UserError
+from ibot_jax.models.geometry import geometry_of
+from ibot_jax.models.words import in_words
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.visualize import attention, canvas, page, patterns, pca
 from ibot_jax.visualize.charts import Series, line_chart, show
@@ -112,10 +114,8 @@ def describe(config: dict[str, Any]) -> str:
     """Returns what was trained on what, in words."""
     size = " x ".join(map(str, config["data.global_size"]))
     return (
-        f"A Vision Transformer of width {config['model.width']}, depth {config['model.depth']} and "
-        f"{config['model.heads']} heads, with patches of {config['model.patch_size']} pixels, on "
-        f"{config['data.source']} at {size} pixels; {config['batch_size']} images a step, "
-        f"{config['duration']}."
+        f"A {in_words(section(config, 'model'))}, on {config['data.source']} at {size} pixels; "
+        f"{config['batch_size']} images a step, {config['duration']}."
     )
 
 
@@ -138,7 +138,8 @@ def facts(rows: Rows, config: dict[str, Any]) -> list[tuple[str, str, str]]:
         remark = f"between 0 and ln {config['head.prototypes']} = {uniform:.2f}"
         found.append(("Teacher's entropy", f"{values[max(values)]:.2f}", remark))
     if values := _values(rows, "feature_rank"):
-        found.append(("Rank", f"{values[max(values)]:.1f}", f"of {config['model.width']}"))
+        width = geometry_of(section(config, "model")).width
+        found.append(("Rank", f"{values[max(values)]:.1f}", f"of {width}"))
     if values := _values(rows, "images_per_second"):
         speed = statistics.median(values.values())
         found.append(("Throughput", show(speed), "images/s, median"))

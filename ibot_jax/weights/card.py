@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from ibot_jax.errors import UserError
+from ibot_jax.models.words import NAMES
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.weights.description import described_view
 from ibot_jax.weights.hashes import backbone_hash, weights_hash
@@ -155,10 +156,10 @@ def _summary(description: Mapping[str, Any]) -> str:
     origin = description.get("converted_from")
     if origin:
         parts = [
-            f"Weights of a Vision Transformer, converted from {origin['file']} ({origin['kind']})"
+            f"Weights of a {_name(description)}, converted from {origin['file']} ({origin['kind']})"
         ]
     elif "finetuned" in description:
-        parts = ["A Vision Transformer, fine-tuned as a classifier of images"]
+        parts = [f"A {_name(description)}, fine-tuned as a classifier of images"]
     else:
         parts = [f"The {description.get('weights', 'teacher')} of an iBOT pre-training"]
     if description.get("step") is not None:
@@ -174,19 +175,30 @@ def _table(rows: Mapping[str, Any]) -> str:
     return "\n".join(["| | |", "| --- | --- |"] + [f"| {k} | {v} |" for k, v in cells.items()])
 
 
+def _name(description: Mapping[str, Any]) -> str:
+    return NAMES[description["model"].get("arch", "vit")]
+
+
 def _architecture(description: Mapping[str, Any]) -> str:
     model = description["model"]
+    swin = model.get("arch") == "swin"
+    token = "the patches' mean for a class token" if swin else "a class token"
     rows = {
-        "architecture": "Vision Transformer with a class token, pre-norm",
+        "architecture": f"{_name(description)} with {token}, pre-norm",
         "GELU": _GELU["bfloat16" if _dtype(description) == "bfloat16" else "others"],
         "width": model["width"],
-        "blocks": model["depth"],
-        "attention heads": model["heads"],
         "MLP ratio": model["mlp_ratio"],
         "patch": f"{model['patch_size']} pixels",
-        "LayerScale": "yes" if model["layer_scale"] else "no",
         "LayerNorm epsilon": 1e-6,
     }
+    if swin:
+        rows["blocks by stage"] = ", ".join(map(str, model["stage_depths"]))
+        rows["attention heads by stage"] = ", ".join(map(str, model["stage_heads"]))
+        rows["window"] = f"{model['window']} tokens"
+    else:
+        rows["blocks"] = model["depth"]
+        rows["attention heads"] = model["heads"]
+        rows["LayerScale"] = "yes" if model["layer_scale"] else "no"
     if "head" in description:
         head = description["head"]
         rows["projection head"] = (

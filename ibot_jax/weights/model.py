@@ -24,8 +24,10 @@ from ibot_jax.methods import forward
 from ibot_jax.models.build import build_backbone, build_head, compute_dtype
 from ibot_jax.models.geometry import Geometry, geometry_of
 from ibot_jax.models.head import Head
+from ibot_jax.models.swin import Swin
 from ibot_jax.models.tokens import Attention, Tokens
 from ibot_jax.models.vit import ViT
+from ibot_jax.models.words import in_words
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.weights.description import describe
 from ibot_jax.weights.finetuned import build_classifier
@@ -66,11 +68,11 @@ class Model:
 
     def __repr__(self) -> str:
         """Returns one line; the whole config is `config`."""
-        model, size = self.config.model, "x".join(map(str, self.config.data.global_size))
+        size = "x".join(map(str, self.config.data.global_size))
         facts = (f"{key}={self.facts[key]}" for key in ("weights", "step") if key in self.facts)
         return (
-            f"Model({', '.join([self.name, *facts])}: ViT of width {model.width}, depth "
-            f"{model.depth}, {model.heads} heads, patch {model.patch_size}, for {size} images)"
+            f"Model({', '.join([self.name, *facts])}: {in_words(self.config.model)}, for {size} "
+            "images)"
         )
 
     @property
@@ -95,7 +97,7 @@ class Model:
         return geometry_of(self.config.model)
 
     @functools.cached_property
-    def backbone(self) -> ViT:
+    def backbone(self) -> ViT | Swin:
         """The Linen module of the backbone, for `params["backbone"]`."""
         return build_backbone(
             self.config.model,

@@ -152,7 +152,7 @@ def chart_sections(rows: Rows, config: dict[str, Any]) -> dict[str, str]:
     named = set(_COUNTED).union(*(curves for *_, curves in _CHARTS))
     others = {key for row in rows for key in row} - named
     more = [("More metrics", _words(key), "", {key: _words(key)}) for key in sorted(others)]
-    for section, title, unit, curves in (*_CHARTS, *more):
+    for heading, title, unit, curves in (*_CHARTS, *more):
         series = [_series(rows, key, label) for key, label in curves.items()]
         series = [curve for curve in series if curve.x]
         reference = None
@@ -160,7 +160,7 @@ def chart_sections(rows: Rows, config: dict[str, Any]) -> dict[str, str]:
             number = config["head.prototypes"]
             reference = f"uniform: ln {number}", math.log(number)
         if series:
-            sections[section].append(line_chart(title, unit, series, reference=reference))
+            sections[heading].append(line_chart(title, unit, series, reference=reference))
     content = {
         heading: f'<div class="charts">{"".join(charts)}</div>' if charts else ""
         for heading, charts in sections.items()

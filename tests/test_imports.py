@@ -42,6 +42,7 @@ INNER = {
         ("common",),
     ),
     "kernels": (
+        ("check",),
         ("branch",),
         ("attention", "colors"),
         ("tpu", "cudnn"),

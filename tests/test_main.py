@@ -99,8 +99,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(
     """The patch temperature is 0.04, 0.0475, 0.055, ...; past 0.05 the term is NaN."""
     make_losses = step.make_losses
 
-    def make_broken_losses(config, mesh):
-        loss_fn = make_losses(config, mesh)
+    def make_broken_losses(*sections):
+        loss_fn = make_losses(*sections)
 
         def broken(params, teacher, centers, temps, *args):
             loss, (metrics, means) = loss_fn(params, teacher, centers, temps, *args)

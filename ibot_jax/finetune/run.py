@@ -15,6 +15,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -38,7 +39,8 @@ from ibot_jax.finetune.step import (
     make_rank_fn,
     make_train_step,
 )
-from ibot_jax.models.classifier import Classifier
+from ibot_jax.kernels.choice import Kernels
+from ibot_jax.models.classifier import Classifier, with_kernels
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel.agreement import require_same, same_end
 from ibot_jax.parallel.layouts import replicated
@@ -47,6 +49,7 @@ from ibot_jax.parallel.rows import rows_of_process
 from ibot_jax.runs.beginning import after_first, record_beginning
 from ibot_jax.runs.checkpoint import Checkpoints, Parts
 from ibot_jax.runs.header import rate_in_words
+from ibot_jax.runs.kernels import prove
 from ibot_jax.runs.lock import Lock
 from ibot_jax.runs.loop import make_watchdog
 from ibot_jax.runs.metrics import WRITTEN, Reporter
@@ -156,19 +159,33 @@ def finetune(
                 start_step=start_step,
             )
             lock.watch("checkpoints", *WRITTEN)
-        reporter.say(*_header(config, plan, task, start, folder))
         mean, std = model_config.data.mean, model_config.data.std
-        train_step = make_train_step(
-            config.optim,
-            config.loss,
-            plan,
-            classifier,
-            mean,
-            std,
-            drop_path=config.drop_path,
-            erase=config.data.erase,
-        )
-        rank_fn = make_rank_fn(classifier, mean, std)
+        layout = replicated(mesh)
+
+        def make_step(kernels: Kernels) -> jax.stages.Wrapped:
+            train_step = make_train_step(
+                config.optim,
+                config.loss,
+                plan,
+                with_kernels(classifier, kernels),
+                mean,
+                std,
+                drop_path=config.drop_path,
+                erase=config.data.erase,
+            )
+            return jax.jit(train_step, donate_argnums=0, out_shardings=layout)
+
+        pixels = (plan.batch_size, *task.views.size, task.views.channels)
+        rows = {
+            "images": jax.ShapeDtypeStruct(pixels, jnp.uint8),
+            "labels": jax.ShapeDtypeStruct(pixels[:1], jnp.int32),
+        }
+        arguments = state, rows, jax.eval_shape(lambda: jax.random.key(0))
+        proven = prove(make_step, arguments, classifier.backbone.kernels)
+        for name, text in proven.warnings().items():
+            reporter.warn_once(name, text)
+        reporter.say(*_header(config, plan, task, start, str(proven), folder))
+        rank_fn = make_rank_fn(with_kernels(classifier, proven.kernels), mean, std)
 
         def test(params: Params) -> tuple[float, float]:
             ranked, labels = extract(rank_fn, params, task.views.batches(task.test), mesh)
@@ -180,11 +197,7 @@ def finetune(
             if is_first():
                 write_model(folder, as_json(model_config), described, task.model.history.get("run"))
 
-        layout = replicated(mesh)
-        program = after_first(
-            jax.jit(train_step, donate_argnums=0, out_shardings=layout),
-            begun,
-        )
+        program = after_first(proven.step, begun)
         loop = FinetuneLoop(
             plan,
             mesh,
@@ -257,7 +270,7 @@ _PARTS = Parts(("params", "optimizer"), _split, _join, "test_top1")
 
 
 def _header(
-    config: ConfigDict, plan: Plan, task: Task, start: str, workdir: epath.Path
+    config: ConfigDict, plan: Plan, task: Task, start: str, kernels: str, workdir: epath.Path
 ) -> list[str]:
     """Returns the lines that say what is about to run."""
     height, width = task.views.size
@@ -265,6 +278,7 @@ def _header(
     under = ", on the projection head's first layer" if config.start == "projection" else ""
     rows = {
         "start": start,
+        "kernels": kernels,
         "train": f"{task.train.name}: {len(task.train):,} images of {height} x {width} pixels",
         "test": f"{task.test.name}: {len(task.test):,} images, every {config.test_every}",
         "classifier": f"{task.train.num_classes} classes{under}",

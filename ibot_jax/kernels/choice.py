@@ -6,13 +6,13 @@ from types import ModuleType
 from ibot_jax.kernels.devices import Device, device_at_hand
 from ibot_jax.kernels.specs import Spec
 
-# By value of `model.kernels`: modules of this folder, each of which says `supports(spec, device)`.
-_NAMES = {
-    "xla": (),
-    "cudnn": ("cudnn",),
-    "pallas": ("packing", "tpu.attention", "tpu.attention_branch", "tpu.mlp", "tpu.colors"),
+# Modules of this folder, each of which says `supports(spec, device)`; by platform, and by the value
+# of `model.kernels` beside "auto".
+IMPLEMENTATIONS = {
+    "gpu": ("cudnn",),
+    "tpu": ("packing", "tpu.attention", "tpu.attention_branch", "tpu.mlp", "tpu.colors"),
 }
-_NAMES["auto"] = (*_NAMES["cudnn"], *_NAMES["pallas"])
+_PLATFORM = {"cudnn": "gpu", "pallas": "tpu"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +49,13 @@ XLA = Kernels()
 
 
 def choose(wanted: str, device: Device, uses: list[tuple[str, Spec]] | None = None) -> Kernels:
-    """Returns the kernels by a config's word, `model.kernels`; they take what they support."""
-    return Kernels(_NAMES[wanted], device, uses)
+    """Returns the kernels by a config's word, `model.kernels`; they take what they support.
+
+    "auto" are all for the device, "cudnn" and "pallas" those on their own, "xla" none.
+    """
+    if wanted not in ("auto", *(word for word, own in _PLATFORM.items() if own == device.platform)):
+        return Kernels((), device, uses)
+    return Kernels(IMPLEMENTATIONS.get(device.platform, ()), device, uses)
 
 
 def choose_at_hand(wanted: str) -> Kernels:

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ibot_jax.kernels.choice import Kernels
 from ibot_jax.models.vit import ViT
 
 Array = jax.Array
@@ -45,3 +46,8 @@ class Classifier(nn.Module):
         init = nn.initializers.normal(self.init_std)
         logits = nn.Dense(self.num_classes, name="classifier", kernel_init=init, **kwargs)(token)
         return logits.astype(jnp.promote_types(self.dtype, jnp.float32))
+
+
+def with_kernels(classifier: Classifier, kernels: Kernels) -> Classifier:
+    """Returns a classifier whose backbone other kernels may compute."""
+    return classifier.clone(backbone=classifier.backbone.clone(kernels=kernels))

@@ -34,6 +34,7 @@ def header(
     data: str,
     evaluation: str,
     start: str,
+    kernels: str,
     workdir: epath.Path,
 ) -> list[str]:
     """Returns the lines that say what is about to run.
@@ -46,6 +47,7 @@ def header(
       data: name and size of the training data.
       evaluation: what is measured of the teacher, and how often.
       start: from what the run starts.
+      kernels: what computes the step.
       workdir: where it writes.
     """
     millions = {
@@ -66,6 +68,7 @@ def header(
             f"{mesh.size} x {mesh.devices.flat[0].device_kind}, {num_processes()} process"
             f"{'es' if num_processes() > 1 else ''}"
         ),
+        "kernels": kernels,
         "data": data,
         "evaluation": evaluation,
         "length": (

@@ -1,6 +1,7 @@
 """Pre-training: what a run reads, starts from and writes, and its loop."""
 
 import contextlib
+import functools
 import json
 
 import jax
@@ -34,6 +35,7 @@ from ibot_jax.runs.check import device_problems, length_problems
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.runs.collapse import collapse_signs, evaluation_signs
 from ibot_jax.runs.header import header
+from ibot_jax.runs.kernels import prove, step_arguments
 from ibot_jax.runs.lock import Lock
 from ibot_jax.runs.loop import Loop, Metrics, make_watchdog
 from ibot_jax.runs.memory import memory_problems
@@ -123,6 +125,15 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
                 start_step=start_step,
             )
             lock.watch("checkpoints", *WRITTEN)
+        proven = prove(
+            functools.partial(jit_train_step, config, plan, mesh),
+            step_arguments(config, plan, mesh),
+            choose(config.model.kernels, device_of(mesh)),
+        )
+        if not proven.kernels.names:
+            config.model.kernels = "xla"  # in evaluations, too
+        for name, text in proven.warnings().items():
+            reporter.warn_once(name, text)
         reporter.say(
             *header(
                 flat,
@@ -132,13 +143,13 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
                 data=f"{source.name}: {len(source):,} images",
                 evaluation=evaluation.description if evaluation else 'off, knn.every=""',
                 start=start,
+                kernels=str(proven),
                 workdir=folder,
             )
         )
         loop = PretrainLoop(config, plan, mesh, checkpoints, reporter, evaluation, lock, watchdog)
-        kernels = choose(config.model.kernels, device_of(mesh))
         train_step = after_first(
-            jit_train_step(config, plan, mesh, kernels),
+            proven.step,
             lambda: record_beginning(folder, recorded, data, start_step, reporter),
         )
         signum = loop.run(state, batches, train_step, config.seed)

@@ -5,10 +5,12 @@ already, so that nothing but the step is measured; they share their views, but n
 """
 
 import argparse
+import functools
 import json
 import math
 import pathlib
 import statistics
+import sys
 import time
 
 import jax
@@ -32,6 +34,7 @@ from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
 from ibot_jax.runs.check import check_config, check_devices
+from ibot_jax.runs.kernels import prove
 from ibot_jax.runs.memory import memory_problems
 from ibot_jax.tools import flops
 from ibot_jax.tools.peak import device_peak
@@ -169,8 +172,14 @@ def measure(
     state = jit_init(config, plan, mesh)(key)
     parameters = {name: _size(tree) for name, tree in state.params.items()}
 
-    kernels = choose(config.model.kernels, device_of(mesh))
-    train_step = jit_train_step(config, plan, mesh, kernels)
+    proven = prove(
+        functools.partial(jit_train_step, config, plan, mesh),
+        (state, batches[0], key),
+        choose(config.model.kernels, device_of(mesh)),
+    )
+    for text in proven.warnings().values():
+        print(f"warning: {text}", file=sys.stderr)
+    train_step = jit_train_step(config, plan, mesh, proven.kernels)
     start = time.perf_counter()
     lowered = train_step.lower(state, batches[0], key)
     traced = time.perf_counter()
@@ -188,6 +197,7 @@ def measure(
         "devices": mesh.size,
         "jax": jax.__version__,
         "dtype": config.dtype,
+        "kernels": proven.used,
         "batch_size": config.batch_size,
         "parameters": parameters,
         "trace_seconds": traced - start,

@@ -28,7 +28,8 @@ def test_it_has_the_scaled_rate_and_for_small_batches_a_momentum(batch_size, sug
     params = {"backbone": np.zeros(3), "head": np.zeros(2)}
     mesh = make_mesh(jax.devices()[:1])
     plan = Plan(batch_size, 5000, 1_000_000)
-    lines = header(flat, plan, params, mesh, data="d", evaluation="e", start="s", workdir=tmp_path)
+    words = dict(data="d", evaluation="e", start="s", kernels="k")
+    lines = header(flat, plan, params, mesh, **words, workdir=tmp_path)
     rate, teacher = (
         next(line for line in lines if line.startswith(f"  {name} "))
         for name in ("rate", "teacher")

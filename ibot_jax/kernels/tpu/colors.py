@@ -28,7 +28,7 @@ _LARGEST = 384  # pixels of a side: the program grows with the view
 
 
 _KNOWN = {
-    "views": anything,
+    "views": lambda views: views > 0,
     "height": lambda height: height <= _LARGEST and height % 8 == 0,
     "width": lambda width: width <= _LARGEST,
     "channels": (1, 2, 3, 4),

@@ -11,21 +11,18 @@ import tempfile
 import time
 
 import jax
-import numpy as np
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from ibot_jax.config.plan import Plan, make_plan
+from ibot_jax.config.plan import make_plan
 from ibot_jax.errors import UserError
 from ibot_jax.kernels.choice import choose
 from ibot_jax.kernels.devices import device_of
-from ibot_jax.methods.step import TrainState, jit_train_step, state_layout, teacher_params
-from ibot_jax.models.geometry import geometry_of
-from ibot_jax.parallel.layouts import batch_sharding, replicated
+from ibot_jax.methods.step import TrainState, jit_train_step, teacher_params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.check import check_devices, check_plan
+from ibot_jax.runs.kernels import step_arguments
 from ibot_jax.tools import flops
-from ibot_jax.tools.bench_step import make_views
 from ibot_jax.tools.pods.chips import CHIPS, Chip
 from ibot_jax.tools.pods.tpu_program import Program, read_program, read_schedules, schedule_flags
 
@@ -95,7 +92,7 @@ def compile_ahead(config: ConfigDict, devices: list[jax.Device], images: int) ->
         "memory_of_chip": CHIPS[kind].memory,
     }
     start = time.perf_counter()
-    state, batch, key = _arguments(config, plan, mesh)
+    state, batch, key = step_arguments(config, plan, mesh)
     kernels = choose(config.model.kernels, device_of(mesh))  # as after a check that all passed
     lowered = jit_train_step(config, plan, mesh, kernels).lower(state, batch, key)
     try:
@@ -110,25 +107,6 @@ def compile_ahead(config: ConfigDict, devices: list[jax.Device], images: int) ->
         "compile_seconds": time.perf_counter() - start,
         **_time(config, compiled, CHIPS[kind], mesh, plan.total_steps),
     }
-
-
-def _arguments(config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh) -> tuple:
-    """Returns shapes and layouts of the step's state, batch and key."""
-    one = config.copy_and_resolve_references()
-    one.batch_size = 1
-    images = make_views(one, np.random.default_rng(0))
-    images["masks"] = np.zeros(
-        (1, config.data.global_views, *geometry_of(config.model).grid(config.data.global_size)),
-        bool,
-    )
-    rows = batch_sharding(mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype, sharding=rows)
-        for name, x in images.items()
-    }
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(mesh))
-    return state_layout(config, plan, mesh), batch, key
 
 
 def _memory(state: TrainState, batch: dict, compiled: jax.stages.Compiled) -> dict[str, int]:

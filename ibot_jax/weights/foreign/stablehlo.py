@@ -35,7 +35,7 @@ def write_stablehlo(target: epath.Path, found: Found, make_card: MakeCard) -> No
 
     def features(images: jax.Array) -> dict[str, jax.Array]:
         tokens = model.features(params, images)
-        patches = tokens.patches.reshape(len(images), -1, tokens.patches.shape[-1])
+        patches = tokens.patches.reshape(images.shape[0], -1, tokens.patches.shape[-1])
         return {"class": tokens.cls, "patch": patches}
 
     (batch,) = jax.export.symbolic_shape("batch")

@@ -20,7 +20,8 @@ from ibot_jax.methods.step import make_init, teacher_params
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.starting import read_weights, replace_weights
-from ibot_jax.tools.replay import Recording
+from ibot_jax.tools.replaying.recording import Recording
+from ibot_jax.tools.replaying.settings import run_of
 from ibot_jax.weights.foreign.torch_writer import torch_bytes
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -171,15 +172,15 @@ def test_weights_that_other_projects_saved(tmp_path, whose):
 def original(tmp_path, step_small):
     """Writes the original's full checkpoint of a recorded run, after its first epoch."""
     recording = Recording(step_small)
-    student, teacher = (recording.tensors("epoch1", who) for who in ("student", "teacher"))
-    centers = recording.centers("epoch1")
+    student, teacher = (recording.below(f"epoch1/{who}/") for who in ("student", "teacher"))
+    center, patch_center = recording["epoch1/center"], recording["epoch1/patch_center"]
     tree = {
         "student": {f"module.{name}": tensor for name, tensor in student.items()},
         "teacher": teacher,
         "epoch": 1,
         "args": {"arch": "vit_custom", "lr": 3},
         "optimizer": {"state": {}},
-        "ibot_loss": {"center": centers["class"][None], "center2": centers["patch"][None, None]},
+        "ibot_loss": {"center": center[None], "center2": patch_center[None, None]},
     }
     (tmp_path / "checkpoint.pth").write_bytes(torch_bytes(tree))
     return tmp_path / "checkpoint.pth", recording
@@ -187,19 +188,18 @@ def original(tmp_path, step_small):
 
 def test_a_run_starts_where_a_published_checkpoint_ends(original, tmp_path):
     path, recording = original
-    heads = recording.config.model.heads
+    config, plan = run_of(recording)
+    heads = config.model.heads
     said = convert(path, tmp_path / "start", "--to=checkpoint", f"--heads={heads}")
     assert "left out: epoch, args, optimizer\n" in said
-    config = recording.config.copy_and_resolve_references()
-    config.dtype = "float64"
     with jax.enable_x64(True):
-        state = jax.jit(make_init(config, recording.plan))(jax.random.key(0))
+        state = jax.jit(make_init(config, plan))(jax.random.key(0))
         state = jax.device_put(state, replicated(make_mesh()))
         state = replace_weights(state, read_weights(str(tmp_path / "start"), state))
-    for name, tensor in recording.centers("epoch1").items():
-        np.testing.assert_array_equal(state.centers[name], tensor)
+    for kind, name in (("class", "center"), ("patch", "patch_center")):
+        np.testing.assert_array_equal(state.centers[kind], recording[f"epoch1/{name}"])
     for who, params in (("student", state.params), ("teacher", teacher_params(state))):
-        recorded = recording.tensors("epoch1", who)
+        recorded = recording.below(f"epoch1/{who}/")
         np.testing.assert_array_equal(
             params["backbone"]["cls_token"], recorded["backbone.cls_token"]
         )
@@ -210,7 +210,7 @@ def test_a_run_starts_where_a_published_checkpoint_ends(original, tmp_path):
     for who in ("student", "teacher"):
         _, params = ibot_jax.load(str(tmp_path / "start"), weights=who)
         kernel = params["backbone"]["blocks_0"]["mlp"]["fc1"]["kernel"]
-        recorded = recording.tensors("epoch1", who)["backbone.blocks.0.mlp.fc1.weight"]
+        recorded = recording[f"epoch1/{who}/backbone.blocks.0.mlp.fc1.weight"]
         np.testing.assert_array_equal(kernel.T, recorded)
 
 
@@ -289,10 +289,10 @@ def test_a_tensor_that_is_removed_or_renamed_is_named(plain, tmp_path, to):
 )
 def test_a_head_that_is_not_whole_is_named(original, tmp_path, name):
     path, recording = original
-    tensors = recording.tensors("epoch1", "teacher")
+    tensors = recording.below("epoch1/teacher/")
     del tensors[name]
     path.write_bytes(torch_bytes({"teacher": tensors}))
-    heads = f"--heads={recording.config.model.heads}"
+    heads = f"--heads={recording.settings['num_heads']}"
     assert f"lacks {name}" in failure(path, tmp_path / "x", "--to=npz", "--head", heads)
 
 

@@ -1,4 +1,4 @@
-"""Replaying the original's recorded runs: parity, and what is said when there is none."""
+"""Replaying recordings: what was recorded is found again, what is wrong is told, and where."""
 
 import json
 
@@ -15,61 +15,290 @@ def float64():
     jax.config.update("jax_enable_x64", False)
 
 
-def tampered(path, folder, **changes):
-    """Writes a copy of a recording with arrays or config entries changed."""
-    arrays = dict(np.load(path))
-    config = json.loads(str(arrays["config"]))
-    for name, change in changes.pop("arrays", {}).items():
-        arrays[name] = change(arrays[name])
-    arrays["config"] = np.array(json.dumps(config | changes))
-    target = folder / "tampered.npz"
-    np.savez(target, **arrays)
-    return str(target)
+@pytest.fixture
+def changed(step_small, tmp_path):
+    """Returns a function that writes a copy of a recording with arrays and settings changed.
+
+    Arrays by name, to a function or to None, which takes all out whose names begin so.
+    """
+
+    def write(arrays=None, path=step_small, without=(), **settings):
+        kept = dict(np.load(path))
+        if "config" in kept:
+            config = json.loads(str(kept["config"])) | settings
+            config = {name: value for name, value in config.items() if name not in without}
+            kept["config"] = np.array(json.dumps(config))
+        for name, change in (arrays or {}).items():
+            if change is None:
+                kept = {other: array for other, array in kept.items() if not other.startswith(name)}
+            else:
+                kept[name] = change(kept.get(name))
+        target = tmp_path / "changed.npz"
+        np.savez(target, **kept)
+        return str(target)
+
+    return write
 
 
-def test_the_small_recording_is_reproduced(step_small, capsys):
-    assert replay.main([str(step_small)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    names = {line.rsplit(maxsplit=2)[0].strip() for line in lines[1:]}
+@pytest.fixture
+def table(capsys):
+    """Returns a function from arguments to the exit status, and the table: verdict and place."""
+
+    def run(*arguments):
+        status = replay.main([str(argument) for argument in arguments])
+        lines = [line[2:] for line in capsys.readouterr().out.splitlines() if line[:2] == "  "]
+        width = lines[0].index("deviation") - 2
+        rows = {line[:width].strip(): line[width:].split(maxsplit=3)[2:] for line in lines[1:]}
+        return status, {quantity: (*row, "")[:2] for quantity, row in rows.items()}
+
+    return run
+
+
+@pytest.fixture
+def refused(capsys):
+    """Returns a function from a file to the one line that says why it is not replayed."""
+
+    def run(path):
+        assert replay.main([str(path)]) == 2
+        printed, err = capsys.readouterr()
+        assert printed == "" and err.count("\n") == 1
+        assert err.startswith(f"error: {path}: ")
+        return err.removeprefix(f"error: {path}: ").strip()
+
+    return run
+
+
+def above(rows):
+    return {quantity for quantity, (verdict, _) in rows.items() if verdict != "ok"}
+
+
+def test_the_small_run_is_reproduced(step_small, table):
+    status, rows = table(step_small)
+    assert status == 0 and not above(rows)
     moments = {
         f"{when} {what}"
         for when in ("epoch1", "final")
         for what in ("student", "teacher", "class center", "patch center")
     }
-    assert names == moments | {"total loss", "class loss", "patch loss"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["shared_head", "separate_head_free_norm", "no_local_crops"])
-def test_the_other_recordings_are_reproduced(reference, kind):
-    assert replay.main([str(reference(f"step_{kind}.npz"))]) == 0
+    losses = {"total loss", "class loss", "patch loss"}
+    schedules = {"lr", "wd", "momentum", "teacher_temp", "teacher_patch_temp"}
+    assert set(rows) == moments | losses | schedules
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes",
+    "name",
+    [
+        "step_shared_head",
+        "step_separate_head_free_norm",
+        "step_no_local_crops",
+        "swin_step_small",
+        "swin_step_no_local",
+        "swin_step_multicrop",
+        "swin_window7",
+        "swin_window14",
+        "swin_features",
+        "vit_forward",
+        "knn",
+        "view_ops",
+    ],
+)
+def test_every_recording_of_the_original_is_reproduced(reference, table, name):
+    status, rows = table(reference(f"{name}.npz"))
+    assert status == 0 and rows and not above(rows)
+
+
+def more(share):
+    return lambda array: array + share * np.abs(array).max()
+
+
+def one_more(array):
+    array = array.copy()
+    array.flat[3] += 1e-7 * np.abs(array).max()
+    return array
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "change", "quantity", "place"),
+    [
+        (
+            "epoch1/student/backbone.blocks.1.mlp.fc2.weight",
+            one_more,
+            "epoch1 student",
+            "backbone.blocks.1.mlp.fc2.weight",
+        ),
+        ("final/teacher/head.mlp.4.bias", one_more, "final teacher", "head.mlp.4.bias"),
+        (
+            "final/student/backbone.norm.weight",
+            lambda array: np.where(np.arange(array.size) == 2, np.nan, array),
+            "final student",
+            "backbone.norm.weight",
+        ),
+        (
+            "final/student/backbone.norm.bias",
+            lambda array: array[:-1],
+            "final student",
+            "backbone.norm.bias",
+        ),
+        ("final/patch_center", more(1e-7), "final patch center", ""),
+        ("lr", more(1e-7), "lr", ""),
+        ("teacher_temp", more(1e-7), "teacher_temp", ""),
+    ],
+)
+def test_one_wrong_number_is_found_where_it_is(changed, table, name, change, quantity, place):
+    status, rows = table(changed({name: change}))
+    assert status == 1 and above(rows) == {quantity}
+    assert rows[quantity] == ("ABOVE", place)
+
+
+def test_a_wrong_loss_is_found_at_its_step_and_passes_a_larger_tolerance(changed, table):
+    def change(losses):
+        losses = losses.copy()
+        losses[4, 2] *= 1 + 3e-9
+        return losses
+
+    path = changed({"loss": change})
+    status, rows = table(path)
+    assert status == 1 and above(rows) == {"patch loss"}
+    assert rows["patch loss"] == ("ABOVE", "step 4")
+    assert table(path, "--tolerance=1e-8")[0] == 0
+    assert table(path, "--tolerance=0")[0] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
     [
         {"clip_grad": 0.0},
         {"momentum_teacher": 0.91, "freeze_last_layer": 0},
-        {"arrays": {"final/center": lambda center: center + 1e-4 * np.abs(center).max()}},
-        {"arrays": {"loss": lambda loss: loss * (1 + 3e-6)}},
+        {"lambda1": 0.9},
+        {"student_temp": 0.11},
+        {"center_momentum": 0.8},
+        {"pred_start_epoch": 1},
     ],
 )
-def test_a_wrong_number_is_found(step_small, tmp_path, changes):
-    assert replay.main([tampered(step_small, tmp_path, **changes)]) == 1
+def test_every_setting_counts(changed, settings):
+    assert replay.main([changed(**settings)]) == 1
 
 
-@pytest.mark.parametrize("content", [None, b"not an archive", b""])
-def test_an_unreadable_file_is_one_line(tmp_path, capsys, content):
+def test_what_is_not_known_is_told_and_what_is_optional_may_lack(changed, table, capsys):
+    optional = {"epoch1/": None, "lr": None, "momentum": None, "teacher_patch_temp": None}
+    path = changed(optional, sparkle=7, nlayers=3, drop_path=0.0, norm_in_head=None)
+    assert replay.main([path]) == 0
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    assert note.startswith("note: sparkle=7 is not known here")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "settings", "reason"),
+    [
+        ({"final/": None}, {}, "it has no final/"),
+        ({"final/student/backbone.norm.bias": None}, {}, "no final/student/backbone.norm.bias"),
+        ({"final/center": None}, {}, "it has no final/center"),
+        ({"in/003/mask": None}, {}, "it has no in/003/mask"),
+        ({"in/002/global": lambda x: x[:, :1]}, {}, "in/002/global is [2, 1, 3, 16, 16], not"),
+        ({"loss": lambda x: x[:, :2]}, {}, "its loss is [6, 2], not [steps, 3]"),
+        (
+            {"init/student/head.mlp.1.weight": lambda _: np.ones(24)},
+            {},
+            "head.mlp.1.weight is of a head with a norm",
+        ),
+        ({"init/student/backbone.fc.weight": lambda _: np.ones(2)}, {}, "which no model here has"),
+        ({"config": lambda _: np.array("{")}, {}, "its config is no JSON"),
+        ({"config": lambda _: np.array("[]")}, {}, "its config is no JSON object"),
+        ({}, {"norm_in_head": "bn"}, "norm_in_head='bn' is not there yet"),
+        ({}, {"drop_path": 0.1}, "drop_path=0.1 is not there yet"),
+        ({}, {"nlayers": 4}, "nlayers=4 is not there yet"),
+        ({}, {"qkv_bias": False}, "qkv_bias=False is not there yet"),
+        ({}, {"center_momentum": 0.9, "center_momentum2": 0.8}, "two momenta"),
+        ({}, {"recipe": "dinov2"}, "the method dinov2 is not there yet"),
+        ({}, {"arch": "resnet50"}, "the architecture resnet50 is not there yet"),
+        ({}, {"hidden_dim": 20}, "its init/student is not of the model"),
+        ({}, {"hidden_dim": "many"}, "hidden_dim='many' is no value of head.hidden_dim"),
+        ({}, {"num_heads": 3}, "model.heads=3 does not divide model.width=16"),
+        ({}, {"image_size": "large"}, "image_size='large' is no size of an image"),
+        ({}, {"optimizer": "muon"}, "optim.name='muon'"),
+        ({}, {"epochs": 0}, "duration='0 epochs'"),
+        ({}, {"steps_per_epoch": 0}, "steps_per_epoch=0 is no number of steps"),
+    ],
+)
+def test_what_cannot_be_replayed_is_one_line(changed, refused, arrays, settings, reason):
+    assert reason in refused(changed(arrays, **settings))
+
+
+@pytest.mark.parametrize("name", ["lr", "embed_dim", "local_size", "steps_per_epoch"])
+def test_a_setting_that_is_needed_is_named(changed, refused, name):
+    assert refused(changed(without=[name])) == f"its config has no {name}"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "settings", "reason"),
+    [
+        ("params/x", {"registers": 4, "embed_dim": 8}, "the architecture of dinov2's ViT"),
+        ("params/x", {"registers": 4, "embed_dim": 8, "base": 100.0}, "of dinov3's ViT"),
+        ("koleo/plain/input", None, "losses of DINOv2 and DINOv3 are not there yet"),
+        ("something", None, "no recording of a known kind"),
+    ],
+)
+def test_other_recordings_are_one_line(tmp_path, refused, arrays, settings, reason):
+    config = {} if settings is None else {"config": np.array(json.dumps(settings))}
+    np.savez(tmp_path / "x.npz", **{arrays: np.zeros(2)}, **config)
+    assert reason in refused(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("content", [None, b"not an archive", b"", b"\x80\x04K\x01."])
+def test_what_is_no_recording_is_one_line(tmp_path, refused, content):
     path = tmp_path / "broken.npz"
     if content is not None:
         path.write_bytes(content)
-    assert replay.main([str(path)]) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and str(path) in message and message.count("\n") == 1
+    assert refused(path).startswith("no recording: ")
 
 
-def test_a_model_that_is_not_the_described_one_is_refused(step_small, tmp_path, capsys):
-    path = tampered(step_small, tmp_path, hidden_dim=20)
-    assert replay.main([path]) == 2
-    assert "student" in capsys.readouterr().err
+def test_a_single_array_is_no_recording(tmp_path, refused):
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    assert refused(tmp_path / "x.npy").startswith("no recording: ")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_recording_is_one_line(step_small, tmp_path, refused, damage):
+    content = bytearray(step_small.read_bytes())
+    if damage == "cut":
+        content = content[: len(content) // 2]
+    else:
+        content[len(content) // 3] ^= 0xFF
+    (tmp_path / "x.npz").write_bytes(content)
+    refused(tmp_path / "x.npz")
+
+
+def test_the_status_is_that_of_the_worst_file(tmp_path, capsys):
+    image = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    np.savez(tmp_path / "right.npz", image=image, hflip=image[:, ::-1])
+    np.savez(tmp_path / "wrong.npz", image=image, hflip=image)
+    np.savez(tmp_path / "other.npz", image=image, hflip=image[:, ::-1], turned=image)
+    right, wrong, other, absent = (
+        str(tmp_path / f"{name}.npz") for name in ("right", "wrong", "other", "absent")
+    )
+    assert replay.main([right]) == replay.main([right, right]) == 0
+    assert replay.main([right, absent]) == replay.main([other, right]) == 2
+    assert replay.main([absent, wrong, right]) == 1
+    assert "turned is no operation on an image" in capsys.readouterr().err
+
+
+def test_neighbours_are_counted(tmp_path, table):
+    """Four directions, of which each query's nearest are its own; the last query's is another's."""
+    train = np.repeat(np.eye(4), 3, axis=0)
+    arrays = {"train": train, "train_labels": np.repeat(np.arange(4), 3)}
+    arrays |= {"test": np.eye(4), "test_labels": np.array([0, 1, 2, 0])}
+    np.savez(tmp_path / "knn.npz", **arrays, k1=[75.0, 100.0], k3=[75.0, 100.0])
+    assert table(tmp_path / "knn.npz")[0] == 0
+    np.savez(tmp_path / "knn.npz", **arrays, k1=[75.0, 100.0], k3=[100.0, 100.0])
+    status, rows = table(tmp_path / "knn.npz")
+    assert status == 1 and above(rows) == {"top-1 and top-5, k = 3"}
+
+
+@pytest.mark.parametrize("tolerance", ["nan", "-1", "inf", "x"])
+def test_a_tolerance_is_a_number(step_small, capsys, tolerance):
+    assert replay.main([str(step_small), f"--tolerance={tolerance}"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "--tolerance" in err

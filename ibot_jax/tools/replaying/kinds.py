@@ -1,0 +1,44 @@
+"""All kinds of recordings: which one a file is of."""
+
+from ibot_jax.errors import UserError
+from ibot_jax.tools.replaying import color_ops, forward, neighbours, training
+from ibot_jax.tools.replaying.recording import Kind, Recording
+
+KINDS = (training.KIND, forward.KIND, neighbours.KIND, color_ops.KIND)
+
+# What else is recorded of this field's programs, by what the names of its arrays begin with.
+_NOT_YET = {
+    "crop/": "statistics of drawn crops and masks",
+    "dinov2/grid=": "statistics of masks of DINOv2 and DINOv3",
+    "koleo/": "losses of DINOv2 and DINOv3",
+    "seghead/": "dense evaluation of DINOv2 and DINOv3",
+    "drop/": "stochastic depth and RoPE of DINOv2 and DINOv3",
+    "cosine/": "schedules of DINOv2 and DINOv3",
+    "rank0/": "losses of DINOv2 and DINOv3 on several processes",
+    "vit_small_": "models in the layouts of timm and transformers",
+}
+
+
+def kind_of(recording: Recording) -> Kind:
+    """Returns the kind of a recording.
+
+    Raises:
+      UserError: if it is none, or of none that is there yet.
+    """
+    for kind in KINDS:
+        if kind.takes(recording):
+            return kind
+    settings = recording.settings
+    if "recipe" in settings:
+        raise recording.problem(f"the method {settings['recipe']} is not there yet")
+    if "registers" in settings and recording.has("params/"):
+        program = "dinov3" if "base" in settings else "dinov2"
+        raise recording.problem(f"the architecture of {program}'s ViT is not there yet")
+    raise _unknown(recording)
+
+
+def _unknown(recording: Recording) -> UserError:
+    for prefix, title in _NOT_YET.items():
+        if recording.has(prefix):
+            return recording.problem(f"{title} are not there yet")
+    return recording.problem("no recording of a known kind")

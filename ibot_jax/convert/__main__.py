@@ -38,9 +38,10 @@ from ibot_jax.cli.flags import positive
 from ibot_jax.cli.outputs import add_output_options
 from ibot_jax.errors import UserError
 from ibot_jax.files.paths import absolute_path, warn_if_among_images, writing
+from ibot_jax.models.words import in_words
 from ibot_jax.weights import writers
 from ibot_jax.weights.card import make_card, read_report, require_same_weights
-from ibot_jax.weights.description import described_view
+from ibot_jax.weights.description import described_config, described_view
 from ibot_jax.weights.export import own_card
 from ibot_jax.weights.foreign import write
 from ibot_jax.weights.foreign.architecture import Known
@@ -170,13 +171,11 @@ def _write(
 
 def _say(source: str, found: Found) -> None:
     """Prints what was found and taken."""
-    model, (height, width) = found.description["model"], found.description["global_size"]
+    height, width = found.description["global_size"]
     print(f"{source}: {found.kind}")
-    print(
-        f"{model['depth']} blocks of width {model['width']}, {model['heads']} heads, patches of "
-        f"{model['patch_size']}, {height}x{width} pixels, mean "
-        f"{', '.join(map(str, found.description['mean']))}"
-    )
+    model = described_config(found.description, source).model
+    mean = ", ".join(map(str, found.description["mean"]))
+    print(f"{in_words(model)}, {height}x{width} pixels, mean {mean}")
     print(f"images: {described_view(found.description, source)}")
     for who, params in found.params.items():
         leaves = jax.tree.leaves(params)

@@ -7,10 +7,11 @@ from ml_collections import ConfigDict
 
 from ibot_jax.config import get_config
 from ibot_jax.config.defaults import KEYS
-from ibot_jax.config.flat import flatten
+from ibot_jax.config.flat import flatten, section
 from ibot_jax.config.keys import Kind, of_kind
 from ibot_jax.data.draw.central import CentralView, view_of_old_export, view_of_run
 from ibot_jax.errors import UserError
+from ibot_jax.models.geometry import geometry_of
 from ibot_jax.weights.sanity import check_normalization
 
 # What an export says of the data that its model was trained for; see `describe`.
@@ -43,13 +44,14 @@ def describe(
     """
     config = flax.traverse_util.unflatten_dict(portable(recorded), sep=".")
     try:
-        patch_size, global_size = config["model"]["patch_size"], config["data"]["global_size"]
+        complete = flatten(get_config()) | portable(recorded)
+        global_size = config["data"]["global_size"]
         view = view or view_of_run(global_size, config["knn"]["resize"])
         return {
-            **{section: config[section] for section in (("model", "head") if head else ("model",))},
+            **{name: config[name] for name in (("model", "head") if head else ("model",))},
             **{key: config["data"][key] for key in ("global_size", "channels", "mean", "std")},
             **{key: config["data"][key] for key in DECODED if key in config["data"]},
-            "patch_grid": [side // patch_size for side in global_size],
+            "patch_grid": list(geometry_of(section(complete, "model")).grid(global_size)),
             "view": view.to_json(),
             "dtype": config["dtype"],
         }
@@ -71,11 +73,11 @@ def described_config(description: dict[str, Any], path: str) -> ConfigDict:
     if missing:
         raise UserError(f"{path} does not say its {min(missing)}; export or convert it anew")
     flat = {}
-    for section in ("model", "head"):
-        values = description.get(section, {})
+    for name in ("model", "head"):
+        values = description.get(name, {})
         if not isinstance(values, dict):
-            raise UserError(f"{path} has {section}={values!r}; export or convert it anew")
-        flat |= {f"{section}.{key}": value for key, value in values.items()}
+            raise UserError(f"{path} has {name}={values!r}; export or convert it anew")
+        flat |= {f"{name}.{key}": value for key, value in values.items()}
     flat |= {f"data.{key}": description[key] for key in DESCRIBED_DATA}
     flat |= {f"data.{key}": description[key] for key in DECODED if key in description}
     if "resize" in description:

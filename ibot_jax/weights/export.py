@@ -107,7 +107,8 @@ def own_card(
             import ibot_jax
 
             model, params = ibot_jax.load({quoted(name)})
-            tokens = model.tokens(params, images)  # uint8 [B, H, W, C] to [B, 1 + N, D]
+            tokens = model.features(params, images)  # of uint8 [B, H, W, C]
+            tokens.cls, tokens.patches  # [B, D], [B, h, w, D]
             """,
         source=name,
         license_id=license_id,

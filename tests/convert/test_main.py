@@ -117,7 +117,7 @@ def test_there_and_back_again(run, tmp_path, to):
         {there.name} | ({f"{there.name}.md"} if to in SUFFIXES else set())
     )
     said = convert(there, back, "--to=npz", *head)
-    assert "2 blocks of width 16, 2 heads, patches of 4" in said
+    assert "ViT of width 16, depth 2, 2 heads, patch 4" in said
     # Gains of LayerScale become part of the layers before them.
     scaled = to == "hf" and "unusual" in run
     assert_same_model(back, run, head=bool(head), atol=1e-5 if scaled else 0.0)
@@ -154,7 +154,7 @@ def test_weights_that_other_projects_saved(tmp_path, whose):
     tensors = {name: rng.normal(size=shape).astype(np.float16) for name, shape in shapes.items()}
     safetensors.numpy.save_file(tensors, tmp_path / "x.safetensors")
     said = convert(tmp_path / "x.safetensors", tmp_path / "x.npz", "--to=npz", "--heads=2")
-    assert "2 blocks of width 16, 2 heads, patches of 4, 16x16 pixels, mean 0.485" in said
+    assert "ViT of width 16, depth 2, 2 heads, patch 4, 16x16 pixels, mean 0.485" in said
     assert ("no mask token in it" in said) == (whose != "transformers_dinov2")
     model, params = ibot_jax.load(str(tmp_path / "x.npz"))
     backbone = params["backbone"]

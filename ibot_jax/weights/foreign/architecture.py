@@ -8,6 +8,7 @@ from typing import Any
 from ibot_jax.config import VIT_SIZES, get_config
 from ibot_jax.config.flat import Flat, flatten
 from ibot_jax.errors import UserError
+from ibot_jax.models.geometry import Geometry
 from ibot_jax.weights.description import described_config
 from ibot_jax.weights.sanity import check_normalization
 
@@ -77,9 +78,10 @@ def infer_config(
                 f"{path} has tensors for {name}={value}, and a config.json that says "
                 f"{facts[name]}; restore the one or the other"
             )
-    positions = _shape(shapes, _POSITIONS, 3, path)[1]
-    grid = _grid(positions - 1, facts.get("size"), patch, known, path)
     heads = _heads(width, facts, known, path)
+    geometry = Geometry(patch, patch, widths=(width,), depths=(depth,), heads=(heads,))
+    positions = _shape(shapes, _POSITIONS, 3, path)[1]
+    grid = _grid(positions - 1, facts.get("size"), geometry, known, path)
     guessed = []  # what is as usual, for nothing tells it
     if not (known.heads or facts.get("heads")):
         guessed.append(f"{heads} heads of attention (--heads)")
@@ -94,7 +96,7 @@ def infer_config(
         "model.patch_size": patch,
         "model.mlp_ratio": hidden / width,
         "model.layer_scale": float(any(".gamma_" in name for name in shapes)),
-        "data.global_size": tuple(patch * side for side in grid),
+        "data.global_size": geometry.size(grid),
         "data.channels": channels,
     }
     for name in ("mean", "std"):
@@ -131,7 +133,7 @@ def _shape(shapes: Shapes, name: str, rank: int, path: str) -> Sequence[int]:
 
 
 def _grid(
-    patches: int, size: Sequence[int] | None, patch: int, known: Known, path: str
+    patches: int, size: Sequence[int] | None, geometry: Geometry, known: Known, path: str
 ) -> tuple[int, int]:
     """Returns the rows and columns of patches that positions are trained for."""
     if known.grid:
@@ -143,11 +145,12 @@ def _grid(
             )
         return known.grid
     if size is not None:
-        rows, columns = (side // patch for side in size)
+        rows, columns = geometry.grid(size)
         if rows * columns != patches:
             raise UserError(
-                f"{path} is for {size[0]}x{size[1]} pixels, {rows}x{columns} patches of {patch}, "
-                f"and has positions of a class token and {patches}; say which by --grid=HxW"
+                f"{path} is for {size[0]}x{size[1]} pixels, {rows}x{columns} patches of "
+                f"{geometry.patch_size}, and has positions of a class token and {patches}; say "
+                "which by --grid=HxW"
             )
         return rows, columns
     side = math.isqrt(max(patches, 0))

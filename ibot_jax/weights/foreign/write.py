@@ -177,7 +177,8 @@ def write_checkpoint(target: epath.Path, found: Found, make_card: MakeCard) -> N
             import ibot_jax
 
             model, params = ibot_jax.load({quoted(target.name)})
-            tokens = model.tokens(params, images)  # uint8 [B, H, W, C] to [B, 1 + N, D]
+            tokens = model.features(params, images)  # of uint8 [B, H, W, C]
+            tokens.cls, tokens.patches  # [B, D], [B, h, w, D]
             """,
     )
     write_items(target, items, found.description, text)

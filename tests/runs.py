@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from ibot_jax.config.flat import as_json
 from ibot_jax.data.sources.identity import Identity
-from ibot_jax.methods.step import TrainState
+from ibot_jax.methods.state import TrainState
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.runs.workdir import open_workdir
 from ibot_jax.weights.history import record_start

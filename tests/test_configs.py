@@ -11,10 +11,11 @@ from ibot_jax.config import get_config
 from ibot_jax.config.flat import flatten, section
 from ibot_jax.config.plan import make_plan
 from ibot_jax.errors import UserError
-from ibot_jax.methods.step import make_init, teacher_params
+from ibot_jax.methods.state import teacher_params
 from ibot_jax.models.geometry import geometry_of
 from ibot_jax.runs.check import check_config, check_devices, check_plan
 from ibot_jax.runs.memory import num_parameters
+from ibot_jax.runs.training import make_init
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 IMAGENET = 1_281_167

@@ -28,10 +28,11 @@ import ibot_jax
 from ibot_jax import export as exports
 from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.keys import Kind
-from ibot_jax.methods.step import make_init, teacher_params
+from ibot_jax.methods.state import teacher_params
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.checkpoint import Checkpoints
+from ibot_jax.runs.training import make_init
 from ibot_jax.weights import writers
 from ibot_jax.weights.load import untrained
 from ibot_jax.weights.model import Model

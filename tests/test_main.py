@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ibot_jax import main
-from ibot_jax.methods import step
+from ibot_jax.methods.ibot import IBOT
 
 
 @pytest.mark.slow
@@ -97,20 +97,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(
     term, monkeypatch, images, tmp_path, capsys
 ):
     """The patch temperature is 0.04, 0.0475, 0.055, ...; past 0.05 the term is NaN."""
-    make_losses = step.make_losses
+    terms_of = IBOT.terms
 
-    def make_broken_losses(*sections):
-        loss_fn = make_losses(*sections)
+    def broken_terms(self, student, views, targets):
+        terms = terms_of(self, student, views, targets)
+        broken = targets.shared.temps["patch"] > 0.05
+        return terms | {f"{term}_loss": jnp.where(broken, jnp.nan, terms[f"{term}_loss"])}
 
-        def broken(params, teacher, centers, temps, *args):
-            loss, (metrics, means) = loss_fn(params, teacher, centers, temps, *args)
-            good = metrics[f"{term}_loss"]
-            bad = jnp.where(temps["patch"] > 0.05, jnp.nan, good)
-            return loss + bad - good, (metrics | {f"{term}_loss": bad}, means)
-
-        return broken
-
-    monkeypatch.setattr(step, "make_losses", make_broken_losses)
+    monkeypatch.setattr(IBOT, "terms", broken_terms)
     arguments = [
         "main",
         *cli.TINY,

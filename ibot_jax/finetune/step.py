@@ -11,11 +11,11 @@ from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
 from ibot_jax.finetune import mixing
 from ibot_jax.finetune.optimizer import make_optimizer
-from ibot_jax.methods import forward
 from ibot_jax.models.block import drop_path_gains
 from ibot_jax.models.classifier import Classifier
 from ibot_jax.models.geometry import geometry_of
 from ibot_jax.models.parameters import for_size
+from ibot_jax.models.pixels import normalize
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.optim.schedules import Schedule, cosine_schedule
 
@@ -143,7 +143,7 @@ def make_train_step(
     def train_step(state: FinetuneState, batch: dict[str, Array], rng: Array):
         clock = state.step.astype(jnp.float32)
         augment_rng, gains_rng = jax.random.split(jax.random.fold_in(rng, state.step))
-        images = forward.normalize(batch["images"], mean, std, jnp.float32)
+        images = normalize(batch["images"], mean, std, jnp.float32)
         images, targets = _augment(
             loss, erase, augment_rng, images, batch["labels"], classifier.num_classes
         )
@@ -175,7 +175,7 @@ def make_rank_fn(
     """
 
     def rank(params: Params, images: Array) -> Array:
-        images = forward.normalize(images, mean, std, jnp.float32)
+        images = normalize(images, mean, std, jnp.float32)
         with jax.default_matmul_precision(_precision(classifier)):
             logits = classifier.apply({"params": params}, images)
         number = min(RANKED, classifier.num_classes)

@@ -27,6 +27,12 @@ class Tokens:
         patches = self.patches.reshape(batch, -1, width)
         return jnp.concatenate([self.cls[:, None], self.registers, patches], axis=1)
 
+    def with_sequence(self, x: Array) -> "Tokens":
+        """Returns other vectors of these tokens, [B, 1 + R + h * w, D'], by their names."""
+        first_patch = 1 + self.registers.shape[1]
+        patches = x[:, first_patch:].reshape(*self.patches.shape[:-1], x.shape[-1])
+        return Tokens(x[:, 0], x[:, 1:first_patch], patches)
+
 
 @struct.dataclass
 class Attention:

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from ibot_jax.config import durations
 from ibot_jax.config.plan import Plan
-from ibot_jax.config.section import Section
 
 Array = jax.Array
 Schedule = Callable[[Array], Array]  # step, floating scalar -> value, scalar
@@ -57,37 +56,21 @@ def teacher_temperature(
     return jnp.where(warm < warmup_epochs, start + (final - start) * progress, final)
 
 
-def make_schedules(config: Section, plan: Plan) -> dict[str, Schedule]:
-    """Returns what changes over a run, by name, as functions of the step.
+def temperature_schedule(
+    start: float, final: float, *, warmup: str, plan: Plan, wait: str = "0 epochs"
+) -> Schedule:
+    """Returns a teacher's temperature as a function of the step.
 
-    `teacher_rate` is 1 - the teacher's momentum, which rises to 1 on a cosine.
+    Args:
+      start: the value at first.
+      final: the value after the warm-up.
+      warmup: duration of the rise. One of some epochs goes by epochs, as the original's; any other
+        goes by steps.
+      plan: the run's length.
+      wait: duration before the rise, that of `masks.start`.
     """
-    optim, loss = config.optim, config.loss
-    total = plan.total_steps
-
-    # A rise of some epochs goes by epochs, as the original's; any other goes by steps.
-    by_epochs = durations.parse(loss.teacher_temp_warmup)[1] == "epochs"
+    by_epochs = durations.parse(warmup)[1] == "epochs"
     stair = plan.steps_per_epoch if by_epochs else 1
-
-    def temperature(start: float, final: float, wait: str) -> Schedule:
-        def stairs(key, duration):
-            return math.ceil(plan.steps(key, duration) / stair)
-
-        warmup = stairs("loss.teacher_temp_warmup", loss.teacher_temp_warmup)
-        wait = stairs("masks.start", wait)
-        return lambda step: teacher_temperature(step // stair, start, final, warmup, wait)
-
-    return {
-        "lr": cosine_schedule(
-            optim.lr * config.batch_size / 256,
-            optim.min_lr,
-            total,
-            plan.steps("optim.warmup", optim.warmup),
-        ),
-        "weight_decay": cosine_schedule(optim.weight_decay, optim.weight_decay_end, total),
-        "teacher_rate": cosine_schedule(1 - config.teacher_momentum, 0.0, total),
-        "teacher_temp": temperature(loss.teacher_temp_start, loss.teacher_temp, "0 epochs"),
-        "teacher_patch_temp": temperature(
-            loss.teacher_patch_temp_start, loss.teacher_patch_temp, config.masks.start
-        ),
-    }
+    rise = math.ceil(plan.steps("loss.teacher_temp_warmup", warmup) / stair)
+    before = math.ceil(plan.steps("masks.start", wait) / stair)
+    return lambda step: teacher_temperature(step // stair, start, final, rise, before)

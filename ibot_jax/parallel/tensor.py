@@ -4,15 +4,20 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from ibot_jax.parallel.layouts import only, specs_of
 from ibot_jax.parallel.mesh import TENSOR_AXIS
 
 
+def tensor_size() -> int:
+    """Returns the size of the "tensor" axis of what is being traced, within `average_gradients`."""
+    return jax.sharding.get_abstract_mesh().shape.get(TENSOR_AXIS, 1)
+
+
 def is_split_over_tensor() -> bool:
     """Returns whether what is being traced, within `average_gradients`, has a "tensor" axis."""
-    return jax.sharding.get_abstract_mesh().shape.get(TENSOR_AXIS, 1) > 1
+    return tensor_size() > 1
 
 
 def split_over_tensor(x: jax.Array, dimension: int | None) -> jax.Array:
@@ -54,25 +59,22 @@ def over_columns(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]
     return by_columns
 
 
-def over_prototypes(
-    function: Callable[[Any, Any], tuple[Any, Any]], mesh: Mesh
-) -> Callable[[Any, Any], tuple[Any, Any]]:
+def over_prototypes(function: Callable[[Any, Any], tuple[Any, Any]]) -> Callable:
     """Lets a function within `average_gradients` see one device's part of the prototypes.
 
     Args:
       function: of (shared, rows). Arrays of `shared` that the rules lay over "tensor" come as this
         device's part, rows whole. It returns a tree that is the same on all devices of the axis,
         and a tree of arrays [K / tensor, ...], this device's part.
-      mesh: the devices.
     """
-    if mesh.shape[TENSOR_AXIS] == 1:
-        return function
 
     def by_prototypes(shared, rows):
-        specs = jax.tree.map(lambda spec: only(spec, TENSOR_AXIS), specs_of(shared, mesh))
+        if not is_split_over_tensor():
+            return function(shared, rows)
+        specs = specs_of(shared, jax.sharding.get_abstract_mesh())
         return jax.shard_map(
             function,
-            in_specs=(specs, PartitionSpec()),
+            in_specs=(jax.tree.map(lambda spec: only(spec, TENSOR_AXIS), specs), PartitionSpec()),
             out_specs=(PartitionSpec(), PartitionSpec(TENSOR_AXIS)),
             axis_names={TENSOR_AXIS},
             check_vma=False,

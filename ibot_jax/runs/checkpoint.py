@@ -5,7 +5,8 @@ A checkpoint holds its parts side by side, so that whoever needs one reads no ot
     checkpoints/STEP/student    {"backbone": ..., "head": ...}
     checkpoints/STEP/teacher    the same of the teacher
     checkpoints/STEP/centers    {"class": [K], "patch": [K]}
-    checkpoints/STEP/optimizer  the optimiser's state without the teacher, and the step
+    checkpoints/STEP/optimizer  the optimiser's state without the teacher, the step, and what the
+                                method keeps besides centers
     checkpoints/STEP/metrics    {"knn_top1": percent}, where k-NN was evaluated at this step
     checkpoints/STEP/checksums.json  of all these, see `checksums`
 
@@ -24,7 +25,7 @@ from etils import epath
 
 from ibot_jax.errors import SaveError
 from ibot_jax.files.checksums import ANNOUNCED, add_figures, read_figures, write_checksums
-from ibot_jax.methods.step import TrainState, teacher_params
+from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.parallel.agreement import same_end, wait_for_all
 from ibot_jax.parallel.processes import is_first
 from ibot_jax.weights.checkpoints import RESTORE, set_damaged_aside
@@ -221,14 +222,16 @@ class Checkpoints:
 
 def _split(state: TrainState) -> dict[str, Any]:
     """Takes a state apart into what is saved side by side."""
+    others = {name: tree for name, tree in state.buffers.items() if name != "centers"}
     return {
         "student": state.params,
         "teacher": teacher_params(state),
-        "centers": state.centers,
+        "centers": state.buffers["centers"],
         "optimizer": {
             "state": optax.tree.set(state.opt_state, teacher=None),
             "step": state.step,
             "finite": state.finite,
+            **({"buffers": others} if others else {}),
         },
     }
 
@@ -240,7 +243,7 @@ def _join(parts: dict[str, Any]) -> TrainState:
         step=optimizer["step"],
         params=parts["student"],
         opt_state=optax.tree.set(optimizer["state"], teacher=parts["teacher"]),
-        centers=parts["centers"],
+        buffers={"centers": parts["centers"], **optimizer.get("buffers", {})},
         finite=optimizer["finite"],
     )
 

@@ -13,10 +13,10 @@ from ibot_jax.config.plan import Plan
 from ibot_jax.kernels.check import compare
 from ibot_jax.kernels.choice import Kernels
 from ibot_jax.kernels.color_table import COLUMNS
-from ibot_jax.methods.step import state_layout
 from ibot_jax.models.geometry import geometry_of
 from ibot_jax.parallel.agreement import gather
 from ibot_jax.parallel.layouts import batch_sharding, replicated
+from ibot_jax.runs.training import state_layout
 
 _WORDS = 160  # characters of a reason that processes tell each other
 

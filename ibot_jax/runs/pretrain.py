@@ -22,7 +22,7 @@ from ibot_jax.evaluate.online import Evaluation
 from ibot_jax.files.paths import warn_if_among_images
 from ibot_jax.kernels.choice import choose
 from ibot_jax.kernels.devices import device_of
-from ibot_jax.methods.step import TrainState, jit_init, jit_train_step, state_layout, teacher_params
+from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.models.geometry import geometry_of
 from ibot_jax.parallel import signals
 from ibot_jax.parallel.agreement import require_same, same_end
@@ -41,6 +41,7 @@ from ibot_jax.runs.loop import Loop, Metrics, make_watchdog
 from ibot_jax.runs.memory import memory_problems
 from ibot_jax.runs.metrics import WRITTEN, Reporter
 from ibot_jax.runs.starting import read_weights, replace_weights
+from ibot_jax.runs.training import jit_init, jit_train_step, state_layout
 from ibot_jax.runs.workdir import open_workdir, require_shared
 from ibot_jax.weights.model import Model
 
@@ -212,7 +213,7 @@ class PretrainLoop(Loop):
         self._warm_after = max(warmup, plan.steps_per_epoch)
 
     def _measure(self, state: TrainState) -> dict[str, float]:
-        return self._evaluation({**teacher_params(state), "centers": state.centers}, self._mesh)
+        return self._evaluation({**teacher_params(state), **state.buffers}, self._mesh)
 
     def _report_measured(self, step: int, values: dict[str, float]) -> None:
         self._reporter.evaluation(step, values)

@@ -7,7 +7,7 @@ import optax
 from etils import epath
 
 from ibot_jax.errors import UserError
-from ibot_jax.methods.step import TrainState, teacher_params
+from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.weights.checkpoints import RESTORE, complete_steps
 from ibot_jax.weights.find import find
 from ibot_jax.weights.read import read_like, readable
@@ -35,7 +35,7 @@ def read_weights(path: str, like: TrainState) -> dict[str, Any]:
         {
             "student": like.params,
             "teacher": teacher_params(like),
-            "centers": like.centers,
+            "centers": like.buffers["centers"],
         },
     )
     weights = {}
@@ -51,7 +51,7 @@ def replace_weights(state: TrainState, weights: dict[str, Any]) -> TrainState:
     return state.replace(
         params=weights["student"],
         opt_state=optax.tree.set(state.opt_state, teacher=weights["teacher"]),
-        centers=weights["centers"],
+        buffers=state.buffers | {"centers": weights["centers"]},
     )
 
 

@@ -22,7 +22,8 @@ from ibot_jax.cli.config_file import add_config_arguments, given_config
 from ibot_jax.config.plan import make_plan
 from ibot_jax.data.sources.opening import IMAGENET_EXAMPLES
 from ibot_jax.files.checksums import find_damage, write_checksums
-from ibot_jax.methods.step import make_init, teacher_params
+from ibot_jax.methods.state import teacher_params
+from ibot_jax.runs.training import make_init
 
 _CHUNK = 1 << 24
 _FILES = 4  # of a part

@@ -27,7 +27,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.kernels.choice import choose
 from ibot_jax.kernels.color_table import COLUMNS, JITTER, Color
 from ibot_jax.kernels.devices import device_of
-from ibot_jax.methods.step import TrainState, jit_init, jit_train_step
+from ibot_jax.methods.state import TrainState
 from ibot_jax.models.build import compute_dtype
 from ibot_jax.models.geometry import geometry_of
 from ibot_jax.parallel.layouts import replicated
@@ -36,6 +36,7 @@ from ibot_jax.parallel.rows import to_global
 from ibot_jax.runs.check import check_config, check_devices
 from ibot_jax.runs.kernels import prove
 from ibot_jax.runs.memory import memory_problems
+from ibot_jax.runs.training import jit_init, jit_train_step
 from ibot_jax.tools import flops
 from ibot_jax.tools.peak import device_peak
 from ibot_jax.tools.step_table import table

@@ -20,10 +20,10 @@ from ibot_jax.config.flat import flatten
 from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.errors import UserError
 from ibot_jax.kernels.choice import choose_at_hand
-from ibot_jax.methods import forward
 from ibot_jax.models.build import build_backbone, build_head, compute_dtype
 from ibot_jax.models.geometry import Geometry, geometry_of
 from ibot_jax.models.head import Head
+from ibot_jax.models.pixels import normalize, standardize
 from ibot_jax.models.swin import Swin
 from ibot_jax.models.tokens import Attention, Tokens
 from ibot_jax.models.vit import ViT
@@ -205,8 +205,8 @@ class Model:
         check_images(images, floats, data.channels, self.geometry)
         images = jnp.asarray(images)
         if floats == "unit" and images.dtype != jnp.uint8:
-            images = forward.standardize(images, data.mean, data.std)
-        images = forward.normalize(images, data.mean, data.std, compute_dtype(self.config.dtype))
+            images = standardize(images, data.mean, data.std)
+        images = normalize(images, data.mean, data.std, compute_dtype(self.config.dtype))
         module, params = (module, params) if module else (self.backbone, params["backbone"])
         with jax.default_matmul_precision(self._precision):
             outputs = module.apply({"params": params}, images, *args, method=method)

@@ -16,10 +16,11 @@ from runs import save_run
 from tiny import tiny_config, tiny_plan
 
 import ibot_jax
-from ibot_jax.methods.step import make_init, teacher_params
+from ibot_jax.methods.state import teacher_params
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.starting import read_weights, replace_weights
+from ibot_jax.runs.training import make_init
 from ibot_jax.tools.replaying.recording import Recording
 from ibot_jax.tools.replaying.settings import run_of
 from ibot_jax.weights.foreign.torch_writer import torch_bytes
@@ -197,7 +198,7 @@ def test_a_run_starts_where_a_published_checkpoint_ends(original, tmp_path):
         state = jax.device_put(state, replicated(make_mesh()))
         state = replace_weights(state, read_weights(str(tmp_path / "start"), state))
     for kind, name in (("class", "center"), ("patch", "patch_center")):
-        np.testing.assert_array_equal(state.centers[kind], recording[f"epoch1/{name}"])
+        np.testing.assert_array_equal(state.buffers["centers"][kind], recording[f"epoch1/{name}"])
     for who, params in (("student", state.params), ("teacher", teacher_params(state))):
         recorded = recording.below(f"epoch1/{who}/")
         np.testing.assert_array_equal(

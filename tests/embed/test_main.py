@@ -18,10 +18,10 @@ import ibot_jax
 from ibot_jax.data.sources.identity import fingerprint
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.embed import __main__ as embed
-from ibot_jax.methods.step import make_init
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs import lock
+from ibot_jax.runs.training import make_init
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 NAMES = [f"{folder}/{i:02d}.png" for folder in ("birds", "ünder way/deep") for i in range(10)]

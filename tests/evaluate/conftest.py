@@ -8,7 +8,7 @@ from runs import save_run
 from tiny import tiny_config, tiny_plan
 
 from ibot_jax.evaluate import __main__ as command
-from ibot_jax.methods.step import make_init
+from ibot_jax.runs.training import make_init
 
 COLORS = {"blue": (30, 60, 220), "green": (40, 200, 50), "red": (220, 40, 40)}
 

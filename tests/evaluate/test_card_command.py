@@ -13,8 +13,9 @@ from tiny import tiny_config, tiny_plan
 from ibot_jax import export
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.evaluate import __main__ as command
-from ibot_jax.methods.step import make_init, teacher_params
+from ibot_jax.methods.state import teacher_params
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.runs.training import make_init
 
 
 @pytest.mark.slow
@@ -34,7 +35,7 @@ def test_what_knn_found_during_training(images, tmp_path, monkeypatch):
     )
     state = jax.jit(make_init(config, tiny_plan(config)))(jax.random.key(1))
     evaluation = evaluation_of(config, open_source(f"folder:{images}", "train"))
-    weights = {**teacher_params(state), "centers": state.centers}
+    weights = {**teacher_params(state), "centers": state.buffers["centers"]}
     found = evaluation(weights, make_mesh())["knn_top1"]
     workdir = save_run(tmp_path / "run", config, state, knn_top1=found)
     export.export(str(workdir), str(tmp_path / "mine.npz"), to="npz")

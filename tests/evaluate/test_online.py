@@ -22,10 +22,11 @@ from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import TrainingError, UserError
 from ibot_jax.evaluate import online
 from ibot_jax.files.tf import import_tensorflow
-from ibot_jax.methods.step import make_init, teacher_params
+from ibot_jax.methods.state import teacher_params
 from ibot_jax.models.build import build_backbone, build_head
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import all_rows
+from ibot_jax.runs.training import make_init
 
 ONE = make_mesh(jax.devices()[:1])
 LABEL_FREE = {"feature_rank", "prototypes_used", "patch_prototypes_used"}
@@ -51,7 +52,7 @@ def weights(config):
     rng = np.random.default_rng(0)
     centers = {
         kind: rng.normal(size=center.shape).astype(np.float32) / 50
-        for kind, center in state.centers.items()
+        for kind, center in state.buffers["centers"].items()
     }
     return jax.device_get({**teacher_params(state), "centers": centers})
 

@@ -18,8 +18,8 @@ from ibot_jax.evaluate.tasks import copydetection, retrieval
 from ibot_jax.finetune import config as finetune_config
 from ibot_jax.finetune import step as finetune_step
 from ibot_jax.losses import class_tokens
-from ibot_jax.methods.step import make_init, make_train_step
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.runs.training import make_init, make_train_step
 from ibot_jax.weights.finetuned import build_classifier
 from ibot_jax.weights.load import untrained
 from ibot_jax.weights.model import Model

@@ -10,10 +10,11 @@ import pytest
 from jax.sharding import PartitionSpec
 from tiny import tiny_batch, tiny_config, tiny_plan
 
-from ibot_jax.methods import step as steps
+from ibot_jax.methods.state import teacher_params
 from ibot_jax.parallel.layouts import batch_sharding, replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
+from ibot_jax.runs import training as steps
 
 KEY = jax.random.key(0)
 MESHES = {  # devices, fsdp, tensor
@@ -123,8 +124,8 @@ def test_parameters_moments_and_teacher_lie_in_the_same_parts():
     assert block["norm1"]["scale"] == PartitionSpec()
     assert layout.params["head"]["last_layer"]["v"] == PartitionSpec("fsdp", "tensor")
     assert layout.params["head"]["last_layer"]["g"] == PartitionSpec(None, "tensor")
-    assert layout.centers["class"] == PartitionSpec("tensor")
-    assert steps.teacher_params(layout) == layout.params
+    assert layout.buffers["centers"]["class"] == PartitionSpec("tensor")
+    assert teacher_params(layout) == layout.params
     moments = [
         (jax.tree_util.keystr(path, simple=True, separator="/"), spec)
         for path, spec in jax.tree_util.tree_leaves_with_path(
@@ -198,7 +199,7 @@ def test_fsdp_gathers_parameters_and_never_activations():
     def spread(tree):
         return [x.size for x in jax.tree.leaves(tree) if not x.sharding.is_fully_replicated]
 
-    gathered = spread(state.params) + spread(steps.teacher_params(state))
+    gathered = spread(state.params) + spread(teacher_params(state))
     assert sorted(sizes(found["all-gather"])) == sorted(gathered)
     assert not found["all-to-all"] and not found["collective-permute"]
 

@@ -23,12 +23,13 @@ from tiny import tiny_batch, tiny_config, tiny_plan
 
 from ibot_jax.errors import SaveError, UserError
 from ibot_jax.files.checksums import find_damage
-from ibot_jax.methods.step import jit_init, make_init, make_train_step, state_layout, teacher_params
+from ibot_jax.methods.state import teacher_params
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.runs.starting import read_weights, replace_weights
+from ibot_jax.runs.training import jit_init, make_init, make_train_step, state_layout
 from ibot_jax.weights.checkpoints import complete_steps, find_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -386,7 +387,7 @@ def save_and_wait(checkpoints, state):
 def test_a_run_starts_from_the_weights_of_another(workdir, given):
     config = tiny_config()
     other = first_state(config, seed=1)
-    other = at_step(other, 4).replace(centers=jax.tree.map(lambda x: x + 3, other.centers))
+    other = at_step(other, 4).replace(buffers=jax.tree.map(lambda x: x + 3, other.buffers))
     # Moves the teacher, too, so that it cannot be mistaken for a copy of the student.
     other = other.replace(opt_state=jax.tree.map(lambda x: x + 2, other.opt_state))
     expected_teacher = copied(teacher_params(other))
@@ -399,7 +400,7 @@ def test_a_run_starts_from_the_weights_of_another(workdir, given):
     started = replace_weights(fresh, read_weights(str(path), fresh))
     assert_equal(started.params, other.params)
     assert_equal(teacher_params(started), expected_teacher)
-    assert_equal(started.centers, other.centers)
+    assert_equal(started.buffers, other.buffers)
     assert int(started.step) == 0
     assert_equal(started.opt_state[0], fresh.opt_state[0])  # all links but the teacher's
 

@@ -12,8 +12,8 @@ import recipes
 from tiny import tiny_config, tiny_plan
 
 from ibot_jax.config import flatten, host
-from ibot_jax.methods.step import make_init
 from ibot_jax.runs import memory
+from ibot_jax.runs.training import make_init
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 

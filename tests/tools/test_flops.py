@@ -10,11 +10,10 @@ from tiny import tiny_batch, tiny_config, tiny_plan
 
 from ibot_jax import config as configs
 from ibot_jax.data.draw.masks import draw_mask
-from ibot_jax.methods import objective
-from ibot_jax.methods import step as steps
 from ibot_jax.models import counts
 from ibot_jax.models.build import build_backbone
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.runs import training as steps
 from ibot_jax.tools import flops
 
 
@@ -109,13 +108,11 @@ def test_a_steps_products_are_counted(overrides):
         overrides = overrides | {"masks__variances": (0.0, 0.0)}
     config = tiny(**overrides)
     mesh = make_mesh(jax.devices()[:1])
-    state = jax.eval_shape(steps.make_init(config, tiny_plan(config)), jax.random.key(0))
-    temps = {"class": jnp.float32(0.04), "patch": jnp.float32(0.04)}
+    plan = tiny_plan(config)
+    state = jax.eval_shape(steps.make_init(config, plan), jax.random.key(0))
     batch = jax.tree.map(jnp.asarray, tiny_batch(config))
-    gradient = jax.value_and_grad(objective.make_losses(config, mesh), has_aux=True)
-    program = jax.make_jaxpr(gradient)(
-        state.params, steps.teacher_params(state), state.centers, temps, batch, None
-    )
+    step = steps.make_train_step(config, plan, mesh)
+    program = jax.make_jaxpr(step)(state, batch, jax.random.key(0))
     counted = flops.total(flops.step_flops(*sections(config))) * config.batch_size
     # What is not the model's: the mean outputs for the centers, the class loss of all pairs of
     # views with its gradient, and sums over the batch.

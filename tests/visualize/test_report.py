@@ -15,7 +15,7 @@ from planted import save_images
 from runs import make_workdir, save_run
 from tiny import tiny_config, tiny_plan
 
-from ibot_jax.methods.step import make_init
+from ibot_jax.runs.training import make_init
 from ibot_jax.visualize import report
 from ibot_jax.visualize.__main__ import main
 

@@ -18,13 +18,13 @@ from ibot_jax.errors import UserError
 from ibot_jax.finetune.config import get_config
 from ibot_jax.finetune.run import _PARTS
 from ibot_jax.finetune.step import FinetuneState
-from ibot_jax.methods.step import jit_init
 from ibot_jax.models.build import build_backbone
 from ibot_jax.models.classifier import Classifier
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.runs.starting import read_weights
+from ibot_jax.runs.training import jit_init
 from ibot_jax.visualize import __main__ as visualize
 from ibot_jax.weights.finetuned import write_model
 from ibot_jax.weights.history import record_start

@@ -14,11 +14,12 @@ from tiny import normalized, tiny_config, tiny_plan
 import ibot_jax
 from ibot_jax import export
 from ibot_jax.errors import UserError
-from ibot_jax.methods.step import make_init, teacher_params
+from ibot_jax.methods.state import teacher_params
 from ibot_jax.models.build import build_backbone, build_head
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.starting import read_weights
+from ibot_jax.runs.training import make_init
 from ibot_jax.weights.load import untrained
 from ibot_jax.weights.sanity import check_finite
 

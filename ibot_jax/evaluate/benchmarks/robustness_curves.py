@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.perturbations import drop_patches, shuffle_tiles
 from ibot_jax.evaluate.features.extract import FeatureFn
-from ibot_jax.methods import forward
+from ibot_jax.models.pixels import normalize
 from ibot_jax.weights.model import Model
 
 OCCLUSIONS = ("random", "salient", "nonsalient")  # which patches are blanked first
@@ -79,7 +79,7 @@ def make_curve_fn(
     actions, kinds, shares = zip(*occlusions, *shuffles, strict=True)
 
     def features(params, images):
-        images = forward.normalize(images, data.mean, data.std, jnp.float32)
+        images = normalize(images, data.mean, data.std, jnp.float32)
         images = images[:, :height, :width]
         attention = model.attention(params, images, floats="normalized").cls.mean(axis=1)
         of_patches, of_tiles = jax.random.split(jax.random.key(seed))

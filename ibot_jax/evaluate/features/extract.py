@@ -12,7 +12,7 @@ import numpy as np
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import TrainingError, UserError
-from ibot_jax.methods import forward
+from ibot_jax.models.pixels import normalize
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.rows import to_global
 from ibot_jax.weights.model import Model
@@ -68,7 +68,7 @@ def last_blocks(model: Model, blocks: int) -> range:
 def _pixels(model: Model, params: Any, images: jax.Array) -> jax.Array:
     del params
     data = model.config.data
-    images = forward.normalize(images, data.mean, data.std, jnp.float32)
+    images = normalize(images, data.mean, data.std, jnp.float32)
     return images.reshape(len(images), -1)
 
 

@@ -34,8 +34,8 @@ from ibot_jax.evaluate.common.opening import open_model, settings
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.measures.cosine import unit
 from ibot_jax.files.paths import absolute_path
-from ibot_jax.methods import forward
 from ibot_jax.models.geometry import Geometry
+from ibot_jax.models.pixels import normalize
 from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.model import Model
@@ -108,7 +108,7 @@ def make_describe(
         return model.features(params, image[None], floats="normalized").cls[0]
 
     def describe(params, pixels):
-        image = forward.normalize(jnp.asarray(pixels), data.mean, data.std, jnp.float32)
+        image = normalize(jnp.asarray(pixels), data.mean, data.std, jnp.float32)
         tokens = [
             class_token(params, _whole_patches(_rescale(image, scale), model.geometry))
             for scale in scales

@@ -18,10 +18,11 @@ from ibot_jax.config.plan import make_plan
 from ibot_jax.errors import UserError
 from ibot_jax.kernels.choice import choose
 from ibot_jax.kernels.devices import device_of
-from ibot_jax.methods.step import TrainState, jit_train_step, teacher_params
+from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.check import check_devices, check_plan
 from ibot_jax.runs.kernels import step_arguments
+from ibot_jax.runs.training import jit_train_step
 from ibot_jax.tools import flops
 from ibot_jax.tools.pods.chips import CHIPS, Chip
 from ibot_jax.tools.pods.tpu_program import Program, read_program, read_schedules, schedule_flags

@@ -16,8 +16,10 @@ import optax
 from ml_collections import ConfigDict
 
 from ibot_jax.config.plan import Plan
-from ibot_jax.methods import step as steps
+from ibot_jax.methods.state import TrainState, teacher_params
+from ibot_jax.methods.views import Batch
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.runs import training as steps
 from ibot_jax.tools.replaying.recording import (
     Deviation,
     Deviations,
@@ -100,7 +102,7 @@ def _refuse_incomplete(recording: Recording, moments: dict[str, int]) -> None:
             raise recording.problem(f"it ends before {when}/")
 
 
-def _first_state(recording: Recording, config: ConfigDict, plan: Plan) -> steps.TrainState:
+def _first_state(recording: Recording, config: ConfigDict, plan: Plan) -> TrainState:
     head = config.head
     student = _params(recording, "student", head.shared)
     teacher = _params(recording, "teacher", head.shared_teacher)
@@ -111,8 +113,8 @@ def _first_state(recording: Recording, config: ConfigDict, plan: Plan) -> steps.
     centers = _centers(recording, "init")
     for who, ours, theirs in (
         ("student", state.params, student),
-        ("teacher", steps.teacher_params(state), teacher),
-        ("center", state.centers, centers),
+        ("teacher", teacher_params(state), teacher),
+        ("center", state.buffers["centers"], centers),
     ):
         if jax.tree.map(np.shape, ours) != jax.tree.map(np.shape, theirs):
             raise recording.problem(f"its init/{who} is not of the model that its config describes")
@@ -120,7 +122,7 @@ def _first_state(recording: Recording, config: ConfigDict, plan: Plan) -> steps.
     return state.replace(
         params=to_device(student),
         opt_state=optax.tree.set(state.opt_state, teacher=to_device(teacher)),
-        centers=to_device(centers),
+        buffers={"centers": to_device(centers)},
     )
 
 
@@ -139,7 +141,7 @@ def _centers(recording: Recording, when: str) -> dict[str, np.ndarray]:
     return {kind: recording[f"{when}/{name}"] for kind, name in _CENTERS.items()}
 
 
-def _batch(recording: Recording, step: int, config: ConfigDict) -> steps.Batch:
+def _batch(recording: Recording, step: int, config: ConfigDict) -> Batch:
     """Returns a step's batch, batch-major and channels last, its views normalised."""
     size, data = config.batch_size, config.data
     sizes = {"global": (data.global_views, data.global_size)}
@@ -159,15 +161,15 @@ def _batch(recording: Recording, step: int, config: ConfigDict) -> steps.Batch:
 
 
 def _compare_state(
-    recording: Recording, when: str, state: steps.TrainState, config: ConfigDict
+    recording: Recording, when: str, state: TrainState, config: ConfigDict
 ) -> Deviations:
-    networks = {"student": state.params, "teacher": steps.teacher_params(state)}
+    networks = {"student": state.params, "teacher": teacher_params(state)}
     for who, params in networks.items():
         theirs = recording.below(f"{when}/{who}/")
         ours = original_names.to_torch(params, config.model.patch_size)
         yield compare(f"{when} {who}", ours, theirs, TENSOR_TOLERANCE)
     for kind, center in _centers(recording, when).items():
-        found = difference(np.asarray(state.centers[kind]), center)
+        found = difference(np.asarray(state.buffers["centers"][kind]), center)
         yield Deviation(f"{when} {kind} center", found, TENSOR_TOLERANCE)
 
 

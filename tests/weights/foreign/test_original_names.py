@@ -8,7 +8,7 @@ import pytest
 
 from ibot_jax.config import VIT_SIZES, get_config
 from ibot_jax.config.plan import make_plan
-from ibot_jax.methods.step import make_init
+from ibot_jax.runs.training import make_init
 from ibot_jax.weights.foreign import original_names
 
 

@@ -1,0 +1,235 @@
+"""The student's logits against the teacher's targets, a chunk of tokens at a time.
+
+Only tokens that a loss reads meet the prototypes, and only one chunk of them at a time. What is
+here runs within `over_prototypes`: where the mesh has a tensor axis, on one device's part of the
+prototypes.
+
+Shape letters: B images, G global views, V views, h and w patches, D width, U bottleneck, K
+prototypes.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from ibot_jax.losses import monitors
+from ibot_jax.losses.centering import teacher_probs
+from ibot_jax.losses.chunked import sum_of_chunks
+from ibot_jax.losses.class_tokens import class_loss
+from ibot_jax.losses.patches import patch_loss, patch_weights
+from ibot_jax.methods.state import Params
+from ibot_jax.models.head import Head
+from ibot_jax.models.tokens import Tokens
+from ibot_jax.parallel.mesh import TENSOR_AXIS
+from ibot_jax.parallel.tensor import tensor_size
+
+Array = jax.Array
+Terms = dict[str, Any]
+
+
+@flax.struct.dataclass
+class TeacherHead:
+    """What turns the teacher's unit vectors into targets.
+
+    Attributes:
+      params: of the teacher's head.
+      centers: {"class": [K], "patch": [K]}, or only those that are needed; of before this step.
+      temps: temperatures by kind, scalars.
+    """
+
+    params: Params
+    centers: dict[str, Array]
+    temps: dict[str, Array]
+
+
+def units_of(head: Head, params: Params, tokens: Tokens) -> Tokens:
+    """Runs a head on all tokens up to its bottleneck; returns unit vectors [..., U]."""
+    sequence = tokens.sequence()
+    # As rows: a TPU pads what has more dimensions.
+    rows = sequence.reshape(-1, sequence.shape[-1])
+    units = head.apply({"params": params}, rows, method="bottleneck")
+    return tokens.with_sequence(units.reshape(*sequence.shape[:-1], -1))
+
+
+def mean_logits(head: Head, params: Params, units: Array, kind: str) -> Array:
+    """Returns a head's mean output over all tokens of a kind, [..., U] to [K].
+
+    The last layer is linear, so that is its output at their mean: only tokens that a loss reads
+    ever meet the prototypes.
+    """
+    exact = head.clone(dtype=head.param_dtype)
+    mean = units.mean(axis=range(units.ndim - 1))
+    return exact.apply({"params": params}, mean, method=f"{kind}_logits")
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """Both heads, and how the logits between them are compared.
+
+    Attributes:
+      student: the student's head.
+      teacher: the teacher's head; it has the same prototypes.
+      student_temp: the student's temperature.
+      max_logits: tokens x prototypes at a time on a device.
+    """
+
+    student: Head
+    teacher: Head
+    student_temp: float
+    max_logits: int
+
+    def class_terms(
+        self, student: Params, teacher: TeacherHead, tokens: Array, units: Array
+    ) -> tuple[Terms, Terms]:
+        """Compares class tokens of each view with targets of the other global views.
+
+        Args:
+          student: parameters of the student's head.
+          teacher: for the targets.
+          tokens: [B, V, D] of the student, the global views first.
+          units: [B, G, U] of the teacher.
+
+        Returns:
+          Terms that are the same on all devices of the tensor axis, and those by prototype.
+        """
+        over = _axis()
+
+        def chunk(student, tokens, units, teacher, valid):
+            def total(by_image):
+                return jnp.tensordot(valid.astype(by_image.dtype), by_image, 1, precision="highest")
+
+            logits = self._logits("class", student, tokens)
+            targets = self._targets("class", teacher, units)
+            soft = jax.lax.stop_gradient(logits) / self.student_temp
+            return total(class_loss(logits, targets, self.student_temp, over)), {
+                "student_entropy": total(monitors.entropy_of_logits(soft, over).mean(axis=1)),
+                "teacher_entropy": total(monitors.entropy(targets, over).mean(axis=1)),
+                "teacher_mean_entropy": total(targets.mean(axis=1)),
+                "teacher_views_kl": total(monitors.views_kl(targets, over)),
+                "teacher_student_agreement": total(monitors.same_choice(soft, targets, over)),
+            }
+
+        images, views = tokens.shape[:2]
+        at_once = self._most_tokens("class") // views
+        arguments = student, tokens, units, teacher, jnp.ones(images, bool)
+        if at_once < images:
+            loss, sums = sum_of_chunks(chunk, max(at_once, 1), *arguments)
+        else:
+            loss, sums = chunk(*arguments)
+        terms = {"class_loss": loss / images} | {name: x / images for name, x in sums.items()}
+        return terms, {"teacher_mean_entropy": terms.pop("teacher_mean_entropy")}
+
+    def patch_terms(
+        self,
+        student: Params,
+        teacher: TeacherHead,
+        tokens: Array,
+        units: Array,
+        masks: Array,
+        share: tuple[float, float],
+    ) -> Terms:
+        """Compares masked patch tokens with the targets of the same tokens, which are not masked.
+
+        Args:
+          student: parameters of the student's head.
+          teacher: for the targets.
+          tokens: [B, G, h, w, D] of the student.
+          units: [B, G, h, w, U] of the teacher.
+          masks: [B, G, h, w] bool.
+          share: of `masked_share`, by which a chunk has slots; where more are masked, another
+            chunk follows.
+
+        Returns:
+          Terms that are the same on all devices of the tensor axis.
+        """
+        over = _axis()
+
+        def chunk(student, tokens, fixed, teacher, valid):
+            logits = self._logits("patch", student, tokens)
+            targets = self._targets("patch", teacher, fixed["units"])
+            weights = fixed["weights"] * valid
+            loss = patch_loss(logits, targets, weights, self.student_temp, over)
+            return loss, (monitors.entropy(targets, over) * valid).sum()
+
+        def rows(x):
+            return x.reshape(-1, x.shape[-1])
+
+        images, views = masks.shape[:2]
+        masks = masks.reshape(images, views, -1)
+        slots = masked_capacity(share, images * views, masks.shape[-1], self._most_tokens("patch"))
+        weights = patch_weights(masks, units.dtype)
+        fixed = {"units": rows(units), "weights": weights.reshape(-1)}
+        loss, entropy = sum_of_chunks(
+            chunk, slots, student, rows(tokens), fixed, teacher, masks.reshape(-1)
+        )
+        number = masks.sum()
+        return {
+            "patch_loss": loss,
+            "teacher_patch_entropy": (entropy / (images * views), number / (images * views)),
+            "mask_ratio": masks.mean(),
+            "masked_capacity_used": number / slots,
+        }
+
+    def _logits(self, kind: str, params: Params, tokens: Array) -> Array:
+        """Returns the student's logits of tokens, [..., D] to [..., K]."""
+        head, variables = _part(self.student), {"params": params}
+        units = head.apply(variables, tokens, method="bottleneck")
+        return head.apply(variables, units, method=f"{kind}_logits")
+
+    def _targets(self, kind: str, teacher: TeacherHead, units: Array) -> Array:
+        """Returns the teacher's targets, [..., U] to probabilities [..., K]."""
+        variables = {"params": teacher.params}
+        logits = _part(self.teacher).apply(variables, units, method=f"{kind}_logits")
+        return teacher_probs(logits, teacher.centers[kind], teacher.temps[kind], _axis())
+
+    def _most_tokens(self, kind: str) -> int:
+        """Returns how many tokens' logits a device may hold at a time."""
+        prototypes = self.student.patch_prototypes if kind == "patch" else self.student.prototypes
+        return self.max_logits * tensor_size() // prototypes
+
+
+def _axis() -> str | None:
+    """Returns the axis over which the prototypes are spread, if they are."""
+    return TENSOR_AXIS if tensor_size() > 1 else None
+
+
+def _part(head: Head) -> Head:
+    """Returns the head of one device's part of the prototypes."""
+    parts = tensor_size()
+    return head.clone(
+        prototypes=head.prototypes // parts, patch_prototypes=head.patch_prototypes // parts
+    )
+
+
+def masked_share(ratios: Sequence[float], variances: Sequence[float]) -> tuple[float, float]:
+    """Returns mean and standard deviation of the share of a view that is masked.
+
+    Each view draws one of the ratios, plus uniform noise within that entry's variance.
+    """
+    pairs = list(zip(ratios, variances, strict=True))
+    mean = sum(ratio for ratio, _ in pairs) / len(pairs)
+    # Of a uniform entry, and of uniform noise of half-width v.
+    square = sum(ratio**2 + v**2 / 3 for ratio, v in pairs) / len(pairs)
+    return mean, math.sqrt(max(square - mean**2, 0))
+
+
+def masked_capacity(share: tuple[float, float], views: int, patches: int, most: int) -> int:
+    """Returns the slots of a chunk for the masked tokens of some views.
+
+    Two standard deviations above their expected number.
+
+    Args:
+      share: mean and standard deviation, of `masked_share`.
+      views: number of views.
+      patches: tokens of a view.
+      most: slots that there may be.
+    """
+    mean, deviation = share
+    expected = views * mean + 2 * math.sqrt(views) * deviation
+    slots = math.ceil(expected * patches / 64) * 64  # whole tiles of a matrix unit
+    return max(min(slots, views * patches, most), 1)

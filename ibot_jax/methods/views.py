@@ -1,0 +1,115 @@
+"""A batch as networks see it, and tokens of its views.
+
+Shape letters: B images, G global views, L local views, V = G + L, H and W pixels, h and w patches,
+D width.
+"""
+
+from collections.abc import Callable
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ibot_jax.methods.state import Params
+from ibot_jax.models.pixels import normalize
+from ibot_jax.models.tokens import Tokens
+
+Array = jax.Array
+Batch = dict[str, Array]
+
+
+@flax.struct.dataclass
+class Views:
+    """The views of some images.
+
+    Attributes:
+      global_views: [B, G, H, W, C] normalised.
+      local_views: [B, L, H', W', C] normalised; L may be 0.
+      masks: [B, G, h, w] bool, True where the student does not see the patch.
+      gains: [B, V, depth, 2] of the student's stochastic depth; None without.
+    """
+
+    global_views: Array
+    local_views: Array
+    masks: Array
+    gains: Array | None
+
+
+def make_views(
+    batch: Batch,
+    *,
+    mean: tuple,
+    std: tuple,
+    dtype: jnp.dtype,
+    apply_colors: Callable[[Array, Array], Array],
+) -> Views:
+    """Returns the views of a batch, or of some of its rows, their colours changed and normalised.
+
+    Args:
+      batch: `global_views`, `local_views` (uint8, or normalised floats) and `masks` as in `Views`;
+        `gains` where there is stochastic depth; and, where colours are still to be changed,
+        `global_colors` [B, G, 12] and `local_colors` [B, L, 12], see `color_table.COLUMNS`.
+      mean: of each channel.
+      std: of each channel.
+      dtype: of the networks' computation.
+      apply_colors: changes the colours of uint8 views.
+    """
+
+    def views(kind: str) -> Array:
+        pixels, colors = batch[f"{kind}_views"], batch.get(f"{kind}_colors")
+        if colors is not None:
+            pixels = apply_colors(pixels, colors)
+        return normalize(pixels, mean, std, dtype)
+
+    return Views(views("global"), views("local"), batch["masks"], batch.get("gains"))
+
+
+def tokens_of(
+    backbone: nn.Module,
+    params: Params,
+    views: Array,
+    masks: Array | None = None,
+    gains: Array | None = None,
+) -> Tokens:
+    """Runs a backbone on views of one size.
+
+    Args:
+      backbone: the module.
+      params: {"backbone": ..., ...}.
+      views: [B, V, H, W, C] normalised.
+      masks: [B, V, h, w] bool; None for whole views.
+      gains: [B, V, depth, 2] of stochastic depth; None without.
+
+    Returns:
+      Tokens that lead with [B * V]; `by_view` takes that apart.
+    """
+    flat = (None if x is None else x.reshape(-1, *x.shape[2:]) for x in (views, masks, gains))
+    return backbone.apply({"params": params["backbone"]}, *flat)
+
+
+def by_view(tokens: Tokens, views: Array) -> Tokens:
+    """Returns tokens of `views` [B, V, ...] that lead with [B, V], not [B * V]."""
+    return jax.tree.map(lambda x: x.reshape(*views.shape[:2], *x.shape[1:]), tokens)
+
+
+def student_tokens(backbone: nn.Module, params: Params, views: Views) -> tuple[Tokens, Array]:
+    """Runs the student on masked global views and on local ones.
+
+    Returns:
+      Tokens of the global views, which lead with [B, G], and the class tokens of all views,
+      [B, V, D], the global ones first.
+    """
+
+    def run(images, masks, gains):
+        return by_view(tokens_of(backbone, params, images, masks, gains), images)
+
+    num_global = views.global_views.shape[1]
+    gains = global_gains = views.gains
+    if gains is not None:
+        global_gains, gains = gains[:, :num_global], gains[:, num_global:]
+    tokens = run(views.global_views, views.masks, global_gains)
+    if not views.local_views.shape[1]:
+        return tokens, tokens.cls
+    local = run(views.local_views, None, gains)
+    return tokens, jnp.concatenate([tokens.cls, local.cls], axis=1)

@@ -1,0 +1,182 @@
+"""A whole training from its config: networks, method, optimiser and mesh become init and step.
+
+The one place where they meet: runs, replays, benchmarks and compilations for pods all train what is
+put together here.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from ibot_jax.config.plan import Plan
+from ibot_jax.kernels.choice import XLA, Kernels
+from ibot_jax.kernels.colors import apply_colors
+from ibot_jax.methods import step as steps
+from ibot_jax.methods.method import Method, Modules, Network
+from ibot_jax.methods.state import TrainState
+from ibot_jax.methods.views import Batch, make_views
+from ibot_jax.models.block import drop_path_gains
+from ibot_jax.models.build import build_backbone, build_head, compute_dtype, param_dtype
+from ibot_jax.models.geometry import geometry_of
+from ibot_jax.optim import optimizer as optimizers
+from ibot_jax.optim.ema_teacher import teacher_from_student
+from ibot_jax.optim.schedules import Schedule, cosine_schedule
+from ibot_jax.parallel.layouts import replicated, state_sharding
+
+Array = jax.Array
+Frozen = Mapping[str, Network]  # the architectures of frozen networks, by name
+
+
+def make_schedules(config: ConfigDict, plan: Plan) -> dict[str, Schedule]:
+    """Returns the schedules of the Optax chain, by name, as functions of the step.
+
+    `teacher_rate` is 1 - the teacher's momentum, which rises to 1 on a cosine.
+    """
+    optim, total = config.optim, plan.total_steps
+    peak = optim.lr * config.batch_size / 256
+    warmup = plan.steps("optim.warmup", optim.warmup)
+    return {
+        "lr": cosine_schedule(peak, optim.min_lr, total, warmup),
+        "weight_decay": cosine_schedule(optim.weight_decay, optim.weight_decay_end, total),
+        "teacher_rate": cosine_schedule(1 - config.teacher_momentum, 0.0, total),
+    }
+
+
+def make_optimizer(config: ConfigDict, plan: Plan) -> optax.GradientTransformationExtraArgs:
+    """Builds the Optax chain of a run."""
+    optim = config.optim
+    return optimizers.make_optimizer(
+        optim.name,
+        **make_schedules(config, plan),
+        clip=optim.clip,
+        freeze_last_layer=plan.steps("optim.freeze_last_layer", optim.freeze_last_layer),
+        norm_last_layer=config.head.norm_last_layer,
+        init_teacher=lambda params: teacher_from_student(params, config.head.shared_teacher),
+    )
+
+
+def make_method(
+    config: ConfigDict, plan: Plan, kernels: Kernels = XLA, frozen: Frozen | None = None
+) -> Method:
+    """Builds the method of a run.
+
+    Args:
+      config: of the run; `method` names the file.
+      plan: its length.
+      kernels: what may compute its networks.
+      frozen: the architectures of frozen networks.
+    """
+    backbone = build_backbone(config.model, config.data.global_size, config.dtype, kernels)
+    student, teacher = (
+        Network(backbone, build_head(config.head, config.dtype, teacher=teacher))
+        for teacher in (False, True)
+    )
+    module = importlib.import_module(f"ibot_jax.methods.{config.method}")
+    return module.build(config, Modules(student, teacher, frozen or {}), plan)
+
+
+def make_init(
+    config: ConfigDict, plan: Plan, frozen: Frozen | None = None
+) -> Callable[[Array], TrainState]:
+    """Returns the function from a key to a run's first state; the teacher copies the student."""
+    method = make_method(config, plan, frozen=frozen)
+    dtype = param_dtype(config.dtype)
+
+    def init_student(rng: Array) -> optimizers.Params:
+        backbone_rng, head_rng = jax.random.split(rng)
+        image = jnp.zeros((1, *config.data.global_size, config.data.channels), dtype)
+        token = jnp.zeros((1, geometry_of(config.model).width), dtype)
+        return {
+            "backbone": method.modules.student.backbone.init(backbone_rng, image)["params"],
+            "head": method.modules.student.head.init(head_rng, token)["params"],
+        }
+
+    return steps.make_init(init_student, make_optimizer(config, plan), method)
+
+
+def make_train_step(
+    config: ConfigDict,
+    plan: Plan,
+    mesh: jax.sharding.Mesh,
+    kernels: Kernels = XLA,
+    frozen: Frozen | None = None,
+) -> steps.Step:
+    """Returns the training step of a run, see `methods.step`; `kernels` may compute parts of it."""
+    schedules = make_schedules(config, plan)
+    rate = schedules.pop("teacher_rate")
+    data = config.data
+    return steps.make_train_step(
+        make_method(config, plan, kernels, frozen),
+        make_optimizer(config, plan),
+        schedules | {"teacher_momentum": lambda step: 1 - rate(step)},
+        make_views=functools.partial(
+            make_views,
+            mean=data.mean,
+            std=data.std,
+            dtype=compute_dtype(config.dtype),
+            apply_colors=functools.partial(
+                apply_colors, max_blur_radius=data.blur_radius[1], kernels=kernels
+            ),
+        ),
+        draw_gains=_draw_gains(config),
+        mesh=mesh,
+        parts=config.grad_accum_steps,
+        dtype=param_dtype(config.dtype),
+        # Accelerators multiply float32 in bfloat16 or TF32 unless told otherwise.
+        precision="default" if config.dtype == "bfloat16" else "highest",
+    )
+
+
+def _draw_gains(config: ConfigDict) -> Callable[[Array, Batch], Array] | None:
+    """Returns what draws stochastic depth for every view of a batch, if there is any."""
+    if not config.model.drop_path:
+        return None
+
+    def draw(rng: Array, batch: Batch) -> Array:
+        images, num_global = batch["global_views"].shape[:2]
+        shape = (images, num_global + batch["local_views"].shape[1])
+        depth = geometry_of(config.model).depth
+        return drop_path_gains(rng, config.model.drop_path, depth, shape)
+
+    return draw
+
+
+def state_layout(
+    config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh, frozen: Frozen | None = None
+) -> TrainState:
+    """Returns a state of shapes that say where its arrays lie (jax.ShapeDtypeStruct)."""
+    state = jax.eval_shape(make_init(config, plan, frozen), jax.random.key(0))
+    return jax.tree.map(
+        lambda x, layout: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
+        state,
+        state_sharding(state, mesh),
+    )
+
+
+def jit_init(
+    config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh, frozen: Frozen | None = None
+) -> jax.stages.Wrapped:
+    """Returns the jitted `make_init`: each device makes its part of the first state."""
+    layouts = jax.tree.map(lambda x: x.sharding, state_layout(config, plan, mesh, frozen))
+    return jax.jit(make_init(config, plan, frozen), out_shardings=layouts)
+
+
+def jit_train_step(
+    config: ConfigDict,
+    plan: Plan,
+    mesh: jax.sharding.Mesh,
+    kernels: Kernels = XLA,
+    frozen: Frozen | None = None,
+) -> jax.stages.Wrapped:
+    """Returns the jitted `make_train_step`, whose state is donated and stays where it lies."""
+    layouts = jax.tree.map(lambda x: x.sharding, state_layout(config, plan, mesh, frozen))
+    return jax.jit(
+        make_train_step(config, plan, mesh, kernels, frozen),
+        donate_argnums=0,
+        out_shardings=(layouts, replicated(mesh)),
+    )

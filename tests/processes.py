@@ -35,7 +35,7 @@ class Run:
             key: value for key, value in os.environ.items() if "proxy" not in key.lower()
         }
         environment |= {
-            "PYTHONPATH": str(cli.ROOT),
+            "PYTHONPATH": f"{cli.ROOT}{os.pathsep}{cli.ROOT / 'tests'}",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // count}"
             " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
             "JAX_PLATFORMS": "cpu",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
+from scenes import write_copies
 
 import ibot_jax
 from ibot_jax.data.pixels.images import Decoding
@@ -16,24 +17,7 @@ from ibot_jax.parallel.rows import all_rows
 
 @pytest.fixture
 def data(tmp_path):
-    """Eight images of one colour each, one or two paler copies of each, and 40 other images."""
-    rng = np.random.default_rng(0)
-    colors = rng.permutation([(r, g, b) for r in (30, 220) for g in (30, 220) for b in (30, 220)])
-    for folder in ("original", "strong", "others"):
-        (tmp_path / folder).mkdir()
-
-    def save(path, color, size=(20, 30)):
-        pixels = color + rng.integers(-6, 7, (*size, 3))
-        image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-        image.save(tmp_path / path, quality=95, subsampling=0)
-
-    for number, color in enumerate(colors):
-        save(f"original/20{number:02}00.jpg", color)
-        for copy in range(1 + number % 2):
-            save(f"strong/20{number:02}0{copy + 1}.jpg", color * 0.9 + 10, (24, 18))
-    for number in range(40):
-        save(f"others/{number}.png", rng.integers(0, 256, 3))
-    return tmp_path
+    return write_copies(tmp_path)
 
 
 def test_originals_share_the_first_four_characters():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
+from scenes import SHAPE, write_voc
 from scipy.ndimage import zoom
 
 from ibot_jax.data.pixels.images import Decoding
@@ -23,36 +24,10 @@ from ibot_jax.models.tokens import Tokens
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import all_rows
 
-COLORS = np.array([[40, 40, 40], [220, 30, 30], [30, 60, 220]], np.uint8)
-SHAPE = (32, 48)
-
-
-def scene(rng):
-    """A red and a blue rectangle, of whole patches of 4 pixels, on grey: pixels and classes."""
-    truth = np.zeros(SHAPE, np.uint8)
-    for label, left in ((1, 0), (2, 24)):
-        top, left = 4 * rng.integers(0, 4), left + 4 * rng.integers(0, 3)
-        truth[top : top + 16, left : left + 12] = label
-    return COLORS[truth], truth
-
 
 @pytest.fixture(scope="module")
 def voc(tmp_path_factory):
-    root = tmp_path_factory.mktemp("VOC2012")
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (root / folder).mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 11), ("val", 6)):
-        names = [f"2007_{part}{number}" for number in range(count)]
-        (root / f"ImageSets/Segmentation/{part}.txt").write_text("\n".join(names) + "\n")
-        for name in names:
-            pixels, truth = scene(rng)
-            truth[:2] = IGNORED
-            Image.fromarray(pixels).save(root / f"JPEGImages/{name}.jpg", quality=95, subsampling=0)
-            annotation = Image.fromarray(truth)
-            annotation.putpalette([value for value in range(256) for _ in range(3)])
-            annotation.save(root / f"SegmentationClass/{name}.png")
-    return root
+    return write_voc(tmp_path_factory.mktemp("VOC2012"))
 
 
 def patch_colors(params, images):

@@ -1,7 +1,9 @@
 """Rows that follow from the mesh, whatever process its devices belong to."""
 
+import ast
 import collections
 import dataclasses
+import pathlib
 
 import jax
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from jax.sharding import Mesh
 from shares import blocks, in_turn
 
+import ibot_jax
 from ibot_jax.parallel import rows
 from ibot_jax.parallel.layouts import batch_sharding
 from ibot_jax.parallel.mesh import AXES, make_mesh
@@ -106,3 +109,35 @@ def test_global_arrays_hold_the_rows_in_their_order_whatever_that_of_the_devices
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="divi"):
         rows.to_global({"x": np.zeros((12, 2))}, make_mesh())
+
+
+PACKAGE = pathlib.Path(ibot_jax.__file__).parent
+# What says where this process stands, or joins what processes have by where they stand.
+NUMBERS = {"process_index", "process_count"}
+JOINS = {
+    "make_array_from_process_local_data",
+    "process_allgather",
+    "host_local_array_to_global_array",
+}
+ASK_JAX = {"mesh.py", "rows.py", "processes.py", "agreement.py"}
+COUNT = {"runs/pretrain.py", "runs/memory.py", "runs/header.py"}  # to check and to tell
+
+
+def names_in(path):
+    """Yields the names that a file reads from jax, from a device, or from anything else."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.alias):
+            yield node.name.rpartition(".")[2]
+
+
+def test_nobody_else_asks_which_of_the_processes_this_is():
+    for path in PACKAGE.rglob("*.py"):
+        name = str(path.relative_to(PACKAGE))
+        found = set(names_in(path))
+        assert not found & JOINS, name
+        if path.parent != PACKAGE / "parallel" or path.name not in ASK_JAX:
+            assert not found & NUMBERS, name
+        if "num_processes" in found and path.parent != PACKAGE / "parallel":
+            assert name in COUNT | {"main.py", "evaluate/__main__.py"}, name  # flags of these two

@@ -1,6 +1,6 @@
 """Exports the trained backbone, for programs that know nothing of ibot_jax.
 
-    python -m ibot_jax.export --workdir=DIR --to=orbax|npz|safetensors --out=PATH
+    python -m ibot_jax.export --from=RUN --to=orbax|npz|safetensors --out=PATH
         [--step=N|latest|best] [--weights=teacher|student] [--head] [--overwrite]
 
     orbax        PATH/params, an Orbax checkpoint of {"backbone": ..., "head": ...}, and, written
@@ -23,7 +23,7 @@ import argparse
 import jax
 
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
-from ibot_jax.cli.outputs import add_output_options
+from ibot_jax.cli.flags import add
 from ibot_jax.weights.export import export
 from ibot_jax.weights.writers import OWN_FORMATS
 
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 def _export(args: argparse.Namespace) -> None:
     print(
         export.__wrapped__(  # whose errors name flags
-            args.workdir,
+            args.source,
             args.out,
             to=args.to,
             step=args.step,
@@ -51,16 +51,15 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = OneLineParser(prog="python -m ibot_jax.export", description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="of a run")
-    parser.add_argument("--to", required=True, choices=OWN_FORMATS, help="format")
-    parser.add_argument("--out", required=True, metavar="PATH", help="a folder (orbax) or a file")
-    parser.add_argument(
-        "--step", default="latest", metavar="N", help="or latest (default), or best by k-NN"
+    parser = OneLineParser(
+        prog="python -m ibot_jax.export",
+        description=__doc__.splitlines()[0],
+        former={"--workdir": "--from"},
     )
-    parser.add_argument("--weights", default="teacher", choices=("teacher", "student"))
-    parser.add_argument("--head", action="store_true", help="also export the projection head")
-    add_output_options(parser)
+    add(parser, "--from", metavar="RUN", help="workdir of a run or a fine-tuning, or a checkpoint")
+    parser.add_argument("--to", required=True, choices=OWN_FORMATS, help="format")
+    add(parser, "--out", help="a folder (orbax) or a file")
+    add(parser, "--step", "--weights", "--head", "--overwrite", "--license", "--report")
     return parser.parse_args(argv)
 
 

@@ -22,7 +22,7 @@ SHALLOW = (
     "--config.model.depth=1",
     "--config.data.local_views=0",
     "--config.data.augment=host",
-    "--batch=64",
+    "--batch-size=64",
 )
 
 

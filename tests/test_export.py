@@ -274,7 +274,7 @@ def test_the_readme_exports_and_reads_without_this_package(workdir, states, tmp_
 
 @pytest.mark.parametrize("to", FORMATS)
 def test_nothing_is_replaced_unless_asked(workdir, states, tmp_path, capsys, to):
-    arguments = (f"--workdir={workdir}", f"--to={to}", f"--out={tmp_path / 'x'}")
+    arguments = (f"--from={workdir}", f"--to={to}", f"--out={tmp_path / 'x'}")
     assert exports.main([*arguments, "--step=2"]) == 0
     capsys.readouterr()
     name = named(tmp_path / "x", to).name
@@ -292,7 +292,7 @@ def test_only_an_export_is_ever_replaced(workdir, tmp_path, capsys):
     (tmp_path / "folder/thesis.tex").touch()
     (tmp_path / "file").touch()
     (tmp_path / "folder.npz").mkdir()
-    arguments = (f"--workdir={workdir}", "--overwrite")
+    arguments = (f"--from={workdir}", "--overwrite")
     for to, name, message in (
         ("orbax", "folder", "holds more than an earlier export"),
         ("orbax", "file", "exists and is not a folder"),
@@ -305,7 +305,7 @@ def test_only_an_export_is_ever_replaced(workdir, tmp_path, capsys):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("to", FORMATS)
 def test_a_failed_export_leaves_nothing_but_the_earlier_one(workdir, tmp_path, capsys, to):
-    arguments = (f"--workdir={workdir}", f"--to={to}", "--step=2")
+    arguments = (f"--from={workdir}", f"--to={to}", "--step=2")
     assert exports.main([*arguments, f"--out={tmp_path / 'old'}"]) == 0
     capsys.readouterr()
     # Orbax raises what one of its threads met first.
@@ -361,22 +361,22 @@ def test_a_killed_export_has_no_config_yet(workdir, tmp_path, monkeypatch):
 
 def test_no_such_workdir(tmp_path, capsys):
     options = ("--to=npz", f"--out={tmp_path / 'x'}")
-    message = failure(capsys, f"--workdir={tmp_path / 'absent'}", *options)
+    message = failure(capsys, f"--from={tmp_path / 'absent'}", *options)
     assert "absent does not exist" in message
-    assert "there is no config.json in it" in failure(capsys, f"--workdir={tmp_path}", *options)
+    assert "there is no config.json in it" in failure(capsys, f"--from={tmp_path}", *options)
     assert not (tmp_path / "x").exists()
 
 
 def test_a_run_without_checkpoints(tmp_path, config, capsys):
     make_workdir(tmp_path / "run", config)
     (tmp_path / "run/checkpoints/3.orbax-checkpoint-tmp").mkdir(parents=True)
-    arguments = (f"--workdir={tmp_path / 'run'}", "--to=npz", f"--out={tmp_path / 'x'}")
+    arguments = (f"--from={tmp_path / 'run'}", "--to=npz", f"--out={tmp_path / 'x'}")
     assert "holds no complete checkpoint" in failure(capsys, *arguments)
 
 
 @pytest.mark.parametrize("step", ["3", "8", "first"])
 def test_an_unknown_step_names_those_there_are(workdir, tmp_path, capsys, step):
-    arguments = (f"--workdir={workdir}", "--to=npz", f"--out={tmp_path / 'x'}", f"--step={step}")
+    arguments = (f"--from={workdir}", "--to=npz", f"--out={tmp_path / 'x'}", f"--step={step}")
     message = failure(capsys, *arguments)
     assert f"step={step} is not in" in message
     assert message.endswith("there are latest, best, 2, 4, 6\n")
@@ -384,7 +384,7 @@ def test_an_unknown_step_names_those_there_are(workdir, tmp_path, capsys, step):
 
 def test_no_best_without_knn(tmp_path, config, states, capsys):
     folder = save_run(tmp_path / "run", config, states[4])
-    arguments = (f"--workdir={folder}", "--to=npz", f"--out={tmp_path / 'x'}", "--step=best")
+    arguments = (f"--from={folder}", "--to=npz", f"--out={tmp_path / 'x'}", "--step=best")
     message = failure(capsys, *arguments)
     assert "step=best: no checkpoint in" in message and "takes images with labels" in message
     assert message.endswith("there are latest, 4\n")
@@ -393,7 +393,7 @@ def test_no_best_without_knn(tmp_path, config, states, capsys):
 def test_a_damaged_checkpoint(tmp_path, config, states, capsys):
     folder = save_run(tmp_path / "run", config, states[4])
     epath.Path(folder / "checkpoints/4/teacher").rmtree()
-    arguments = (f"--workdir={folder}", "--to=npz", f"--out={tmp_path / 'x'}")
+    arguments = (f"--from={folder}", "--to=npz", f"--out={tmp_path / 'x'}")
     message = failure(capsys, *arguments)
     assert "holds no whole checkpoint for step=latest (step 4: teacher/_METADATA is miss" in message
 
@@ -402,14 +402,14 @@ def test_a_config_that_lacks_a_key(tmp_path, workdir, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/checkpoints").symlink_to(workdir / "checkpoints")
     (tmp_path / "run/config.json").write_text('{"model.patch_size": 4, "data.channels": 3}')
-    arguments = (f"--workdir={tmp_path / 'run'}", "--to=npz", f"--out={tmp_path / 'x'}")
+    arguments = (f"--from={tmp_path / 'run'}", "--to=npz", f"--out={tmp_path / 'x'}")
     assert "weights of another architecture than its config" in failure(capsys, *arguments)
 
 
 def test_a_path_that_cannot_be_written(workdir, tmp_path, capsys):
     (tmp_path / "file").touch()
     for to in FORMATS:
-        arguments = (f"--workdir={workdir}", f"--to={to}", f"--out={tmp_path / 'file/x'}")
+        arguments = (f"--from={workdir}", f"--to={to}", f"--out={tmp_path / 'file/x'}")
         assert "cannot be written (" in failure(capsys, *arguments)
 
 
@@ -423,20 +423,20 @@ def test_a_path_that_cannot_be_written(workdir, tmp_path, capsys):
     ],
 )
 def test_a_command_line_that_does_not_parse(workdir, tmp_path, capsys, arguments, message):
-    given = (f"--workdir={workdir}", f"--out={tmp_path / 'x'}", *arguments)
+    given = (f"--from={workdir}", f"--out={tmp_path / 'x'}", *arguments)
     assert message in failure(capsys, *given)
 
 
 def test_without_the_package_safetensors(workdir, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    arguments = (f"--workdir={workdir}", "--to=safetensors", f"--out={tmp_path / 'x'}")
+    arguments = (f"--from={workdir}", "--to=safetensors", f"--out={tmp_path / 'x'}")
     assert "pip install ibot-jax[export]" in failure(capsys, *arguments)
 
 
 @pytest.mark.parametrize("to", ["npz", "safetensors"])
 @pytest.mark.parametrize("name", ["x", "mine.v2", "x.NPZ", "x.pth"])
 def test_a_file_gets_the_suffix_that_it_is_known_by(workdir, tmp_path, capsys, to, name):
-    arguments = (f"--workdir={workdir}", f"--to={to}", f"--out={tmp_path / name}")
+    arguments = (f"--from={workdir}", f"--to={to}", f"--out={tmp_path / name}")
     assert exports.main(arguments) == 0
     target = f"{tmp_path / name}.{to}"
     assert f"{target} ({to}; .{to} was added)" in capsys.readouterr().out

@@ -4,13 +4,14 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import logging as absl_logging
 
@@ -134,13 +135,35 @@ class OneLineParser(argparse.ArgumentParser):
     """A parser whose help is a docstring as it stands, and whose flags are written in full.
 
     It raises what ArgumentParser would print with its usage, which ends in more than one line.
+    Words of a flag may be joined by "-" or "_".
     """
 
-    def __init__(self, **options):
+    def __init__(self, *, former: Mapping[str, str] | None = None, **options: Any):
+        """Makes one.
+
+        Args:
+          former: what flags are called now, by how earlier versions called them.
+          **options: as of argparse.ArgumentParser.
+        """
+        self._former = former or {}
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         options.setdefault("allow_abbrev", False)
         options.setdefault("epilog", exits.listing())
         super().__init__(**options)
+
+    def parse_known_args(self, args=None, namespace=None):  # which parse_args calls
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._current(word) for word in words], namespace)
+
+    def _current(self, word: str) -> str:
+        """Returns a word of the command line with its flag, if it is one, as it is called now."""
+        flag, equals, value = word.partition("=")
+        if not flag.startswith("--") or flag in self._option_string_actions:
+            return word
+        words = re.split("[-_]", flag[2:])
+        others = (self._former.get(flag), f"--{'-'.join(words)}", f"--{'_'.join(words)}")
+        known = [other for other in others if other in self._option_string_actions]
+        return f"{known[0]}{equals}{value}" if known else word
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")

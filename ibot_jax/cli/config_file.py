@@ -114,7 +114,7 @@ def parse_config(
     found = _not_keys(overrides, default)
     overrides = {key: text for key, text in overrides.items() if key in flatten(default)}
     try:
-        rest = values([argv[0], *others])[1:]
+        rest = values([argv[0], *(_joined(word, values) for word in others)])[1:]
         found += [f"{word!r} is no flag; overrides are written --config.KEY=VALUE" for word in rest]
     except flags.Error as error:
         found.append(f"{error}; see --help")
@@ -127,6 +127,13 @@ def parse_config(
     config = _read(file, overrides)
     refuse([*found, *check(flatten(config), bool(found))])
     return config
+
+
+def _joined(word: str, values: flags.FlagValues) -> str:
+    """Returns a flag whose words are joined by "-" as it is called, joined by "_"."""
+    flag, equals, value = word.partition("=")
+    name = flag.lstrip("-").replace("-", "_")
+    return f"--{name}{equals}{value}" if flag.startswith("--") and name in values else word
 
 
 def config_path(argv: list[str]) -> str:

@@ -1,7 +1,12 @@
-"""Flags that the tasks share, and types of their values."""
+"""Flags that programs share: each has one name, one meaning and one type, whoever takes it.
+
+A program picks those that it takes by `add`, and says what is particular: another default, or what
+the flag is of.
+"""
 
 import argparse
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ibot_jax.config.defaults import MAX_PIXELS
 from ibot_jax.config.host import MOST_PER_CORE, num_cores
@@ -79,164 +84,113 @@ def sequence(item: Callable[[str], float]) -> Callable[[str], tuple]:
     return parse
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what names the model, where the outcome goes, and the processes."""
-    add_weights_options(parser)
-    group = parser.add_argument_group("output and processes")
-    group.add_argument(
-        "--out",
-        metavar="DIR",
-        help="for TASK.json and tensorboard/ (default: evaluations/STEP in a run's workdir, "
-        "evaluations/NAME beside an export)",
-    )
-    group.add_argument("--coordinator_address", help="HOST:PORT of the first of several processes")
-    group.add_argument("--num_processes", type=positive, help="how many there are")
-    group.add_argument("--process_id", type=int, help="the number of this one, from 0 on")
-
-
-def add_weights_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what names the model."""
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--from",
-        required=True,
-        dest="source",
-        metavar="PATH",
-        help="a run's workdir, one of its checkpoints (WORKDIR/checkpoints/STEP), or an export",
-    )
-    group.add_argument(
-        "--weights",
-        default="teacher",
-        choices=("teacher", "student", "random"),
-        help="of a run; random: the same model as before any training (default: teacher)",
-    )
-    group.add_argument(
-        "--step", default="latest", help="of a run: a number, latest, or best by k-NN (latest)"
-    )
-    group.add_argument(
-        "--dtype",
-        default="float32",
-        choices=("float32", "bfloat16"),
-        help="of the computation (default: float32)",
-    )
-    add_decoding_options(parser)
-
-
-def add_decoding_options(parser: argparse.ArgumentParser) -> None:
-    """Adds how files become pixels, `DECODING`; `opening.open_model` tells the model."""
-    group = parser.add_argument_group("files (default: as in pre-training)")
-    group.add_argument(
-        "--range",
-        type=above_zero,
-        metavar="X",
-        help="number that is white in greys of more than 8 bits (else 65535)",
-    )
-    group.add_argument(
-        "--exif",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="turn images as their EXIF orientation says",
-    )
-    group.add_argument(
-        "--max-pixels",
-        type=positive,
-        metavar="N",
-        help=f"larger images are not read (else {MAX_PIXELS:,})",
-    )
-
-
-def add_data_options(
-    parser: argparse.ArgumentParser,
-    splits: Sequence[str] = ("train", "test"),
-    batch_size: int = 256,
-) -> None:
-    """Adds what names labelled data and its splits, and how images are cut."""
-    group = parser.add_argument_group("data")
-    group.add_argument(
-        "--data",
-        required=True,
-        metavar="SOURCE",
-        help="digits, folder:PATH (PATH/SPLIT/CLASS/*), or tfds:NAME",
-    )
-    group.add_argument("--data-dir", default="", metavar="DIR", help="where TFDS keeps its data")
-    for split in splits:
-        group.add_argument(
-            f"--{split}-split",
-            default=_SPLITS[split][0],
-            metavar="NAME",
-            help=f"a subfolder, or TFDS's split syntax (default: {_SPLITS[split][1]})",
-        )
-    for split in splits:
-        group.add_argument(
-            f"--max-{split}-per-class",
-            default=0,
-            type=natural,
-            metavar="N",
-            help="keep the first N images of each class, by name (default: all)",
-        )
-    group.add_argument(
-        "--size",
-        nargs="+",
-        type=positive,
-        metavar="PIXELS",
-        help="of the images: one side, or height and width (default: as in pre-training)",
-    )
-    group.add_argument(
-        "--resize",
-        type=positive,
-        metavar="PIXELS",
-        help="shorter side before the central crop of --size (of one that is not square: in "
-        "proportion to it, and its longer side; default: as k-NN in pre-training, in proportion to "
-        "--size)",
-    )
-    add_batch_size(group, batch_size)
-    add_workers(group)
-
-
-def add_feature_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what features are, and where they are kept."""
-    group = parser.add_argument_group("features")
-    group.add_argument(
-        "--features",
-        default="cls",
-        choices=FEATURES,
-        help="cls: the class tokens of the last blocks, concatenated; mean: the means of their "
-        "patch tokens; cls+mean: the class tokens and the mean of the last block's patch tokens; "
-        "pixels: the images themselves, for comparison (default: cls)",
-    )
-    add_number(group, "--blocks", 1, "the last N blocks")
-    add_cache_option(group)
-
-
-def add_cache_option(parser: argparse._ActionsContainer) -> None:
-    """Adds where features are kept."""
-    parser.add_argument(
-        "--cache",
-        default="evaluations/features",
-        metavar="DIR",
-        help="a local folder for features, by weights and data; nothing in it is ever stale, all "
-        "of it may be removed (default: evaluations/features)",
-    )
-
-
-def add_batch_size(parser: argparse._ActionsContainer, default: int) -> None:
-    """Adds --batch-size, which `opening.check_batch_size` checks."""
-    add_number(parser, "--batch-size", default, "images at a time, over all devices")
-
-
-def add_workers(parser: argparse._ActionsContainer) -> None:
-    """Adds --workers, who make the batches."""
-    text = "processes that read images; 0 takes one for each core"
-    add_number(parser, "--workers", 0, text, kind=_workers)
-
-
-def _workers(text: str) -> int:
+def workers(text: str) -> int:
+    """Returns a number of worker processes that this host can bear, 0 for one a core."""
     number, cores = natural(text), num_cores()
     if number > cores * MOST_PER_CORE:
         raise argparse.ArgumentTypeError(
             f"{text} is more than {MOST_PER_CORE} for each of the {cores} cores there are"
         )
     return number
+
+
+SHARED: dict[str, dict[str, Any]] = {
+    # The model.
+    "--from": dict(
+        dest="source",
+        required=True,
+        metavar="PATH",
+        help="a run's workdir, one of its checkpoints (WORKDIR/checkpoints/STEP), or an export",
+    ),
+    "--weights": dict(default="teacher", choices=("teacher", "student"), help="of what holds both"),
+    "--step": dict(
+        default="latest", metavar="N", help="of a run: a number, latest, or best by its accuracy"
+    ),
+    "--head": dict(
+        action="store_true", help="the projection head, or of a fine-tuning the classifier, too"
+    ),
+    "--dtype": dict(default="float32", choices=("float32", "bfloat16"), help="of the computation"),
+    # What is written.
+    "--out": dict(required=True, metavar="PATH", help="what is written"),
+    "--overwrite": dict(action="store_true", help="replace what --out names"),
+    "--json": dict(metavar="FILE", help="also write the report as JSON"),
+    "--license": dict(default="", metavar="SPDX", help="of the weights, for the model card"),
+    "--report": dict(
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a TASK.json of python -m ibot_jax.evaluate, for the model card; may be repeated",
+    ),
+    # The images, and how they become pixels.
+    "--data": dict(
+        required=True,
+        metavar="SOURCE",
+        help="digits, folder:PATH (PATH/SPLIT/CLASS/*), or tfds:NAME",
+    ),
+    "--data-dir": dict(default="", metavar="DIR", help="where TFDS keeps its data"),
+    "--size": dict(
+        nargs="+",
+        type=positive,
+        metavar="PIXELS",
+        help="of the images: one side, or height and width (default: as in pre-training)",
+    ),
+    "--resize": dict(
+        type=positive,
+        metavar="PIXELS",
+        help="shorter side before the central crop of --size (of one that is not square: in "
+        "proportion to it, and its longer side; default: as k-NN in pre-training, in proportion to "
+        "--size)",
+    ),
+    "--range": dict(
+        type=above_zero,
+        metavar="X",
+        help="number that is white in greys of more than 8 bits (else 65535)",
+    ),
+    "--exif": dict(
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="turn images as their EXIF orientation says",
+    ),
+    "--max-pixels": dict(
+        type=positive, metavar="N", help=f"larger images are not read (else {MAX_PIXELS:,})"
+    ),
+    # The computation.
+    "--blocks": dict(default=1, type=positive, metavar="N", help="the last N blocks"),
+    "--batch-size": dict(type=positive, metavar="N", help="images at a time, over all devices"),
+    "--workers": dict(
+        default=0,
+        type=workers,
+        metavar="N",
+        help="processes that read images; 0 takes one for each core",
+    ),
+    "--seed": dict(default=0, type=natural, metavar="N", help="of everything"),
+    "--cache": dict(
+        default="evaluations/features",
+        metavar="DIR",
+        help="a local folder for features, by weights and data; nothing in it is ever stale, all "
+        "of it may be removed",
+    ),
+    # The processes, as `ibot_jax.main` has them.
+    "--coordinator_address": dict(metavar="HOST:PORT", help="of the first of several processes"),
+    "--num_processes": dict(type=positive, metavar="N", help="how many there are"),
+    "--process_id": dict(type=natural, metavar="N", help="the number of this one, from 0 on"),
+}
+
+
+def add(parser: argparse._ActionsContainer, *names: str, **particular: Any) -> None:
+    """Adds shared flags; the help of each ends in its default, if it has one.
+
+    Args:
+      parser: to add to.
+      *names: keys of `SHARED`.
+      **particular: what replaces a setting of `SHARED`, such as `default` or `help`.
+    """
+    for name in names:
+        settings = SHARED[name] | particular
+        default = settings.get("default")
+        if default not in (None, "", []) and "default:" not in settings["help"]:
+            settings["help"] += f" (default: {default})"
+        parser.add_argument(name, **settings)
 
 
 def add_number(
@@ -265,3 +219,80 @@ def add_number(
         metavar=metavar,
         help=f"{text} (default: {default})",
     )
+
+
+def add_weights_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what names the model, and how files become pixels for it."""
+    group = parser.add_argument_group("model")
+    add(group, "--from")
+    add(
+        group,
+        "--weights",
+        choices=("teacher", "student", "random"),
+        help="of a run; random: the same model as before any training",
+    )
+    add(group, "--step", "--dtype")
+    add_decoding_options(parser)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what names the model, where the outcome goes, and the processes."""
+    add_weights_options(parser)
+    group = parser.add_argument_group("output and processes")
+    add(
+        group,
+        "--out",
+        required=False,
+        metavar="DIR",
+        help="for TASK.json and tensorboard/ (default: evaluations/STEP in a run's workdir, "
+        "evaluations/NAME beside an export)",
+    )
+    add(group, "--coordinator_address", "--num_processes", "--process_id")
+
+
+def add_decoding_options(parser: argparse.ArgumentParser) -> None:
+    """Adds how files become pixels, `DECODING`; `opening.open_model` tells the model."""
+    group = parser.add_argument_group("files (default: as in pre-training)")
+    add(group, "--range", "--exif", "--max-pixels")
+
+
+def add_data_options(
+    parser: argparse.ArgumentParser,
+    splits: Sequence[str] = ("train", "test"),
+    batch_size: int = 256,
+) -> None:
+    """Adds what names labelled data and its splits, and how images are cut."""
+    group = parser.add_argument_group("data")
+    add(group, "--data", "--data-dir")
+    for split in splits:
+        group.add_argument(
+            f"--{split}-split",
+            default=_SPLITS[split][0],
+            metavar="NAME",
+            help=f"a subfolder, or TFDS's split syntax (default: {_SPLITS[split][1]})",
+        )
+    for split in splits:
+        group.add_argument(
+            f"--max-{split}-per-class",
+            default=0,
+            type=natural,
+            metavar="N",
+            help="keep the first N images of each class, by name (default: all)",
+        )
+    add(group, "--size", "--resize")
+    add(group, "--batch-size", default=batch_size)
+    add(group, "--workers")
+
+
+def add_feature_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what features are, and where they are kept."""
+    group = parser.add_argument_group("features")
+    group.add_argument(
+        "--features",
+        default="cls",
+        choices=FEATURES,
+        help="cls: the class tokens of the last blocks, concatenated; mean: the means of their "
+        "patch tokens; cls+mean: the class tokens and the mean of the last block's patch tokens; "
+        "pixels: the images themselves, for comparison (default: cls)",
+    )
+    add(group, "--blocks", "--cache")

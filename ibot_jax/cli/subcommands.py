@@ -18,7 +18,13 @@ from ibot_jax.errors import UserError
 
 
 def parse(
-    argv: Sequence[str], program: str, commands: Mapping[str, str], *, noun: str, doc: str
+    argv: Sequence[str],
+    program: str,
+    commands: Mapping[str, str],
+    *,
+    noun: str,
+    doc: str,
+    former: Mapping[str, str] | None = None,
 ) -> tuple[ModuleType, argparse.ArgumentParser, argparse.Namespace] | None:
     """Reads a command line that begins with a command.
 
@@ -28,6 +34,7 @@ def parse(
       commands: the module of each, dotted, by its name.
       noun: what they are called.
       doc: printed before a line for each command where there is none, or --help.
+      former: earlier spellings of flags, see `OneLineParser`.
 
     Returns:
       The command's module, its parser and its flags; None where help was asked for and printed. A
@@ -43,7 +50,9 @@ def parse(
     if name not in commands:
         raise UserError(f"{name!r} is no {noun}; there are {', '.join(commands)}")
     module = importlib.import_module(commands[name])
-    parser = OneLineParser(prog=f"python -m {program} {name}", description=module.__doc__)
+    parser = OneLineParser(
+        prog=f"python -m {program} {name}", description=module.__doc__, former=former
+    )
     module.add_arguments(parser)
     args, unknown = parser.parse_known_args(flags)
     if "config" in args:

@@ -1,6 +1,6 @@
 """Moves weights between this project, the original's PyTorch checkpoints, timm and Hugging Face.
 
-    python -m ibot_jax.convert IN OUT --to=FORMAT [...]
+    python -m ibot_jax.convert --from=IN --out=OUT --to=FORMAT [...]
 
 IN is found out: a run's workdir, one of its checkpoints or an export; a checkpoint of the original
 or of DINO (.pth); a file (.pth, .safetensors) or a folder of timm, DINOv2 or transformers' ViT.
@@ -34,8 +34,7 @@ import jax
 from etils import epath
 
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
-from ibot_jax.cli.flags import positive
-from ibot_jax.cli.outputs import add_output_options
+from ibot_jax.cli.flags import add, positive
 from ibot_jax.errors import UserError
 from ibot_jax.files.paths import absolute_path, warn_if_among_images, writing
 from ibot_jax.models.words import in_words
@@ -68,16 +67,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog="python -m ibot_jax.convert", description=__doc__)
-    parser.add_argument("source", metavar="IN", help="what holds a model")
-    parser.add_argument(
-        "out", metavar="OUT", help="a file, or a folder (orbax, checkpoint, timm, hf)"
-    )
+    parser.add_argument("places", nargs="*", help=argparse.SUPPRESS)  # IN OUT, as before
+    add(parser, "--from", required=False, metavar="IN", help="what holds a model")
+    add(parser, "--out", required=False, help="a file, or a folder (orbax, checkpoint, timm, hf)")
     parser.add_argument("--to", required=True, choices=(*writers.OWN_FORMATS, *_FOREIGN))
-    parser.add_argument(
-        "--weights", default="teacher", choices=("teacher", "student"), help="of what holds both"
-    )
-    parser.add_argument("--step", default="latest", help="of a run: a number, latest or best")
-    parser.add_argument("--head", action="store_true", help="take the projection head, too")
+    add(parser, "--weights", "--step", "--head")
     parser.add_argument(
         "--heads", type=positive, metavar="N", help="of attention, where IN has none told"
     )
@@ -102,8 +96,15 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="of names of tensors that may be left over (what reads the tokens: classifiers, "
         "poolers, decoders), or missing (biases and gains); may be repeated",
     )
-    add_output_options(parser)
-    return parser.parse_args(argv)
+    add(parser, "--overwrite", "--license", "--report")
+    args = parser.parse_intermixed_args(argv)
+    places = iter(args.places)
+    args.source, args.out = (given or next(places, None) for given in (args.source, args.out))
+    if not args.source or not args.out:
+        parser.error("the following arguments are required: --from, --out")
+    if surplus := list(places):
+        parser.error(f"unrecognized arguments: {' '.join(surplus)}")
+    return args
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -143,7 +144,7 @@ def _convert(args: argparse.Namespace) -> None:
     )
     _say(args.source, found)
     trained_on = found.description.get("run", {}).get("data.source", "")
-    warn_if_among_images(args.out, "OUT", [trained_on])
+    warn_if_among_images(args.out, "--out", [trained_on])
     for params in found.params.values():
         require_same_weights(reports, params)
     with writing("--out", args.out):

@@ -1,6 +1,6 @@
 """Writes the features of a folder of images to one file.
 
-    python -m ibot_jax.embed --from=PATH --images=FOLDER --out=features.parquet [...]
+    python -m ibot_jax.embed --from=PATH --data=FOLDER --out=features.parquet [...]
 
 PATH is a run's workdir, one of its checkpoints, or what ibot_jax.export or ibot_jax.convert wrote.
 FOLDER is searched with all below it, by name.
@@ -30,12 +30,7 @@ import jax
 import numpy as np
 
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
-from ibot_jax.cli.flags import (
-    add_batch_size,
-    add_decoding_options,
-    add_workers,
-    positive,
-)
+from ibot_jax.cli.flags import add, add_decoding_options
 from ibot_jax.cli.progress import progress
 from ibot_jax.data.sources.identity import fingerprint
 from ibot_jax.data.sources.opening import Source, Subset, open_source
@@ -60,31 +55,22 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = OneLineParser(prog="python -m ibot_jax.embed", description=__doc__)
-    parser.add_argument("--from", required=True, dest="source", metavar="PATH", help="a model")
-    parser.add_argument("--images", required=True, metavar="FOLDER", help="with images")
-    parser.add_argument("--out", required=True, metavar="FILE", help="features.parquet or .npz")
+    parser = OneLineParser(
+        prog="python -m ibot_jax.embed", description=__doc__, former={"--images": "--data"}
+    )
+    add(parser, "--from")
+    add(parser, "--data", dest="images", metavar="FOLDER", help="with images, or folder:FOLDER")
+    add(parser, "--out", metavar="FILE", help="features.parquet or .npz")
     parser.add_argument("--patches", action="store_true", help="patch tokens, too")
-    parser.add_argument("--weights", default="teacher", choices=("teacher", "student"))
-    parser.add_argument("--step", default="latest", help="of a run: a number, latest or best")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument(
-        "--size", nargs="+", type=positive, help="of the images: one side, or height and width"
-    )
-    parser.add_argument(
-        "--resize",
-        type=positive,
-        metavar="PIXELS",
-        help="shorter side before the central crop",
-    )
+    add(parser, "--weights", "--step", "--dtype", "--size", "--resize")
     add_decoding_options(parser)
-    add_batch_size(parser, 64)
-    add_workers(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
+    add(parser, "--batch-size", default=64)
+    add(parser, "--workers", "--overwrite")
     return parser.parse_args(argv)
 
 
 def _embed(args: argparse.Namespace) -> None:
+    args.images = args.images.removeprefix("folder:")
     target = absolute_path(args.out)
     if target.suffix not in FORMATS:
         raise UserError(f"--out={args.out} is neither .parquet nor .npz; end it with one of them")

@@ -1,6 +1,6 @@
 """Compiles the training step for a TPU pod that is not there, and tells what the compiler says.
 
-    python -m ibot_jax.tools.aot --config=configs/vitb16.py --topology=v5e:16x16 [--batch=1024]
+    python -m ibot_jax.tools.aot --config=configs/vitb16.py --topology=v5e:16x16 [--batch-size=1024]
         [--mesh=DATAxFSDPxTENSOR] [--fit] [--json=FILE] [--config.KEY=VALUE ...]
 
 Memory of a chip, time of a step, what moves between chips, images a second, hours of the whole
@@ -12,21 +12,21 @@ Needs the TPU compiler, `pip install 'ibot-jax[aot]'`, best in an environment of
 fails when the step does not fit the chip's memory.
 """
 
+from ibot_jax.files.atomic import write_json
+from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel import signals
 
 if __name__ == "__main__":
     signals.end_at_once()  # a signal during the imports is one line, too
 
 import argparse
-import json
-import pathlib
 import re
 import sys
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from ibot_jax.cli import exits
+from ibot_jax.cli import exits, flags
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
 from ibot_jax.cli.config_file import add_config_arguments, given_config
 from ibot_jax.data.sources.opening import IMAGENET_EXAMPLES
@@ -49,7 +49,7 @@ def _run(argv: list[str] | None) -> int:
     report["overrides"] = arguments.overrides
     report |= _compile(config, arguments)
     if arguments.json:
-        pathlib.Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+        write_json(absolute_path(arguments.json), report)
     print(table(report))
     return exits.COMPLETE if report["fits"] else exits.FAILED
 
@@ -58,27 +58,29 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
     parser = OneLineParser(
         prog="python -m ibot_jax.tools.aot",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        former={"--batch": "--batch-size", "--images": "--number"},
     )
     add_config_arguments(parser)
     parser.add_argument("--topology", required=True, help="such as v5e:16x16, v4:4x4x4, v5p:4x4x4")
     parser.add_argument(
         "--mesh", metavar="DxFxT", help="devices over data, fsdp and tensor, such as 32x8x1"
     )
-    parser.add_argument("--batch", type=int, help="images a step, over all chips")
+    flags.add(parser, "--batch-size", type=int, help="images a step, over all chips")
     parser.add_argument(
         "--fit", action="store_true", help="find the largest batch that fits; compiles several"
     )
     parser.add_argument(
-        "--images", type=int, default=IMAGENET_EXAMPLES, help="in the data (ImageNet-1k's)"
+        "--number",
+        type=int,
+        default=IMAGENET_EXAMPLES,
+        help="of images in the data (ImageNet-1k's)",
     )
-    parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
+    flags.add(parser, "--json")
     arguments, arguments_of_config = parser.parse_known_args(argv)
     arguments.overrides = arguments_of_config
     config = given_config(arguments)
-    if arguments.batch is not None:
-        config.batch_size = arguments.batch
+    if arguments.batch_size is not None:
+        config.batch_size = arguments.batch_size
     if arguments.mesh is not None:
         sizes = re.fullmatch(r"(\d+)x(\d+)x(\d+)", arguments.mesh)
         if sizes is None:
@@ -93,17 +95,17 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
 def _compile(config: ConfigDict, arguments: argparse.Namespace) -> dict:
     devices = pod_devices(arguments.topology)
     if not arguments.fit:
-        return compile_ahead(config, devices, arguments.images)
+        return compile_ahead(config, devices, arguments.number)
 
     def compile_batch(batch_size: int) -> dict:
         config.batch_size = batch_size
-        report = compile_ahead(config, devices, arguments.images)
+        report = compile_ahead(config, devices, arguments.number)
         verdict = "fits" if report["fits"] else "does not fit"
         print(f"batch {batch_size}: {verdict}; {_needs(report)}", file=sys.stderr, flush=True)
         return report
 
     chips = len(devices) // config.mesh.tensor  # over which a batch is spread
-    best, too_large = largest_batch(compile_batch, config.batch_size, chips, arguments.images)
+    best, too_large = largest_batch(compile_batch, config.batch_size, chips, arguments.number)
     if best is None or too_large is None:
         return best or too_large
     return best | {"smallest_batch_that_fails": too_large["batch_size"]}
@@ -128,7 +130,7 @@ def table(report: dict) -> str:
 
 
 def _rows_of_memory(report: dict) -> Iterator[tuple[str, str]]:
-    advice = "a smaller --batch, a larger mesh.fsdp, grad_accum_steps, or model.remat=blocks"
+    advice = "a smaller --batch-size, a larger mesh.fsdp, grad_accum_steps, or model.remat=blocks"
     verdict = "it fits" if report["fits"] else f"it DOES NOT FIT; {advice}"
     yield "memory", f"{_needs(report)}: {verdict}"
     for kind, size in report["memory"].items():

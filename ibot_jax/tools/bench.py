@@ -1,6 +1,6 @@
 """Measures how fast this machine trains and evaluates.
 
-    python -m ibot_jax.tools.bench step --config=configs/vitb16.py --batch=64
+    python -m ibot_jax.tools.bench step --config=configs/vitb16.py --batch-size=64
     python -m ibot_jax.tools.bench input --config=configs/vitb16.py --data=folder:PATH
     python -m ibot_jax.tools.bench knn --train=1281167 --test=50000 --width=384
 
@@ -33,7 +33,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int | None:
     parsed = subcommands.parse(
-        argv, "ibot_jax.tools.bench", COMMANDS, noun="measurement", doc=__doc__
+        argv,
+        "ibot_jax.tools.bench",
+        COMMANDS,
+        noun="measurement",
+        doc=__doc__,
+        former={"--batch": "--batch-size", "--images": "--number"},
     )
     if parsed is not None:
         module, _, args = parsed

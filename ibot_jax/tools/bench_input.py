@@ -8,7 +8,6 @@ transport is what the whole pipeline takes beyond them.
 import argparse
 import cProfile
 import io
-import json
 import os
 import pathlib
 import sys
@@ -20,7 +19,7 @@ import jax
 import psutil
 from PIL import Image
 
-from ibot_jax.cli import exits
+from ibot_jax.cli import exits, flags
 from ibot_jax.cli.config_file import add_config_arguments, given_config
 from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
@@ -34,6 +33,8 @@ from ibot_jax.data.pixels.resize import crop_and_resize
 from ibot_jax.data.sources.opening import Source, open_source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import TrainingError, UserError
+from ibot_jax.files.atomic import write_json
+from ibot_jax.files.paths import absolute_path
 from ibot_jax.models.geometry import geometry_of
 from ibot_jax.parallel.rows import all_rows
 from ibot_jax.runs.check import check_config
@@ -54,23 +55,24 @@ _PARTS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this command."""
     add_config_arguments(parser)
-    parser.add_argument("--data", metavar="SOURCE", help="such as folder:PATH; else the config's")
-    parser.add_argument(
-        "--batch", type=int, default=64, help="images a batch, if there are so many (default: 64)"
+    flags.add(parser, "--data", required=False, help="such as folder:PATH; else the config's")
+    flags.add(
+        parser, "--batch-size", type=int, default=64, help="images a batch, if there are so many"
     )
     parser.add_argument(
-        "--images", type=int, default=2000, help="images to time, again and again (default: 2000)"
+        "--number", type=int, default=2000, help="of images to time, again and again (2000)"
     )
-    parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
+    flags.add(parser, "--json")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
     config = given_config(args)
     config.data.source = args.data or config.data.source
-    for name in ("batch", "images"):
+    for name in ("batch_size", "number"):
         if getattr(args, name) < 1:
-            raise UserError(f"--{name}={getattr(args, name)} is less than one image")
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag}={getattr(args, name)} is less than one image")
     check_config(config)
     try:
         if args.json:
@@ -81,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
             config.data,
             config.masks,
             geometry_of(config.model).grid(config.data.global_size),
-            batch_size=args.batch,
-            num_images=args.images,
+            batch_size=args.batch_size,
+            num_images=args.number,
         )
     except OSError as error:
         raise UserError(f"{error.filename} cannot be written: {error.strerror}") from None
@@ -91,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         return exits.FAILED
     print(table(report))
     if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
+        write_json(absolute_path(args.json), report)
     return exits.COMPLETE
 
 

@@ -16,6 +16,7 @@ import time
 
 import numpy as np
 
+from ibot_jax.cli import flags
 from ibot_jax.cli.config_file import add_config_arguments, given_config
 from ibot_jax.cli.flags import positive
 from ibot_jax.config.section import Section
@@ -32,8 +33,8 @@ _TOP_BAND = (0.4, 0.5)  # cycles a pixel
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this command."""
     add_config_arguments(parser)
-    parser.add_argument("--data", metavar="SOURCE", help="such as folder:PATH; else the config's")
-    parser.add_argument("--images", type=positive, default=250, help="to make views of (250)")
+    flags.add(parser, "--data", required=False, help="such as folder:PATH; else the config's")
+    parser.add_argument("--number", type=positive, default=250, help="of images (250)")
     parser.add_argument(
         "--margins", default="1,2,4", metavar="X,...", help="of data.shrink_margin (1,2,4)"
     )
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(source, TfdsStream):
         raise UserError(f"{source.name} has no random access; give a folder")
     grid = geometry_of(config.model).grid(config.data.global_size)
-    for row in measure(source, config.seed, data, config.masks, grid, margins, args.images):
+    for row in measure(source, config.seed, data, config.masks, grid, margins, args.number):
         print(row)
     return 0
 

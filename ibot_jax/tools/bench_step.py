@@ -6,7 +6,6 @@ already, so that nothing but the step is measured; they share their views, but n
 
 import argparse
 import functools
-import json
 import math
 import pathlib
 import statistics
@@ -17,13 +16,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ibot_jax.cli import exits
+from ibot_jax.cli import exits, flags
 from ibot_jax.cli.config_file import add_config_arguments, given_config
 from ibot_jax.config.flat import flatten
 from ibot_jax.config.plan import make_plan
 from ibot_jax.config.problems import refuse
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.errors import UserError
+from ibot_jax.files.atomic import write_json
+from ibot_jax.files.paths import absolute_path
 from ibot_jax.kernels.choice import choose
 from ibot_jax.kernels.color_table import COLUMNS, JITTER, Color
 from ibot_jax.kernels.devices import device_of
@@ -49,19 +50,19 @@ _STEPS_PER_EPOCH = 1000  # of the plan that the schedules need; no speed depends
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this command."""
     add_config_arguments(parser)
-    parser.add_argument("--batch", type=int, help="images a step, instead of the config's")
+    flags.add(parser, "--batch-size", type=int, help="images a step, instead of the config's")
     parser.add_argument("--steps", type=int, default=10, help="steps to time (default: 10)")
     parser.add_argument(
         "--trace", metavar="DIR", help=f"also write a profiler's trace of {_TRACED_STEPS} steps"
     )
-    parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
+    flags.add(parser, "--json")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
     config = given_config(args)
-    if args.batch is not None:
-        config.batch_size = args.batch
+    if args.batch_size is not None:
+        config.batch_size = args.batch_size
     config.knn.every = ""  # nothing is evaluated, nor checked for it
     check_config(config)
     if args.steps < 1:
@@ -81,11 +82,11 @@ def run(args: argparse.Namespace) -> int:
             raise
         raise UserError(
             f"batch_size={config.batch_size} does not fit the devices' memory; use a smaller "
-            "--batch, --config.grad_accum_steps above 1 or --config.model.remat=blocks"
+            "--batch-size, --config.grad_accum_steps above 1 or --config.model.remat=blocks"
         ) from error
     print(table(report))
     if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
+        write_json(absolute_path(args.json), report)
     return exits.COMPLETE if report["finite"] else exits.FAILED
 
 

@@ -1,6 +1,6 @@
 """What a trained model sees, one figure after the other.
 
-    python -m ibot_jax.visualize FIGURE --from=PATH --images IMAGES --out=FILE [...]
+    python -m ibot_jax.visualize FIGURE --from=PATH --data=IMAGES --out=FILE [...]
     python -m ibot_jax.visualize FIGURE --help
 
 PATH is a run's workdir, one of its checkpoints, or an export. IMAGES are files, a folder, or any
@@ -36,7 +36,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> None:
-    parsed = subcommands.parse(argv, "ibot_jax.visualize", FIGURES, noun="figure", doc=__doc__)
+    parsed = subcommands.parse(
+        argv,
+        "ibot_jax.visualize",
+        FIGURES,
+        noun="figure",
+        doc=__doc__,
+        former={"--images": "--data"},
+    )
     if parsed is not None:
         module, _, args = parsed
         module.run(args)

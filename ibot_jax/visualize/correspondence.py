@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ibot_jax.cli.flags import add_number, add_weights_options, natural
+from ibot_jax.cli.flags import add, add_number, add_weights_options
 from ibot_jax.data.make.examples import MakeExample
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.errors import UserError
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_number(parser, "--number", 4, "of pairs")
     add_number(parser, "--matches", 20, "of each pair")
-    add_number(parser, "--seed", 0, "of the views", kind=natural)
+    add(parser, "--seed", help="of the views")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
         matches = mutual_matches(*tokens, args.matches)
         drawn.append(draw_pair(pair, matches, [grid.shape[:2] for grid in grids], args.cell))
     if not drawn:
-        raise UserError(f"--images={args.images[0]}: of no pair both images can be read")
+        raise UserError(f"--data={args.images[0]}: of no pair both images can be read")
     rows = [drawn[i : i + _COLUMNS] for i in range(0, len(drawn), _COLUMNS)]
     canvas.save(canvas.sheet(rows, cell=drawn[0].width), out)
     print(f"written to {out}")
@@ -165,20 +165,20 @@ def _pairs(args: argparse.Namespace, source: Source, model: Model) -> Iterator[P
 
 def _of_order(args: argparse.Namespace, source: Source) -> list[tuple[int, int]]:
     if len(source) < 2:
-        raise UserError(f"--images={args.images[0]} is one image; --pairs=given needs two")
+        raise UserError(f"--data={args.images[0]} is one image; --pairs=given needs two")
     return [(2 * i, 2 * i + 1) for i in range(min(args.number, len(source) // 2))]
 
 
 def _of_classes(args: argparse.Namespace, source: Source) -> list[tuple[int, int]]:
     if source.labels is None:
         raise UserError(
-            f"--images={args.images[0]} has no class folders, which --pairs=class needs; use "
+            f"--data={args.images[0]} has no class folders, which --pairs=class needs; use "
             "--pairs=given for two images of your choice"
         )
     labels = np.asarray(source.labels)
     classes = [label for label in np.unique(labels) if (labels == label).sum() > 1]
     if not classes:
-        raise UserError(f"--images={args.images[0]} has no class of two images or more")
+        raise UserError(f"--data={args.images[0]} has no class of two images or more")
     members = [np.flatnonzero(labels == classes[i]) for i in spread(args.number, len(classes))]
     return [(int(of_class[0]), int(of_class[len(of_class) // 2])) for of_class in members]
 

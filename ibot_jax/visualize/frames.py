@@ -20,7 +20,7 @@ MAX_ANIMATED = 300  # frames of an animation, which lies in memory; longer video
 
 
 def read(args: argparse.Namespace, size: int, model: Model) -> Iterator[np.ndarray]:
-    """Yields the frames that --images names in their order, [H, W, C] uint8; see `pictures.fit`.
+    """Yields the frames that --data names in their order, [H, W, C] uint8; see `pictures.fit`.
 
     Raises:
       UserError: if there are none, or a file is no animation that Pillow can read.
@@ -42,11 +42,11 @@ def _animation(path: str, size: int, model: Model) -> Iterator[np.ndarray]:
                 yield fit(np.asarray(converted), size, model.geometry, model.view.interpolation)
     except UnidentifiedImageError:
         raise UserError(
-            f"--images={path} is no animation that Pillow reads (GIF, WebP, PNG); of another video "
+            f"--data={path} is no animation that Pillow reads (GIF, WebP, PNG); of another video "
             "extract the frames into a folder, for example by ffmpeg -i VIDEO FOLDER/%05d.png"
         ) from None
     except (OSError, UnreadableImage) as error:
-        raise UserError(f"--images={path}: {in_words(error)}") from error
+        raise UserError(f"--data={path}: {in_words(error)}") from error
 
 
 def check_folder(path: str) -> epath.Path:

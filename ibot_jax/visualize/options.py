@@ -4,7 +4,7 @@ import argparse
 
 import jax
 
-from ibot_jax.cli.flags import add_number, positive, share
+from ibot_jax.cli.flags import add, add_number, positive, share
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common import opening
 from ibot_jax.evaluate.common.memory import check_images
@@ -30,8 +30,10 @@ def add_image_options(
       size: the size of images unless told otherwise, in words.
     """
     group = parser.add_argument_group("images")
-    group.add_argument(
-        "--images",
+    add(
+        group,
+        "--data",
+        dest="images",
         required=required,
         nargs="+",
         action="extend",
@@ -46,7 +48,7 @@ def add_image_options(
         help="of a folder or source: a subfolder, or TFDS's split syntax (default: train, or the "
         "folder itself)",
     )
-    group.add_argument("--data-dir", default="", metavar="DIR", help="where TFDS keeps its data")
+    add(group, "--data-dir")
     if number is not None:
         group.add_argument(
             "--number",
@@ -56,10 +58,10 @@ def add_image_options(
             f"{number} of others)",
         )
         group.set_defaults(default_number=number)
-    group.add_argument(
+    add(
+        group,
         "--size",
-        type=positive,
-        metavar="PIXELS",
+        nargs=None,
         help="of an image's longer side, to which it is resized for the model; the more, the more "
         f"patches (default: {size})",
     )
@@ -73,7 +75,7 @@ def add_output_options(parser: argparse.ArgumentParser, *, cell: int) -> None:
       cell: side of a panel unless told otherwise, pixels.
     """
     group = parser.add_argument_group("figure")
-    group.add_argument("--out", required=True, metavar="FILE", help="a .png, .webp or .jpg file")
+    add(group, "--out", metavar="FILE", help="a .png, .webp or .jpg file")
     add_number(group, "--cell", cell, "longer side of each panel of the figure", metavar="PIXELS")
 
 

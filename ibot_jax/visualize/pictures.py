@@ -56,7 +56,7 @@ def spread(number: int, length: int) -> np.ndarray:
 
 
 def open_images(args: argparse.Namespace, channels: int, *, labelled: bool = False) -> Source:
-    """Opens what --images, --split and --data-dir name.
+    """Opens what --data, --split and --data-dir name.
 
     Args:
       args: the flags.
@@ -74,20 +74,20 @@ def open_images(args: argparse.Namespace, channels: int, *, labelled: bool = Fal
         source = open_source(spec, args.split, **options, key="--split")
         if isinstance(source, TfdsStream):
             raise UserError(
-                f"--images={first} can be read from its beginning only; prepare it with "
+                f"--data={first} can be read from its beginning only; prepare it with "
                 "--file_format=array_record"
             )
         return source
     for text in args.images:
         if not (remote.is_remote(text) or os.path.exists(_located(text))):
             raise UserError(
-                f"--images={text} does not exist; give image files, a folder, or a source "
+                f"--data={text} does not exist; give image files, a folder, or a source "
                 "(digits, folder:PATH, tfds:NAME)"
             )
         if _is_folder(text):
-            raise UserError(f"--images={text} is a folder; give one folder, or files alone")
+            raise UserError(f"--data={text} is a folder; give one folder, or files alone")
         if _located(text) == _located(args.out):
-            raise UserError(f"--out={args.out} is one of --images; choose another path")
+            raise UserError(f"--out={args.out} is one of --data; choose another path")
     return Files([_located(text) for text in args.images])
 
 

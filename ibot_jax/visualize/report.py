@@ -1,7 +1,7 @@
 """A run on one page: its config, curves and figures, as one HTML file that opens anywhere.
 
 --from is the run's workdir, of a finished run or of one that goes on. Curves are of all that its
-metrics.jsonl holds. The figures show --images, or else the data of the run; where neither model nor
+metrics.jsonl holds. The figures show --data, or else the data of the run; where neither model nor
 data are at hand, the page says so and does without them.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from etils import epath
 
 import ibot_jax
-from ibot_jax.cli.flags import add_number, add_weights_options
+from ibot_jax.cli.flags import add, add_number, add_weights_options
 from ibot_jax.config import get_config
 from ibot_jax.config.flat import as_json, section
 from ibot_jax.data.sources.opening import Subset, splits_for_testing
@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_number(
         parser, "--pattern-images", 2000, "through which the patterns of prototypes are looked for"
     )
-    parser.add_argument("--out", required=True, metavar="FILE", help="an .html file")
+    add(parser, "--out", metavar="FILE", help="an .html file")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -174,7 +174,7 @@ def figures(args: argparse.Namespace, workdir: epath.Path, config: dict[str, Any
     """Returns the figures of the latest checkpoint as HTML, or a note why there are none.
 
     Raises:
-      UserError: if what --images names cannot be shown.
+      UserError: if what --data names cannot be shown.
     """
     if not complete_steps(workdir / "checkpoints"):
         return page.note("No pictures: there is no complete checkpoint yet.")
@@ -190,7 +190,7 @@ def figures(args: argparse.Namespace, workdir: epath.Path, config: dict[str, Any
         if not own_data:
             raise
         print(f"no pictures: {error}", file=sys.stderr)
-        return page.note(f"No pictures: {error}; --images names others.")
+        return page.note(f"No pictures: {error}; --data names others.")
     attend = attention.attention_fn(model, params)
     step = f"Step {model.facts['step']:,}, {model.facts['weights']}."
     shown = [

@@ -62,7 +62,7 @@ READABLE = [name for name in NAMES if name != "birds/03.png"]
 
 
 def run(workdir, images, out, *options):
-    return embed.main([f"--from={workdir}", f"--images={images}", f"--out={out}", *options])
+    return embed.main([f"--from={workdir}", f"--data={images}", f"--out={out}", *options])
 
 
 def read(path):

@@ -91,13 +91,13 @@ def test_a_bucket_is_asked_once(monkeypatch):
     [
         (convert_main, ("IN", "x.npz", "--to=npz")),
         (convert_main, ("x.pth", "IN", "--to=npz")),
-        (export, ("--workdir=IN", "--to=npz", "--out=x.npz")),
-        (export, ("--workdir=x", "--to=npz", "--out=IN")),
-        (embed_main, ("--from=IN", "--images=x", "--out=x.npz")),
-        (embed_main, ("--from=x", "--images=x", "--out=IN.npz")),
+        (export, ("--from=IN", "--to=npz", "--out=x.npz")),
+        (export, ("--from=x", "--to=npz", "--out=IN")),
+        (embed_main, ("--from=IN", "--data=x", "--out=x.npz")),
+        (embed_main, ("--from=x", "--data=x", "--out=IN.npz")),
         (evaluate_main, ("knn", "--from=IN", "--data=digits")),
         (evaluate_main, ("knn", "--from=x", "--data=digits", "--out=IN")),
-        (visualize_main, ("pca", "--from=IN", "--images=x", "--out=x.png")),
+        (visualize_main, ("pca", "--from=IN", "--data=x", "--out=x.png")),
         (visualize_main, ("report", "--from=IN", "--out=x.html")),
     ],
 )

@@ -202,7 +202,9 @@ except jax.errors.JaxRuntimeError as error:
 class TestWithTheCompiler:
     def test_a_small_step_for_a_small_pod(self, tmp_path):
         path = tmp_path / "report.json"
-        done = run(*SMALL, "--topology=v5p:2x2x1", "--mesh=2x2x1", "--batch=16", f"--json={path}")
+        done = run(
+            *SMALL, "--topology=v5p:2x2x1", "--mesh=2x2x1", "--batch-size=16", f"--json={path}"
+        )
         assert done.returncode == 0, done.stderr
         assert "not a measurement" in done.stdout
         report = json.loads(path.read_text())
@@ -216,9 +218,9 @@ class TestWithTheCompiler:
 
     def test_a_step_that_does_not_fit_is_told_with_what_it_needs(self, tmp_path):
         path = tmp_path / "report.json"
-        done = run(*SMALL, "--topology=v5e:2x2", "--batch=1200000", f"--json={path}")
+        done = run(*SMALL, "--topology=v5e:2x2", "--batch-size=1200000", f"--json={path}")
         assert done.returncode == 1, done.stderr
-        assert "of 15.75 GiB a chip: it DOES NOT FIT; a smaller --batch, " in done.stdout
+        assert "of 15.75 GiB a chip: it DOES NOT FIT; a smaller --batch-size, " in done.stdout
         report = json.loads(path.read_text())
         # Two global views of 32 x 32 bytes, and ten local ones of 16 x 16, of three colours.
         assert report["memory"]["batch"] > 300_000 * (2 * 32 * 32 + 10 * 16 * 16) * 3
@@ -237,7 +239,10 @@ class TestWithTheCompiler:
         ("arguments", "message"),
         [
             (["--topology=v9:2x2"], "--topology=v9:2x2: "),
-            (["--topology=v5e:2x2", "--batch=18"], "batch_size=18 is not divisible by the 4 dev"),
+            (
+                ["--topology=v5e:2x2", "--batch-size=18"],
+                "batch_size=18 is not divisible by the 4",
+            ),
             (["--topology=v5e:2x2", "--mesh=4x4"], "--mesh=4x4 is no mesh; write DATAxFSDPxTENSOR"),
             (["--topology=v5e:2x2", "--mesh=8x1x1"], "mesh.data=8 x mesh.fsdp=1 x mesh.tensor=1"),
         ],

@@ -26,7 +26,7 @@ def done(tmp_path_factory):
     outputs = [f"--json={folder / 'report.json'}", f"--trace={folder / 'trace'}"]
     two = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
     process = subprocess.run(
-        [sys.executable, "-c", code, "step", *TINY, "--batch=12", "--steps=3", *outputs],
+        [sys.executable, "-c", code, "step", *TINY, "--batch-size=12", "--steps=3", *outputs],
         cwd=cli.ROOT,
         env=os.environ | {"XLA_FLAGS": two, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
@@ -119,9 +119,9 @@ def test_a_trace_is_written(done, report):
         (["step", "--config=configs/none.py"], "there is no file configs/none.py"),
         (["step", *TINY, "--config.optim.lrr=1"], "did you mean optim.lr?"),
         (["step", *TINY, "--config.optim.lr=high"], "config.optim.lr=high has the wrong type"),
-        (["step", *TINY, "--batch=0"], "batch_size=0 must be from 1 to"),
-        (["step", *TINY, "--batch=many"], "argument --batch: invalid int value: 'many'"),
-        (["step", *TINY, "--batch=12"], "batch_size=12 is not divisible by the 8 devices"),
+        (["step", *TINY, "--batch-size=0"], "batch_size=0 must be from 1 to"),
+        (["step", *TINY, "--batch-size=many"], "argument --batch-size: invalid int value: 'many'"),
+        (["step", *TINY, "--batch-size=12"], "batch_size=12 is not divisible by the 8 devices"),
         (
             [
                 "step",

@@ -25,13 +25,13 @@ def folder(tmp_path):
 def run(folder, tmp_path, *options):
     path = tmp_path / "report.json"
     arguments = ["input", f"--config={CONFIG}", f"--data=folder:{folder}", f"--json={path}"]
-    assert bench.main([*arguments, "--images=20", "--config.data.workers=1", *options]) == 0
+    assert bench.main([*arguments, "--number=20", "--config.data.workers=1", *options]) == 0
     return json.loads(path.read_text())
 
 
 @pytest.mark.parametrize("augment", ["host", "device"])
 def test_the_parts_make_the_whole(folder, tmp_path, capsys, augment):
-    report = run(folder, tmp_path, f"--config.data.augment={augment}", "--batch=2")
+    report = run(folder, tmp_path, f"--config.data.augment={augment}", "--batch-size=2")
     assert set(report["part_seconds"]) == PARTS
     assert sum(report["part_seconds"].values()) == pytest.approx(report["seconds"])
     assert report["worker_seconds"] + report["owner_seconds"] == pytest.approx(report["seconds"])
@@ -59,7 +59,7 @@ def test_fewer_images_than_a_batch_are_a_smaller_batch(folder, tmp_path):
     ("options", "message"),
     [
         (["--data=folder:/nowhere"], "data.source='folder:/nowhere' is no folder"),
-        (["--data=digits", "--images=0"], "--images=0 is less than one image"),
+        (["--data=digits", "--number=0"], "--number=0 is less than one image"),
         (["--data=digits", "--json=/nowhere/x"], "/nowhere/x cannot be written"),
         (["--data=digits", "--config.data.resize=area"], "data.resize='area'"),
     ],

@@ -81,7 +81,7 @@ def test_the_figure_shows_the_image_its_heat_and_the_lit_patch(export, tmp_path,
     images = save_images(tmp_path / "images", IMAGE, IMAGE)
     out = tmp_path / "new" / "figure.png"
     flags = ["--size=16", "--mass=0.3", "--cell=32", f"--out={out}"]
-    assert main(["attention", f"--from={export}", f"--images={images}", *flags]) == 0
+    assert main(["attention", f"--from={export}", f"--data={images}", *flags]) == 0
     assert capsys.readouterr().out.strip() == f"written to {out}"
     figure = np.asarray(Image.open(out)).astype(int)
     image, mean, head = (last_row(figure, column)[::8, ::8] for column in range(3))
@@ -106,7 +106,7 @@ def test_frames_of_a_folder_and_of_an_animation(export, tmp_path, capsys):
     ):
         out = tmp_path / kind
         flags = ["--frames", "--size=16", "--mass=0.2", "--cell=32", f"--animation={format_}"]
-        command = ["attention", f"--from={export}", f"--images={path}", f"--out={out}", *flags]
+        command = ["attention", f"--from={export}", f"--data={path}", f"--out={out}", *flags]
         assert main(command) == 0
         names = sorted(path.name for path in out.iterdir())
         assert names == [f"0000{i}.png" for i in range(4)] + [f"attention.{format_}"]

@@ -79,22 +79,22 @@ def test_the_command_pairs_images_by_order_by_class_and_by_views(model, tmp_path
     given = [f"{tmp_path}/images/a/{name}.png" for name in ("000", "001")]
     figures = {}
     for pairs, images in (("given", given), ("class", [f"{tmp_path}/images"])):
-        command = ["correspondence", *flags, f"--pairs={pairs}", "--images", *images]
+        command = ["correspondence", *flags, f"--pairs={pairs}", "--data", *images]
         assert main(command) == 0, capsys.readouterr().err
         figures[pairs] = np.asarray(Image.open(out))
     pair = figures["given"][9:-9, 9:-9]
     np.testing.assert_array_equal(figures["class"][9:-9, 9 : 9 + pair.shape[1]], pair)
-    assert main(["correspondence", *flags, "--images", given[0]]) == 0  # two views
+    assert main(["correspondence", *flags, "--data", given[0]]) == 0  # two views
     views = np.asarray(Image.open(out))
-    assert main(["correspondence", *flags, "--seed=1", "--images", given[0]]) == 0
+    assert main(["correspondence", *flags, "--seed=1", "--data", given[0]]) == 0
     assert views.shape == np.asarray(Image.open(out)).shape  # other crops of the same size
     assert (views != np.asarray(Image.open(out))).any()
 
     capsys.readouterr()
     for wrong, words in (
-        (["--pairs=given", f"--images={given[0]}"], "is one image; --pairs=given needs two"),
-        (["--pairs=class", f"--images={tmp_path}/images/a"], "has no class folders"),
-        (["--number=65", f"--images={tmp_path}/images"], "more than 64"),
+        (["--pairs=given", f"--data={given[0]}"], "is one image; --pairs=given needs two"),
+        (["--pairs=class", f"--data={tmp_path}/images/a"], "has no class folders"),
+        (["--number=65", f"--data={tmp_path}/images"], "more than 64"),
     ):
         assert main(["correspondence", *flags, *wrong]) == 2
         err = capsys.readouterr().err

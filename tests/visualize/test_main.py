@@ -39,7 +39,7 @@ def test_help_lists_the_figures(capsys):
 
 def test_mistakes_are_one_line(export, images, tmp_path, capsys):
     def mistake(*flags, figure="attention", model=export, shown=images, out="figure.png"):
-        options = [f"--from={model}", f"--images={shown}", f"--out={tmp_path / out}"]
+        options = [f"--from={model}", f"--data={shown}", f"--out={tmp_path / out}"]
         return error_of(capsys, figure, *options, *flags)
 
     assert "'portrait' is no figure; there are attention" in mistake(figure="portrait")
@@ -55,9 +55,7 @@ def test_mistakes_are_one_line(export, images, tmp_path, capsys):
     assert "--cell: 0 is not above 0" in mistake("--cell=0")
     assert "1.5" in mistake("--mass=1.5")
     assert "unrecognized arguments: --masss=1" in mistake("--masss=1")
-    assert "is a folder; give one folder, or files alone" in mistake(
-        f"--images={tmp_path / 'empty'}"
-    )
+    assert "is a folder; give one folder, or files alone" in mistake(f"--data={tmp_path / 'empty'}")
     (tmp_path / "file").write_text("")
     assert "cannot be written" in mistake(out="file/figure.png")
 
@@ -67,13 +65,13 @@ def test_images_that_cannot_be_shown_are_named(export, images, tmp_path, capsys)
     Image.fromarray(np.zeros((3, 9, 3), np.uint8)).save(tmp_path / "images" / "002.png")
     Image.fromarray(np.zeros((4, 99, 3), np.uint8)).save(tmp_path / "images" / "003.png")
     options = [f"--from={export}", "--size=16", f"--out={tmp_path / 'figure.png'}"]
-    assert main(["attention", f"--images={images}", *options]) == 0
+    assert main(["attention", f"--data={images}", *options]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert [line.startswith("skipped ") for line in lines] == [True, True, True]
     assert "001.png: no image, or of an unknown format" in lines[0]
     assert "002.png: its 9 x 3 pixels are smaller than a patch of 4 x 4" in lines[1]
     assert "003.png: its 99 x 4 pixels, resized to 16 are smaller" in lines[2]
-    bad = [f"--images={images}/{name}.png" for name in ("002", "001")]
+    bad = [f"--data={images}/{name}.png" for name in ("002", "001")]
     line = error_of(capsys, "attention", *bad, *options)
     assert "no image can be shown: " in line and "002.png: its 9 x 3" in line and "1 more" in line
 
@@ -82,4 +80,4 @@ def test_a_folder_may_be_called_as_a_source_begins(export, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     save_images(tmp_path / "digits_of_mine", patchwork({}))
     flags = ["--size=16", "--cell=16", "--out=figure.png"]
-    assert main(["attention", f"--from={export}", "--images=digits_of_mine", *flags]) == 0
+    assert main(["attention", f"--from={export}", "--data=digits_of_mine", *flags]) == 0

@@ -29,7 +29,7 @@ def draw(export, tmp_path, *flags):
     images = save_images(tmp_path / "images", *IMAGES)
     out = tmp_path / "patterns.png"
     flags = ["--cell=66", "--top=4", "--context=1", "--temperature=0.1", f"--out={out}", *flags]
-    assert main(["patterns", f"--from={export}", f"--images={images}", *flags]) == 0
+    assert main(["patterns", f"--from={export}", f"--data={images}", *flags]) == 0
     return np.asarray(Image.open(out)).astype(int)
 
 
@@ -93,10 +93,10 @@ def test_mistakes_are_one_line(export, tmp_path, capsys):
         assert line.startswith("error: ") and all("skipped" in other for other in skipped)
         return line
 
-    line = mistake(f"--from={headless}", f"--images={images}")
+    line = mistake(f"--from={headless}", f"--data={images}")
     assert "headless.npz holds no head; export it anew with --head" in line
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_bytes(b"x")
     assert "not one of the images of" in mistake(
-        f"--from={export}", f"--images={tmp_path / 'broken'}"
+        f"--from={export}", f"--data={tmp_path / 'broken'}"
     )

@@ -75,7 +75,7 @@ def test_the_figure_colors_patches_below_their_image(tmp_path):
     images = save_images(tmp_path / "images", patchwork(places), patchwork({}))
     out = tmp_path / "pca.png"
     flags = ["--size=16", "--cell=32", "--threshold=0", f"--out={out}"]
-    assert main(["pca", f"--from={export}", f"--images={images}", *flags]) == 0
+    assert main(["pca", f"--from={export}", f"--data={images}", *flags]) == 0
     figure = np.asarray(Image.open(out)).astype(int)
     assert figure.shape == (9 + 32 + 3 + 32 + 9, 9 + 32 + 3 + 32 + 9, 3)
     colored = figure[44:76, 9:41][4::8, 4::8]

@@ -162,7 +162,7 @@ def test_a_run_whose_data_are_gone_has_a_page_without_pictures(run, tmp_path, ca
     assert main(["report", f"--from={moved}", f"--out={tmp_path}/page.html"]) == 0
     assert "no pictures: " in capsys.readouterr().err
     text = (tmp_path / "page.html").read_text()
-    assert "folder:gone" in text and "--images names others" in text and "<img" not in text
+    assert "folder:gone" in text and "--data names others" in text and "<img" not in text
 
 
 def test_a_run_without_checkpoint_still_has_its_page(run, tmp_path, capsys):
@@ -176,7 +176,7 @@ def test_a_run_without_checkpoint_still_has_its_page(run, tmp_path, capsys):
     for wrong, words in (
         ([f"--from={tmp_path}", f"--out={out}"], "is no run's workdir"),
         ([f"--from={workdir}", f"--out={tmp_path}/report.png"], "end it in .html"),
-        ([f"--from={workdir}", f"--out={out}", f"--images={tmp_path}/gone"], "gone does not exist"),
+        ([f"--from={workdir}", f"--out={out}", f"--data={tmp_path}/gone"], "gone does not exist"),
     ):
         assert main(["report", *wrong]) == 2
         err = capsys.readouterr().err

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of kmeans (default: as many as classes)",
     )
     flags.add_number(group, "--restarts", 10, "of kmeans, of which the tightest counts")
-    flags.add_number(group, "--seed", 0, "of kmeans", kind=flags.natural)
+    flags.add(group, "--seed", help="of kmeans")
 
 
 def run(args: argparse.Namespace) -> Report:

@@ -53,13 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the task."""
     flags.add_model_options(parser)
     group = parser.add_argument_group("data")
-    group.add_argument("--data", required=True, metavar="DIR", help="the folder of Copydays")
+    flags.add(group, "--data", metavar="DIR", help="the folder of Copydays")
     group.add_argument("--distractors", metavar="DIR", help="images that nothing is a copy of")
     group.add_argument("--whitening", metavar="DIR", help="images that whitening is learned from")
-    flags.add_number(
-        group, "--size", 224, "side of the squares that images become", metavar="PIXELS"
-    )
-    flags.add_batch_size(group, 64)
+    flags.add(group, "--size", nargs=None, default=224, help="side of the squares of images")
+    flags.add(group, "--batch-size", default=64)
 
 
 def run(args: argparse.Namespace) -> Report:

@@ -58,11 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the task."""
     flags.add_model_options(parser)
     group = parser.add_argument_group("data")
-    group.add_argument(
-        "--data", required=True, metavar="DIR", help="the folder with ImageSets in it"
-    )
+    flags.add(group, "--data", metavar="DIR", help="the folder with ImageSets in it")
     group.add_argument("--split", default="val", help="SPLIT (default: val)")
-    flags.add_number(group, "--size", 480, "shorter side of the frames", metavar="PIXELS")
+    flags.add(group, "--size", nargs=None, default=480, help="shorter side of the frames")
     group.add_argument(
         "--predictions", metavar="DIR", help="write DIR/VIDEO/*.png, as DAVIS's evaluation reads it"
     )

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N,...",
         help="how many of the last blocks (default: 1,4)",
     )
-    flags.add_cache_option(group)
+    flags.add(group, "--cache")
     group = parser.add_argument_group("training")
     flags.add_number(group, "--epochs", 100, "passes over the training images")
     group.add_argument(
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="probability of mirroring (default: 0.5; digits want 0)",
     )
-    flags.add_number(group, "--seed", 0, "of everything", kind=flags.natural)
+    flags.add(group, "--seed")
 
 
 def run(args: argparse.Namespace) -> Report:

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which training images have labels: all, a share of each class such as 10%%, or a "
         "text file with an image's name a line, as SimCLR's lists (default: all)",
     )
-    flags.add_number(group, "--seed", 0, "of shares", kind=flags.natural)
+    flags.add(group, "--seed", help="of shares")
     group.add_argument(
         "--l2",
         type=flags.sequence(flags.above_zero),

@@ -48,14 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the task."""
     flags.add_model_options(parser)
     group = parser.add_argument_group("data")
-    group.add_argument("--data", required=True, metavar="DIR", help="the folder with NAME in it")
+    flags.add(group, "--data", metavar="DIR", help="the folder with NAME in it")
     group.add_argument(
         "--dataset",
         default="roxford5k",
         choices=("roxford5k", "rparis6k"),
         help="NAME (default: roxford5k)",
     )
-    flags.add_number(group, "--size", 512, "largest side of an image", metavar="PIXELS")
+    flags.add(group, "--size", nargs=None, default=512, help="largest side of an image")
     group.add_argument(
         "--single-scale", action="store_true", help="features of the whole size only"
     )

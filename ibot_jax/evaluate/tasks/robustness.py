@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the task."""
     flags.add_model_options(parser)
     flags.add_data_options(parser)
-    flags.add_cache_option(parser)
+    flags.add(parser, "--cache")
     group = parser.add_argument_group("classifier")
     flags.add_number(group, "--k", 20, "neighbours")
     flags.add_number(
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "tiles no smaller than a patch)",
     )
     group.add_argument("--no-curves", action="store_true", help="leave out occlusion and shuffling")
-    flags.add_number(group, "--seed", 0, "of both", kind=flags.natural)
+    flags.add(group, "--seed", help="of both")
     for name in "ac9":
         group.add_argument(
             f"--imagenet-{name}", metavar="DIR", help=f"folder of ImageNet-{name.upper()}"

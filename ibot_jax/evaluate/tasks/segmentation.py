@@ -46,12 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the task."""
     flags.add_model_options(parser)
     group = parser.add_argument_group("data")
-    group.add_argument("--data", required=True, metavar="DIR", help="see above")
+    flags.add(group, "--data", metavar="DIR", help="see above")
     group.add_argument("--layout", required=True, choices=("ade20k", "voc"), help="see above")
-    flags.add_number(
-        group, "--size", 512, "side of the squares that images become", metavar="PIXELS"
-    )
-    flags.add_batch_size(group, 16)
+    flags.add(group, "--size", nargs=None, default=512, help="side of the squares of images")
+    flags.add(group, "--batch-size", default=16)
     group = parser.add_argument_group("heads")
     group.add_argument(
         "--heads",
@@ -60,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HEAD,...",
         help="linear, knn or both (default: linear,knn)",
     )
-    flags.add_number(group, "--blocks", 1, "the last N blocks, whose tokens are concatenated")
+    flags.add(group, "--blocks", help="the last N blocks, whose tokens are concatenated")
     flags.add_number(group, "--epochs", 10, "of the linear layer")
     group.add_argument(
         "--lr",
@@ -74,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_number(
         group, "--temperature", 0.07, "of the votes", kind=flags.above_zero, metavar="T"
     )
-    flags.add_number(group, "--seed", 0, "of the order and the bank", kind=flags.natural)
+    flags.add(group, "--seed", help="of the order and the bank")
 
 
 def run(args: argparse.Namespace) -> Report:

@@ -18,7 +18,6 @@ import numpy as np
 
 from ibot_jax.cli import flags
 from ibot_jax.cli.config_file import add_config_arguments, given_config
-from ibot_jax.cli.flags import positive
 from ibot_jax.config.section import Section
 from ibot_jax.data.make.examples import MakeExample
 from ibot_jax.data.sources.opening import Source, open_source
@@ -34,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this command."""
     add_config_arguments(parser)
     flags.add(parser, "--data", required=False, help="such as folder:PATH; else the config's")
-    parser.add_argument("--number", type=positive, default=250, help="of images (250)")
+    parser.add_argument("--number", type=flags.positive, default=250, help="of images (250)")
     parser.add_argument(
         "--margins", default="1,2,4", metavar="X,...", help="of data.shrink_margin (1,2,4)"
     )

@@ -9,10 +9,9 @@ PACKAGE = pathlib.Path(__file__).parents[2] / "ibot_jax"
 OUTSIDE = sorted(set(PACKAGE.rglob("*.py")) - set((PACKAGE / "models").rglob("*.py")))
 IDS = [str(path.relative_to(PACKAGE)) for path in OUTSIDE]
 
-# Arrays in which class token, registers and patches lie one after the other. Users may have them
-# of `weights.model`; nobody here asks for them.
-OFFERED = {"last_layers", "last_attention"}
-OFFERS = "weights/model.py"
+# Of a loaded model users may have arrays in which class token, registers and patches lie one after
+# the other; nobody here asks for them.
+FOR_USERS = {"last_layers", "last_attention"}
 ARITHMETIC = (ast.Div, ast.FloorDiv, ast.Mod, ast.Mult, ast.Pow)
 DIVIDES = {"divmod", "floor_divide", "divide", "mod", "remainder", "multiply", "repeat"}
 SLICES = {"split", "take", "slice_in_dim", "dynamic_slice_in_dim", "dynamic_slice", "delete"}
@@ -90,13 +89,10 @@ def slices_of_tokens(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             of_model = node.attr == "tokens" and "model" in name_of(node.value)
-            found = of_model or node.attr in OFFERED
-        elif isinstance(node, ast.Call):
-            # module.apply(..., method="last_attention"), jnp.split(tokens, [1], axis=1)
-            values = [keyword.value for keyword in node.keywords if keyword.arg == "method"]
-            found = any(isinstance(x, ast.Constant) and x.value in OFFERED for x in values)
+            found = of_model or node.attr in FOR_USERS
+        elif isinstance(node, ast.Call):  # jnp.split(tokens, [1], axis=1)
             first = node.args[:1] if name_of(node) in SLICES else []
-            found |= any(is_sequence(argument, aliases) for argument in first)
+            found = any(is_sequence(argument, aliases) for argument in first)
         elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple):
             found = is_sequence(node.value, aliases) and any(map(by_position, node.slice.elts))
         else:
@@ -119,8 +115,7 @@ def test_nobody_computes_with_a_patch_size(path):
 
 @pytest.mark.parametrize("path", OUTSIDE, ids=IDS)
 def test_nobody_takes_tokens_by_their_place(path):
-    if str(path.relative_to(PACKAGE)) != OFFERS:
-        assert not list(slices_of_tokens(ast.parse(path.read_text())))
+    assert not list(slices_of_tokens(ast.parse(path.read_text())))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +143,7 @@ def test_arithmetic_is_found_under_any_name(code):
         "cls = model.tokens(params, images)[:, 0]",
         "program = jax.jit(model.tokens)",
         "x = backbone.apply(variables, images).sequence()\ncls = x[:, 0]",
-        "x = backbone.apply(variables, images, method='last_attention')",
+        "weights = model.last_attention(params, images)",
         "cls, patches = tokens[:, 0], tokens[:, 1:]",
         "registers = class_tokens[..., 1:5, :]",
         "grid = tokens_of(images)[0, 1:]",

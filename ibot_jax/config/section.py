@@ -1,4 +1,7 @@
-"""What functions below a run take of its config: a section, not the whole."""
+"""What functions below a run take of its config: a section, not the whole.
+
+Builders of a whole training take all sections at once, which is a section of sections.
+"""
 
 from typing import Any, Protocol
 

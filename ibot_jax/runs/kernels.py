@@ -5,18 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from ibot_jax.config.plan import Plan
 from ibot_jax.kernels.check import compare
 from ibot_jax.kernels.choice import Kernels
-from ibot_jax.kernels.color_table import COLUMNS
-from ibot_jax.models.geometry import geometry_of
 from ibot_jax.parallel.agreement import gather
-from ibot_jax.parallel.layouts import batch_sharding, replicated
-from ibot_jax.runs.training import state_layout
 
 _WORDS = 160  # characters of a reason that processes tell each other
 
@@ -89,27 +81,6 @@ def prove(
             return Proven(step, kernels, used, refused)
         refused |= found
         kernels = kernels.without(*found)
-
-
-def step_arguments(config: ConfigDict, plan: Plan, mesh: Mesh) -> tuple[Any, ...]:
-    """Returns shapes and layouts of a step's arguments: state, batch and key."""
-    data, grid = config.data, geometry_of(config.model).grid(config.data.global_size)
-    arrays = {"masks": ((data.global_views, *grid), bool)}
-    for kind in ("global", "local"):
-        views = data[f"{kind}_views"]
-        pixels = (views, *data[f"{kind}_size"], data.channels)
-        arrays[f"{kind}_views"] = (pixels, jnp.uint8)
-        if data.augment == "device":
-            arrays[f"{kind}_colors"] = ((views, len(COLUMNS)), jnp.float32)
-    batch = {
-        name: jax.ShapeDtypeStruct(
-            (config.batch_size, *shape), dtype, sharding=batch_sharding(mesh)
-        )
-        for name, (shape, dtype) in arrays.items()
-    }
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(mesh))
-    return state_layout(config, plan, mesh), batch, key
 
 
 def _of_all_processes(refused: dict[str, str]) -> dict[str, str]:

@@ -35,13 +35,13 @@ from ibot_jax.runs.check import device_problems, length_problems
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.runs.collapse import collapse_signs, evaluation_signs
 from ibot_jax.runs.header import header
-from ibot_jax.runs.kernels import prove, step_arguments
+from ibot_jax.runs.kernels import prove
 from ibot_jax.runs.lock import Lock
 from ibot_jax.runs.loop import Loop, Metrics, make_watchdog
 from ibot_jax.runs.memory import memory_problems
 from ibot_jax.runs.metrics import WRITTEN, Reporter
 from ibot_jax.runs.starting import read_weights, replace_weights
-from ibot_jax.runs.training import jit_init, jit_train_step, state_layout
+from ibot_jax.runs.training import jit_init, jit_train_step, state_layout, step_arguments
 from ibot_jax.runs.workdir import open_workdir, require_shared
 from ibot_jax.weights.model import Model
 

@@ -7,6 +7,7 @@ put together here.
 import functools
 import importlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 
 from ibot_jax.config.plan import Plan
 from ibot_jax.kernels.choice import XLA, Kernels
+from ibot_jax.kernels.color_table import COLUMNS
 from ibot_jax.kernels.colors import apply_colors
 from ibot_jax.methods import step as steps
 from ibot_jax.methods.method import Method, Modules, Network
@@ -26,7 +28,7 @@ from ibot_jax.models.geometry import geometry_of
 from ibot_jax.optim import optimizer as optimizers
 from ibot_jax.optim.ema_teacher import teacher_from_student
 from ibot_jax.optim.schedules import Schedule, cosine_schedule
-from ibot_jax.parallel.layouts import replicated, state_sharding
+from ibot_jax.parallel.layouts import batch_sharding, replicated, state_sharding
 
 Array = jax.Array
 Frozen = Mapping[str, Network]  # the architectures of frozen networks, by name
@@ -180,3 +182,24 @@ def jit_train_step(
         donate_argnums=0,
         out_shardings=(layouts, replicated(mesh)),
     )
+
+
+def step_arguments(config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh) -> tuple[Any, ...]:
+    """Returns shapes and layouts of a step's arguments: state, batch and key."""
+    data, grid = config.data, geometry_of(config.model).grid(config.data.global_size)
+    arrays = {"masks": ((data.global_views, *grid), bool)}
+    for kind in ("global", "local"):
+        views = data[f"{kind}_views"]
+        pixels = (views, *data[f"{kind}_size"], data.channels)
+        arrays[f"{kind}_views"] = (pixels, jnp.uint8)
+        if data.augment == "device":
+            arrays[f"{kind}_colors"] = ((views, len(COLUMNS)), jnp.float32)
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            (config.batch_size, *shape), dtype, sharding=batch_sharding(mesh)
+        )
+        for name, (shape, dtype) in arrays.items()
+    }
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(mesh))
+    return state_layout(config, plan, mesh), batch, key

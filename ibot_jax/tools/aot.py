@@ -24,11 +24,10 @@ import re
 import sys
 from collections.abc import Iterator
 
-from ml_collections import ConfigDict
-
 from ibot_jax.cli import exits, flags
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
 from ibot_jax.cli.config_file import add_config_arguments, given_config
+from ibot_jax.config.section import Section
 from ibot_jax.data.sources.opening import IMAGENET_EXAMPLES
 from ibot_jax.errors import UserError
 from ibot_jax.runs.check import check_config
@@ -54,7 +53,7 @@ def _run(argv: list[str] | None) -> int:
     return exits.COMPLETE if report["fits"] else exits.FAILED
 
 
-def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
+def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, Section]:
     parser = OneLineParser(
         prog="python -m ibot_jax.tools.aot",
         description=__doc__,
@@ -92,7 +91,7 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
     return arguments, config
 
 
-def _compile(config: ConfigDict, arguments: argparse.Namespace) -> dict:
+def _compile(config: Section, arguments: argparse.Namespace) -> dict:
     devices = pod_devices(arguments.topology)
     if not arguments.fit:
         return compile_ahead(config, devices, arguments.number)

@@ -14,13 +14,13 @@ import time
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from ibot_jax.cli import exits, flags
 from ibot_jax.cli.config_file import add_config_arguments, given_config
 from ibot_jax.config.flat import flatten
 from ibot_jax.config.plan import make_plan
 from ibot_jax.config.problems import refuse
+from ibot_jax.config.section import Section
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.errors import UserError
 from ibot_jax.files.atomic import write_json
@@ -101,20 +101,21 @@ def _open_outputs(args: argparse.Namespace) -> None:
         raise UserError(f"{error.filename} cannot be written: {error.strerror}") from None
 
 
-def make_views(config: ConfigDict, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _draw_views(data: Section, batch_size: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Draws a batch as the pipeline would deliver it, but for its masks.
 
     Args:
-      config: of the run.
+      data: the config's section.
+      batch_size: images, B.
       rng: where the randomness comes from.
 
     Returns:
       `global_views` [B, G, H, W, C] and `local_views` [B, L, H', W', C], uint8; and with
       `data.augment="device"` `global_colors` [B, G, 12] and `local_colors` [B, L, 12], float32.
     """
-    data, batch = config.data, {}
+    batch = {}
     for kind in ("global", "local"):
-        shape = (config.batch_size, data[f"{kind}_views"])
+        shape = (batch_size, data[f"{kind}_views"])
         pixels = (*shape, *data[f"{kind}_size"], data.channels)
         batch[f"{kind}_views"] = rng.integers(0, 256, pixels, dtype=np.uint8)
         if data.augment == "device":
@@ -139,10 +140,10 @@ def _draw_colors(
     return np.array(rows, np.float32).reshape(*shape, len(COLUMNS))
 
 
-def draw_masks(config: ConfigDict, rng: np.random.Generator) -> np.ndarray:
-    """Draws a batch's masks, [B, G, h, w] bool."""
-    masks, grid = config.masks, geometry_of(config.model).grid(config.data.global_size)
-    shape = (config.batch_size, config.data.global_views)
+def _draw_masks(
+    masks: Section, grid: tuple[int, int], shape: tuple[int, int], rng: np.random.Generator
+) -> np.ndarray:
+    """Draws masks [*shape, h, w] bool, on a grid of (h, w)."""
     drawn = [
         draw_mask(rng, masks.kind, grid, masks.ratios, masks.variances)
         for _ in range(math.prod(shape))
@@ -151,12 +152,12 @@ def draw_masks(config: ConfigDict, rng: np.random.Generator) -> np.ndarray:
 
 
 def measure(
-    config: ConfigDict, mesh: jax.sharding.Mesh, *, steps: int, trace: str | None = None
+    config: Section, mesh: jax.sharding.Mesh, *, steps: int, trace: str | None = None
 ) -> dict:
     """Compiles and times the step.
 
     Args:
-      config: checked.
+      config: of the run, checked.
       mesh: the devices.
       steps: how many to time.
       trace: folder for a profiler's trace, or None.
@@ -166,8 +167,10 @@ def measure(
       as such.
     """
     rng = np.random.default_rng(config.seed)
-    views = to_global(make_views(config, rng), mesh)
-    masks = [draw_masks(config, rng) for _ in range(_BATCHES)]
+    views = to_global(_draw_views(config.data, config.batch_size, rng), mesh)
+    grid = geometry_of(config.model).grid(config.data.global_size)
+    shape = config.batch_size, config.data.global_views
+    masks = [_draw_masks(config.masks, grid, shape, rng) for _ in range(_BATCHES)]
     batches = [views | to_global({"masks": drawn}, mesh) for drawn in masks]
     plan = make_plan(config, _STEPS_PER_EPOCH * config.batch_size)
     key = jax.device_put(jax.random.key(config.seed), replicated(mesh))
@@ -208,8 +211,7 @@ def measure(
         **_speed(config, mesh, compiled, statistics.median(seconds)),
         "memory_bytes": _memory(compiled, mesh),
         "masked_tokens_per_image": {
-            "expected": config.data.global_views
-            * flops.expected_masked(config.masks.ratios, masks[0].shape[2:]),
+            "expected": config.data.global_views * flops.expected_masked(config.masks.ratios, grid),
             "drawn": float(np.sum(masks) / len(masks) / config.batch_size),
         },
         "loss": float(metrics["loss"]) if metrics["finite"] else None,
@@ -241,7 +243,7 @@ def _time(
 
 
 def _speed(
-    config: ConfigDict, mesh: jax.sharding.Mesh, compiled: jax.stages.Compiled, seconds: float
+    config: Section, mesh: jax.sharding.Mesh, compiled: jax.stages.Compiled, seconds: float
 ) -> dict:
     """Relates the time of a step to the work in it."""
     by_part = flops.step_flops(config.model, config.head, config.data, config.masks)

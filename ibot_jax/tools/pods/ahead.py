@@ -12,17 +12,16 @@ import time
 
 import jax
 from jax.experimental import topologies
-from ml_collections import ConfigDict
 
 from ibot_jax.config.plan import make_plan
+from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
 from ibot_jax.kernels.choice import choose
 from ibot_jax.kernels.devices import device_of
 from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.check import check_devices, check_plan
-from ibot_jax.runs.kernels import step_arguments
-from ibot_jax.runs.training import jit_train_step
+from ibot_jax.runs.training import jit_train_step, step_arguments
 from ibot_jax.tools import flops
 from ibot_jax.tools.pods.chips import CHIPS, Chip
 from ibot_jax.tools.pods.tpu_program import Program, read_program, read_schedules, schedule_flags
@@ -64,11 +63,11 @@ def _schedules() -> pathlib.Path:
     return pathlib.Path(folder.name)
 
 
-def compile_ahead(config: ConfigDict, devices: list[jax.Device], images: int) -> dict:
+def compile_ahead(config: Section, devices: list[jax.Device], images: int) -> dict:
     """Compiles the step of a config for a pod.
 
     Args:
-      config: checked.
+      config: of the run, checked.
       devices: of `pod_devices`.
       images: in the data, for the length of the schedule.
 
@@ -154,7 +153,7 @@ def _arguments_by_kind(state: TrainState, batch: dict) -> dict[str, int]:
 
 
 def _time(
-    config: ConfigDict,
+    config: Section,
     compiled: jax.stages.Compiled,
     chip: Chip,
     mesh: jax.sharding.Mesh,

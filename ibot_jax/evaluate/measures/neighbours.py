@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ibot_jax.evaluate.features.rows import joined, spread
+from ibot_jax.evaluate.features.sharded import joined, spread
 from ibot_jax.parallel.layouts import num_shards, replicated
 
 # Largest float32 array that a chunk of queries may need on a device: 2**27 entries are 512 MiB.

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from ibot_jax.evaluate.features.rows import spread, summed
+from ibot_jax.evaluate.features.sharded import spread, summed
 from ibot_jax.evaluate.measures.neighbours import unit
 from ibot_jax.parallel.layouts import batch_sharding, num_shards, replicated
 

@@ -12,7 +12,7 @@ from ibot_jax.files.paths import absolute_path
 
 
 def choose(
-    which: str, labels: np.ndarray, rows: np.ndarray, source: Source | TfdsStream, seed: int
+    which: str, labels: np.ndarray, places: np.ndarray, source: Source | TfdsStream, seed: int
 ) -> np.ndarray:
     """Returns which images of a split are labelled.
 
@@ -21,7 +21,7 @@ def choose(
         which names an image a line (as SimCLR's lists of ImageNet's 1 % and 10 % do), with the
         folders that it lies in where several have its name.
       labels: [M] of the images.
-      rows: [M] places of the images in the split.
+      places: [M] of the images in the split.
       source: the split.
       seed: of the choice; it does not depend on anything else but the labels.
 
@@ -35,7 +35,7 @@ def choose(
         return np.arange(len(labels))
     if which.endswith("%"):
         return _stratified(_share(which), labels, seed)
-    return _listed(which, rows, source)
+    return _listed(which, places, source)
 
 
 def _share(text: str) -> float:
@@ -58,7 +58,7 @@ def _stratified(share: float, labels: np.ndarray, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def _listed(path: str, rows: np.ndarray, source: Source | TfdsStream) -> np.ndarray:
+def _listed(path: str, places: np.ndarray, source: Source | TfdsStream) -> np.ndarray:
     if isinstance(source, TfdsStream):
         raise UserError(
             f"--labels={path} needs images with names: folders, or TFDS data prepared as "
@@ -76,27 +76,27 @@ def _listed(path: str, rows: np.ndarray, source: Source | TfdsStream) -> np.ndar
     if not wanted:
         raise UserError(f"--labels={path} lists no image; give the list of these images")
     by_name = collections.defaultdict(list)
-    for place, row in enumerate(rows):
-        image = source.describe(int(row))
-        by_name[_file_name(image)].append((place, image))
+    for number, place in enumerate(places):
+        image = source.describe(int(place))
+        by_name[_file_name(image)].append((number, image))
     classes = set(source.class_names or ())
     chosen = set()
     for line in wanted:
-        places = _places(line, by_name[_file_name(line)], classes)
-        if len(places) != 1:
+        numbers = _meant(line, by_name[_file_name(line)], classes)
+        if len(numbers) != 1:
             lacks = f"which {source.name} lacks; give the list of these images"
-            several = f"which {len(places)} images of {source.name} are called; add their folders"
-            raise UserError(f"--labels={path} lists {line}, {several if places else lacks}")
-        chosen.update(places)
+            several = f"which {len(numbers)} images of {source.name} are called; add their folders"
+            raise UserError(f"--labels={path} lists {line}, {several if numbers else lacks}")
+        chosen.update(numbers)
     return np.array(sorted(chosen))
 
 
-def _places(line: str, images: Sequence[tuple[int, str]], classes: set[str]) -> list[int]:
-    """Returns the places of the images that a line can mean.
+def _meant(line: str, images: Sequence[tuple[int, str]], classes: set[str]) -> list[int]:
+    """Returns the numbers of the images that a line can mean.
 
     Args:
       line: a file's name, with folders before it or without.
-      images: places and paths of all images of that name.
+      images: numbers and paths of all images of that name.
       classes: names of folders, which a line does not mention in vain.
     """
     *folders, name = line.strip("/").split("/")
@@ -105,8 +105,8 @@ def _places(line: str, images: Sequence[tuple[int, str]], classes: set[str]) -> 
         if skipped and folders[skipped - 1] in classes:
             return []
         tail = "/".join([*folders[skipped:], name])
-        if places := [place for place, image in images if f"/{image}".endswith(f"/{tail}")]:
-            return places
+        if numbers := [number for number, image in images if f"/{image}".endswith(f"/{tail}")]:
+            return numbers
     return []
 
 

@@ -49,13 +49,13 @@ class Features:
     Attributes:
       values: [M, F] float32, mapped from disk.
       labels: [M] int32, -1 where there is none.
-      rows: [M] int64, the places of these images in the split (of sequential TFDS data, in the
-        order of reading).
+      places: [M] int64, of these images in the split (of sequential TFDS data, in the order of
+        reading).
     """
 
     values: np.ndarray
     labels: np.ndarray
-    rows: np.ndarray
+    places: np.ndarray
 
 
 class FeatureCache:
@@ -128,10 +128,10 @@ class FeatureCache:
             self._extract(source, views, name, target, about)
         with same_end():
             found = _read(target)
-        if len(found.rows) < needed:
+        if len(found.labels) < needed:
             raise UserError(
-                f"{len(found.rows):,} of the {len(source):,} images of {source.name} can be read, "
-                f"and {purpose} needs {needed:,} or more"
+                f"{len(found.labels):,} of the {len(source):,} images of {source.name} can be "
+                f"read, and {purpose} needs {needed:,} or more"
             )
         return found
 
@@ -167,12 +167,12 @@ class FeatureCache:
                 if failure is not None:
                     raise failure
                 file.close()
-                rows = np.flatnonzero(np.concatenate(valid))
-                np.save(temporary / "labels.npy", np.concatenate(labels)[rows])
-                np.save(temporary / "rows.npy", rows)
-                about = about | {"shape": [len(rows), width]}
+                places = np.flatnonzero(np.concatenate(valid))
+                np.save(temporary / "labels.npy", np.concatenate(labels)[places])
+                np.save(temporary / "rows.npy", places)
+                about = about | {"shape": [len(places), width]}
                 atomic.write_json(temporary / "about.json", about)
-                if not len(rows):
+                if not len(places):
                     raise UserError(f"{source.name}: none of its images can be read")
                 _take_place(temporary, target)
 
@@ -195,14 +195,14 @@ def identity(model: Model, params: Params, kind: str, blocks: int) -> dict[str, 
 def _read(folder: epath.Path) -> Features:
     try:
         number, width = json.loads((folder / "about.json").read_text())["shape"]
-        labels, rows = (np.load(folder / f"{name}.npy") for name in ("labels", "rows"))
+        labels, places = (np.load(folder / f"{name}.npy") for name in ("labels", "rows"))
         size = (folder / "features.f32").stat().length
-        if not len(labels) == len(rows) == number or size != 4 * number * width:
+        if not len(labels) == len(places) == number or size != 4 * number * width:
             raise ValueError("its files are of different lengths")
         values = np.memmap(folder / "features.f32", np.float32, "r", shape=(number, width))
     except Exception as error:  # NumPy raises many kinds
         raise UserError(f"{folder} is damaged ({error}); remove it") from error
-    return Features(values, labels, rows)
+    return Features(values, labels, places)
 
 
 def _take_place(temporary: epath.Path, target: epath.Path) -> None:

@@ -1,4 +1,4 @@
-"""Features spread over the devices, row by row, and what is computed of each device's rows."""
+"""Features sharded over the devices, row by row, and what is computed of each device's rows."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +11,8 @@ from ibot_jax.parallel.layouts import batch_sharding, num_shards
 from ibot_jax.parallel.mesh import BATCH_AXES
 
 
-def spread(array: np.ndarray, mesh: Mesh, rows: int, fill: int = 0) -> jax.Array:
-    """Lays an array that all processes have out over the devices, one after the other.
+def shard(array: np.ndarray, mesh: Mesh, rows: int, fill: int = 0) -> jax.Array:
+    """Shards an array that all processes have over the devices, one after the other.
 
     Args:
       array: [M, ...]; may be mapped from disk, of which each process reads its devices' rows.
@@ -25,13 +25,13 @@ def spread(array: np.ndarray, mesh: Mesh, rows: int, fill: int = 0) -> jax.Array
     """
     total = rows * num_shards(mesh)
 
-    def part(index):
+    def of_device(index):
         start, stop, _ = index[0].indices(total)
         own = np.asarray(array[start:stop])
         missing = stop - start - len(own)
         return np.pad(own, ((0, missing), *((0, 0),) * (own.ndim - 1)), constant_values=fill)
 
-    return jax.make_array_from_callback((total, *array.shape[1:]), batch_sharding(mesh), part)
+    return jax.make_array_from_callback((total, *array.shape[1:]), batch_sharding(mesh), of_device)
 
 
 def joined(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:
@@ -39,7 +39,7 @@ def joined(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, An
 
     Args:
       function: of (shared, rows): a tree whose arrays are the same everywhere, and one of arrays
-        that are spread; returns a tree of arrays [q, n].
+        that are sharded; returns a tree of arrays [q, n].
       mesh: the devices.
 
     Returns:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ibot_jax.evaluate.features.sharded import joined, spread
+from ibot_jax.evaluate.features.sharded import joined, shard
 from ibot_jax.parallel.layouts import num_shards, replicated
 
 # Largest float32 array that a chunk of queries may need on a device: 2**27 entries are 512 MiB.
@@ -66,10 +66,10 @@ def weighted_knn(
     if not ks or min(ks) < 1 or max(ks) > voters:
         raise ValueError(f"ks={ks} are not between 1 and the {voters} training features that vote")
     rows, chunk = sizes(num_train, max(ks), num_classes, mesh)
-    bank = _to_unit(spread(train_features, mesh, rows))
-    labels = spread(np.asarray(train_labels, np.int32), mesh, rows, fill=-1)
+    bank = _to_unit(shard(train_features, mesh, rows))
+    labels = shard(np.asarray(train_labels, np.int32), mesh, rows, fill=-1)
     if left_out is not None:
-        numbers = spread(np.asarray(left_out[0], np.int32), mesh, rows, fill=-1)
+        numbers = shard(np.asarray(left_out[0], np.int32), mesh, rows, fill=-1)
     chunk = min(chunk, len(test_features))
     rank = make_rank(mesh, tuple(ks), tuple(temperatures), num_classes)
     everywhere = replicated(mesh)

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from ibot_jax.evaluate.features.sharded import spread, summed
+from ibot_jax.evaluate.features.sharded import shard, summed
 from ibot_jax.evaluate.measures.neighbours import unit
 from ibot_jax.parallel.layouts import batch_sharding, num_shards, replicated
 
@@ -73,8 +73,8 @@ def fit(
     chunk = min(max(_MAX_ENTRIES // num_classes, 1), own)
     rows = -(-own // chunk) * chunk
     data = {
-        "features": spread(features, mesh, rows),
-        "labels": spread(np.asarray(labels, np.int32), mesh, rows, fill=-1),
+        "features": shard(features, mesh, rows),
+        "labels": shard(np.asarray(labels, np.int32), mesh, rows, fill=-1),
     }
     layout = batch_sharding(mesh), replicated(mesh)
     data, center = jax.jit(_centred, donate_argnums=0, out_shardings=layout)(data)

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> Report:
     test = cache(test_source, views, "test")
     left_out = None
     if args.leave_one_out:
-        left_out = shared.first[train.rows], shared.second[test.rows]
+        left_out = shared.first[train.places], shared.second[test.places]
     ranked = weighted_knn(
         train.values,
         train.labels,

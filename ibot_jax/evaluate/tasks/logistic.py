@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> Report:
     train = cache(train_source, views, "train")
     with same_end():
         parts = {
-            which: subsets.choose(which, train.labels, train.rows, train_source, args.seed)
+            which: subsets.choose(which, train.labels, train.places, train_source, args.seed)
             for which in args.labels
         }
         _require_classes(parts, train, train_source.num_classes)
@@ -119,4 +119,4 @@ def _require_classes(parts: dict[str, np.ndarray], train: Features, num_classes:
 def _part(train: Features, chosen: np.ndarray) -> Features:
     if len(chosen) == len(train.labels):
         return train  # which stays on the disk
-    return Features(train.values[chosen], train.labels[chosen], train.rows[chosen])
+    return Features(train.values[chosen], train.labels[chosen], train.places[chosen])

@@ -72,7 +72,7 @@ def test_they_are_the_tokens_of_the_images(loaded, kept):
     tokens = model.tokens(params, np.stack(pixels)[:, :, :16])
     np.testing.assert_allclose(found.values, tokens[:, 0], atol=1e-5)
     np.testing.assert_array_equal(found.labels, np.repeat([0, 1, 2], 5))
-    np.testing.assert_array_equal(found.rows, np.arange(15))
+    np.testing.assert_array_equal(found.places, np.arange(15))
 
 
 def test_they_do_not_depend_on_the_number_of_devices(kept, loaded, tmp_path):
@@ -86,7 +86,7 @@ def test_the_second_time_they_come_from_disk(kept, loaded, extractions):
     folder, cached, first = kept
     second = features(cached, loaded, folder, devices=1)
     assert not extractions
-    for name in ("values", "labels", "rows"):
+    for name in ("values", "labels", "places"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
 
@@ -155,7 +155,7 @@ def test_so_does_another_image(tmp_path, loaded, folder, extractions):
 def test_images_that_cannot_be_read_have_no_row(tmp_path, loaded, folder):
     (folder / "green/00.png").write_bytes(b"no image")
     found = features(tmp_path, loaded, folder)
-    np.testing.assert_array_equal(found.rows, [*range(5), *range(6, 15)])
+    np.testing.assert_array_equal(found.places, [*range(5), *range(6, 15)])
     np.testing.assert_array_equal(found.labels, np.repeat([0, 1, 2], [5, 4, 5]))
     assert len(found.values) == 14
 

@@ -10,7 +10,7 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2) + "\n"
 
 
-def parse_object(text: bytes) -> dict[str, Any]:
+def parse_object(text: str | bytes) -> dict[str, Any]:
     """Returns the JSON object in a text.
 
     Raises:

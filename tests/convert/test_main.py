@@ -23,7 +23,7 @@ from ibot_jax.runs.starting import read_weights, replace_weights
 from ibot_jax.runs.training import make_init
 from ibot_jax.tools.replaying.recording import Recording
 from ibot_jax.tools.replaying.settings import run_of
-from ibot_jax.weights.foreign.torch_writer import torch_bytes
+from ibot_jax.weights.foreign.files.torch_writer import torch_bytes
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 OWN = ("orbax", "npz", "safetensors")

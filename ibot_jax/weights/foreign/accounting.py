@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ibot_jax.errors import UserError
-from ibot_jax.weights.foreign.files import Tensors
+from ibot_jax.weights.foreign.files.contents import Tensors
 from ibot_jax.weights.foreign.tensor_names import FileNames
 
 MASK_TOKEN = "backbone.masked_embed"

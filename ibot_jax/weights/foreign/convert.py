@@ -26,9 +26,9 @@ from ibot_jax.weights.foreign.accounting import (
 )
 from ibot_jax.weights.foreign.architecture import Known, infer_config, told_depth
 from ibot_jax.weights.foreign.dialects import Dialect
-from ibot_jax.weights.foreign.files import Contents, Tensors
+from ibot_jax.weights.foreign.files.contents import Contents, Tensors
+from ibot_jax.weights.foreign.files.torch_reader import StoredTensor
 from ibot_jax.weights.foreign.tensor_names import FileNames
-from ibot_jax.weights.foreign.torch_reader import StoredTensor
 from ibot_jax.weights.sanity import check_finite
 
 _OF_SWIN = rf"^backbone\.(layers|patch_embed\.norm)\.|\.{original_names.TABLE}$"

@@ -16,7 +16,8 @@ from ibot_jax.weights.find import find
 from ibot_jax.weights.foreign.accounting import NO_MASK_TOKEN
 from ibot_jax.weights.foreign.architecture import Known
 from ibot_jax.weights.foreign.convert import Taken, read_tensor, take
-from ibot_jax.weights.foreign.files import Contents, read_contents
+from ibot_jax.weights.foreign.files.contents import Contents
+from ibot_jax.weights.foreign.files.reader import read_contents
 from ibot_jax.weights.formats import (
     SETS,
 )

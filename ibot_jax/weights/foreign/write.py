@@ -19,10 +19,10 @@ from ibot_jax.files.json_files import as_json
 from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
 from ibot_jax.weights.description import described_view
 from ibot_jax.weights.foreign import dialects, original_names
-from ibot_jax.weights.foreign.files import DESCRIPTION
+from ibot_jax.weights.foreign.files.contents import DESCRIPTION
+from ibot_jax.weights.foreign.files.torch_writer import torch_bytes
 from ibot_jax.weights.foreign.preprocessing import to_timm, to_transformers
 from ibot_jax.weights.foreign.read import Found
-from ibot_jax.weights.foreign.torch_writer import torch_bytes
 from ibot_jax.weights.formats import CONFIG, import_safetensors
 from ibot_jax.weights.hashes import flat_tensors
 from ibot_jax.weights.quoting import quoted

@@ -20,7 +20,7 @@ from foreign_weights import (
 )
 
 import ibot_jax
-from ibot_jax.weights.foreign.torch_writer import torch_bytes
+from ibot_jax.weights.foreign.files.torch_writer import torch_bytes
 
 HEADS = "--heads=4"
 

@@ -14,7 +14,7 @@ from foreign_views import SIZES, noise
 import ibot_jax
 from ibot_jax.convert.__main__ import main
 from ibot_jax.data.draw.central import CentralView, view_of_run
-from ibot_jax.weights.foreign.torch_writer import torch_bytes
+from ibot_jax.weights.foreign.files.torch_writer import torch_bytes
 
 torch = pytest.importorskip("torch")
 NAMES = pathlib.Path(__file__).parents[2] / "data/foreign_names.json"

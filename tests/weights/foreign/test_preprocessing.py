@@ -16,7 +16,7 @@ from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.opening import open_views
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.weights.foreign.folder_configs import read_configs
+from ibot_jax.weights.foreign.files.folder_configs import read_configs
 from ibot_jax.weights.foreign.preprocessing import (
     from_timm,
     from_transformers,

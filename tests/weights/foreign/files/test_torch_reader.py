@@ -14,10 +14,10 @@ import pytest
 from etils import epath
 
 from ibot_jax.errors import UserError
-from ibot_jax.weights.foreign.torch_reader import StoredTensor, read_torch
+from ibot_jax.weights.foreign.files.torch_reader import StoredTensor, read_torch
 
 # torch.save(...) of PyTorch 2.14.1 or 2.13.0 (rare ones), of tensors whose values are known.
-SAVED = epath.Path(pathlib.Path(__file__).parents[2] / "data/torch_saved.pth")
+SAVED = epath.Path(pathlib.Path(__file__).parents[3] / "data/torch_saved.pth")
 BASE = np.arange(12, dtype=np.float32).reshape(3, 4) / 8
 
 

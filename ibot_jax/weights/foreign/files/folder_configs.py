@@ -1,11 +1,11 @@
 """What the JSON files in a folder of timm or transformers say of the model beside them."""
 
-import json
 from typing import Any
 
 from etils import epath
 
 from ibot_jax.errors import UserError
+from ibot_jax.weights.foreign.files.contents import parse_object
 from ibot_jax.weights.foreign.preprocessing import Preprocessing, from_timm, from_transformers
 
 _MODEL_TYPES = ("vit", "dinov2")
@@ -137,18 +137,3 @@ def _sound(facts: dict[str, Any], name: epath.Path) -> dict[str, Any]:
         if whole and min(numbers) < 1:
             raise UserError(f"{name} has {fact}={value!r}; restore it")
     return facts
-
-
-def parse_object(text: str | bytes, path: epath.Path) -> dict[str, Any]:
-    """Returns a JSON object.
-
-    Raises:
-      UserError: if a text of a file is something else.
-    """
-    try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON ({error}); restore it") from None
-    if not isinstance(parsed, dict):
-        raise UserError(f"{path} holds no description of a model; restore it")
-    return parsed

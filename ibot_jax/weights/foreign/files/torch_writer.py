@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ibot_jax.weights.foreign.torch_reader import STORAGES
+from ibot_jax.weights.foreign.files.torch_reader import STORAGES
 
 Tree = Mapping[str, "Tree | np.ndarray | str | int"]
 

@@ -25,7 +25,7 @@ import jax
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
 from ibot_jax.cli.flags import add
 from ibot_jax.weights.export import export
-from ibot_jax.weights.writers import OWN_FORMATS
+from ibot_jax.weights.write import OWN_FORMATS
 
 
 def main(argv: list[str] | None = None) -> int:

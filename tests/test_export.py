@@ -28,12 +28,13 @@ import ibot_jax
 from ibot_jax import export as exports
 from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.keys import Kind
+from ibot_jax.files.atomic import renamed
 from ibot_jax.methods.state import teacher_params
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.runs.training import make_init
-from ibot_jax.weights import writers
+from ibot_jax.weights import write
 from ibot_jax.weights.load import untrained
 from ibot_jax.weights.model import Model
 
@@ -332,7 +333,7 @@ def test_writers_that_outlive_a_failure_leave_nothing(tmp_path):
     threads = []
 
     def failing_export():
-        with writers.renamed(epath.Path(tmp_path / "x")) as temporary:
+        with renamed(epath.Path(tmp_path / "x")) as temporary:
             threads.append(threading.Thread(target=write_on, args=(temporary / "params",)))
             threads[0].start()
             raise ValueError("the first")
@@ -350,7 +351,7 @@ def test_a_killed_export_has_no_config_yet(workdir, tmp_path, monkeypatch):
         assert (tmp_path / "x/params").is_dir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writers, "write_json", killed)
+    monkeypatch.setattr(write, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         exports.export(str(workdir), str(tmp_path / "x"), to="orbax")
     assert not (tmp_path / "x/config.json").exists()

@@ -38,25 +38,25 @@ from ibot_jax.cli.flags import add, positive
 from ibot_jax.errors import UserError
 from ibot_jax.files.paths import absolute_path, warn_if_among_images, writing
 from ibot_jax.models.words import in_words
-from ibot_jax.weights import writers
+from ibot_jax.weights import write
 from ibot_jax.weights.card import make_card, read_report, require_same_weights
 from ibot_jax.weights.description import described_config, described_view
 from ibot_jax.weights.export import own_card
-from ibot_jax.weights.foreign import write
+from ibot_jax.weights.foreign import write as foreign
 from ibot_jax.weights.foreign.architecture import Known
 from ibot_jax.weights.foreign.read import Found, read_model
 from ibot_jax.weights.foreign.stablehlo import write_stablehlo
 from ibot_jax.weights.formats import import_safetensors
 
 _FOREIGN = {
-    "checkpoint": write.write_checkpoint,
-    "pth": write.write_pth,
-    "timm": write.write_timm,
-    "hf": write.write_hf,
+    "checkpoint": foreign.write_checkpoint,
+    "pth": foreign.write_pth,
+    "timm": foreign.write_timm,
+    "hf": foreign.write_hf,
     "stablehlo": write_stablehlo,
 }
 _WITHOUT_HEAD = ("timm", "hf", "stablehlo")
-_FOLDERS = writers.FOLDERS | write.FOLDERS
+_FOLDERS = write.FOLDERS | foreign.FOLDERS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,7 +70,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("places", nargs="*", help=argparse.SUPPRESS)  # IN OUT, as before
     add(parser, "--from", required=False, metavar="IN", help="what holds a model")
     add(parser, "--out", required=False, help="a file, or a folder (orbax, checkpoint, timm, hf)")
-    parser.add_argument("--to", required=True, choices=(*writers.OWN_FORMATS, *_FOREIGN))
+    parser.add_argument("--to", required=True, choices=(*write.OWN_FORMATS, *_FOREIGN))
     add(parser, "--weights", "--step", "--head")
     parser.add_argument(
         "--heads", type=positive, metavar="N", help="of attention, where IN has none told"
@@ -126,12 +126,12 @@ def _grid(text: str) -> tuple[int, int]:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    to, target = args.to, writers.target_of(args.out, args.to)
+    to, target = args.to, write.target_of(args.out, args.to)
     if args.head and to in _WITHOUT_HEAD:
         raise UserError(f"--to={to} has no place for the projection head; leave --head out")
     if to in ("safetensors", "timm", "hf"):
         import_safetensors()  # its absence is told before anything is read
-    writers.check_target(target, folder_of=_FOLDERS.get(to), overwrite=args.overwrite)
+    write.check_target(target, folder_of=_FOLDERS.get(to), overwrite=args.overwrite)
     reports = [read_report(absolute_path(path)) for path in args.report]
     whole = to == "checkpoint"
     found = read_model(
@@ -152,17 +152,17 @@ def _convert(args: argparse.Namespace) -> None:
     for remark in remarks:
         print(remark)
     card = target / "README.md" if to in _FOLDERS else f"{target}.md"
-    print(f"{writers.written_words(target, args.out, to)}, {card}")
+    print(f"{write.written_words(target, args.out, to)}, {card}")
 
 
 def _write(
     to: str, target: epath.Path, found: Found, license_id: str, reports: list[dict[str, Any]]
 ) -> Sequence[str]:
     """Writes the model; returns remarks on what becomes of images elsewhere."""
-    if to in writers.OWN_FORMATS:
+    if to in write.OWN_FORMATS:
         (params,) = found.params.values()
         text = own_card(target.name, to, params, found.description, license_id, reports)
-        writers.OWN_FORMATS[to](target, params, found.description, text)
+        write.OWN_FORMATS[to](target, params, found.description, text)
         return ()
     card = functools.partial(
         make_card, found.description, title=target.name, license_id=license_id, reports=reports

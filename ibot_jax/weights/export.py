@@ -15,7 +15,7 @@ from ibot_jax.weights.formats import import_safetensors
 from ibot_jax.weights.hashes import flat_tensors
 from ibot_jax.weights.load import load
 from ibot_jax.weights.quoting import quoted
-from ibot_jax.weights.writers import (
+from ibot_jax.weights.write import (
     FOLDERS,
     OWN_FORMATS,
     check_target,

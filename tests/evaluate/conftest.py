@@ -60,3 +60,18 @@ def evaluate(workdir, images, tmp_path, capsys):
         return status, out, err
 
     return run
+
+
+@pytest.fixture
+def mistake(workdir, tmp_path_factory, capsys):
+    """Returns a function that makes sure that a task ends in one line of a mistake, given back."""
+
+    def run(task, data, *flags):
+        out = tmp_path_factory.mktemp("results")  # not among the data, of which there is a warning
+        common = [f"--from={workdir}", f"--data={data}", f"--out={out / 'out'}"]
+        assert command.main([task, *common, *flags]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("error: ") and err.count("\n") == 1
+        return err
+
+    return run

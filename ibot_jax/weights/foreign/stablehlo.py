@@ -16,7 +16,7 @@ from ibot_jax.weights.foreign.write import MakeCard
 from ibot_jax.weights.hashes import flat_tensors
 from ibot_jax.weights.model import Model
 from ibot_jax.weights.quoting import quoted
-from ibot_jax.weights.writers import write_file
+from ibot_jax.weights.write import write_file
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

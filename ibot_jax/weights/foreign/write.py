@@ -26,7 +26,7 @@ from ibot_jax.weights.foreign.read import Found
 from ibot_jax.weights.formats import CONFIG, import_safetensors
 from ibot_jax.weights.hashes import flat_tensors
 from ibot_jax.weights.quoting import quoted
-from ibot_jax.weights.writers import CARD, write_file, write_items
+from ibot_jax.weights.write import CARD, write_file, write_items
 
 MakeCard = Callable[..., str]  # `card.make_card` with all but what depends on the format
 _MASK_TOKEN = "backbone.masked_embed"

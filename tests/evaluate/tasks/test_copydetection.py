@@ -76,14 +76,8 @@ def test_the_command_finds_copies(data, workdir, tmp_path):
         (["--batch-size=9"], "--batch-size=9 is no multiple of the 8 devices"),
     ],
 )
-def test_mistakes_are_one_line_and_status_2(
-    data, workdir, tmp_path_factory, capsys, flags, message
-):
-    out = tmp_path_factory.mktemp("results")  # not among the data, of which there is a warning
-    common = [f"--from={workdir}", f"--data={data}", f"--out={out / 'out'}"]
-    assert command.main(["copydetection", *common, *flags]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+def test_mistakes_are_one_line_and_status_2(data, mistake, flags, message):
+    assert message in mistake("copydetection", data, *flags)
 
 
 def test_an_image_that_is_none_is_named(data, workdir, tmp_path, capsys):

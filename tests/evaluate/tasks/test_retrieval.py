@@ -122,14 +122,8 @@ def test_the_command_finds_what_looks_alike(data, workdir, tmp_path):
         (["--size=0"], "0 is not above 0"),
     ],
 )
-def test_mistakes_are_one_line_and_status_2(
-    data, workdir, tmp_path_factory, capsys, flags, message
-):
-    out = tmp_path_factory.mktemp("results")  # not among the data, of which there is a warning
-    common = [f"--from={workdir}", f"--data={data}", f"--out={out / 'out'}"]
-    assert command.main(["retrieval", *common, *flags]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+def test_mistakes_are_one_line_and_status_2(data, mistake, flags, message):
+    assert message in mistake("retrieval", data, *flags)
 
 
 def test_an_image_that_is_none_is_named(tmp_path):

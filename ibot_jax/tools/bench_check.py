@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=_SIZES,
         help=f"of the published ViTs, {', '.join(VIT_SIZES)} (small,base,large)",
     )
-    parser.add_argument("--batch", type=flags.positive, default=64, help="global views (64)")
-    parser.add_argument("--json", metavar="FILE", help="also write the table as JSON")
+    flags.add(parser, "--batch-size", default=64, help="global views at a time")
+    flags.add(parser, "--json", help="also write the table as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{at_hand.kind}: kernels for TPUs are interpreted here, at small shapes")
     else:
         device = dataclasses.replace(at_hand, partitioned=False)
-        uses = _published_uses(device, args.sizes, args.batch)
+        uses = _published_uses(device, args.sizes, args.batch_size)
         print(f"{device.kind}, JAX {jax.__version__}")
     rows = []
     print(_line("kernel", "shape", "dtype", "values", "gradients", "verdict"))

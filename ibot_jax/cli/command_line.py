@@ -68,7 +68,7 @@ def leave(status: int) -> NoReturn:
         except OSError:  # whoever read it has left; Python would try again, and tell
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     distributed = _distributed()
-    several = distributed is not None and distributed.part(status)
+    several = distributed is not None and distributed.leave(status)
     if status not in (exits.COMPLETE, exits.MISTAKE) or (status and several):
         os._exit(status)
     sys.exit(status)

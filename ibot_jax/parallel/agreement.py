@@ -193,7 +193,7 @@ def _ballot() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
 
 @functools.cache
 def _table() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
-    """Returns how rows of the processes, in their order, lie, and what makes all known to all."""
+    """Returns where a table with a line of each process lies, and what makes all of it known."""
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     mesh = Mesh(np.reshape(devices, (jax.process_count(), -1)), ("process", "device"))
     everywhere = NamedSharding(mesh, PartitionSpec())

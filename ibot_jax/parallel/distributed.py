@@ -1,4 +1,4 @@
-"""Several processes: how they find each other before JAX's first call, and how they part."""
+"""Several processes: how they find each other before JAX's first call, and how they leave."""
 
 import os
 import pathlib
@@ -105,7 +105,7 @@ def tell(status: int, error: Exception | None = None) -> None:
     _peers.leave(status, "" if error is None else str(error))
 
 
-def part(status: int) -> bool:
+def leave(status: int) -> bool:
     """Is called last, with the exit status; returns whether there are other processes.
 
     Where a run failed the first process leaves last, as the others hear of each other through it.

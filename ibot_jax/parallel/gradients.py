@@ -37,7 +37,7 @@ def average_gradients(
             params, constants = jax.tree.map(_gather, (params, constants), specs)
             averages, gradients = function(params, constants, rows)
             averages, gradients = jax.tree.map(lambda x: x / number, (averages, gradients))
-            # Of the same parts as the parameters before they are reduced: less to reduce.
+            # Sharded as the parameters before they are reduced: less to reduce.
             gradients = jax.tree.map(lay_out, gradients, over_tensor)
             return jax.lax.psum(averages, BATCH_AXES), jax.tree.map(_reduce, gradients, specs[0])
 
@@ -63,8 +63,8 @@ def _gather(x: jax.Array, spec: PartitionSpec) -> jax.Array:
 def _reduce(gradient: jax.Array, spec: PartitionSpec) -> jax.Array:
     if "fsdp" not in spec:
         return jax.lax.psum(gradient, BATCH_AXES)
-    part = jax.lax.psum_scatter(gradient, "fsdp", scatter_dimension=spec.index("fsdp"), tiled=True)
-    return jax.lax.psum(part, "data")
+    own = jax.lax.psum_scatter(gradient, "fsdp", scatter_dimension=spec.index("fsdp"), tiled=True)
+    return jax.lax.psum(own, "data")
 
 
 def largest_of_devices(x: jax.Array) -> jax.Array:

@@ -37,7 +37,7 @@ def lay_out(x: jax.Array, spec: PartitionSpec) -> jax.Array:
 
 
 def over_columns(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Lets a function within `average_gradients` see one device's part of the columns.
+    """Lets a function within `average_gradients` see one device's shard of the columns.
 
     Args:
       function: of arrays [..., D] to [B, T, D], each column of which follows from the same columns
@@ -60,12 +60,12 @@ def over_columns(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]
 
 
 def over_prototypes(function: Callable[[Any, Any], tuple[Any, Any]]) -> Callable:
-    """Lets a function within `average_gradients` see one device's part of the prototypes.
+    """Lets a function within `average_gradients` see one device's shard of the prototypes.
 
     Args:
       function: of (shared, rows). Arrays of `shared` that the rules lay over "tensor" come as this
-        device's part, rows whole. It returns a tree that is the same on all devices of the axis,
-        and a tree of arrays [K / tensor, ...], this device's part.
+        device's shard, rows whole. It returns a tree that is the same on all devices of the axis,
+        and a tree of arrays [K / tensor, ...], this device's shard.
     """
 
     def by_prototypes(shared, rows):

@@ -204,7 +204,12 @@ def test_what_is_not_known_is_told_and_what_is_optional_may_lack(changed, table,
             {},
             "head.mlp.1.weight is of a head with a norm",
         ),
-        ({"init/student/backbone.fc.weight": lambda _: np.ones(2)}, {}, "which no model here has"),
+        (
+            {f"{when}/student/backbone.fc.bias": lambda _: np.ones(2) for when in ("init", "final")}
+            | {"epoch1/": None},
+            {},
+            "which no model here has",
+        ),
         ({"config": lambda _: np.array("{")}, {}, "its config is no JSON"),
         ({"config": lambda _: np.array("[]")}, {}, "its config is no JSON object"),
         ({}, {"norm_in_head": "bn"}, "norm_in_head='bn' is not there yet"),

@@ -12,8 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
+from ibot_jax.config.section import Section
 from ibot_jax.models.build import build_backbone
 from ibot_jax.models.geometry import geometry_of
 from ibot_jax.tools.replaying.recording import (
@@ -70,7 +70,7 @@ def replay(recording: Recording) -> Deviations:
 KIND = Kind("a backbone of the original, applied", takes, replay, unknown_settings)
 
 
-def _params(recording: Recording, model: nn.Module, config: ConfigDict) -> Params:
+def _params(recording: Recording, model: nn.Module, config: Section) -> Params:
     tensors = {
         f"backbone.{name}": tensor.astype(np.float64)
         for name, tensor in recording.below("params/").items()

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from ibot_jax.config.defaults import KEYS, get_config
 from ibot_jax.config.flat import flatten
 from ibot_jax.config.plan import Plan, make_plan
 from ibot_jax.config.problems import config_problems
+from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
 from ibot_jax.models.geometry import geometry_of
 from ibot_jax.models.relations import RELATIONS
@@ -101,7 +100,7 @@ _READ_ELSEWHERE = {
 _WITHOUT_EFFECT = {"seed", "use_fp16", "num_workers", "pred_ratio", "pred_ratio_var", "pred_shape"}
 
 
-def run_of(recording: Recording) -> tuple[ConfigDict, Plan]:
+def run_of(recording: Recording) -> tuple[Section, Plan]:
     """Translates a recorded run's settings.
 
     Args:
@@ -141,7 +140,7 @@ def run_of(recording: Recording) -> tuple[ConfigDict, Plan]:
     return config, plan
 
 
-def model_of(recording: Recording) -> ConfigDict:
+def model_of(recording: Recording) -> Section:
     """Returns this project's config of a recorded model, for float64.
 
     Args:
@@ -178,7 +177,7 @@ def model_of(recording: Recording) -> ConfigDict:
     return config
 
 
-def _set(recording: Recording, config: ConfigDict, key: str, name: str, value: Any) -> None:
+def _set(recording: Recording, config: Section, key: str, name: str, value: Any) -> None:
     kind = type(KEYS[key].default)
     if value is None and kind in (int, float):
         value = 0  # the original's way to turn something off
@@ -201,7 +200,7 @@ def _size(recording: Recording, name: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def _refuse_problems(recording: Recording, config: ConfigDict) -> None:
+def _refuse_problems(recording: Recording, config: Section) -> None:
     problems = config_problems(flatten(config), KEYS, RELATIONS)
     if problems:
         raise recording.problem(f"its settings are of no run here: {problems[0]}")

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
 from ibot_jax.config.plan import Plan
+from ibot_jax.config.section import Section
 from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.methods.views import Batch
 from ibot_jax.parallel.mesh import make_mesh
@@ -102,7 +102,7 @@ def _refuse_incomplete(recording: Recording, moments: dict[str, int]) -> None:
             raise recording.problem(f"it ends before {when}/")
 
 
-def _first_state(recording: Recording, config: ConfigDict, plan: Plan) -> TrainState:
+def _first_state(recording: Recording, config: Section, plan: Plan) -> TrainState:
     head = config.head
     student = _params(recording, "student", head.shared)
     teacher = _params(recording, "teacher", head.shared_teacher)
@@ -141,7 +141,7 @@ def _centers(recording: Recording, when: str) -> dict[str, np.ndarray]:
     return {kind: recording[f"{when}/{name}"] for kind, name in _CENTERS.items()}
 
 
-def _batch(recording: Recording, step: int, config: ConfigDict) -> Batch:
+def _batch(recording: Recording, step: int, config: Section) -> Batch:
     """Returns a step's batch, batch-major and channels last, its views normalised."""
     size, data = config.batch_size, config.data
     sizes = {"global": (data.global_views, data.global_size)}
@@ -161,7 +161,7 @@ def _batch(recording: Recording, step: int, config: ConfigDict) -> Batch:
 
 
 def _compare_state(
-    recording: Recording, when: str, state: TrainState, config: ConfigDict
+    recording: Recording, when: str, state: TrainState, config: Section
 ) -> Deviations:
     networks = {"student": state.params, "teacher": teacher_params(state)}
     for who, params in networks.items():

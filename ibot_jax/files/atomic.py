@@ -66,11 +66,13 @@ def remove(path: epath.Path, *, quiet_s: float = 1.0, limit_s: float = 10.0) -> 
         with contextlib.suppress(OSError):
             path.unlink()
         return
-    end = time.monotonic() + limit_s
-    gone_since = time.monotonic()
-    while (now := time.monotonic()) < end and now - gone_since < quiet_s:
+    start = gone_since = time.monotonic()
+    while True:
         if path.exists():
             with contextlib.suppress(OSError):
                 path.rmtree()
             gone_since = time.monotonic()
+        now = time.monotonic()
+        if now - gone_since >= quiet_s or now - start >= limit_s:
+            return
         time.sleep(0.05)

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 from etils import epath
 
-from ibot_jax.files.atomic import renamed, write_bytes, write_json
+from ibot_jax.files.atomic import remove, renamed, write_bytes, write_json
 
 
 def names(folder):
@@ -79,4 +79,10 @@ def test_a_signal_in_the_middle_leaves_nothing(tmp_path, number):
     """
     ended = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], timeout=120)
     assert ended.returncode == 128 + number
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_nobody_writes_to_any_more_is_removed_at_once(tmp_path):
+    (tmp_path / "out/in").mkdir(parents=True)
+    remove(epath.Path(tmp_path / "out"), quiet_s=0)
     assert names(tmp_path) == []

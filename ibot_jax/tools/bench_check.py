@@ -10,8 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import json
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +19,8 @@ import jax.numpy as jnp
 from ibot_jax.cli import exits, flags
 from ibot_jax.config.sizes import VIT_SIZES
 from ibot_jax.errors import UserError
+from ibot_jax.files.atomic import write_json
+from ibot_jax.files.paths import absolute_path
 from ibot_jax.kernels.check import Verdict, compare, dtype_of, shape_of
 from ibot_jax.kernels.choice import IMPLEMENTATIONS, Kernels
 from ibot_jax.kernels.color_table import COLUMNS
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         rows.append(row)
         print(_line(*row.values()), flush=True)
     if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(rows, indent=2) + "\n")
+        write_json(absolute_path(args.json), rows)
     wrong = [row for row in rows if row["verdict"].startswith(_REFUSED)]
     print(f"{len(wrong)} refused; deviations are over the largest number, of what is allowed")
     return exits.FAILED if wrong else exits.COMPLETE

@@ -343,12 +343,15 @@ class Swin(nn.Module):
         return _tokens(self.norm(x))
 
     def layers(self, images: Array, wanted: Sequence[int]) -> tuple[Tokens, ...]:
-        """Returns the tokens of blocks, numbered over all stages; those of the last normalised."""
+        """Returns the tokens of the wanted blocks, in that order; blocks count over all stages.
+
+        Those of the last stage are normalised.
+        """
         others = sum(self.stage_depths[:-1])  # blocks of stages whose width is not that of the norm
+        outputs = [x for _, _, x in self._run(images)]
         return tuple(
-            _tokens(self.norm(x) if number >= others else x)
-            for number, (_, _, x) in enumerate(self._run(images))
-            if number in wanted
+            _tokens(self.norm(outputs[number]) if number >= others else outputs[number])
+            for number in wanted
         )
 
     def last_attention(self, images: Array) -> Attention:

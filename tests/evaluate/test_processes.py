@@ -77,7 +77,7 @@ def test_a_training_is_the_same(folders):
     one, two = (cli.rows(folder / "run") for folder in folders)
     assert [row["step"] for row in one] == [row["step"] for row in two]
     for ours, theirs in zip(one, two, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-8)
+        assert ours == pytest.approx(theirs, rel=1e-6)  # some are float32 whatever the dtype
     one, two = (restored(folder / "run", STEPS) for folder in folders)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10), one, two)
 

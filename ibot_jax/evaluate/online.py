@@ -40,6 +40,10 @@ from ibot_jax.weights.model import Model
 _log = logging.getLogger(__name__)
 
 
+# The share of prototypes in use, by the kind of tokens.
+_USED = {"class": "prototypes_used", "patch": "patch_prototypes_used"}
+
+
 class Evaluation:
     """What a teacher is worth: its features by neighbours and probe, and how collapsed it is.
 
@@ -140,10 +144,10 @@ class Evaluation:
         require_read(self._test, len(labels), 1)
         values = {
             "feature_rank": feature_rank(outputs["features"]),
-            "prototypes_used": share_in_use(outputs["class"], len(weights["centers"]["class"])),
-            "patch_prototypes_used": share_in_use(
-                outputs["patch"], len(weights["centers"]["patch"])
-            ),
+            **{
+                _USED[kind]: share_in_use(outputs[kind], len(center))
+                for kind, center in weights["centers"].items()
+            },
         }
         if self._train is None:
             return values
@@ -243,7 +247,8 @@ def _make_outputs(model: Model) -> FeatureFn:
     """Returns the function from (weights, images [B, H, W, C] uint8) to what is measured.
 
     That is {"features": class tokens [B, D] float32, "class": [B] int32, "patch": [B] int32}, the
-    last two the prototypes that the teacher's targets favour for the class token and a patch token.
+    last two the prototypes that the teacher's targets favour for the class token and a patch token,
+    where the method has a center for them.
     """
 
     def outputs(weights, images):
@@ -254,11 +259,11 @@ def _make_outputs(model: Model) -> FeatureFn:
         patch_tokens = tokens.patches[jnp.arange(batch), row, column]
         class_logits, _ = model.logits(weights, tokens.cls)
         _, patch_logits = model.logits(weights, patch_tokens)
-        centers = weights["centers"]
-        return {
-            "features": tokens.cls.astype(jnp.float32),
-            "class": (class_logits - centers["class"]).argmax(axis=-1).astype(jnp.int32),
-            "patch": (patch_logits - centers["patch"]).argmax(axis=-1).astype(jnp.int32),
+        logits = {"class": class_logits, "patch": patch_logits}
+        chosen = {
+            kind: (logits[kind] - center).argmax(axis=-1).astype(jnp.int32)
+            for kind, center in weights["centers"].items()
         }
+        return {"features": tokens.cls.astype(jnp.float32), **chosen}
 
     return outputs

@@ -74,6 +74,8 @@ def evaluation_signs(
             "alike to it; lower optim.lr, lengthen optim.warmup, or raise teacher_momentum"
         )
     for kind, key in (("class", "prototypes_used"), ("patch", "patch_prototypes_used")):
+        if key not in values:
+            continue
         number = prototypes[kind]
         used = round(values[key] * number)
         if used <= max(1, _FEW * min(number, images)):

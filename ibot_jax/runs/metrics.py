@@ -21,6 +21,7 @@ from ibot_jax.cli.progress import ProgressBar, is_shown, write_line
 from ibot_jax.config.plan import Plan
 from ibot_jax.files.json_lines import JsonLines
 from ibot_jax.files.tensorboard import TensorBoard
+from ibot_jax.methods import metrics as of_step
 from ibot_jax.parallel.processes import is_first
 from ibot_jax.weights.run_metrics import METRICS, read_rows
 
@@ -178,11 +179,13 @@ def _in_short(metrics: Mapping[str, jax.Array], speed: float | None) -> str:
 
 def _state_of(metrics: Mapping[str, float], speed: float | None) -> str:
     text = f"loss {metrics['loss']:.3f}"
-    if "class_loss" in metrics:  # of pre-training
-        text += (
-            f" (class {metrics['class_loss']:.3f}, patch {metrics['patch_loss']:.3f})  "
-            f"teacher entropy {metrics['teacher_entropy']:.2f}"
-        )
+    losses = [
+        f"{name.removesuffix('_loss')} {metrics[name]:.3f}"
+        for name, metric in of_step.METRICS.items()
+        if metric.is_loss and name in metrics
+    ]
+    if losses:  # of pre-training
+        text += f" ({', '.join(losses)})  teacher entropy {metrics['teacher_entropy']:.2f}"
     return f"{text}  {_speed_in_words(speed)}" if speed else text
 
 
@@ -201,11 +204,10 @@ def _found(values: Mapping[str, float]) -> str:
         for key, name in (("knn", "k-NN"), ("probe", "linear probe"))
         if f"{key}_top1" in values
     ]
-    texts.append(
-        f"rank {values['feature_rank']:.1f}, prototypes in use "
-        f"{100 * values['prototypes_used']:.1f} % (patches "
-        f"{100 * values['patch_prototypes_used']:.1f} %)"
-    )
+    used = f"prototypes in use {100 * values['prototypes_used']:.1f} %"
+    if "patch_prototypes_used" in values:
+        used += f" (patches {100 * values['patch_prototypes_used']:.1f} %)"
+    texts.append(f"rank {values['feature_rank']:.1f}, {used}")
     if "prototype_nmi" in values:
         texts.append(f"NMI with labels {values['prototype_nmi']:.1f} %")
     return ", ".join(texts)

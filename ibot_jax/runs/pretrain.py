@@ -22,6 +22,7 @@ from ibot_jax.evaluate.online import Evaluation
 from ibot_jax.files.paths import warn_if_among_images
 from ibot_jax.kernels.choice import choose
 from ibot_jax.kernels.devices import device_of
+from ibot_jax.methods.metrics import METRICS
 from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.models.geometry import geometry_of
 from ibot_jax.parallel import signals
@@ -235,7 +236,11 @@ class PretrainLoop(Loop):
             self._reporter.warn_once(sign, f"at step {step}, {text}")
 
     def _not_finite(self, step: int, metrics: Metrics) -> TrainingError:
-        terms = [name for name in ("class", "patch") if not np.isfinite(metrics[f"{name}_loss"])]
+        terms = [
+            name.removesuffix("_loss")
+            for name, value in metrics.items()
+            if METRICS[name].is_loss and not np.isfinite(value)
+        ]
         named = f"the {' and the '.join(terms)} loss was" if terms else "the gradients were"
         return TrainingError(
             f"{named} not finite at step {step}; the state before it is saved. What helps: a "

@@ -79,7 +79,8 @@ def step_flops(
     )
     masked = data.global_views * expected_masked(masks.ratios, grid)
     views = data.global_views + data.local_views
-    global_tokens = data.global_views * (1 + math.prod(grid))
+    # Where nothing is masked, no patch token is compared, nor has a center that counts.
+    global_tokens = data.global_views * (1 + (math.prod(grid) if masked else 0))
     of_head = functools.partial(head_flops, head, geometry.width)
     student_head = of_head(mlp=views + masked, classes=views, patches=masked)
     return {

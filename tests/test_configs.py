@@ -43,7 +43,7 @@ NUM_IMAGES = {
     "cifar10": 50_000,
     "cifar10:large": 50_000,
     "cifar10:reference": 5_000,
-    **dict.fromkeys((*PUBLISHED, *SWIN), IMAGENET),
+    **dict.fromkeys((*PUBLISHED, *SWIN, "dino_vits16"), IMAGENET),
 }
 
 

@@ -55,7 +55,9 @@ KEYS = {
         Between(1, 10**6),
         EXECUTED,
     ),
-    "method": Key("ibot", "what is learned: the name of a file in methods/", OneOf(("ibot",))),
+    "method": Key(
+        "ibot", "what is learned: the name of a file in methods/", OneOf(("ibot", "dino"))
+    ),
     "dtype": Key(
         "bfloat16",
         "of the forward and backward pass; float64 is for parity",

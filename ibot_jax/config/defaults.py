@@ -37,6 +37,7 @@ SECTIONS = {
     "model": "the backbone of student and teacher",
     "head": "the projection heads",
     "loss": "the two losses and the teacher's targets",
+    "frozen": "networks that no step changes",
     "masks": "which patches the student does not see",
     "optim": "the optimiser",
     "data": "images, and how views are made of them",
@@ -56,7 +57,9 @@ KEYS = {
         EXECUTED,
     ),
     "method": Key(
-        "ibot", "what is learned: the name of a file in methods/", OneOf(("ibot", "dino"))
+        "ibot",
+        "what is learned: the name of a file in methods/",
+        OneOf(("ibot", "dino", "distillation")),
     ),
     "dtype": Key(
         "bfloat16",
@@ -133,6 +136,9 @@ KEYS = {
     "loss.center_momentum": Key(0.9, "of the moving average of the teacher's outputs", SHARE),
     "loss.max_logits": Key(
         2**27, "tokens x prototypes at a time on a device: bounds memory, not K", SIZE, EXECUTED
+    ),
+    "frozen.teacher": Key(
+        "", "a run, or an export with its head, that the student of method=distillation learns from"
     ),
     "masks.kind": Key("block", "shape", OneOf(("block", "random"))),
     "masks.ratios": Key((0.0, 0.3), "each global view draws one of these shares ...", SHARE),

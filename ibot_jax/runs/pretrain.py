@@ -35,6 +35,7 @@ from ibot_jax.runs.beginning import after_first, record_beginning
 from ibot_jax.runs.check import device_problems, length_problems
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.runs.collapse import collapse_signs, evaluation_signs
+from ibot_jax.runs.frozen import read_frozen
 from ibot_jax.runs.header import header
 from ibot_jax.runs.kernels import prove
 from ibot_jax.runs.lock import Lock
@@ -42,7 +43,13 @@ from ibot_jax.runs.loop import Loop, Metrics, make_watchdog
 from ibot_jax.runs.memory import memory_problems
 from ibot_jax.runs.metrics import WRITTEN, Reporter
 from ibot_jax.runs.starting import read_weights, replace_weights
-from ibot_jax.runs.training import jit_init, jit_train_step, state_layout, step_arguments
+from ibot_jax.runs.training import (
+    Frozen,
+    jit_init,
+    jit_train_step,
+    state_layout,
+    step_arguments,
+)
 from ibot_jax.runs.workdir import open_workdir, require_shared
 from ibot_jax.weights.model import Model
 
@@ -111,7 +118,9 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
             require_shared(folder)
             lock = stack.enter_context(Lock(folder).held())
         checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
-        state, start = _first_state(config, plan, mesh, checkpoints)
+        with same_end():
+            frozen = read_frozen(config.frozen.to_dict(), config.dtype, folder, mesh)
+        state, start = _first_state(config, plan, mesh, checkpoints, frozen.modules)
         start_step = int(state.step)
         with same_end():
             reporter = Reporter(folder, plan, start_step=start_step)
@@ -128,8 +137,8 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
             )
             lock.watch("checkpoints", *WRITTEN)
         proven = prove(
-            functools.partial(jit_train_step, config, plan, mesh),
-            step_arguments(config, plan, mesh),
+            functools.partial(jit_train_step, config, plan, mesh, frozen=frozen.modules),
+            (*step_arguments(config, plan, mesh, frozen.modules), frozen.params),
             choose(config.model.kernels, device_of(mesh)),
         )
         if not proven.kernels.names:
@@ -151,7 +160,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
         )
         loop = PretrainLoop(config, plan, mesh, checkpoints, reporter, evaluation, lock, watchdog)
         train_step = after_first(
-            proven.step,
+            lambda *arguments: proven.step(*arguments, frozen.params),
             lambda: record_beginning(folder, recorded, data, start_step, reporter),
         )
         signum = loop.run(state, batches, train_step, config.seed)
@@ -162,18 +171,22 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
 
 
 def _first_state(
-    config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh, checkpoints: Checkpoints
+    config: ConfigDict,
+    plan: Plan,
+    mesh: jax.sharding.Mesh,
+    checkpoints: Checkpoints,
+    frozen: Frozen,
 ) -> tuple[TrainState, str]:
     """Returns the state that the loop starts from, and in words where it comes from."""
     latest = checkpoints.latest_step()
     if latest is not None:
         complete = "; the run is complete" if latest == plan.total_steps else ""
-        state = checkpoints.restore(state_layout(config, plan, mesh))
+        state = checkpoints.restore(state_layout(config, plan, mesh, frozen))
         return state, f"resumed at step {latest:,}{complete}"
     weights = None
     if config.init_from:  # before anything compiles
-        weights = read_weights(config.init_from, state_layout(config, plan, mesh))
-    state = jit_init(config, plan, mesh)(jax.random.key(config.seed))
+        weights = read_weights(config.init_from, state_layout(config, plan, mesh, frozen))
+    state = jit_init(config, plan, mesh, frozen)(jax.random.key(config.seed))
     if weights is None:
         return state, f"random weights, seed {config.seed}"
     return replace_weights(state, weights), f"weights of {config.init_from}"

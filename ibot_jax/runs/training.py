@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from ibot_jax.config.plan import Plan
+from ibot_jax.config.section import Section
 from ibot_jax.kernels.choice import XLA, Kernels
 from ibot_jax.kernels.color_table import COLUMNS
 from ibot_jax.kernels.colors import apply_colors
@@ -34,7 +34,7 @@ Array = jax.Array
 Frozen = Mapping[str, Network]  # the architectures of frozen networks, by name
 
 
-def make_schedules(config: ConfigDict, plan: Plan) -> dict[str, Schedule]:
+def make_schedules(config: Section, plan: Plan) -> dict[str, Schedule]:
     """Returns the schedules of the Optax chain, by name, as functions of the step.
 
     `teacher_rate` is 1 - the teacher's momentum, which rises to 1 on a cosine.
@@ -49,7 +49,7 @@ def make_schedules(config: ConfigDict, plan: Plan) -> dict[str, Schedule]:
     }
 
 
-def make_optimizer(config: ConfigDict, plan: Plan) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(config: Section, plan: Plan) -> optax.GradientTransformationExtraArgs:
     """Builds the Optax chain of a run."""
     optim = config.optim
     return optimizers.make_optimizer(
@@ -63,7 +63,7 @@ def make_optimizer(config: ConfigDict, plan: Plan) -> optax.GradientTransformati
 
 
 def make_method(
-    config: ConfigDict, plan: Plan, kernels: Kernels = XLA, frozen: Frozen | None = None
+    config: Section, plan: Plan, kernels: Kernels = XLA, frozen: Frozen | None = None
 ) -> Method:
     """Builds the method of a run.
 
@@ -83,7 +83,7 @@ def make_method(
 
 
 def make_init(
-    config: ConfigDict, plan: Plan, frozen: Frozen | None = None
+    config: Section, plan: Plan, frozen: Frozen | None = None
 ) -> Callable[[Array], TrainState]:
     """Returns the function from a key to a run's first state; the teacher copies the student."""
     method = make_method(config, plan, frozen=frozen)
@@ -102,7 +102,7 @@ def make_init(
 
 
 def make_train_step(
-    config: ConfigDict,
+    config: Section,
     plan: Plan,
     mesh: jax.sharding.Mesh,
     kernels: Kernels = XLA,
@@ -134,7 +134,7 @@ def make_train_step(
     )
 
 
-def _draw_gains(config: ConfigDict) -> Callable[[Array, Batch], Array] | None:
+def _draw_gains(config: Section) -> Callable[[Array, Batch], Array] | None:
     """Returns what draws stochastic depth for every view of a batch, if there is any."""
     if not config.model.drop_path:
         return None
@@ -149,7 +149,7 @@ def _draw_gains(config: ConfigDict) -> Callable[[Array, Batch], Array] | None:
 
 
 def state_layout(
-    config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh, frozen: Frozen | None = None
+    config: Section, plan: Plan, mesh: jax.sharding.Mesh, frozen: Frozen | None = None
 ) -> TrainState:
     """Returns a state of shapes that say where its arrays lie (jax.ShapeDtypeStruct)."""
     state = jax.eval_shape(make_init(config, plan, frozen), jax.random.key(0))
@@ -161,7 +161,7 @@ def state_layout(
 
 
 def jit_init(
-    config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh, frozen: Frozen | None = None
+    config: Section, plan: Plan, mesh: jax.sharding.Mesh, frozen: Frozen | None = None
 ) -> jax.stages.Wrapped:
     """Returns the jitted `make_init`: each device makes its part of the first state."""
     layouts = jax.tree.map(lambda x: x.sharding, state_layout(config, plan, mesh, frozen))
@@ -169,7 +169,7 @@ def jit_init(
 
 
 def jit_train_step(
-    config: ConfigDict,
+    config: Section,
     plan: Plan,
     mesh: jax.sharding.Mesh,
     kernels: Kernels = XLA,
@@ -184,7 +184,9 @@ def jit_train_step(
     )
 
 
-def step_arguments(config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh) -> tuple[Any, ...]:
+def step_arguments(
+    config: Section, plan: Plan, mesh: jax.sharding.Mesh, frozen: Frozen | None = None
+) -> tuple[Any, ...]:
     """Returns shapes and layouts of a step's arguments: state, batch and key."""
     data, grid = config.data, geometry_of(config.model).grid(config.data.global_size)
     arrays = {"masks": ((data.global_views, *grid), bool)}
@@ -202,4 +204,4 @@ def step_arguments(config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh) -> t
     }
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(mesh))
-    return state_layout(config, plan, mesh), batch, key
+    return state_layout(config, plan, mesh, frozen), batch, key

@@ -1,0 +1,132 @@
+"""A frozen network of another architecture teaches: read once, never changed, in no checkpoint."""
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from tiny import tiny_batch, tiny_config, tiny_plan
+
+from ibot_jax.errors import UserError
+from ibot_jax.methods.state import teacher_params
+from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.runs import frozen as frozen_networks
+from ibot_jax.runs import training
+from ibot_jax.runs.checkpoint import Checkpoints
+from ibot_jax.weights.load import untrained
+from ibot_jax.weights.model import Model
+from ibot_jax.weights.write import write_npz
+
+KEY = jax.random.key(0)
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    """Returns a network that is wider, deeper and of more heads than the tiny student."""
+    config = tiny_config(model__width=24, model__depth=3, model__heads=3, head__bottleneck_dim=10)
+    model, params = untrained(Model(config, "teacher"), head=True)
+    return model.description(head=True), jax.device_get(params)
+
+
+@pytest.fixture
+def export(teacher, tmp_path):
+    path = epath.Path(tmp_path / "teacher.npz")
+    write_npz(path, teacher[1], teacher[0], "")
+    return path
+
+
+def read(config, workdir, mesh):
+    return frozen_networks.read_frozen(config.frozen.to_dict(), config.dtype, workdir, mesh)
+
+
+def config_of(export, **overrides):
+    # Without decay and with sharp targets, so that the loss tells of learning.
+    settings = dict(
+        optim__lr=0.3, optim__warmup="0 epochs", optim__clip=0.0, loss__teacher_temp_start=0.02
+    )
+    settings |= dict(method="distillation", frozen__teacher=str(export))
+    return tiny_config(**settings | overrides)
+
+
+@pytest.mark.slow
+def test_a_student_learns_from_a_wider_network_and_resumes_without_its_file(
+    teacher, export, tmp_path
+):
+    workdir, mesh = epath.Path(tmp_path / "run"), make_mesh(fsdp=2, tensor=2)
+    config = config_of(export)
+    plan, batch = tiny_plan(config, steps_per_epoch=6), tiny_batch(config)
+    frozen = read(config, workdir, mesh)
+    assert {x.dtype for x in jax.tree.leaves(frozen.params)} == {np.dtype("float32")}
+    train_step = training.jit_train_step(config, plan, mesh, frozen=frozen.modules)
+    state = training.jit_init(config, plan, mesh, frozen.modules)(KEY)
+    losses = []
+    checkpoints = Checkpoints(workdir, keep=1)
+    for step in range(12):
+        state, metrics = train_step(state, batch, KEY, frozen.params)
+        losses.append(float(metrics["class_loss"]))
+        if step == 7:
+            checkpoints.save(state)
+    assert losses[-1] < 0.8 * losses[0]
+    assert_equal(jax.device_get(frozen.params["teacher"]), teacher[1])
+    # The product is the average of the student, and of its architecture.
+    shapes = [jax.tree.map(np.shape, tree) for tree in (teacher_params(state), state.params)]
+    assert shapes[0] == shapes[1]
+
+    checkpoints.wait()
+    parts = {path.name for path in (workdir / "checkpoints/8").iterdir() if path.is_dir()}
+    assert parts - {"metrics"} == {"student", "teacher", "centers", "optimizer"}
+    assert [path.name for path in (workdir / "frozen").glob("*.npz")] == ["teacher.npz"]
+
+    export.unlink()
+    again = read(config, workdir, mesh)
+    assert_equal(jax.device_get(again.params), jax.device_get(frozen.params))
+    resumed = checkpoints.restore(training.state_layout(config, plan, mesh, again.modules))
+    for _ in range(4):
+        resumed, _ = train_step(resumed, batch, KEY, again.params)
+    assert_equal(jax.device_get(resumed.params), jax.device_get(state.params))
+    checkpoints.close()
+
+
+def test_the_targets_are_the_frozen_networks(export, tmp_path):
+    """The moving average may be anything."""
+    config, mesh = config_of(export), make_mesh(jax.devices()[:1])
+    plan, batch = tiny_plan(config), tiny_batch(config)
+    frozen = read(config, epath.Path(tmp_path), mesh)
+    step = jax.jit(training.make_train_step(config, plan, mesh, frozen=frozen.modules))
+    state = training.make_init(config, plan, frozen.modules)(KEY)
+    other = state.replace(opt_state=jax.tree.map(lambda x: x * 0, state.opt_state))
+    losses = [step(s, batch, KEY, frozen.params)[1]["loss"] for s in (state, other)]
+    assert losses[0] == losses[1]
+    zero = jax.tree.map(lambda x: x * 0, frozen.params)
+    zero["teacher"]["head"]["last_layer"] = frozen.params["teacher"]["head"]["last_layer"]
+    assert step(state, batch, KEY, zero)[1]["loss"] != losses[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (dict(frozen__teacher=""), 'method="distillation" needs a teacher'),
+        (dict(head__prototypes=20, head__patch_prototypes=20), r"head.prototypes=20 .* use 12"),
+        (dict(model__patch_size=8), "has 2 x 2 patches, and for frozen.teacher 4 x 4"),
+    ],
+    ids=str,
+)
+def test_networks_that_cannot_be_compared_are_refused(overrides, problem, export, tmp_path):
+    config = config_of(export, **overrides)
+    mesh = make_mesh(jax.devices()[:1])
+    frozen = read(config, epath.Path(tmp_path), mesh)
+    with pytest.raises(UserError, match=problem):
+        training.make_init(config, tiny_plan(config), frozen.modules)
+
+
+def test_another_path_is_read_anew(teacher, export, tmp_path):
+    workdir, mesh = epath.Path(tmp_path / "run"), make_mesh(jax.devices()[:1])
+    read(config_of(export), workdir, mesh)
+    other = epath.Path(tmp_path / "other.npz")
+    doubled = jax.tree.map(lambda x: 2 * x, teacher[1])
+    write_npz(other, doubled, teacher[0], "")
+    frozen = read(config_of(other), workdir, mesh)
+    assert_equal(jax.device_get(frozen.params["teacher"]), doubled)

@@ -140,7 +140,7 @@ def _solver(mesh: Mesh, chunk: int, max_steps: int):
             features, labels = part
             logits = jnp.matmul(features, params["kernel"], precision="highest") + params["bias"]
             losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return total + jnp.sum(jnp.where(labels >= 0, losses, 0)), None
+            return total + jnp.sum(jnp.where(labels >= 0, losses, 0), dtype=total.dtype), None
 
         parts = jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), data)
         total, _ = jax.lax.scan(add, jnp.float32(0), (parts["features"], parts["labels"]))

@@ -44,6 +44,18 @@ def test_the_optimum_is_that_of_scikit_learn(data, mesh, monkeypatch):
         np.testing.assert_allclose(probabilities, theirs.predict_proba(unit), atol=2e-3)
 
 
+def test_the_optimum_is_the_same_where_a_run_is_in_float64(data):
+    features, labels = data
+    settings = dict(l2s=(1e-2,), num_classes=NUM_CLASSES, max_steps=500, mesh=make_mesh())
+    (expected,) = fit(features, labels, **settings)
+    jax.config.update("jax_enable_x64", True)
+    try:
+        (fitted,) = fit(features, labels, **settings)
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    np.testing.assert_allclose(fitted.kernel, expected.kernel, atol=1e-3)
+
+
 def test_the_ranking_is_that_of_the_logits(data, monkeypatch):
     monkeypatch.setattr(softmax_regression, "_MAX_ENTRIES", 16 * NUM_CLASSES)
     features, labels = data

@@ -53,6 +53,12 @@ def reference():
 
 
 @pytest.fixture(scope="session")
+def swin_step_small():
+    """Returns the path of the same of a Swin."""
+    return ROOT / "tests/data/swin_step_small.npz"
+
+
+@pytest.fixture(scope="session")
 def step_small():
     """Returns the path of the small recorded run that travels with the tests."""
     return ROOT / "tests/data/step_small.npz"

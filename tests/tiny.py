@@ -5,6 +5,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ibot_jax import config as configs
+from ibot_jax.models.geometry import geometry_of
 
 
 def tiny_config(**overrides) -> ConfigDict:
@@ -25,6 +26,18 @@ def tiny_config(**overrides) -> ConfigDict:
     return config
 
 
+# Of `tiny_config`, as overrides: a Swin of two stages, whose windows shift and grids pad.
+TINY_SWIN = dict(
+    model__arch="swin",
+    model__depth=12,  # the default, as of a key that a Swin has not
+    model__heads=6,
+    model__patch_size=2,
+    model__stage_depths=(2, 1),
+    model__stage_heads=(2, 4),
+    model__window=3,
+)
+
+
 def tiny_plan(config: ConfigDict, steps_per_epoch: int = 2) -> configs.Plan:
     """Returns the plan of a run over `steps_per_epoch` batches of data."""
     return configs.make_plan(config, steps_per_epoch * config.batch_size)
@@ -34,7 +47,7 @@ def tiny_batch(config: ConfigDict, seed: int = 0) -> dict[str, np.ndarray]:
     """Returns random uint8 views and masks within the config's ratios."""
     rng = np.random.default_rng(seed)
     data, size = config.data, config.batch_size
-    height, width = (side // config.model.patch_size for side in data.global_size)
+    height, width = geometry_of(config.model).grid(data.global_size)
 
     def views(number, shape):
         return rng.integers(0, 256, (size, number, *shape, data.channels), dtype=np.uint8)
@@ -55,5 +68,5 @@ def normalized(config: ConfigDict, views: np.ndarray) -> jnp.ndarray:
 
 def example_settings(config: ConfigDict) -> dict:
     """What `MakeExample` and `train_batches` take of a config."""
-    grid = tuple(side // config.model.patch_size for side in config.data.global_size)
+    grid = geometry_of(config.model).grid(config.data.global_size)
     return dict(seed=config.seed, data=config.data, masks=config.masks, grid=grid)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from tiny import tiny_batch, tiny_config, tiny_plan
+from tiny import TINY_SWIN, tiny_batch, tiny_config, tiny_plan
 
 from ibot_jax.methods.state import teacher_params
 from ibot_jax.parallel.layouts import batch_sharding, replicated
@@ -79,13 +79,18 @@ IN_PARTS = dict(
 )
 
 
+# A Swin, in two parts, that keeps nothing of its blocks.
+SWIN = TINY_SWIN | dict(model__remat="blocks", grad_accum_steps=2)
+CASES = {"vit": {}, "vit in parts": IN_PARTS, "swin": SWIN}
+
+
 @pytest.fixture(scope="module")
 def alone(float64):
-    """Returns a function from overrides to the config, and what one device makes of it."""
+    """Returns a function from a case to the config, and what one device makes of it."""
 
     @functools.cache
-    def run(in_parts):
-        config = config_of(**(IN_PARTS if in_parts else {}))
+    def run(case):
+        config = config_of(**CASES[case])
         return config, train(config, mesh_of("1x1x1"))
 
     return run
@@ -93,11 +98,17 @@ def alone(float64):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "in_parts"),
-    [("8x1x1", False), ("1x8x1", False), ("2x2x2", False), ("1x2x4", True)],
+    ("name", "case"),
+    [
+        ("8x1x1", "vit"),
+        ("1x8x1", "vit"),
+        ("2x2x2", "vit"),
+        ("1x2x4", "vit in parts"),
+        ("2x2x2", "swin"),
+    ],
 )
-def test_losses_updates_and_centers_are_those_of_one_device(name, in_parts, alone):
-    config, expected = alone(in_parts)
+def test_losses_updates_and_centers_are_those_of_one_device(name, case, alone):
+    config, expected = alone(case)
     state, metrics = train(config, mesh_of(name))
     for ours, theirs in zip(metrics, expected[1], strict=True):
         assert ours.keys() == theirs.keys()

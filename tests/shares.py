@@ -1,6 +1,6 @@
 """The rows of processes that are not there."""
 
-from ibot_jax.parallel.rows import Rows
+from ibot_jax.parallel.shares import Rows
 
 
 def _rows_of(shares):

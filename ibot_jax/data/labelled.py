@@ -16,7 +16,7 @@ from ibot_jax.data.pixels.images import Decoding, EncodedImage
 from ibot_jax.data.pixels.resize import check_method, crop_and_resize
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
-from ibot_jax.parallel.rows import Rows
+from ibot_jax.parallel.shares import Rows
 
 
 class MakeLabelledView:

@@ -19,7 +19,7 @@ from ibot_jax.data.pixels.resize import check_method
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.files.tf import import_tensorflow
-from ibot_jax.parallel.rows import Rows
+from ibot_jax.parallel.shares import Rows
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -128,8 +128,8 @@ class Heads:
         self,
         student: Params,
         teacher: TeacherHead,
-        tokens: Array,
-        units: Array,
+        tokens: Tokens,
+        units: Tokens,
         masks: Array,
         share: tuple[float, float],
     ) -> Terms:
@@ -138,8 +138,8 @@ class Heads:
         Args:
           student: parameters of the student's head.
           teacher: for the targets.
-          tokens: [B, G, h, w, D] of the student.
-          units: [B, G, h, w, U] of the teacher.
+          tokens: of the student, which lead with [B, G].
+          units: of the teacher, likewise, [..., U].
           masks: [B, G, h, w] bool.
           share: of `masked_share`, by which a chunk has slots; where more are masked, another
             chunk follows.
@@ -156,16 +156,23 @@ class Heads:
             loss = patch_loss(logits, targets, weights, self.student_temp, over)
             return loss, (monitors.entropy(targets, over) * valid).sum()
 
-        def rows(x):
-            return x.reshape(-1, x.shape[-1])
+        # All tokens are rows, others than patches never selected: to leave them out is to copy.
+        others = 1 + tokens.registers.shape[-2]
+
+        def rows(tokens):
+            sequence = tokens.sequence()
+            return sequence.reshape(-1, sequence.shape[-1])
+
+        def of_rows(x):
+            return jnp.pad(x, ((0, 0), (0, 0), (others, 0))).reshape(-1)
 
         images, views = masks.shape[:2]
         masks = masks.reshape(images, views, -1)
         slots = masked_capacity(share, images * views, masks.shape[-1], self._most_tokens("patch"))
-        weights = patch_weights(masks, units.dtype)
-        fixed = {"units": rows(units), "weights": weights.reshape(-1)}
+        weights = patch_weights(masks, units.patches.dtype)
+        fixed = {"units": rows(units), "weights": of_rows(weights)}
         loss, entropy = sum_of_chunks(
-            chunk, slots, student, rows(tokens), fixed, teacher, masks.reshape(-1)
+            chunk, slots, student, rows(tokens), fixed, teacher, of_rows(masks)
         )
         number = masks.sum()
         return {

@@ -61,7 +61,7 @@ class IBOT:
         tokens, class_tokens = student_tokens(self.modules.student.backbone, student, views)
         rows = {
             "class": class_tokens,
-            "patches": tokens.patches,
+            "tokens": tokens,
             "masks": views.masks,
             "units": targets.rows,
         }
@@ -72,9 +72,7 @@ class IBOT:
     def _compare(self, heads: tuple[Params, TeacherHead], rows: dict[str, Array]):
         units = rows["units"]
         terms, by_prototype = self.heads.class_terms(*heads, rows["class"], units.cls)
-        terms |= self.heads.patch_terms(
-            *heads, rows["patches"], units.patches, rows["masks"], self.masked
-        )
+        terms |= self.heads.patch_terms(*heads, rows["tokens"], units, rows["masks"], self.masked)
         return terms, by_prototype
 
     def after(self, networks: Networks, targets: Targets) -> dict[str, Tree]:

@@ -22,10 +22,13 @@ class Tokens:
     patches: Array
 
     def sequence(self) -> Array:
-        """Returns [B, 1 + R + h * w, D]: `cls`, registers, and patches row by row."""
-        batch, *_, width = self.patches.shape
-        patches = self.patches.reshape(batch, -1, width)
-        return jnp.concatenate([self.cls[:, None], self.registers, patches], axis=1)
+        """Returns [B, 1 + R + h * w, D]: `cls`, registers, and patches row by row.
+
+        B may be several axes.
+        """
+        *batch, rows, columns, width = self.patches.shape
+        patches = self.patches.reshape(*batch, rows * columns, width)
+        return jnp.concatenate([self.cls[..., None, :], self.registers, patches], axis=-2)
 
     def with_sequence(self, x: Array) -> "Tokens":
         """Returns other vectors of these tokens, [B, 1 + R + h * w, D'], by their names."""

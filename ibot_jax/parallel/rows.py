@@ -5,7 +5,6 @@ Where the mesh takes devices of several processes in turn, as the slices of TPUs
 where devices share rows, over the axis "tensor", so may processes.
 """
 
-import dataclasses
 import functools
 
 import jax
@@ -13,34 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ibot_jax.parallel.layouts import batch_sharding, num_shards
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """The rows of every batch that a process makes, out of B.
-
-    Attributes:
-      shares: the rows of each process, ascending, and the shares by their first row; processes
-        whose devices hold the same rows have one share.
-      own: which of the shares is this process's.
-    """
-
-    shares: tuple[tuple[int, ...], ...]
-    own: int
-
-    @functools.cached_property
-    def numbers(self) -> np.ndarray:
-        """Of this process's rows, [b] int64, ascending: the order in which it passes them on."""
-        return np.array(self.shares[self.own])
-
-    @functools.cached_property
-    def batch_size(self) -> int:
-        """How many rows a batch has over all processes, B."""
-        return 1 + max(share[-1] for share in self.shares)
-
-    def __len__(self) -> int:
-        """Returns how many of them are this process's, b."""
-        return len(self.shares[self.own])
+from ibot_jax.parallel.shares import Rows
 
 
 @functools.lru_cache(maxsize=64)
@@ -57,11 +29,6 @@ def rows_of_process(mesh: Mesh, batch_size: int) -> Rows:
     of_process = {process: tuple(sorted(rows)) for process, rows in held.items()}
     shares = tuple(sorted(set(of_process.values())))
     return Rows(shares, shares.index(of_process[jax.process_index()]))
-
-
-def all_rows(batch_size: int) -> Rows:
-    """Returns the rows of a process that is alone: all of them."""
-    return Rows((tuple(range(batch_size)),), 0)
 
 
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

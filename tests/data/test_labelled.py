@@ -12,7 +12,7 @@ from ibot_jax.data.labelled import labelled_batches
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.finetune.config import get_config
-from ibot_jax.parallel.rows import all_rows
+from ibot_jax.parallel.shares import all_rows
 
 MEAN = (0.5, 0.5, 0.5)
 

@@ -19,7 +19,7 @@ from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.pipeline import eval_batches, train_batches
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.errors import TrainingError
-from ibot_jax.parallel.rows import all_rows
+from ibot_jax.parallel.shares import all_rows
 
 KEYS = ("global_views", "local_views", "masks", "global_colors", "local_colors")
 
@@ -247,7 +247,7 @@ from ibot_jax.config.plan import make_plan
 from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.pipeline import eval_batches, train_batches
 from ibot_jax.data.sources.opening import open_source
-from ibot_jax.parallel.rows import all_rows
+from ibot_jax.parallel.shares import all_rows
 config = get_config()
 config.batch_size = 8
 source = open_source("folder:{folder}", "train")

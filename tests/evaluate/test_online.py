@@ -25,7 +25,7 @@ from ibot_jax.files.tf import import_tensorflow
 from ibot_jax.methods.state import teacher_params
 from ibot_jax.models.build import build_backbone, build_head
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.parallel.rows import all_rows
+from ibot_jax.parallel.shares import all_rows
 from ibot_jax.runs.training import make_init
 
 ONE = make_mesh(jax.devices()[:1])

@@ -42,12 +42,16 @@ def linear_layer():
 
 def patch_votes():
     bank = patch_heads.Bank(jnp.asarray(ROWS), jnp.ones((16, 4)))
-    return functools.partial(patch_heads.knn_votes, k=3, temperature=0.1), bank, ROWS[None]
+    return (
+        functools.partial(patch_heads.knn_votes, k=3, temperature=0.1),
+        bank,
+        ROWS.reshape(1, 4, 4, 6),
+    )
 
 
 def sweep(make):
     variants = (linear_sweep.Variant("cls", 1),)
-    what = linear_sweep.Sweep(variants, 1, (0.1, 0.2), 2, 4, 16, 1, 1)
+    what = linear_sweep.Sweep(variants, (3,), (0.1, 0.2), 2, 4, 16, 1, 1)
     state = linear_sweep.make_init(what, 6)(jax.random.key(0))
     first = state if make is linear_sweep.make_train_step else state.params
     return make(what, MESH), first, jnp.asarray(ROWS), jnp.asarray(LABELS)
@@ -75,7 +79,7 @@ def propagated():
     def follow(frame, labels):
         memory = propagation.remember_first(frame, labels, 2)
         found = propagation.propagate(memory, frame, radius=1, top_k=2, temperature=0.1)
-        return propagation.decide(propagation.remember(memory, frame, found).labels[1], 4)
+        return propagation.decide(propagation.remember(memory, frame, found).labels[1], (12, 16))
 
     return follow, frame, labels
 
@@ -93,7 +97,11 @@ def described():
 def measured(dtype):
     params = model()[1]
     centers = {"class": jnp.zeros(12), "patch": jnp.zeros(12)}
-    return _make_outputs(tiny_config(dtype=dtype)), params | {"centers": centers}, IMAGES
+    return (
+        _make_outputs(Model(tiny_config(dtype=dtype), "model")),
+        params | {"centers": centers},
+        IMAGES,
+    )
 
 
 def attention():
@@ -122,7 +130,7 @@ def finetuning(dtype):
     recipe.optim.warmup = "0 epochs"
     plan = make_plan(recipe, 16)
     classifier = build_classifier(described, {"classes": 4, "projection": 0})
-    init = finetune_step.make_init(recipe.optim, plan, classifier, (4, 4), 3)
+    init = finetune_step.make_init(recipe.optim, plan, classifier, (16, 16), (16, 16, 3))
     mean, std = described.data.mean, described.data.std
     sections, rates = (recipe.optim, recipe.loss), dict(drop_path=0.2, erase=0.25)
     step = finetune_step.make_train_step(*sections, plan, classifier, mean, std, **rates)

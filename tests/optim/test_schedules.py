@@ -6,7 +6,8 @@ import pytest
 from tiny import tiny_config
 
 from ibot_jax.config.plan import make_plan
-from ibot_jax.optim.schedules import make_schedules, teacher_temperature
+from ibot_jax.optim.schedules import teacher_temperature
+from ibot_jax.runs.training import make_method
 
 
 def temperatures(**changes):
@@ -14,7 +15,7 @@ def temperatures(**changes):
     config = tiny_config(
         duration="4 epochs", loss__teacher_temp_start=0.04, loss__teacher_temp=0.07, **changes
     )
-    schedules = make_schedules(config, make_plan(config, 5 * config.batch_size))
+    schedules = make_method(config, make_plan(config, 5 * config.batch_size)).schedules
     steps = np.arange(20, dtype=np.float32)
     return [
         [float(schedules[name](step)) for step in steps]

@@ -15,6 +15,7 @@ import ibot_jax
 from ibot_jax.parallel import rows
 from ibot_jax.parallel.layouts import batch_sharding
 from ibot_jax.parallel.mesh import AXES, make_mesh
+from ibot_jax.parallel.shares import all_rows
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -85,8 +86,8 @@ def test_processes_whose_devices_hold_the_same_rows_have_one_share(rows_of):
 
 
 def test_a_process_alone_has_all_rows():
-    assert rows.rows_of_process(make_mesh(fsdp=2), 16) == rows.all_rows(16)
-    assert rows.all_rows(3).numbers.tolist() == [0, 1, 2] and rows.all_rows(3).batch_size == 3
+    assert rows.rows_of_process(make_mesh(fsdp=2), 16) == all_rows(16)
+    assert all_rows(3).numbers.tolist() == [0, 1, 2] and all_rows(3).batch_size == 3
 
 
 @pytest.mark.parametrize("axes", [{}, {"fsdp": 4}, {"fsdp": 2, "tensor": 2}])

@@ -17,7 +17,7 @@ from ibot_jax.data.make.workers import Workers
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import TrainingError
-from ibot_jax.parallel.rows import Rows
+from ibot_jax.parallel.shares import Rows
 
 MAX_TRIES = 16  # to find an image that can be read, for one place in a batch
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ibot_jax.config.plan import Plan
 from ibot_jax.data.make.examples import ORDER, stream
-from ibot_jax.parallel.rows import Rows
+from ibot_jax.parallel.shares import Rows
 
 
 class Positions:

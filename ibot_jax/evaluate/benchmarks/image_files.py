@@ -16,7 +16,7 @@ from ibot_jax.data.pixels.images import Decoding, EncodedImage, in_words
 from ibot_jax.data.sources.folders import read_file
 from ibot_jax.data.sources.listing import EXTENSIONS
 from ibot_jax.errors import UserError
-from ibot_jax.parallel.rows import Rows
+from ibot_jax.parallel.shares import Rows
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -18,7 +18,7 @@ from ibot_jax.evaluate.benchmarks.image_files import (
     share_batches,
     to_square,
 )
-from ibot_jax.parallel.rows import Rows
+from ibot_jax.parallel.shares import Rows
 
 IGNORED = 255  # the label of pixels that do not count
 

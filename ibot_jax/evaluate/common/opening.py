@@ -37,7 +37,8 @@ from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel.agreement import same_end, until_told
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.processes import is_first
-from ibot_jax.parallel.rows import Rows, rows_of_process
+from ibot_jax.parallel.rows import rows_of_process
+from ibot_jax.parallel.shares import Rows
 from ibot_jax.weights.hashes import backbone_hash
 from ibot_jax.weights.load import load, untrained
 from ibot_jax.weights.model import Model

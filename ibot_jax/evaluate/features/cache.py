@@ -32,7 +32,7 @@ from ibot_jax.files import atomic
 from ibot_jax.files.paths import absolute_path, writing
 from ibot_jax.optim.optimizer import Params
 from ibot_jax.parallel.agreement import all_say, same_end
-from ibot_jax.parallel.rows import Rows
+from ibot_jax.parallel.shares import Rows
 from ibot_jax.weights.description import DESCRIBED_DATA
 from ibot_jax.weights.hashes import backbone_hash
 from ibot_jax.weights.model import Model

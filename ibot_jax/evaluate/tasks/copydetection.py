@@ -41,7 +41,7 @@ from ibot_jax.evaluate.measures.whitening import fit_whitening
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel.agreement import in_step, same_end
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.parallel.rows import Rows
+from ibot_jax.parallel.shares import Rows
 from ibot_jax.weights.model import Model
 
 _RETRIEVED = 20

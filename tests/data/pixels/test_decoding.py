@@ -15,7 +15,7 @@ from ibot_jax.data.pipeline import eval_batches
 from ibot_jax.data.pixels.images import Decoding, EncodedImage, UnreadableImage, in_words
 from ibot_jax.data.sources.folders import read_file
 from ibot_jax.data.sources.opening import open_source
-from ibot_jax.parallel.rows import all_rows
+from ibot_jax.parallel.shares import all_rows
 
 RAMP = np.arange(256).reshape(16, 16)
 

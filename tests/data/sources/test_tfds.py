@@ -15,7 +15,7 @@ from ibot_jax.data.sources.shared_images import find_shared
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import TrainingError, UserError
 from ibot_jax.finetune.config import get_config as finetune_config
-from ibot_jax.parallel.rows import all_rows
+from ibot_jax.parallel.shares import all_rows
 
 ALL = all_rows(16)
 FORMATS = ["array_record", "tfrecord"]

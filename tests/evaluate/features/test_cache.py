@@ -18,7 +18,7 @@ from ibot_jax.evaluate.common.opening import Views
 from ibot_jax.evaluate.features import cache as caches
 from ibot_jax.evaluate.features.cache import FeatureCache
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.parallel.rows import all_rows
+from ibot_jax.parallel.shares import all_rows
 from ibot_jax.weights.load import load
 
 VIEWS = Views(CentralView((16, 16), (16, 16)), Decoding(), all_rows(16))

@@ -12,7 +12,7 @@ import ibot_jax
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate.tasks import copydetection
-from ibot_jax.parallel.rows import all_rows
+from ibot_jax.parallel.shares import all_rows
 
 
 @pytest.fixture

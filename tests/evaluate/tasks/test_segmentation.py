@@ -22,7 +22,7 @@ from ibot_jax.evaluate.probes.segmenting import Frozen, count_classes, fit_linea
 from ibot_jax.evaluate.tasks.segmentation import make_patch_fn
 from ibot_jax.models.tokens import Tokens
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.parallel.rows import all_rows
+from ibot_jax.parallel.shares import all_rows
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from etils import epath
 from foreign_weights import convert, failure, vit
 from runs import save_run
-from tiny import tiny_config, tiny_plan
+from tiny import TINY_SWIN, tiny_config, tiny_plan
 
 import ibot_jax
 from ibot_jax.methods.state import teacher_params
@@ -23,6 +24,8 @@ from ibot_jax.runs.starting import read_weights, replace_weights
 from ibot_jax.runs.training import make_init
 from ibot_jax.tools.replaying.recording import Recording
 from ibot_jax.tools.replaying.settings import run_of
+from ibot_jax.weights.foreign import original_names
+from ibot_jax.weights.foreign.files.torch_reader import read_torch
 from ibot_jax.weights.foreign.files.torch_writer import torch_bytes
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -67,6 +70,31 @@ def unusual(tmp_path_factory):
         head__shared_teacher=False,
         head__patch_prototypes=10,
     )
+
+
+@pytest.fixture(scope="module")
+def swin(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("swin") / "run", 2, **TINY_SWIN)
+
+
+def test_a_swin_is_written_as_an_export_and_by_the_originals_names(swin, tmp_path):
+    own, original = tmp_path / "model.safetensors", tmp_path / "model.pth"
+    for target in (own, original):
+        convert(f"--from={swin}", f"--to={target.suffix[1:]}", f"--out={target}")
+    assert_same_model(own, swin, head=False)
+    model, params = ibot_jax.load(swin)
+    tensors = read_torch(epath.Path(original))["teacher"]
+    expected = original_names.to_torch(params, model.geometry.patch_size)
+    assert tensors.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(tensors[name].read(), tensor)
+
+
+@pytest.mark.parametrize("to", ["timm", "hf"])
+def test_a_swin_is_not_given_a_vits_names(swin, tmp_path, to):
+    told = failure(f"--from={swin}", f"--to={to}", f"--out={tmp_path / to}")
+    assert "a Swin Transformer has no names but the original's here; use --to=pth" in told
+    assert not (tmp_path / to).exists()
 
 
 @pytest.fixture(params=["plain", "unusual"])

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from ibot_jax.errors import UserError
 from ibot_jax.files.atomic import renamed
 from ibot_jax.files.json_files import as_json
 from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
@@ -185,7 +186,13 @@ def write_checkpoint(target: epath.Path, found: Found, make_card: MakeCard) -> N
 
 
 def _backbone(found: Found) -> dict[str, np.ndarray]:
-    """Returns the backbone's tensors by the original's names, without its mask token."""
+    """Returns the backbone's tensors by the original's names, without its mask token.
+
+    Raises:
+      UserError: of a Swin, which other projects name otherwise.
+    """
+    if found.description["model"].get("arch") == "swin":
+        raise UserError("a Swin Transformer has no names but the original's here; use --to=pth")
     (params,) = found.params.values()
     backbone = {"backbone": params["backbone"]}
     tensors = original_names.to_torch(backbone, found.description["model"]["patch_size"])

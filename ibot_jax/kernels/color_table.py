@@ -1,7 +1,8 @@
 """What happens to a view's colours, as a row of numbers that travels in a batch.
 
-The host draws it; `data/host_colors.py` applies it to one Pillow image, `augment.py` to all views
-of a batch at once, on the accelerator. NumPy only: the processes that make views import it.
+The host draws it; `data/pixels/host_colors.py` applies it to one Pillow image, `kernels/colors.py`
+to all views of a batch at once, on the accelerator. NumPy only: the processes that make views
+import it.
 """
 
 import dataclasses

@@ -141,7 +141,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
             (*step_arguments(config, plan, mesh, frozen.modules), frozen.params),
             choose(config.model.kernels, device_of(mesh)),
         )
-        if not proven.kernels.names:
+        if proven.refused and not proven.kernels.names:
             config.model.kernels = "xla"  # in evaluations, too
         for name, text in proven.warnings().items():
             reporter.warn_once(name, text)

@@ -6,6 +6,7 @@
 Memory of a chip, time of a step, what moves between chips, images a second, hours of the whole
 schedule: all of them the compiler's figures for one chip, not a measurement. What it does not
 estimate, what moves between chips above all, is counted by the bytes over the chip's bandwidth.
+Kernels (`model.kernels`) are taken as a run takes them once its check on the device has passed.
 Input, evaluations and checkpoints come on top. `--fit` looks for the largest batch that fits.
 
 Needs the TPU compiler, `pip install 'ibot-jax[aot]'`, best in an environment of its own. It
@@ -124,6 +125,8 @@ def table(report: dict) -> str:
     if report["fits"]:
         rows += _rows_of_time(report)
     rows.append(("note", "the compiler's figures, not a measurement; input and k-NN come on top"))
+    if report["fits"] and report["kernels"]:
+        rows.append(("", "kernels as after a check on the device that all of them passed"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
 

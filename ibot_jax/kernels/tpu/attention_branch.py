@@ -1,6 +1,6 @@
 """The attention's branch of a block on a TPU: norm, products, softmax and residual as one kernel.
 
-As `tpu_attention` computes attention; queries, keys and values come straight from the normalised
+As `tpu/attention.py` computes attention; queries, keys and values come straight from the normalised
 tokens, 128 columns at a time, and what the heads give goes straight into the last product. The
 forward pass keeps all of these.
 """

@@ -137,7 +137,7 @@ def test_a_run_goes_on_without_kernels_that_are_wrong(tmp_path, monkeypatch, cap
     monkeypatch.setattr(tpu_attention, "attention", raising)
     monkeypatch.setattr(tpu_mlp, "branch", lambda x, *args: without_gradient(xla_branch(x, *args)))
     monkeypatch.setattr(tpu_colors, "apply_colors", xla_colors)
-    assert pretraining.pretrain(small(), str(tmp_path)) == 0
+    assert pretraining.pretrain(small(data__local_views=0), str(tmp_path)) == 0
     said = capsys.readouterr()
     assert "\n  kernels    packing, tpu.colors; they compute here what XLA does\n" in said.out
     for name, reason in {

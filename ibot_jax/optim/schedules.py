@@ -37,7 +37,7 @@ def cosine_schedule(base: float, final: float, total: int, warmup: int = 0) -> S
 
 
 def teacher_temperature(
-    epoch: Array, start: float, final: float, warmup_epochs: int, wait_epochs: int = 0
+    epoch: Array, start: float, final: float, warmup_epochs: int, wait_epochs: int
 ) -> Array:
     """The original's teacher temperature: constant within an epoch.
 
@@ -52,7 +52,7 @@ def teacher_temperature(
       Scalar.
     """
     warm = epoch - wait_epochs
-    progress = jnp.clip(warm / max(warmup_epochs - 1, 1), 0, 1)
+    progress = jnp.maximum(warm / max(warmup_epochs - 1, 1), 0)
     return jnp.where(warm < warmup_epochs, start + (final - start) * progress, final)
 
 

@@ -6,7 +6,7 @@ import pytest
 from tiny import tiny_config
 
 from ibot_jax.config.plan import make_plan
-from ibot_jax.optim.schedules import teacher_temperature
+from ibot_jax.optim.schedules import cosine_schedule, teacher_temperature, temperature_schedule
 from ibot_jax.runs.training import make_method
 
 
@@ -43,7 +43,7 @@ def test_patches_wait_for_their_masks():
 
 
 @pytest.mark.parametrize("wait", [0, 2])
-@pytest.mark.parametrize("warmup", [0, 1, 4])
+@pytest.mark.parametrize("warmup", [0, 1, 2, 4])
 def test_teacher_temperature_is_a_staircase(wait, warmup):
     epochs = 10
     expected = np.concatenate(
@@ -59,3 +59,19 @@ def test_teacher_temperature_is_a_staircase(wait, warmup):
         teacher_temperature(jnp.float32(epoch), 0.04, 0.07, warmup, wait) for epoch in range(epochs)
     ]
     np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 2, 3, 6])
+def test_a_rate_rises_to_its_peak_and_falls_along_a_cosine(warmup):
+    falling = 0.1 + 0.4 * (1 + np.cos(np.pi * np.arange(12 - warmup) / (12 - warmup))) / 2
+    expected = np.concatenate([np.linspace(0, 0.5, warmup), falling])
+    schedule = cosine_schedule(0.5, 0.1, 12, warmup)
+    np.testing.assert_allclose([schedule(jnp.float32(i)) for i in range(12)], expected, rtol=1e-5)
+
+
+def test_epochs_that_are_not_whole_are_waited_for_to_their_end():
+    plan = make_plan(tiny_config(duration="8 epochs"), 5 * tiny_config().batch_size)
+    schedule = temperature_schedule(0.04, 0.07, warmup="2.4 epochs", wait="1.2 epochs", plan=plan)
+    by_epoch = [0.04, 0.04, 0.04, 0.055, 0.07, 0.07, 0.07, 0.07]
+    ours = [schedule(jnp.float32(step)) for step in range(40)]
+    np.testing.assert_allclose(ours, np.repeat(by_epoch, 5), rtol=1e-6)

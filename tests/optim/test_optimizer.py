@@ -156,6 +156,19 @@ def test_clipping_is_per_tensor(gradients):
         np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
 
+def test_gradients_near_zero_meet_the_constants_of_the_original():
+    """Clipped by clip / (norm + 1e-6); and AdamW's first step is g / (|g| + 1e-8)."""
+    clip = optimizers.clip_by_tensor_norm(3e-6)
+    gradient = {"p": jnp.array([3e-6, 4e-6])}
+    clipped, _ = clip.update(gradient, clip.init(gradient), gradient, step=0.0)
+    np.testing.assert_allclose(clipped["p"], [1.5e-6, 2e-6], rtol=1e-5)
+    settings = dict(lr=constant(1.0), weight_decay=constant(0.0), clip=0)
+    adam = optimizers.descent("adamw", **settings)
+    gradient = {"p": jnp.array([1e-8, 3e-8])}
+    updates, _ = adam.update(gradient, adam.init(gradient), gradient, step=0.0)
+    np.testing.assert_allclose(updates["p"], [-0.5, -0.75], rtol=1e-4)
+
+
 def test_short_gradients_pass_the_clip_unchanged(gradients):
     clipped, _ = optimizers.clip_by_tensor_norm(1e3).update(
         gradients[0], optax.EmptyState(), gradients[0], step=0.0

@@ -2,11 +2,16 @@
 
 Values and gradients are compared with those of the definition in float32, as far as the definition
 in the implementation's dtype is from it: an implementation may be somewhat further, not more.
+
+A definition needs more memory than what it defines, and may not fit where the kernel does: of a
+large batch so many rows are compared as a definition's largest array may hold.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -33,6 +38,7 @@ Operands = dict[str, Any]  # floating arrays that are differentiated by, nested
 
 _FACTOR, _FLOOR = 2, 2**-8  # of the definition's own deviation; bfloat16 rounds by as much
 _MOST_BYTES = 1e-3  # of changed views may differ: divisions that do not round as IEEE 754 says
+_MOST_NUMBERS = 2**27  # of an array of a definition: half a GiB, of which it needs a few
 _LAYERS = {AttentionBranchSpec: ("qkv", "proj"), MlpBranchSpec: ("fc1", "fc2")}
 
 
@@ -45,7 +51,7 @@ class Verdict:
 
     Attributes:
       name: of the implementation.
-      spec: what it computed.
+      spec: what it computed, see `within_memory`.
       values: deviation of the output.
       gradients: largest deviation of a gradient.
       allowed: the deviations that may be, of values and gradients.
@@ -60,40 +66,44 @@ class Verdict:
     problem: str = ""
 
 
+class _NotRunError(Exception):
+    """An implementation does not run, by its fault."""
+
+
 def compare(name: str, spec: Spec, device: Device) -> Verdict:
     """Runs an implementation and its definition on this process's first device.
+
+    It raises nothing: whatever goes wrong is a verdict, for other processes wait for it.
 
     Args:
       name: of the implementation, as in `Kernels.names`; it supports the specification.
       spec: of the computation.
       device: for which it is chosen.
     """
-    kernels = Kernels((name,), device)
-    if isinstance(spec, ColorsSpec):
-        return _compare_colors(name, spec, kernels)
-    function, operands = _FUNCTIONS[type(spec)], jax.jit(_draw, static_argnums=0)(spec)
+    spec = within_memory(spec)
+    found = _compare_colors if isinstance(spec, ColorsSpec) else _compare_arrays
     try:
-        exact = _outcome(function, in_dtype(spec, "float32"), XLA, operands)
-        own = _deviations(_outcome(function, spec, XLA, operands), exact)
+        return found(name, spec, Kernels((name,), device))
+    except _NotRunError as error:
+        problem = f"it does not run: {error}"
     except Exception as error:  # such as a lack of memory
-        return Verdict(name, spec, problem=f"it cannot be compared here: {_first_line(error)}")
-    try:
-        found = _deviations(_outcome(function, spec, kernels, operands), exact)
-    except Exception as error:  # of the compiler, of the device, of the kernel's own code
-        return Verdict(name, spec, problem=f"it does not run: {_first_line(error)}")
-    allowed = [_FACTOR * deviation + _FLOOR for deviation in own]
-    exceeds = [deviation > most for deviation, most in zip(found, allowed, strict=True)]
-    parts = {"values": exceeds[0], "gradients": any(exceeds[1:])}
-    wrong = " and ".join(part for part, exceeding in parts.items() if exceeding)
-    worst = max(range(1, len(found)), key=lambda i: found[i] / allowed[i])
-    return Verdict(
-        name,
-        spec,
-        values=found[0],
-        gradients=found[worst],
-        allowed=(allowed[0], allowed[worst]),
-        problem=f"its {wrong} deviate from XLA's" if wrong else "",
-    )
+        problem = f"it cannot be compared here: {_first_line(error)}"
+    return Verdict(name, spec, problem=problem)
+
+
+def within_memory(spec: Spec) -> Spec:
+    """Returns a specification of the same on so few rows that its definition can be run, too."""
+    match spec:
+        case ColorsSpec():
+            field, numbers = "views", spec.height * spec.width * spec.channels
+        case MlpBranchSpec():
+            field, numbers = "rows", max(spec.width, spec.hidden)
+        case AttentionSpec():
+            field, numbers = "batch", spec.tokens * max(spec.heads * spec.tokens, 3 * spec.width)
+        case AttentionBranchSpec() | PackingSpec():
+            return dataclasses.replace(spec, attention=within_memory(spec.attention))
+    rows = min(getattr(spec, field), max(_MOST_NUMBERS // numbers, 1))
+    return dataclasses.replace(spec, **{field: rows})
 
 
 def in_dtype(spec: Spec, dtype: str) -> Spec:
@@ -120,6 +130,38 @@ def dtype_of(spec: Spec) -> str:
     if isinstance(spec, AttentionBranchSpec | PackingSpec):
         return dtype_of(spec.attention)
     return "uint8" if isinstance(spec, ColorsSpec) else spec.dtype
+
+
+def _compare_arrays(name: str, spec: Spec, kernels: Kernels) -> Verdict:
+    function, operands = _FUNCTIONS[type(spec)], jax.jit(_draw, static_argnums=0)(spec)
+    exact = _outcome(function, in_dtype(spec, "float32"), XLA, operands)
+    own = _deviations(_outcome(function, spec, XLA, operands), exact)
+    if not all(map(math.isfinite, own)):  # from which nothing deviates
+        raise FloatingPointError("what defines it is not finite")
+    with _its_own():
+        found = _deviations(_outcome(function, spec, kernels, operands), exact)
+    allowed = [_FACTOR * deviation + _FLOOR for deviation in own]
+    exceeds = [deviation > most for deviation, most in zip(found, allowed, strict=True)]
+    parts = {"values": exceeds[0], "gradients": any(exceeds[1:])}
+    wrong = " and ".join(part for part, exceeding in parts.items() if exceeding)
+    worst = max(range(1, len(found)), key=lambda i: found[i] / allowed[i])
+    return Verdict(
+        name,
+        spec,
+        values=found[0],
+        gradients=found[worst],
+        allowed=(allowed[0], allowed[worst]),
+        problem=f"its {wrong} deviate from XLA's" if wrong else "",
+    )
+
+
+@contextlib.contextmanager
+def _its_own() -> Iterator[None]:
+    """Blames the implementation for an error: of the compiler, the device, or its own code."""
+    try:
+        yield
+    except Exception as error:
+        raise _NotRunError(_first_line(error)) from error
 
 
 def _outcome(function: Callable, spec: Spec, kernels: Kernels, operands: Operands) -> list[Array]:
@@ -216,15 +258,13 @@ def _compare_colors(name: str, spec: ColorsSpec, kernels: Kernels) -> Verdict:
     rows = _draw_rows(spec)
     definition, implementation = (
         jax.jit(
-            functools.partial(apply_colors, max_blur_radius=spec.max_blur_radius, kernels=kernels)
+            functools.partial(apply_colors, max_blur_radius=spec.max_blur_radius, kernels=taken)
         )
-        for kernels in (XLA, kernels)
+        for taken in (XLA, kernels)
     )
-    expected = definition(views, rows)
-    try:
+    expected = jax.block_until_ready(definition(views, rows))
+    with _its_own():
         differ = float((implementation(views, rows) != expected).mean())
-    except Exception as error:
-        return Verdict(name, spec, problem=f"it does not run: {_first_line(error)}")
     problem = "" if differ <= _MOST_BYTES else "its bytes are not XLA's"
     return Verdict(name, spec, values=differ, allowed=(_MOST_BYTES, None), problem=problem)
 

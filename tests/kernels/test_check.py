@@ -12,7 +12,7 @@ import pytest
 from ibot_jax.kernels import packing
 from ibot_jax.kernels.attention import attention
 from ibot_jax.kernels.branch import branch
-from ibot_jax.kernels.check import compare
+from ibot_jax.kernels.check import compare, within_memory
 from ibot_jax.kernels.choice import XLA
 from ibot_jax.kernels.devices import Device
 from ibot_jax.kernels.specs import (
@@ -125,3 +125,41 @@ def test_packing_that_mixes_sequences_is_found(monkeypatch):
 def test_colours_off_by_a_level_are_found(monkeypatch):
     monkeypatch.setattr(tpu_colors, "apply_colors", lambda views, *args: views ^ 1)
     assert compare("tpu.colors", COLORS, TPU).problem == "its bytes are not XLA's"
+
+
+NOT_COMPARED = {
+    "operands that cannot be drawn": ("tpu.mlp", dataclasses.replace(MLP, dtype="float7")),
+    "a definition that does not run": ("tpu.mlp", dataclasses.replace(MLP, activation="none")),
+    "a definition of colours that does not run": (
+        "tpu.colors",
+        dataclasses.replace(COLORS, max_blur_radius=float("nan")),
+    ),
+    "a definition that is no number": ("tpu.mlp", dataclasses.replace(MLP, epsilon=float("nan"))),
+}
+
+
+@pytest.mark.parametrize(("name", "spec"), NOT_COMPARED.values(), ids=NOT_COMPARED)
+def test_what_cannot_be_compared_is_a_verdict_too(name, spec):
+    """And no error: other processes wait for the verdict of each."""
+    assert compare(name, spec, TPU).problem.startswith("it cannot be compared here: ")
+
+
+def test_no_more_is_compared_than_the_definition_has_memory_for():
+    """A ViT-S/8 on 256 views of 224 pixels: attention weights of 256 x 6 x 785 x 785 numbers."""
+    weights_of_a_view = 6 * 785 * 785 * 4  # bytes
+    spec = AttentionSpec(256, 785, 384, 6, "bfloat16", 1 / 8, QKV)
+    fewer = within_memory(spec)
+    assert 2**29 - weights_of_a_view < fewer.batch * weights_of_a_view <= 2**29
+    assert dataclasses.replace(fewer, batch=256) == spec
+    branch = AttentionBranchSpec(spec, "layer", 1e-6)
+    assert within_memory(branch) == dataclasses.replace(branch, attention=fewer)
+    assert within_memory(dataclasses.replace(spec, tokens=2**14)).batch == 1
+    mlp = dataclasses.replace(MLP, rows=10**6, hidden=1024)
+    assert within_memory(mlp).rows * 1024 * 4 == 2**29
+    views = dataclasses.replace(COLORS, views=10**4, height=1024, width=1024)
+    assert within_memory(views).views == 2**29 // (1024 * 1024 * 3 * 4)
+
+
+@pytest.mark.parametrize("spec", RIGHT.values(), ids=RIGHT)
+def test_what_fits_is_compared_whole(spec):
+    assert within_memory(spec) == spec

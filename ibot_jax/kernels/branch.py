@@ -88,12 +88,12 @@ def query_key_value(
     """
     dtype = jnp.dtype(spec.dtype)
     # Whole first, for each of the three is split into heads.
-    kernels = jnp.split(split_over_tensor(params["kernel"].astype(dtype), None), 3, axis=1)
-    products = [x.astype(dtype) @ split_over_tensor(part, 1) for part in kernels]
+    parts = jnp.split(split_over_tensor(params["kernel"].astype(dtype), None), 3, axis=1)
+    products = [x.astype(dtype) @ split_over_tensor(part, 1) for part in parts]
     biases = {}
     if spec.biases:
-        parts = jnp.split(split_over_tensor(params["bias"], None), 3)
-        biases = {name: split_over_tensor(part, 0) for name, part in zip(QKV, parts, strict=True)}
+        biases = jnp.split(split_over_tensor(params["bias"], None), 3)
+        biases = {name: split_over_tensor(bias, 0) for name, bias in zip(QKV, biases, strict=True)}
     return [product.reshape(spec.batch, spec.tokens, spec.width) for product in products], biases
 
 

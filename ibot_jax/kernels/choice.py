@@ -6,13 +6,13 @@ from types import ModuleType
 from ibot_jax.kernels.devices import Device, device_at_hand
 from ibot_jax.kernels.specs import Spec
 
-# Modules of this folder, each of which says `supports(spec, device)`; by platform, and by the value
-# of `model.kernels` beside "auto".
+# Modules of this folder by platform, each of which says `supports(spec, device)`. All compute but
+# for "packing", which lays sequences out for those that do, and for XLA.
 IMPLEMENTATIONS = {
     "gpu": ("cudnn",),
     "tpu": ("packing", "tpu.attention", "tpu.attention_branch", "tpu.mlp", "tpu.colors"),
 }
-_PLATFORM = {"cudnn": "gpu", "pallas": "tpu"}
+_PLATFORM = {"cudnn": "gpu", "pallas": "tpu"}  # of the words that a config has beside "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,8 @@ XLA = Kernels()
 def choose(wanted: str, device: Device, uses: list[tuple[str, Spec]] | None = None) -> Kernels:
     """Returns the kernels by a config's word, `model.kernels`; they take what they support.
 
-    "auto" are all for the device, "cudnn" and "pallas" those on their own, "xla" none.
+    "auto" are all for the device; "cudnn" are the same on a GPU and "pallas" on a TPU, else none;
+    "xla" are none anywhere.
     """
     if wanted not in ("auto", *(word for word, own in _PLATFORM.items() if own == device.platform)):
         return Kernels((), device, uses)

@@ -15,7 +15,7 @@ class Device:
     Attributes:
       platform: "cpu", "gpu" or "tpu".
       kind: the name that JAX gives it.
-      capability: CUDA's compute capability of a GPU, else 0.
+      capability: CUDA's compute capability of a GPU by NVIDIA, else 0.
       tensor: devices that heads, hidden units and prototypes are spread over.
       partitioned: whether XLA's partitioner may take the program apart: anywhere but within
         `parallel.gradients.average_gradients`, and there over `tensor`.
@@ -41,5 +41,9 @@ def device_at_hand() -> Device:
 
 
 def _describe(device: jax.Device) -> Device:
-    capability = getattr(device, "compute_capability", "0")
-    return Device(device.platform, device.device_kind, float(capability))
+    capability = getattr(device, "compute_capability", "")
+    try:
+        number = float(capability)
+    except ValueError:  # such as "gfx90a"
+        number = 0.0
+    return Device(device.platform, device.device_kind, number)

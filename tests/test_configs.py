@@ -16,6 +16,7 @@ from ibot_jax.models.geometry import geometry_of
 from ibot_jax.runs.check import check_config, check_devices, check_plan
 from ibot_jax.runs.memory import num_parameters
 from ibot_jax.runs.training import make_init
+from ibot_jax.tools import flops
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 IMAGENET = 1_281_167
@@ -41,6 +42,7 @@ SWIN = {
 NUM_IMAGES = {
     "digits": 1_442,
     "cifar10": 50_000,
+    "cifar10:swin": 50_000,
     "cifar10:large": 50_000,
     "cifar10:reference": 5_000,
     **dict.fromkeys((*PUBLISHED, *SWIN, "dino_vits16"), IMAGENET),
@@ -75,6 +77,16 @@ def test_the_settings_of_a_pod_go_with_its_chips_and_keep_the_published_batch(na
     changed = {key for key, value in flatten(config).items() if value != plain[key]}
     # Nothing that changes what is learned.
     assert changed <= {"mesh.data", "mesh.fsdp", "grad_accum_steps"}
+
+
+def test_the_swin_of_cifar10_costs_what_a_vit_does():
+    """So the curves of docs/results.md are of equal FLOPs, and of the same recipe."""
+    swin, vit = load("cifar10:swin"), load("cifar10")
+    vit.model.depth = 6
+    cost = [flops.total(flops.step_flops(c.model, c.head, c.data, c.masks)) for c in (swin, vit)]
+    assert cost[0] == pytest.approx(cost[1], rel=0.03)
+    swin.model = vit.model
+    assert flatten(swin) == flatten(vit)
 
 
 def test_an_unknown_pod_is_a_mistake_of_the_user():

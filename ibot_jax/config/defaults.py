@@ -36,7 +36,7 @@ SECTIONS = {
     "mesh": "over how many devices what is spread (see parallel/mesh.py)",
     "model": "the backbone of student and teacher",
     "head": "the projection heads",
-    "loss": "the two losses and the teacher's targets",
+    "loss": "the losses of class and patch tokens, and the teacher's targets",
     "frozen": "networks that no step changes",
     "masks": "which patches the student does not see",
     "optim": "the optimiser",
@@ -268,7 +268,7 @@ KEYS = {
     "knn.batch_size": Key(256, "images at a time, over all devices", Between(1, 10**7), REPORTED),
     "probe.l2": Key(
         1e-5,
-        "penalty of the linear classifier, see evaluate/softmax_regression.py",
+        "penalty of the linear classifier, see evaluate/probes/softmax_regression.py",
         Between(1e-12, 1e6),
         REPORTED,
     ),

@@ -31,10 +31,13 @@ class Tokens:
         return jnp.concatenate([self.cls[..., None, :], self.registers, patches], axis=-2)
 
     def with_sequence(self, x: Array) -> "Tokens":
-        """Returns other vectors of these tokens, [B, 1 + R + h * w, D'], by their names."""
-        first_patch = 1 + self.registers.shape[1]
-        patches = x[:, first_patch:].reshape(*self.patches.shape[:-1], x.shape[-1])
-        return Tokens(x[:, 0], x[:, 1:first_patch], patches)
+        """Returns other vectors of these tokens, [B, 1 + R + h * w, D'], by their names.
+
+        B may be several axes.
+        """
+        first_patch = 1 + self.registers.shape[-2]
+        patches = x[..., first_patch:, :].reshape(*self.patches.shape[:-1], x.shape[-1])
+        return Tokens(x[..., 0, :], x[..., 1:first_patch, :], patches)
 
 
 @struct.dataclass

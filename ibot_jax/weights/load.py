@@ -44,9 +44,8 @@ def load(
 
     Args:
       path: a run's workdir, or that of a fine-tuning; one folder of its checkpoints; or what
-        `ibot_jax.export` or
-        `ibot_jax.convert` wrote: a folder (orbax, checkpoint), a .npz or a .safetensors file.
-        Local, or one that etils.epath reads (gs://...).
+        `ibot_jax.export` or `ibot_jax.convert` wrote: a folder (orbax, checkpoint), a .npz or a
+        .safetensors file. Local, or one that etils.epath reads (gs://...).
       weights: "teacher" or "student", of a run or a converted checkpoint; other exports have only
         one of them.
       step: "latest", "best" by k-NN, or a step in digits, of a run's workdir.

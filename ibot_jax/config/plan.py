@@ -28,6 +28,16 @@ class Plan:
         return _to_steps(key, text, self.batch_size, self.steps_per_epoch, self.total_steps)
 
 
+def peak_rate(lr: float, batch_size: int) -> float:
+    """Returns the learning rate of a batch, in proportion to its size (Goyal et al., 1706.02677).
+
+    Args:
+      lr: the rate for 256 images.
+      batch_size: images a step.
+    """
+    return lr * batch_size / 256
+
+
 def _to_steps(key: str, text: str, *lengths: int) -> int:
     try:
         return durations.to_steps(text, *lengths)

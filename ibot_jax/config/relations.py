@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from ibot_jax.config.flat import Flat
 from ibot_jax.config.host import MOST_PER_CORE, num_cores
+from ibot_jax.config.plan import peak_rate
 from ibot_jax.config.problems import stated
 
 
@@ -27,7 +28,7 @@ def check_workers(flat: Flat) -> Iterator[str]:
 
 def check_rates(flat: Flat) -> Iterator[str]:
     """Yields a sentence if the learning rate would rise where it is meant to fall."""
-    peak = flat["optim.lr"] * flat["batch_size"] / 256
+    peak = peak_rate(flat["optim.lr"], flat["batch_size"])
     if flat["optim.min_lr"] > peak * (1 + 1e-6):
         problem = (
             f"is above the learning rate that it ends, optim.lr={flat['optim.lr']} x batch_size / "

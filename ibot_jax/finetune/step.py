@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ibot_jax.config.plan import Plan
+from ibot_jax.config.plan import Plan, peak_rate
 from ibot_jax.config.section import Section
 from ibot_jax.finetune import mixing
 from ibot_jax.finetune.optimizer import make_optimizer
+from ibot_jax.kernels.linear import matmul_precision
 from ibot_jax.models.block import drop_path_gains
 from ibot_jax.models.classifier import Classifier
 from ibot_jax.models.geometry import geometry_of
@@ -47,7 +48,7 @@ TrainStep = Callable[[FinetuneState, dict[str, Array], Array], tuple[FinetuneSta
 
 def make_schedule(optim: Section, plan: Plan) -> Schedule:
     """Returns the learning rate of the classifier by step."""
-    peak = optim.lr * plan.batch_size / 256
+    peak = peak_rate(optim.lr, plan.batch_size)
     warmup = plan.steps("optim.warmup", optim.warmup)
     return cosine_schedule(peak, optim.min_lr, plan.total_steps, warmup)
 
@@ -148,7 +149,7 @@ def make_train_step(
             loss, erase, augment_rng, images, batch["labels"], classifier.num_classes
         )
         gains = drop_path_gains(gains_rng, drop_path, depth, images.shape[:1])
-        with jax.default_matmul_precision(_precision(classifier)):
+        with jax.default_matmul_precision(matmul_precision(classifier.dtype)):
             value, gradients = jax.value_and_grad(loss_fn)(state.params, images, targets, gains)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params, step=clock)
         moved = state.replace(
@@ -176,7 +177,7 @@ def make_rank_fn(
 
     def rank(params: Params, images: Array) -> Array:
         images = normalize(images, mean, std, jnp.float32)
-        with jax.default_matmul_precision(_precision(classifier)):
+        with jax.default_matmul_precision(matmul_precision(classifier.dtype)):
             logits = classifier.apply({"params": params}, images)
         number = min(RANKED, classifier.num_classes)
         return jax.lax.top_k(logits, number)[1].astype(jnp.float32)
@@ -202,8 +203,3 @@ def _augment(
         )
         images, targets = mixing.mix(images, targets, weights)
     return images, targets
-
-
-def _precision(classifier: Classifier) -> str:
-    # Accelerators multiply float32 in bfloat16 or TF32 unless told otherwise.
-    return "default" if classifier.dtype == jnp.bfloat16 else "highest"

@@ -24,6 +24,7 @@ from ibot_jax.kernels.choice import XLA, Kernels
 from ibot_jax.kernels.color_table import COLUMNS, JITTER
 from ibot_jax.kernels.colors import apply_colors
 from ibot_jax.kernels.devices import Device
+from ibot_jax.kernels.linear import matmul_precision
 from ibot_jax.kernels.specs import (
     AttentionBranchSpec,
     AttentionSpec,
@@ -166,7 +167,6 @@ def _its_own() -> Iterator[None]:
 
 def _outcome(function: Callable, spec: Spec, kernels: Kernels, operands: Operands) -> list[Array]:
     """Returns the output, and the gradients of its product with a random array."""
-    exact = dtype_of(spec) == "float32"
 
     @jax.jit
     def run(operands):
@@ -175,7 +175,7 @@ def _outcome(function: Callable, spec: Spec, kernels: Kernels, operands: Operand
         direction = jax.random.normal(jax.random.key(1), out.shape, jnp.bfloat16)
         return jax.tree.leaves((out, gradients_of(direction.astype(out.dtype))))
 
-    with jax.default_matmul_precision("highest" if exact else "default"):
+    with jax.default_matmul_precision(matmul_precision(dtype_of(spec))):
         return run(operands)
 
 

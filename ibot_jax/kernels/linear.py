@@ -1,9 +1,19 @@
-"""Linear layers as functions of their parameters."""
+"""Linear layers as functions of their parameters, and how exact their products are."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+
+
+def matmul_precision(dtype: Any) -> str:
+    """Returns how exact a program's products have to be, for `jax.default_matmul_precision`.
+
+    Accelerators multiply float32 in bfloat16 or TF32 unless told otherwise.
+    """
+    return "default" if jnp.dtype(dtype) == jnp.bfloat16 else "highest"
 
 
 def linear(x: Array, params: dict[str, Array], dtype: jnp.dtype) -> Array:

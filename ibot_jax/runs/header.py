@@ -7,7 +7,7 @@ from etils import epath
 
 import ibot_jax
 from ibot_jax.config.flat import Flat, section
-from ibot_jax.config.plan import Plan
+from ibot_jax.config.plan import Plan, peak_rate
 from ibot_jax.config.section import Section
 from ibot_jax.models.words import in_words
 from ibot_jax.parallel.processes import num_processes
@@ -87,7 +87,7 @@ def header(
 def rate_in_words(optim: Section, batch_size: int) -> str:
     """Returns the learning rate as the batch scales it."""
     return (
-        f"{optim.lr * batch_size / 256:.4g} (optim.lr {optim.lr:g} x {batch_size} / 256), then "
+        f"{peak_rate(optim.lr, batch_size):.4g} (optim.lr {optim.lr:g} x {batch_size} / 256), then "
         f"down to {optim.min_lr:g}"
     )
 

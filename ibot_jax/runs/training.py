@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ibot_jax.config.plan import Plan
+from ibot_jax.config.plan import Plan, peak_rate
 from ibot_jax.config.section import Section
 from ibot_jax.kernels.choice import XLA, Kernels
 from ibot_jax.kernels.color_table import COLUMNS
 from ibot_jax.kernels.colors import apply_colors
+from ibot_jax.kernels.linear import matmul_precision
 from ibot_jax.methods import step as steps
 from ibot_jax.methods.method import Method, Modules, Network
 from ibot_jax.methods.state import TrainState
@@ -40,7 +41,7 @@ def make_schedules(config: Section, plan: Plan) -> dict[str, Schedule]:
     `teacher_rate` is 1 - the teacher's momentum, which rises to 1 on a cosine.
     """
     optim, total = config.optim, plan.total_steps
-    peak = optim.lr * config.batch_size / 256
+    peak = peak_rate(optim.lr, config.batch_size)
     warmup = plan.steps("optim.warmup", optim.warmup)
     return {
         "lr": cosine_schedule(peak, optim.min_lr, total, warmup),
@@ -129,8 +130,7 @@ def make_train_step(
         mesh=mesh,
         parts=config.grad_accum_steps,
         dtype=param_dtype(config.dtype),
-        # Accelerators multiply float32 in bfloat16 or TF32 unless told otherwise.
-        precision="default" if config.dtype == "bfloat16" else "highest",
+        precision=matmul_precision(config.dtype),
     )
 
 

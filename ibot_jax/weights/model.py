@@ -20,6 +20,7 @@ from ibot_jax.config.flat import flatten
 from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.errors import UserError
 from ibot_jax.kernels.choice import choose_at_hand
+from ibot_jax.kernels.linear import matmul_precision
 from ibot_jax.models.build import build_backbone, build_head, compute_dtype
 from ibot_jax.models.geometry import Geometry, geometry_of
 from ibot_jax.models.head import Head
@@ -195,7 +196,7 @@ class Model:
 
     def logits(self, params: Params, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the class and the patch logits of tokens [..., D], each [..., K] float32."""
-        with jax.default_matmul_precision(self._precision):
+        with jax.default_matmul_precision(matmul_precision(self.config.dtype)):
             return self.head.apply({"params": params["head"]}, tokens)
 
     def _apply(self, params, images, *args, floats, method=None, module=None):
@@ -208,11 +209,6 @@ class Model:
             images = standardize(images, data.mean, data.std)
         images = normalize(images, data.mean, data.std, compute_dtype(self.config.dtype))
         module, params = (module, params) if module else (self.backbone, params["backbone"])
-        with jax.default_matmul_precision(self._precision):
+        with jax.default_matmul_precision(matmul_precision(self.config.dtype)):
             outputs = module.apply({"params": params}, images, *args, method=method)
         return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), outputs)
-
-    @property
-    def _precision(self) -> str:
-        # Accelerators multiply float32 in bfloat16 or TF32 unless told otherwise.
-        return "default" if self.config.dtype == "bfloat16" else "highest"

@@ -6,19 +6,20 @@ A resumed run reads its copy, so what the config names may be gone by then. No c
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 from etils import epath
 
+from ibot_jax.config.flat import Flat
+from ibot_jax.errors import UserError
 from ibot_jax.methods.method import Network
-from ibot_jax.models.build import build_backbone, build_head, param_dtype
+from ibot_jax.models.build import param_dtype
+from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.layouts import state_sharding
 from ibot_jax.parallel.processes import is_first
 from ibot_jax.weights.export import own_card
 from ibot_jax.weights.load import load
-from ibot_jax.weights.model import Model
 from ibot_jax.weights.write import write_npz
 
 _READ_FROM = "read_from"  # in the description of the copy
@@ -38,45 +39,58 @@ class Frozen:
 
 
 def read_frozen(
-    paths: Mapping[str, str], dtype: str, workdir: epath.Path, mesh: jax.sharding.Mesh
+    flat: Flat, workdir: epath.Path, mesh: jax.sharding.Mesh, *, resumed: bool
 ) -> Frozen:
-    """Reads networks, and keeps a copy of each.
+    """Reads networks, and keeps a copy of each; all processes read that copy.
 
     Args:
-      paths: by name, the section `frozen` of a config; "" for none.
-      dtype: of the run's computation.
+      flat: the config of the run; `frozen.NAME` is where a network is, "" for none.
       workdir: of the run.
       mesh: the devices.
+      resumed: whether the run has a checkpoint. If not, a copy is of a start that failed, and what
+        the config names may be another file by now.
 
     Raises:
       UserError: if a network cannot be read, or has no head.
     """
+    paths = {
+        key.removeprefix("frozen."): path
+        for key, path in flat.items()
+        if key.startswith("frozen.") and path
+    }
+    with same_end():
+        if is_first():  # a live run's latest checkpoint is another a moment later
+            for name, path in paths.items():
+                copy = workdir / "frozen" / f"{name}.npz"
+                if not (resumed and _is_copy_of(copy, path)):
+                    _keep(path, copy, f"frozen.{name}={path!r}")
     frozen = Frozen({}, {})
-    for name, path in paths.items():
-        if not path:
-            continue
-        model, params = _read(path, workdir / "frozen" / f"{name}.npz")
-        described = model.config
-        backbone = build_backbone(described.model, described.data.global_size, dtype)
-        is_teacher = model.facts.get("weights") != "student"
-        head = build_head(described.head, dtype, teacher=is_teacher)
-        frozen.modules[name] = Network(backbone, head)
-        frozen.params[name] = jax.tree.map(
-            lambda x, layout: jax.make_array_from_callback(x.shape, layout, x.__getitem__),
-            jax.tree.map(lambda x: x.astype(param_dtype(dtype)), params),
-            state_sharding(params, mesh),
-        )
+    dtype = flat["dtype"]
+    with same_end():
+        for name in paths:
+            model, params = load(str(workdir / "frozen" / f"{name}.npz"), head=True)
+            model.config.dtype = dtype
+            frozen.modules[name] = Network(model.backbone, model.head)
+            frozen.params[name] = jax.tree.map(
+                lambda x, layout: jax.make_array_from_callback(x.shape, layout, x.__getitem__),
+                jax.tree.map(lambda x: x.astype(param_dtype(dtype)), params),
+                state_sharding(params, mesh),
+            )
     return frozen
 
 
-def _read(path: str, copy: epath.Path) -> tuple[Model, Any]:
-    if copy.exists():
-        model, params = load(str(copy), head=True)
-        if model.facts.get(_READ_FROM) == path:
-            return model, params
+def _is_copy_of(copy: epath.Path, path: str) -> bool:
+    return copy.exists() and load(str(copy))[0].facts.get(_READ_FROM) == path
+
+
+def _keep(path: str, copy: epath.Path, setting: str) -> None:
+    """Writes the copy of a network; its description says which step's it is."""
     model, params = load(path, head=True)
-    if is_first():
-        description = model.description(head=True) | {_READ_FROM: path}
-        card = own_card(copy.name, "npz", params, description, "", [])
-        write_npz(copy, params, description, card)
-    return model, params
+    if model.classifier is not None:
+        raise UserError(
+            f"{setting} is fine-tuned: it has a classifier and no projection head; give the "
+            "pre-training"
+        )
+    description = model.description(head=True) | {_READ_FROM: path}
+    card = own_card(copy.name, "npz", params, description, "", [])
+    write_npz(copy, params, description, card)

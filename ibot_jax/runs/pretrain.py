@@ -118,8 +118,8 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
             require_shared(folder)
             lock = stack.enter_context(Lock(folder).held())
         checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
-        with same_end():
-            frozen = read_frozen(config.frozen.to_dict(), config.dtype, folder, mesh)
+        resumed = checkpoints.latest_step() is not None
+        frozen = read_frozen(flat, folder, mesh, resumed=resumed)
         state, start = _first_state(config, plan, mesh, checkpoints, frozen.modules)
         start_step = int(state.step)
         with same_end():

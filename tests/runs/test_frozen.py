@@ -6,6 +6,7 @@ import pytest
 from etils import epath
 from tiny import tiny_batch, tiny_config, tiny_plan
 
+from ibot_jax.config import flatten
 from ibot_jax.errors import UserError
 from ibot_jax.methods.state import teacher_params
 from ibot_jax.parallel.mesh import make_mesh
@@ -38,8 +39,8 @@ def export(teacher, tmp_path):
     return path
 
 
-def read(config, workdir, mesh):
-    return frozen_networks.read_frozen(config.frozen.to_dict(), config.dtype, workdir, mesh)
+def read(config, workdir, mesh, *, resumed=False):
+    return frozen_networks.read_frozen(flatten(config), workdir, mesh, resumed=resumed)
 
 
 def config_of(export, **overrides):
@@ -81,7 +82,7 @@ def test_a_student_learns_from_a_wider_network_and_resumes_without_its_file(
     assert [path.name for path in (workdir / "frozen").glob("*.npz")] == ["teacher.npz"]
 
     export.unlink()
-    again = read(config, workdir, mesh)
+    again = read(config, workdir, mesh, resumed=True)
     assert_equal(jax.device_get(again.params), jax.device_get(frozen.params))
     resumed = checkpoints.restore(training.state_layout(config, plan, mesh, again.modules))
     for _ in range(4):
@@ -122,11 +123,49 @@ def test_networks_that_cannot_be_compared_are_refused(overrides, problem, export
         training.make_init(config, tiny_plan(config), frozen.modules)
 
 
-def test_another_path_is_read_anew(teacher, export, tmp_path):
+@pytest.fixture
+def doubled(teacher, tmp_path):
+    """Returns another network and its export."""
+    path, params = epath.Path(tmp_path / "doubled.npz"), jax.tree.map(lambda x: 2 * x, teacher[1])
+    write_npz(path, params, teacher[0], "")
+    return path, params
+
+
+def test_another_path_is_read_anew(export, doubled, tmp_path):
     workdir, mesh = epath.Path(tmp_path / "run"), make_mesh(jax.devices()[:1])
     read(config_of(export), workdir, mesh)
-    other = epath.Path(tmp_path / "other.npz")
-    doubled = jax.tree.map(lambda x: 2 * x, teacher[1])
-    write_npz(other, doubled, teacher[0], "")
-    frozen = read(config_of(other), workdir, mesh)
-    assert_equal(jax.device_get(frozen.params["teacher"]), doubled)
+    frozen = read(config_of(doubled[0]), workdir, mesh, resumed=True)
+    assert_equal(jax.device_get(frozen.params["teacher"]), doubled[1])
+
+
+def test_the_copy_of_a_start_that_failed_is_not_believed(export, doubled, tmp_path):
+    """By the next start the path may hold something better."""
+    workdir, mesh = epath.Path(tmp_path / "run"), make_mesh(jax.devices()[:1])
+    read(config_of(export), workdir, mesh)
+    doubled[0].replace(export)
+    frozen = read(config_of(export), workdir, mesh, resumed=False)
+    assert_equal(jax.device_get(frozen.params["teacher"]), doubled[1])
+
+
+def test_all_processes_read_what_the_first_one_found(
+    teacher, export, doubled, tmp_path, monkeypatch
+):
+    """A live run's latest checkpoint is another one for whoever comes later."""
+    workdir, mesh = epath.Path(tmp_path / "run"), make_mesh(jax.devices()[:1])
+    read(config_of(export), workdir, mesh)
+    doubled[0].replace(export)
+    monkeypatch.setattr(frozen_networks, "is_first", lambda: False)
+    frozen = read(config_of(export), workdir, mesh)
+    assert_equal(jax.device_get(frozen.params["teacher"]), teacher[1])
+
+
+def test_a_classifier_is_no_teacher(tmp_path):
+    """Its head is not what the student's outputs could be compared with."""
+    config = tiny_config()
+    classifier = {"classes": 5, "names": None, "projection": 0}
+    model, params = untrained(Model(config, "tuned", classifier=classifier), head=True)
+    path = epath.Path(tmp_path / "tuned.npz")
+    write_npz(path, jax.device_get(params), model.description(head=True), "")
+    with pytest.raises(UserError, match=r"frozen.teacher=.*tuned.npz' is fine-tuned: .* give the"):
+        read(config_of(path), epath.Path(tmp_path / "run"), make_mesh(jax.devices()[:1]))
+    assert not (tmp_path / "run/frozen").exists()

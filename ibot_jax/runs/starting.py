@@ -8,6 +8,8 @@ from etils import epath
 
 from ibot_jax.errors import UserError
 from ibot_jax.methods.state import TrainState, teacher_params
+from ibot_jax.parallel.agreement import first_text, same_end
+from ibot_jax.parallel.processes import is_first
 from ibot_jax.weights.checkpoints import RESTORE, complete_steps
 from ibot_jax.weights.find import find
 from ibot_jax.weights.read import read_like, readable
@@ -17,7 +19,7 @@ _WEIGHTS = ("student", "teacher", "centers")
 
 
 def read_weights(path: str, like: TrainState) -> dict[str, Any]:
-    """Reads the weights of another run.
+    """Reads the weights of another run; all processes read the checkpoint that the first one finds.
 
     Args:
       path: a workdir, whose latest checkpoint is taken, or one checkpoint's folder.
@@ -29,7 +31,11 @@ def read_weights(path: str, like: TrainState) -> dict[str, Any]:
     Raises:
       UserError: if there is no checkpoint, or a tensor has another shape there or is not finite.
     """
-    folder = _find_checkpoint(path)
+    found = ""
+    with same_end():
+        if is_first():  # a run that goes on has another latest checkpoint a moment later
+            found = str(_find_checkpoint(path))
+    folder = epath.Path(first_text(found))
     layouts = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
         {

@@ -27,6 +27,7 @@ from ibot_jax.methods.state import teacher_params
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
+from ibot_jax.runs import starting
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.runs.starting import read_weights, replace_weights
 from ibot_jax.runs.training import jit_init, make_init, make_train_step, state_layout
@@ -403,6 +404,20 @@ def test_a_run_starts_from_the_weights_of_another(workdir, given):
     assert_equal(started.buffers, other.buffers)
     assert int(started.step) == 0
     assert_equal(started.opt_state[0], fresh.opt_state[0])  # all links but the teacher's
+
+
+def test_all_processes_start_from_the_checkpoint_that_the_first_one_found(workdir, monkeypatch):
+    """A run that goes on has another latest checkpoint for whoever looks later."""
+    checkpoints = Checkpoints(workdir, keep=2)
+    first = first_state(tiny_config(), seed=1)
+    expected = copied(first.params)
+    for step, state in ((4, first), (8, first_state(tiny_config(), seed=2))):
+        save_and_wait(checkpoints, at_step(state, step))
+    checkpoints.close()
+    monkeypatch.setattr(starting, "is_first", lambda: False)
+    monkeypatch.setattr(starting, "first_text", lambda own: str(workdir / "checkpoints/4"))
+    fresh = first_state(tiny_config(), seed=3)
+    assert_equal(read_weights(str(workdir), fresh)["student"], expected)
 
 
 def test_weights_that_do_not_fit_are_named_with_both_shapes(workdir):

@@ -15,7 +15,7 @@ from ibot_jax.config.flat import Flat
 from ibot_jax.errors import UserError
 from ibot_jax.methods.method import Network
 from ibot_jax.models.build import param_dtype
-from ibot_jax.parallel.agreement import same_end
+from ibot_jax.parallel.agreement import first_says, same_end
 from ibot_jax.parallel.layouts import state_sharding
 from ibot_jax.parallel.processes import is_first
 from ibot_jax.weights.export import own_card
@@ -58,12 +58,14 @@ def read_frozen(
         for key, path in flat.items()
         if key.startswith("frozen.") and path
     }
-    with same_end():
-        if is_first():  # a live run's latest checkpoint is another a moment later
-            for name, path in paths.items():
-                copy = workdir / "frozen" / f"{name}.npz"
-                if not (resumed and _is_copy_of(copy, path)):
-                    _keep(path, copy, f"frozen.{name}={path!r}")
+    for name, path in paths.items():
+        copy, kept = workdir / "frozen" / f"{name}.npz", False
+        with same_end():
+            if is_first():
+                kept = resumed and _is_copy_of(copy, path)
+        if not first_says(kept):
+            with same_end():
+                _keep(path, copy, f"frozen.{name}={path!r}")
     frozen = Frozen({}, {})
     dtype = flat["dtype"]
     with same_end():
@@ -84,13 +86,18 @@ def _is_copy_of(copy: epath.Path, path: str) -> bool:
 
 
 def _keep(path: str, copy: epath.Path, setting: str) -> None:
-    """Writes the copy of a network; its description says which step's it is."""
+    """Writes the copy of a network; its description says of which step it is.
+
+    All processes read, as Orbax wants it; they may find different checkpoints of a run that goes
+    on. The copy is what the first one found.
+    """
     model, params = load(path, head=True)
     if model.classifier is not None:
         raise UserError(
             f"{setting} is fine-tuned: it has a classifier and no projection head; give the "
             "pre-training"
         )
-    description = model.description(head=True) | {_READ_FROM: path}
-    card = own_card(copy.name, "npz", params, description, "", [])
-    write_npz(copy, params, description, card)
+    if is_first():
+        description = model.description(head=True) | {_READ_FROM: path}
+        card = own_card(copy.name, "npz", params, description, "", [])
+        write_npz(copy, params, description, card)

@@ -6,9 +6,15 @@ import cli
 import jax
 import numpy as np
 import pytest
+from absl import flags
 from PIL import Image
 from processes import Run
-from runs import restored
+from runs import restored, save_run
+
+import ibot_jax
+from ibot_jax.cli.config_file import parse_config
+from ibot_jax.config import make_plan
+from ibot_jax.runs.training import make_init
 
 pytestmark = pytest.mark.slow
 
@@ -152,3 +158,35 @@ def test_processes_with_different_configs_are_refused(folders, tmp_path):
     statuses, _, errors = Run(2, *arguments, folders=folders).finish()
     assert statuses == [2, 2], errors
     assert all("process 1 has another config than process 0" in error for error in errors)
+
+
+def test_networks_that_differ_between_hosts_are_those_of_the_first(folders, tmp_path):
+    """As where a run goes on, and saves, while another one starts from it."""
+    at_rest = dict(lr="1e-10", min_lr="0", warmup="0 steps", freeze_last_layer="0 steps")
+    arguments = (
+        f"--config={cli.ROOT / 'configs/digits.py'}",
+        *cli.TINY[1:],
+        *(f"--config.optim.{key}={value}" for key, value in at_rest.items()),
+        "--config.data.local_views=0",
+        "--config.duration=2 steps",
+        "--config.loss.teacher_temp_warmup=0 steps",
+        "--config.knn.every=",
+        "--config.teacher_momentum=1",
+    )
+    config = parse_config(["", *arguments], flags.FlagValues())
+    state = jax.jit(make_init(config, make_plan(config, 160)))(jax.random.key(0))
+    started = jax.device_get(state.params)
+    for host in folders:
+        save_run(host / "start", config, state)
+        state = jax.tree.map(lambda x: x + x, state)
+    parts = ("--config.mesh.fsdp=8", "--config.init_from=start")
+    teacher = ("--config.method=distillation", "--config.frozen.teacher=start")
+    workdir = tmp_path / "run"
+    run = Run(2, *arguments, *parts, *teacher, f"--workdir={workdir}", folders=folders)
+    statuses, _, errors = run.finish()
+    assert statuses == [0, 0], errors
+    found = restored(workdir, 2)
+    for name in ("student", "teacher"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-8), found[name], started)
+    _, copy = ibot_jax.load(str(workdir / "frozen/teacher.npz"), head=True)
+    jax.tree.map(np.testing.assert_array_equal, copy, started)

@@ -47,15 +47,12 @@ def read_like(folder: epath.Path, part: str, like: Any) -> Any:
       Exception: whatever Orbax's threads meet; see `readable`.
     """
     with ocp.StandardCheckpointer() as checkpointer:
-        saved = _shapes(checkpointer.metadata(folder / part).item_metadata.tree)
-        wanted = _shapes(like)
-        for tensor in sorted(saved.keys() | wanted.keys()):
-            if saved.get(tensor) != wanted.get(tensor):
-                raise UserError(
-                    f"{folder} does not fit this config: {part}/{tensor} has shape "
-                    f"{saved.get(tensor, 'none')} there and {wanted.get(tensor, 'none')} here; "
-                    "make model, head, input size and optimiser equal"
-                )
+        saved = checkpointer.metadata(folder / part).item_metadata.tree
+        for tensor, there, here in _unlike(saved, like):
+            raise UserError(
+                f"{folder} does not fit this config: {part}/{tensor} has shape {there} there and "
+                f"{here} here; make model, head, input size and optimiser equal"
+            )
         return checkpointer.restore(folder / part, like)
 
 
@@ -82,14 +79,19 @@ def require_shapes(params: Any, described: Any, name: str) -> None:
     Raises:
       UserError: that names the first tensor which is not.
     """
-    wanted, found = _shapes(described), _shapes(params)
-    for tensor in sorted(wanted.keys() | found.keys()):
-        if wanted.get(tensor) != found.get(tensor):
-            raise UserError(
-                f"{name} holds weights of another architecture than its config: {tensor} is "
-                f"{found.get(tensor, 'absent')}, not {wanted.get(tensor, 'absent')}; restore the "
-                "one or the other"
-            )
+    for tensor, found, wanted in _unlike(params, described):
+        raise UserError(
+            f"{name} holds weights of another architecture than its config: {tensor} is {found}, "
+            f"not {wanted}; restore the one or the other"
+        )
+
+
+def _unlike(found: Any, wanted: Any) -> Iterator[tuple[str, str, str]]:
+    """Yields the tensors that two trees do not have alike: name, and shapes in words."""
+    found, wanted = _shapes(found), _shapes(wanted)
+    for tensor in sorted(found.keys() | wanted.keys()):
+        if found.get(tensor) != wanted.get(tensor):
+            yield tensor, *(str(shapes.get(tensor, "absent")) for shapes in (found, wanted))
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 from ibot_jax.config.section import Section
@@ -9,7 +10,9 @@ from ibot_jax.kernels.attention import writes_weights
 from ibot_jax.kernels.choice import XLA, Kernels, choose_at_hand
 from ibot_jax.models.block import attention_spec
 from ibot_jax.models.counts import Stage
+from ibot_jax.models.geometry import geometry_of
 from ibot_jax.models.head import Head
+from ibot_jax.models.parameters import Params
 from ibot_jax.models.swin import Swin
 from ibot_jax.models.vit import ViT
 
@@ -53,6 +56,27 @@ def build_backbone(
         scan_blocks=model.scan_blocks,
         **kwargs,
     )
+
+
+def init_params(
+    backbone: ViT | Swin, head: Head | None, rng: jax.Array, size: tuple[int, int], channels: int
+) -> Params:
+    """Draws the first parameters of a network, {"backbone": ..., "head": ...}.
+
+    Args:
+      backbone: the module.
+      head: the module; None for a network without.
+      rng: of which both have their own.
+      size: height and width of the images that the backbone is trained for.
+      channels: of an image.
+    """
+    backbone_rng, head_rng = jax.random.split(rng)
+    image = jnp.zeros((1, *size, channels), backbone.param_dtype)
+    params = {"backbone": backbone.init(backbone_rng, image)["params"]}
+    if head is not None:
+        token = jnp.zeros((1, geometry_of(backbone).width), backbone.param_dtype)
+        params["head"] = head.init(head_rng, token)["params"]
+    return params
 
 
 def attention_in_memory(model: Section, stages: list[Stage], dtype: str) -> int:

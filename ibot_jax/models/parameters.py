@@ -1,7 +1,11 @@
 """Parameters of a backbone by their names: whose layer they are, and other image sizes."""
 
+from typing import Any
+
 from ibot_jax.models.geometry import Geometry
 from ibot_jax.models.vit import resample_positions
+
+Params = Any  # of a network or a part of it: nested dicts with arrays as leaves
 
 
 def layer_of(path: tuple[str, ...], geometry: Geometry) -> int:
@@ -28,8 +32,8 @@ def layer_of(path: tuple[str, ...], geometry: Geometry) -> int:
 
 
 def for_size(
-    params: dict, geometry: Geometry, trained: tuple[int, int], wanted: tuple[int, int]
-) -> dict:
+    params: Params, geometry: Geometry, trained: tuple[int, int], wanted: tuple[int, int]
+) -> Params:
     """Returns a backbone's parameters for images of another size, positions resampled.
 
     Args:

@@ -24,8 +24,15 @@ from ibot_jax.methods.method import Method, Modules, Network
 from ibot_jax.methods.state import TrainState
 from ibot_jax.methods.views import Batch, make_views
 from ibot_jax.models.block import drop_path_gains
-from ibot_jax.models.build import build_backbone, build_head, compute_dtype, param_dtype
+from ibot_jax.models.build import (
+    build_backbone,
+    build_head,
+    compute_dtype,
+    init_params,
+    param_dtype,
+)
 from ibot_jax.models.geometry import geometry_of
+from ibot_jax.models.parameters import Params
 from ibot_jax.optim import optimizer as optimizers
 from ibot_jax.optim.ema_teacher import teacher_from_student
 from ibot_jax.optim.schedules import Schedule, cosine_schedule
@@ -88,16 +95,10 @@ def make_init(
 ) -> Callable[[Array], TrainState]:
     """Returns the function from a key to a run's first state; the teacher copies the student."""
     method = make_method(config, plan, frozen=frozen)
-    dtype = param_dtype(config.dtype)
+    student, data = method.modules.student, config.data
 
-    def init_student(rng: Array) -> optimizers.Params:
-        backbone_rng, head_rng = jax.random.split(rng)
-        image = jnp.zeros((1, *config.data.global_size, config.data.channels), dtype)
-        token = jnp.zeros((1, geometry_of(config.model).width), dtype)
-        return {
-            "backbone": method.modules.student.backbone.init(backbone_rng, image)["params"],
-            "head": method.modules.student.head.init(head_rng, token)["params"],
-        }
+    def init_student(rng: Array) -> Params:
+        return init_params(student.backbone, student.head, rng, data.global_size, data.channels)
 
     return steps.make_init(init_student, make_optimizer(config, plan), method)
 

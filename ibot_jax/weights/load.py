@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from ibot_jax.errors import UserError, require_one_of
-from ibot_jax.optim.optimizer import Params
+from ibot_jax.models.build import init_params
+from ibot_jax.models.parameters import Params
 from ibot_jax.weights.checkpoints import read_weights
 from ibot_jax.weights.description import (
     DECODED,
@@ -105,16 +106,14 @@ def untrained(model: Model, *, head: bool = False) -> tuple[Model, Params]:
 
 
 def _init(model: Model, *, head: bool) -> Params:
-    """Draws parameters as `step.make_init` does."""
-    config = model.config
-    rngs = jax.random.split(jax.random.key(config.seed))
-    image = jnp.zeros((1, *config.data.global_size, config.data.channels))
+    """Draws parameters as a run does, which has no classifier."""
+    config, rng = model.config, jax.random.key(model.config.seed)
+    size, channels = config.data.global_size, config.data.channels
     if head and model.classifier is not None:
-        return build_classifier(config, model.classifier).init(rngs[0], image)["params"]
-    params = {"backbone": model.backbone.init(rngs[0], image)["params"]}
-    if head:
-        params["head"] = model.head.init(rngs[1], jnp.zeros((1, model.geometry.width)))["params"]
-    return params
+        image = jnp.zeros((1, *size, channels))
+        classifier = build_classifier(config, model.classifier)
+        return classifier.init(jax.random.split(rng)[0], image)["params"]
+    return init_params(model.backbone, model.head if head else None, rng, size, channels)
 
 
 def _check_shapes(model: Model, params: Params) -> None:

@@ -50,8 +50,8 @@ def read_like(folder: epath.Path, part: str, like: Any) -> Any:
         saved = checkpointer.metadata(folder / part).item_metadata.tree
         for tensor, there, here in _unlike(saved, like):
             raise UserError(
-                f"{folder} does not fit this config: {part}/{tensor} has shape {there} there and "
-                f"{here} here; make model, head, input size and optimiser equal"
+                f"{folder} does not fit this config: {part}/{tensor} is {there} there and {here} "
+                "here; make model, head, input size and optimiser equal"
             )
         return checkpointer.restore(folder / part, like)
 

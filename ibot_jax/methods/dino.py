@@ -82,9 +82,14 @@ def build(config: Section, modules: Modules, plan: Plan) -> DINO:
       plan: the run's length.
 
     Raises:
-      UserError: if a head has a last layer for patch tokens, which nothing would train.
+      UserError: if a head has a last layer for patch tokens, which nothing would train, or the one
+        loss weighs nothing.
     """
     loss, head = config.loss, modules.teacher.head
+    if not loss.class_weight:
+        raise UserError(
+            'loss.class_weight=0 leaves method="dino" nothing to learn from; make it positive'
+        )
     for key, of_network in (("shared", modules.student.head), ("shared_teacher", head)):
         if not of_network.shared:
             raise UserError(

@@ -91,3 +91,10 @@ def test_a_last_layer_for_patches_is_refused(key):
     config = tiny_config(method="dino", **{f"head__{key}": False})
     with pytest.raises(UserError, match=rf"head\.{key}=False .*; set it to true"):
         training.make_init(config, tiny_plan(config))
+
+
+def test_without_its_one_loss_it_is_refused():
+    """The patch loss, whose weight keeps such an iBOT learning, is not there."""
+    config = tiny_config(method="dino", loss__class_weight=0.0)
+    with pytest.raises(UserError, match=r"loss\.class_weight=0 .*; make it positive"):
+        training.make_init(config, tiny_plan(config))

@@ -6,20 +6,25 @@ A resumed run reads its copy, so what the config names may be gone by then. No c
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 from etils import epath
 
 from ibot_jax.config.flat import Flat
+from ibot_jax.config.problems import refuse, stated
 from ibot_jax.errors import UserError
 from ibot_jax.methods.method import Network
+from ibot_jax.methods.state import Params
 from ibot_jax.models.build import param_dtype
 from ibot_jax.parallel.agreement import first_says, same_end
 from ibot_jax.parallel.layouts import state_sharding
 from ibot_jax.parallel.processes import is_first
+from ibot_jax.runs.memory import memory_problems
 from ibot_jax.weights.export import own_card
 from ibot_jax.weights.load import load
+from ibot_jax.weights.model import Model
 from ibot_jax.weights.write import write_npz
 
 _READ_FROM = "read_from"  # in the description of the copy
@@ -51,7 +56,8 @@ def read_frozen(
         the config names may be another file by now.
 
     Raises:
-      UserError: if a network cannot be read, or has no head.
+      UserError: if a network cannot be read, has no head, was trained on other pixels (`data.mean`,
+        `data.std`, `data.channels`), or does not fit into memory beside the state.
     """
     paths = {
         key.removeprefix("frozen."): path
@@ -66,18 +72,36 @@ def read_frozen(
         if not first_says(kept):
             with same_end():
                 _keep(path, copy, f"frozen.{name}={path!r}")
-    frozen = Frozen({}, {})
-    dtype = flat["dtype"]
     with same_end():
-        for name in paths:
-            model, params = load(str(workdir / "frozen" / f"{name}.npz"), head=True)
-            model.config.dtype = dtype
-            frozen.modules[name] = Network(model.backbone, model.head)
-            frozen.params[name] = jax.tree.map(
-                lambda x, layout: jax.make_array_from_callback(x.shape, layout, x.__getitem__),
-                jax.tree.map(lambda x: x.astype(param_dtype(dtype)), params),
-                state_sharding(params, mesh),
-            )
+        read = {name: load(str(workdir / "frozen" / f"{name}.npz"), head=True) for name in paths}
+        refuse(problem for name in read for problem in _pixel_problems(flat, name, read[name][0]))
+        sizes = {
+            name: sum(leaf.size for leaf in jax.tree.leaves(params))
+            for name, (_, params) in read.items()
+        }
+        refuse(memory_problems(flat, sizes))
+    return _place(read, flat["dtype"], mesh)
+
+
+def _pixel_problems(flat: Flat, name: str, model: Model) -> Iterator[str]:
+    """Yields what of the run's pixels the network does not know: all networks see the same."""
+    for key in ("channels", "mean", "std"):
+        theirs = getattr(model.config.data, key)
+        if flat[f"data.{key}"] != theirs:
+            problem = f"is not what frozen.{name} was trained with; use {theirs!r}"
+            yield stated(flat, f"data.{key}", problem)
+
+
+def _place(read: dict[str, tuple[Model, Params]], dtype: str, mesh: jax.sharding.Mesh) -> Frozen:
+    frozen = Frozen({}, {})
+    for name, (model, params) in read.items():
+        model.config.dtype = dtype
+        frozen.modules[name] = Network(model.backbone, model.head)
+        frozen.params[name] = jax.tree.map(
+            lambda x, layout: jax.make_array_from_callback(x.shape, layout, x.__getitem__),
+            jax.tree.map(lambda x: x.astype(param_dtype(dtype)), params),
+            state_sharding(params, mesh),
+        )
     return frozen
 
 

@@ -8,7 +8,7 @@ block, which the backward pass begins from. What a step really needs is more; th
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 
@@ -63,13 +63,17 @@ def depth_key(model: Section) -> str:
     return "model.depth" if model.arch == "vit" else "model.stage_depths"
 
 
-def device_needs(flat: Flat, num_devices: int) -> Iterator[Need]:
-    """Yields what one of the devices of a run takes memory for."""
+def device_needs(
+    flat: Flat, num_devices: int, frozen: Mapping[str, int] | None = None
+) -> Iterator[Need]:
+    """Yields what one of the devices of a run takes memory for; see `memory_problems`."""
     model, item = section(flat, "model"), _ITEM[flat["dtype"]]
     parts = flat["mesh.fsdp"] * flat["mesh.tensor"]
     copies = _COPIES[flat["optim.name"]]
     for keys, number in num_parameters(flat).items():
         yield Need("state", keys, number * copies * max(item, 4) // parts)
+    for name, number in (frozen or {}).items():  # whose activations are gone before the student's
+        yield Need("a frozen network", (f"frozen.{name}",), number * max(item, 4) // parts)
     rows = flat["batch_size"] * flat["mesh.tensor"] // num_devices
     at_once = math.ceil(rows / flat["grad_accum_steps"])
     for kind in ("global", "local"):
@@ -103,14 +107,15 @@ def host_needs(flat: Flat, num_processes: int) -> Iterator[Need]:
         yield Need("a batch to evaluate", ("knn.batch_size", "data.global_size"), batch)
 
 
-def memory_problems(flat: Flat) -> Iterator[str]:
+def memory_problems(flat: Flat, frozen: Mapping[str, int] | None = None) -> Iterator[str]:
     """Yields a sentence if devices or host have too little memory for a run.
 
     Args:
       flat: the config, checked.
+      frozen: how many parameters the frozen networks have, by name, once that is known.
     """
     count, local = jax.device_count(), jax.local_device_count()
-    on_device = list(device_needs(flat, count))
+    on_device = list(device_needs(flat, count, frozen))
     on_host = list(host_needs(flat, num_processes()))
     device = jax.local_devices()[0]
     if device.platform == "cpu":  # devices of the host's own memory
@@ -136,6 +141,8 @@ def _too_much(needs: list[Need], limit: float, whose: str, flat: Flat) -> Iterat
 def _help(most: Need) -> str:
     if most.what == "state":
         return f"lower {most.keys[0]}, or spread the state over devices (mesh.fsdp, mesh.tensor)"
+    if most.what == "a frozen network":
+        return "give a smaller one, or spread it over devices (mesh.fsdp, mesh.tensor)"
     if "batch_size" in most.keys:
         return f"lower {most.keys[0]} or batch_size, or raise grad_accum_steps"
     return f"lower {most.keys[0]}"

@@ -4,6 +4,7 @@ The one place where they meet: runs, replays, benchmarks and compilations for po
 put together here.
 """
 
+import dataclasses
 import functools
 import importlib
 from collections.abc import Callable, Mapping
@@ -86,8 +87,12 @@ def make_method(
         Network(backbone, build_head(config.head, config.dtype, teacher=teacher))
         for teacher in (False, True)
     )
+    others = {
+        name: dataclasses.replace(network, backbone=network.backbone.clone(kernels=kernels))
+        for name, network in (frozen or {}).items()
+    }
     module = importlib.import_module(f"ibot_jax.methods.{config.method}")
-    return module.build(config, Modules(student, teacher, frozen or {}), plan)
+    return module.build(config, Modules(student, teacher, others), plan)
 
 
 def make_init(

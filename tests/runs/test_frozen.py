@@ -8,6 +8,8 @@ from tiny import tiny_batch, tiny_config, tiny_plan
 
 from ibot_jax.config import flatten
 from ibot_jax.errors import UserError
+from ibot_jax.kernels.choice import choose
+from ibot_jax.kernels.devices import Device
 from ibot_jax.methods.state import teacher_params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs import frozen as frozen_networks
@@ -169,3 +171,29 @@ def test_a_classifier_is_no_teacher(tmp_path):
     with pytest.raises(UserError, match=r"frozen.teacher=.*tuned.npz' is fine-tuned: .* give the"):
         read(config_of(path), epath.Path(tmp_path / "run"), make_mesh(jax.devices()[:1]))
     assert not (tmp_path / "run/frozen").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (dict(data__std=(0.5, 0.5, 0.5)), r"data.std=\(0.5.* frozen.teacher .* use \(0.2"),
+        (
+            dict(data__channels=1, data__mean=(0.5,), data__std=(0.5,)),
+            r"data.channels=1 .*; use 3; data.mean=\(0.5,\) .*; data.std=",
+        ),
+    ],
+    ids=["std", "channels"],
+)
+def test_a_network_of_other_pixels_is_refused(overrides, problem, export, tmp_path):
+    """It sees the views that the student sees, normalised as the run says."""
+    with pytest.raises(UserError, match=problem):
+        read(config_of(export, **overrides), epath.Path(tmp_path), make_mesh(jax.devices()[:1]))
+
+
+def test_the_runs_kernels_compute_it_too(export, tmp_path):
+    config, mesh = config_of(export), make_mesh(jax.devices()[:1])
+    modules = read(config, epath.Path(tmp_path), mesh).modules
+    kernels = choose("auto", Device("gpu", "H100", capability=9.0))
+    method = training.make_method(config, tiny_plan(config), kernels, modules)
+    networks = method.modules.student, method.modules.teacher, method.modules.frozen["teacher"]
+    assert [network.backbone.kernels for network in networks] == 3 * [kernels]

@@ -84,6 +84,17 @@ def test_accelerators_tell_what_they_have(limit, fits, monkeypatch):
     assert fits or "a Great GPU has 1 GiB; lower head.prototypes" in problems[0]
 
 
+def test_a_frozen_network_counts(monkeypatch):
+    monkeypatch.setattr(memory, "host_memory", lambda: 4 * 2**30)
+    flat = flatten(tiny_config(frozen__teacher="large.npz"))
+    assert not list(memory.memory_problems(flat, {"teacher": 10**8}))  # 0.4 GB on each of 8 devices
+    (problem,) = memory.memory_problems(flat, {"teacher": 10**9})
+    assert "frozen.teacher='large.npz': the run takes 29.8 GiB" in problem
+    assert problem.endswith(
+        "give a smaller one, or spread it over devices (mesh.fsdp, mesh.tensor)"
+    )
+
+
 def test_a_mesh_spreads_the_state():
     config = tiny_config(head__prototypes=10**6, head__patch_prototypes=10**6)
     whole, part = (

@@ -39,7 +39,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.opening import Views, open_model, open_views
 from ibot_jax.evaluate.features.cache import identity
 from ibot_jax.files.paths import absolute_path, require_writable
-from ibot_jax.optim.optimizer import Params
+from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
 from ibot_jax.weights.model import Model

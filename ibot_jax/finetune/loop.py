@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ibot_jax.errors import TrainingError
 from ibot_jax.finetune.step import FinetuneState, Metrics
-from ibot_jax.optim.optimizer import Params
+from ibot_jax.models.parameters import Params
 from ibot_jax.runs.loop import Loop
 
 

@@ -4,8 +4,8 @@ import jax
 import optax
 
 from ibot_jax.models.geometry import Geometry
-from ibot_jax.models.parameters import layer_of
-from ibot_jax.optim.optimizer import Params, add_weight_decay, scale_by_negative
+from ibot_jax.models.parameters import Params, layer_of
+from ibot_jax.optim.optimizer import add_weight_decay, scale_by_negative
 from ibot_jax.optim.schedules import Schedule
 
 # Not decayed though they have more than one dimension; the mask token is not used.

@@ -41,7 +41,7 @@ from ibot_jax.finetune.step import (
 )
 from ibot_jax.kernels.choice import Kernels
 from ibot_jax.models.classifier import Classifier, with_kernels
-from ibot_jax.optim.optimizer import Params
+from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.agreement import require_same, same_end
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.processes import is_first

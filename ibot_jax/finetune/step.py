@@ -12,16 +12,15 @@ from ibot_jax.config.section import Section
 from ibot_jax.finetune import mixing
 from ibot_jax.finetune.optimizer import make_optimizer
 from ibot_jax.kernels.linear import matmul_precision
+from ibot_jax.methods.step import Metrics
 from ibot_jax.models.block import drop_path_gains
 from ibot_jax.models.classifier import Classifier
 from ibot_jax.models.geometry import geometry_of
-from ibot_jax.models.parameters import for_size
+from ibot_jax.models.parameters import Params, for_size
 from ibot_jax.models.pixels import normalize
-from ibot_jax.optim.optimizer import Params
 from ibot_jax.optim.schedules import Schedule, cosine_schedule
 
 Array = jax.Array
-Metrics = dict[str, Array]
 RANKED = 5  # classes kept of a ranking, for top-5
 
 

@@ -22,8 +22,8 @@ from ibot_jax.losses.centering import teacher_probs
 from ibot_jax.losses.chunked import sum_of_chunks
 from ibot_jax.losses.class_tokens import class_loss
 from ibot_jax.losses.patches import patch_loss, patch_weights
-from ibot_jax.methods.state import Params
 from ibot_jax.models.head import Head
+from ibot_jax.models.parameters import Params
 from ibot_jax.models.tokens import Tokens
 from ibot_jax.parallel.mesh import TENSOR_AXIS
 from ibot_jax.parallel.tensor import tensor_size

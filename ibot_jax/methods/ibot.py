@@ -14,8 +14,8 @@ from ibot_jax.config.section import Section
 from ibot_jax.losses.centering import update_center
 from ibot_jax.methods.heads import Heads, TeacherHead, masked_share, mean_logits, units_of
 from ibot_jax.methods.method import Array, Modules, Networks, Targets, Tree
-from ibot_jax.methods.state import Params
 from ibot_jax.methods.views import Views, by_view, student_tokens, tokens_of
+from ibot_jax.models.parameters import Params
 from ibot_jax.optim.schedules import Schedule, temperature_schedule
 from ibot_jax.parallel.tensor import over_prototypes
 

@@ -13,9 +13,9 @@ import flax
 import flax.linen as nn
 import jax
 
-from ibot_jax.methods.state import Params
 from ibot_jax.methods.views import Views
 from ibot_jax.models.head import Head
+from ibot_jax.models.parameters import Params
 from ibot_jax.optim.schedules import Schedule
 
 Array = jax.Array

@@ -6,8 +6,9 @@ import flax
 import jax
 import optax
 
+from ibot_jax.models.parameters import Params
+
 Array = jax.Array
-Params = Any  # {"backbone": ..., "head": ...}, nested dicts with arrays as leaves
 
 
 @flax.struct.dataclass

@@ -13,8 +13,9 @@ import optax
 
 from ibot_jax.methods.method import Method, Networks, Targets, Tree
 from ibot_jax.methods.metrics import DEVICES, METRICS, of_batch
-from ibot_jax.methods.state import Params, TrainState, teacher_params
+from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.methods.views import Batch, Views
+from ibot_jax.models.parameters import Params
 from ibot_jax.optim.schedules import Schedule
 from ibot_jax.parallel.gradients import average_gradients, largest_of_devices
 

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ibot_jax.methods.state import Params
+from ibot_jax.models.parameters import Params
 from ibot_jax.models.pixels import normalize
 from ibot_jax.models.tokens import Tokens
 

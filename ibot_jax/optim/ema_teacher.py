@@ -1,7 +1,7 @@
 """The teacher: an exponential moving average of the student, the last link of the Optax chain."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.traverse_util
 import jax
@@ -10,17 +10,15 @@ import optax
 
 from ibot_jax.optim.schedules import Schedule
 
-Params = Any  # a tree of nested dicts with arrays as leaves
-
 
 class EmaTeacherState(NamedTuple):
     """State of `ema_teacher`: the teacher's parameters."""
 
-    teacher: Params
+    teacher: optax.Params
 
 
 def ema_teacher(
-    rate: Schedule, init_teacher: Callable[[Params], Params]
+    rate: Schedule, init_teacher: Callable[[optax.Params], optax.Params]
 ) -> optax.GradientTransformationExtraArgs:
     """Keeps the teacher: an exponential moving average of the student's updated parameters.
 
@@ -53,7 +51,7 @@ def ema_teacher(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def teacher_from_student(params: Params, shared_head: bool) -> Params:
+def teacher_from_student(params: optax.Params, shared_head: bool) -> optax.Params:
     """Returns the teacher that starts from a student's parameters.
 
     Where only the teacher's head shares its last layer, that layer starts as the student's patch

@@ -1,13 +1,10 @@
 """Which parameters the optimiser treats apart: last layers, which a run freezes at its start."""
 
-from typing import Any
-
 import jax
+import optax
 
-Params = Any  # a tree of nested dicts with arrays as leaves
 
-
-def parameter_groups(params: Params, norm_last_layer: bool) -> Params:
+def parameter_groups(params: optax.Params, norm_last_layer: bool) -> optax.Params:
     """Labels every leaf "fixed", "last_layer" or "rest".
 
     Fixed are the prototypes' norms `g` where `norm_last_layer`; last layers (class and patch)

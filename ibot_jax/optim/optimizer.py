@@ -5,7 +5,6 @@ link, frozen or not, reads the same clock.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,6 @@ from ibot_jax.optim.groups import parameter_groups
 from ibot_jax.optim.schedules import Schedule
 
 Array = jax.Array
-Params = Any  # a tree of nested dicts with arrays as leaves
 
 
 def _stateless(
@@ -93,7 +91,7 @@ def make_optimizer(
     freeze_last_layer: int,
     norm_last_layer: bool,
     teacher_rate: Schedule,
-    init_teacher: Callable[[Params], Params],
+    init_teacher: Callable[[optax.Params], optax.Params],
 ) -> optax.GradientTransformationExtraArgs:
     """Builds the whole chain; its `update` needs `params` and the keyword `step`.
 

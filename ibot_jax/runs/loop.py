@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 
 from ibot_jax.config.plan import Plan
+from ibot_jax.data.pipeline import Batch
 from ibot_jax.errors import SaveError, TrainingError, UserError, in_words, located
+from ibot_jax.methods.step import Metrics
 from ibot_jax.parallel import processes, signals
 from ibot_jax.parallel.agreement import all_fail, first_says, in_step
 from ibot_jax.parallel.layouts import replicated
@@ -27,8 +28,6 @@ from ibot_jax.runs.lock import Lock
 from ibot_jax.runs.metrics import Reporter
 
 State = Any  # a struct of arrays with `step` and `finite`
-Batch = dict[str, np.ndarray]
-Metrics = dict[str, jax.Array]
 
 # How many steps the host may run ahead of what it has looked at: enough to keep the device busy.
 _LAG = 2

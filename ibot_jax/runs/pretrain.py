@@ -24,6 +24,7 @@ from ibot_jax.kernels.choice import choose
 from ibot_jax.kernels.devices import device_of
 from ibot_jax.methods.metrics import METRICS
 from ibot_jax.methods.state import TrainState, teacher_params
+from ibot_jax.methods.step import Metrics
 from ibot_jax.models.geometry import geometry_of
 from ibot_jax.parallel import signals
 from ibot_jax.parallel.agreement import require_same, same_end
@@ -39,7 +40,7 @@ from ibot_jax.runs.frozen import read_frozen
 from ibot_jax.runs.header import header
 from ibot_jax.runs.kernels import prove
 from ibot_jax.runs.lock import Lock
-from ibot_jax.runs.loop import Loop, Metrics, make_watchdog
+from ibot_jax.runs.loop import Loop, make_watchdog
 from ibot_jax.runs.memory import memory_problems
 from ibot_jax.runs.metrics import WRITTEN, Reporter
 from ibot_jax.runs.starting import read_weights, replace_weights

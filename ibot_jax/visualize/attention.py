@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ibot_jax.cli.flags import add_number, add_weights_options
-from ibot_jax.optim.optimizer import Params
+from ibot_jax.models.parameters import Params
 from ibot_jax.visualize import canvas, frames
 from ibot_jax.visualize.options import (
     add_image_options,

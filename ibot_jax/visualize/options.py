@@ -8,7 +8,7 @@ from ibot_jax.cli.flags import add, add_number, positive, share
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common import opening
 from ibot_jax.evaluate.common.memory import check_images
-from ibot_jax.optim.optimizer import Params
+from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.model import Model
 

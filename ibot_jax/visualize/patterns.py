@@ -22,7 +22,7 @@ from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.data.sources.opening import Source, Subset
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.opening import Views
-from ibot_jax.optim.optimizer import Params
+from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import rows_of_process
 from ibot_jax.visualize import canvas, prototypes

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ibot_jax.optim.optimizer import Params
+from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.rows import to_global
 from ibot_jax.weights.model import Model

@@ -10,8 +10,8 @@ import numpy as np
 from etils import epath
 
 from ibot_jax.errors import UserError
+from ibot_jax.models.parameters import Params
 from ibot_jax.models.words import NAMES
-from ibot_jax.optim.optimizer import Params
 from ibot_jax.weights.description import described_view
 from ibot_jax.weights.hashes import backbone_hash, weights_hash
 from ibot_jax.weights.quoting import hub_id, yaml_scalar

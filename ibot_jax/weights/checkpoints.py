@@ -8,7 +8,7 @@ from etils import epath
 
 from ibot_jax.errors import UserError
 from ibot_jax.files.checksums import FIGURES, find_damage, is_listed, read_figures
-from ibot_jax.optim.optimizer import Params
+from ibot_jax.models.parameters import Params
 from ibot_jax.weights.read import read_arrays, readable
 
 RESTORE = "restore it, or move it elsewhere: then an earlier one is taken"  # of what is damaged

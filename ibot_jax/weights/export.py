@@ -8,7 +8,7 @@ import jax
 from ibot_jax.cli.quiet import quiet_libraries
 from ibot_jax.errors import UserError, about_arguments, require_one_of
 from ibot_jax.files.paths import absolute_path, warn_if_among_images, writing
-from ibot_jax.optim.optimizer import Params
+from ibot_jax.models.parameters import Params
 from ibot_jax.weights.card import make_card, read_report, require_same_weights
 from ibot_jax.weights.find import find
 from ibot_jax.weights.formats import import_safetensors

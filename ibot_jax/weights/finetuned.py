@@ -21,7 +21,7 @@ from ibot_jax.files.json_files import parse_object
 from ibot_jax.kernels.choice import choose_at_hand
 from ibot_jax.models.build import build_backbone, compute_dtype, param_dtype
 from ibot_jax.models.classifier import Classifier
-from ibot_jax.optim.optimizer import Params
+from ibot_jax.models.parameters import Params
 from ibot_jax.weights.checkpoints import read_weights
 from ibot_jax.weights.description import portable, recorded_config
 from ibot_jax.weights.find import Source

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from ibot_jax.errors import UserError
-from ibot_jax.optim.optimizer import Params
+from ibot_jax.models.parameters import Params
 from ibot_jax.weights.checkpoints import is_checkpoint
 from ibot_jax.weights.read import read_arrays
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import flax.traverse_util
 import numpy as np
 
-from ibot_jax.optim.optimizer import Params
+from ibot_jax.models.parameters import Params
 
 
 def flat_tensors(params: Params) -> dict[str, np.ndarray]:

@@ -24,12 +24,12 @@ from ibot_jax.kernels.linear import matmul_precision
 from ibot_jax.models.build import build_backbone, build_head, compute_dtype
 from ibot_jax.models.geometry import Geometry, geometry_of
 from ibot_jax.models.head import Head
+from ibot_jax.models.parameters import Params
 from ibot_jax.models.pixels import normalize, standardize
 from ibot_jax.models.swin import Swin
 from ibot_jax.models.tokens import Attention, Tokens
 from ibot_jax.models.vit import ViT
 from ibot_jax.models.words import in_words
-from ibot_jax.optim.optimizer import Params
 from ibot_jax.weights.description import describe
 from ibot_jax.weights.finetuned import build_classifier
 from ibot_jax.weights.sanity import check_images

@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from ibot_jax.errors import UserError
-from ibot_jax.optim.optimizer import Params
+from ibot_jax.models.parameters import Params
 
 
 def read_arrays(folder: epath.Path, keys: Sequence[str] | None = None) -> Params:

@@ -16,7 +16,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.files.atomic import renamed, write_bytes, write_json
 from ibot_jax.files.json_files import as_json
 from ibot_jax.files.paths import absolute_path, require_writable
-from ibot_jax.optim.optimizer import Params
+from ibot_jax.models.parameters import Params
 from ibot_jax.weights.formats import CONFIG, PARAMS, import_safetensors
 
 CARD = "README.md"

@@ -33,7 +33,7 @@ from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.memory import check_images
 from ibot_jax.files.paths import warn_if_among_images
-from ibot_jax.optim.optimizer import Params
+from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.agreement import same_end, until_told
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.processes import is_first

@@ -30,7 +30,7 @@ from ibot_jax.evaluate.common.opening import Views
 from ibot_jax.evaluate.features.extract import extract_batches, make_feature_fn
 from ibot_jax.files import atomic
 from ibot_jax.files.paths import absolute_path, writing
-from ibot_jax.optim.optimizer import Params
+from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.agreement import all_say, same_end
 from ibot_jax.parallel.shares import Rows
 from ibot_jax.weights.description import DESCRIBED_DATA

@@ -16,6 +16,7 @@ import numpy as np
 from ibot_jax.config.section import Section
 from ibot_jax.models.build import build_backbone
 from ibot_jax.models.geometry import geometry_of
+from ibot_jax.models.parameters import Params
 from ibot_jax.tools.replaying.recording import (
     Deviation,
     Deviations,
@@ -25,7 +26,6 @@ from ibot_jax.tools.replaying.recording import (
 )
 from ibot_jax.tools.replaying.settings import model_of, unknown_settings
 from ibot_jax.weights.foreign import original_names
-from ibot_jax.weights.foreign.original_names import Params
 
 # Of what was recorded in float64, and in float32.
 TOLERANCES = {np.dtype(np.float64): 1e-8, np.dtype(np.float32): 1e-6}

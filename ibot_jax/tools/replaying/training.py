@@ -18,6 +18,7 @@ from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
 from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.methods.views import Batch
+from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs import training as steps
 from ibot_jax.tools.replaying.recording import (
@@ -126,7 +127,7 @@ def _first_state(recording: Recording, config: Section, plan: Plan) -> TrainStat
     )
 
 
-def _params(recording: Recording, who: str, shared: bool) -> original_names.Params:
+def _params(recording: Recording, who: str, shared: bool) -> Params:
     tensors = recording.below(f"init/{who}/")
     try:
         params = original_names.to_flax(tensors, shared)

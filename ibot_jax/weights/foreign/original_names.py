@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import flax.traverse_util
 import numpy as np
 
-Params = dict  # {"backbone": ..., "head": ...}, nested dicts with arrays as leaves
+from ibot_jax.models.parameters import Params
 
 TABLE, INDEX = "relative_position_bias_table", "relative_position_index"
 

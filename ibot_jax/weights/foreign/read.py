@@ -10,7 +10,7 @@ from etils import epath
 import ibot_jax
 from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.errors import UserError
-from ibot_jax.optim.optimizer import Params
+from ibot_jax.models.parameters import Params
 from ibot_jax.weights.description import describe, described_view
 from ibot_jax.weights.find import find
 from ibot_jax.weights.foreign.accounting import NO_MASK_TOKEN

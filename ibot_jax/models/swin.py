@@ -354,7 +354,7 @@ class Swin(nn.Module):
             for number in wanted
         )
 
-    def last_attention(self, images: Array) -> Attention:
+    def attention(self, images: Array) -> Attention:
         """Returns the attention weights of the last block."""
         *_, (block, x, _) = self._run(images)
         return block.attention(x)

@@ -155,7 +155,7 @@ class ViT(nn.Module):
                 outputs[number] = self._named(self.norm(x), images)
         return tuple(outputs[number] for number in wanted)
 
-    def last_attention(self, images: Array) -> Attention:
+    def attention(self, images: Array) -> Attention:
         """Returns the attention weights of the last block."""
         x = self._embed(images, None)
         for block in self.blocks[:-1]:

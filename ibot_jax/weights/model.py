@@ -149,7 +149,7 @@ class Model:
 
         Images and errors as of `features`.
         """
-        return self._apply(params, images, floats=floats, method="last_attention")
+        return self._apply(params, images, floats=floats, method="attention")
 
     def tokens(self, params: Params, images: jax.Array, *, floats: str | None = None) -> jax.Array:
         """Returns `features` as one array [B, T, D]: class token, registers, patches row by row.

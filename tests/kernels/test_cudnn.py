@@ -29,5 +29,5 @@ def test_a_model_computes_the_same_with_it(monkeypatch):
     outputs = (model.apply(variables, images) for model in (fused, plain))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), *outputs)
     assert called == ["cudnn"] * 3
-    maps = [m.apply(variables, images, method="last_attention") for m in (fused, plain)]
+    maps = [m.apply(variables, images, method="attention") for m in (fused, plain)]
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), *maps)

@@ -96,7 +96,7 @@ def test_attention_says_what_each_patch_is_given(variables):
     params["stages_0"] = {k: v for k, v in params["stages_0"].items() if k != "merge"}
     params["norm"] = params["patch_norm"]
     model = tiny(stage_depths=(2,), stage_heads=(1,))
-    attention = run(model, {"params": params}, images(24, 24), method="last_attention")
+    attention = run(model, {"params": params}, images(24, 24), method="attention")
     np.testing.assert_allclose(attention.weights.sum(axis=-1), 1, atol=1e-6)
     expected = np.zeros((2, 1, 6, 6))
     for window in range(4):

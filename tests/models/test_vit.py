@@ -68,7 +68,7 @@ class TestAgainstTheOriginal:
     def test_last_attention(self, recorded, size):
         arrays, model, variables = recorded
         images, expected = self.images(arrays, size), arrays[f"{size}/last_attention"]
-        attention = model.apply(variables, images, method="last_attention")
+        attention = model.apply(variables, images, method="attention")
         np.testing.assert_allclose(attention.weights, expected, atol=1e-5)
         rows, columns = (side // 16 for side in images.shape[1:3])
         of_class = expected[:, :, 0, 1:].reshape(*expected.shape[:2], rows, columns)

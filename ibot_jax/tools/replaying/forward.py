@@ -96,7 +96,7 @@ def _outputs(
     def apply(params, images, mask):
         run = functools.partial(model.apply, {"params": params}, images)
         layers = run(range(depth), method="layers")
-        attention = run(method="last_attention").weights
+        attention = run(method="attention").weights
         return run(), None if mask is None else run(mask), layers, attention
 
     tokens, masked, layers, attention = apply(params, images, mask)

@@ -111,5 +111,5 @@ def test_a_model_computes_the_same_with_them(pack, monkeypatch):
 
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-3, 1e-6), run(ours), run(plain))
     assert {name for name, _ in uses} == set(names)
-    maps = [model.apply(variables, images, method="last_attention") for model in (ours, plain)]
+    maps = [model.apply(variables, images, method="attention") for model in (ours, plain)]
     np.testing.assert_allclose(*(attention.weights for attention in maps), atol=1e-6)

@@ -44,8 +44,8 @@ class DINO:
         """Runs the teacher on global views, up to the unit vectors before its prototypes."""
         backbone, head = self.modules.teacher.backbone, self.modules.teacher.head
         params = networks.teacher
-        tokens = by_view(tokens_of(backbone, params, views.global_views), views.global_views)
-        units = head.apply({"params": params["head"]}, tokens.cls, method="bottleneck")
+        tokens = by_view(tokens_of(backbone, params, views.global_views).cls, views.global_views)
+        units = head.apply({"params": params["head"]}, tokens, method="bottleneck")
         return Targets(
             rows=units,
             shared=TeacherHead(

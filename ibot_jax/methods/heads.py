@@ -49,11 +49,11 @@ class TeacherHead:
 
 def units_of(head: Head, params: Params, tokens: Tokens) -> Tokens:
     """Runs a head on all tokens up to its bottleneck; returns unit vectors [..., U]."""
-    sequence = tokens.sequence()
+    sequence = tokens.sequence
     # As rows: a TPU pads what has more dimensions.
     rows = sequence.reshape(-1, sequence.shape[-1])
     units = head.apply({"params": params}, rows, method="bottleneck")
-    return tokens.with_sequence(units.reshape(*sequence.shape[:-1], -1))
+    return tokens.replace(sequence=units.reshape(*sequence.shape[:-1], -1))
 
 
 def mean_logits(head: Head, params: Params, units: Array, kind: str) -> Array:
@@ -138,7 +138,7 @@ class Heads:
         Args:
           student: parameters of the student's head.
           teacher: for the targets.
-          tokens: of the student, which lead with [B, G].
+          tokens: of the student, which lead with [B * G].
           units: of the teacher, likewise, [..., U].
           masks: [B, G, h, w] bool.
           share: of `masked_share`, by which a chunk has slots; where more are masked, another
@@ -156,24 +156,16 @@ class Heads:
             loss = patch_loss(logits, targets, weights, self.student_temp, over)
             return loss, (monitors.entropy(targets, over) * valid).sum()
 
+        images, views, *grid = masks.shape
+        slots = masked_capacity(share, images * views, math.prod(grid), self._most_tokens("patch"))
+        weights = patch_weights(masks.reshape(images, views, -1), units.sequence.dtype)
         # All tokens are rows, others than patches never selected: to leave them out is to copy.
-        others = 1 + tokens.registers.shape[-2]
-
-        def rows(tokens):
-            sequence = tokens.sequence()
-            return sequence.reshape(-1, sequence.shape[-1])
-
-        def of_rows(x):
-            return jnp.pad(x, ((0, 0), (0, 0), (others, 0))).reshape(-1)
-
-        images, views = masks.shape[:2]
-        masks = masks.reshape(images, views, -1)
-        slots = masked_capacity(share, images * views, masks.shape[-1], self._most_tokens("patch"))
-        weights = patch_weights(masks, units.patches.dtype)
-        fixed = {"units": rows(units), "weights": of_rows(weights)}
-        loss, entropy = sum_of_chunks(
-            chunk, slots, student, rows(tokens), fixed, teacher, of_rows(masks)
+        selected, weights = (
+            tokens.of_patches(x.reshape(-1, *grid)).reshape(-1) for x in (masks, weights)
         )
+        rows, unit_rows = (x.sequence.reshape(-1, x.sequence.shape[-1]) for x in (tokens, units))
+        fixed = {"units": unit_rows, "weights": weights}
+        loss, entropy = sum_of_chunks(chunk, slots, student, rows, fixed, teacher, selected)
         number = masks.sum()
         return {
             "patch_loss": loss,

@@ -47,7 +47,7 @@ class IBOT:
         backbone, head = self.modules.teacher.backbone, self.modules.teacher.head
         params = networks.teacher
         tokens = tokens_of(backbone, params, views.global_views)
-        units = by_view(units_of(head, params["head"], tokens), views.global_views)
+        units = units_of(head, params["head"], tokens)
         means = {
             "class": mean_logits(head, params["head"], units.cls, "class"),
             "patch": mean_logits(head, params["head"], units.patches, "patch"),
@@ -71,7 +71,9 @@ class IBOT:
 
     def _compare(self, heads: tuple[Params, TeacherHead], rows: dict[str, Array]):
         units = rows["units"]
-        terms, by_prototype = self.heads.class_terms(*heads, rows["class"], units.cls)
+        terms, by_prototype = self.heads.class_terms(
+            *heads, rows["class"], by_view(units.cls, rows["masks"])
+        )
         terms |= self.heads.patch_terms(*heads, rows["tokens"], units, rows["masks"], self.masked)
         return terms, by_prototype
 

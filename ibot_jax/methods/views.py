@@ -82,34 +82,32 @@ def tokens_of(
       gains: [B, V, depth, 2] of stochastic depth; None without.
 
     Returns:
-      Tokens that lead with [B * V]; `by_view` takes that apart.
+      Tokens that lead with [B * V]; `by_view` takes parts of them apart.
     """
     flat = (None if x is None else x.reshape(-1, *x.shape[2:]) for x in (views, masks, gains))
     return backbone.apply({"params": params["backbone"]}, *flat)
 
 
-def by_view(tokens: Tokens, views: Array) -> Tokens:
-    """Returns tokens of `views` [B, V, ...] that lead with [B, V], not [B * V]."""
-    return jax.tree.map(lambda x: x.reshape(*views.shape[:2], *x.shape[1:]), tokens)
+def by_view(x: Array, views: Array) -> Array:
+    """Returns what leads with [B * V] so that it leads with [B, V], as `views` do."""
+    return x.reshape(*views.shape[:2], *x.shape[1:])
 
 
 def student_tokens(backbone: nn.Module, params: Params, views: Views) -> tuple[Tokens, Array]:
     """Runs the student on masked global views and on local ones.
 
     Returns:
-      Tokens of the global views, which lead with [B, G], and the class tokens of all views,
+      Tokens of the global views, which lead with [B * G], and the class tokens of all views,
       [B, V, D], the global ones first.
     """
-
-    def run(images, masks, gains):
-        return by_view(tokens_of(backbone, params, images, masks, gains), images)
-
     num_global = views.global_views.shape[1]
     gains = global_gains = views.gains
     if gains is not None:
         global_gains, gains = gains[:, :num_global], gains[:, num_global:]
-    tokens = run(views.global_views, views.masks, global_gains)
-    if not views.local_views.shape[1]:
-        return tokens, tokens.cls
-    local = run(views.local_views, None, gains)
-    return tokens, jnp.concatenate([tokens.cls, local.cls], axis=1)
+    tokens = tokens_of(backbone, params, views.global_views, views.masks, global_gains)
+    class_tokens = by_view(tokens.cls, views.global_views)
+    if views.local_views.shape[1]:
+        local = tokens_of(backbone, params, views.local_views, None, gains)
+        local_class_tokens = by_view(local.cls, views.local_views)
+        class_tokens = jnp.concatenate([class_tokens, local_class_tokens], axis=1)
+    return tokens, class_tokens

@@ -383,6 +383,8 @@ class Swin(nn.Module):
 
 
 def _tokens(patches: Array) -> Tokens:
-    batch, _, _, width = patches.shape
-    registers = jnp.zeros((batch, 0, width), patches.dtype)
-    return Tokens(cls=patches.mean(axis=(1, 2)), registers=registers, patches=patches)
+    """Names patch tokens [B, h, w, D], and their mean the class token."""
+    batch, rows, columns, width = patches.shape
+    mean = patches.mean(axis=(1, 2))[:, None]
+    sequence = jnp.concatenate([mean, patches.reshape(batch, -1, width)], axis=1)
+    return Tokens(sequence, (rows, columns))

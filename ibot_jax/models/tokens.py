@@ -9,35 +9,38 @@ Array = jax.Array
 
 @struct.dataclass
 class Tokens:
-    """The tokens of a layer.
+    """The tokens of a layer: one array, as blocks and heads take it, and its parts by name.
 
     Attributes:
-      cls: [B, D], the class token; of a backbone without one, the mean of the patch tokens.
-      registers: [B, R, D]; R may be 0.
-      patches: [B, h, w, D], as the patches lie in the image.
+      sequence: [..., 1 + R + h * w, D]: `cls`, registers, and patches row by row.
+      grid: (h, w) of the patches.
+      num_registers: R.
     """
 
-    cls: Array
-    registers: Array
-    patches: Array
+    sequence: Array
+    grid: tuple[int, int] = struct.field(pytree_node=False)
+    num_registers: int = struct.field(pytree_node=False, default=0)
 
-    def sequence(self) -> Array:
-        """Returns [B, 1 + R + h * w, D]: `cls`, registers, and patches row by row.
+    @property
+    def cls(self) -> Array:
+        """[..., D], the class token; of a backbone without one, the mean of the patch tokens."""
+        return self.sequence[..., 0, :]
 
-        B may be several axes.
-        """
-        *batch, rows, columns, width = self.patches.shape
-        patches = self.patches.reshape(*batch, rows * columns, width)
-        return jnp.concatenate([self.cls[..., None, :], self.registers, patches], axis=-2)
+    @property
+    def registers(self) -> Array:
+        """[..., R, D]; R may be 0."""
+        return self.sequence[..., 1 : 1 + self.num_registers, :]
 
-    def with_sequence(self, x: Array) -> "Tokens":
-        """Returns other vectors of these tokens, [B, 1 + R + h * w, D'], by their names.
+    @property
+    def patches(self) -> Array:
+        """[..., h, w, D], as the patches lie in the image."""
+        patches = self.sequence[..., 1 + self.num_registers :, :]
+        return patches.reshape(*patches.shape[:-2], *self.grid, patches.shape[-1])
 
-        B may be several axes.
-        """
-        first_patch = 1 + self.registers.shape[-2]
-        patches = x[..., first_patch:, :].reshape(*self.patches.shape[:-1], x.shape[-1])
-        return Tokens(x[..., 0, :], x[..., 1:first_patch, :], patches)
+    def of_patches(self, x: Array) -> Array:
+        """Returns values of patches [..., h, w] as of all tokens [..., 1 + R + h * w]: others 0."""
+        x = x.reshape(*x.shape[:-2], -1)
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(1 + self.num_registers, 0)])
 
 
 @struct.dataclass

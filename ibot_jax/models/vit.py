@@ -143,7 +143,7 @@ class ViT(nn.Module):
           gains: [B, depth, 2] of stochastic depth, see `drop_path_gains`; None is 1.
         """
         x = self.norm(self._run_blocks(self._embed(images, masks), gains))
-        return self._named(x, images)
+        return Tokens(x, self._grid(images))
 
     def layers(self, images: Array, wanted: Sequence[int]) -> tuple[Tokens, ...]:
         """Returns the normalised tokens of the wanted blocks, which count from 0, in that order."""
@@ -152,7 +152,7 @@ class ViT(nn.Module):
         for number, block in enumerate(self.blocks):
             x = block(x)
             if number in wanted:
-                outputs[number] = self._named(self.norm(x), images)
+                outputs[number] = Tokens(self.norm(x), self._grid(images))
         return tuple(outputs[number] for number in wanted)
 
     def attention(self, images: Array) -> Attention:
@@ -166,11 +166,6 @@ class ViT(nn.Module):
 
     def _grid(self, images: Array) -> tuple[int, int]:
         return geometry_of(self).grid(images.shape[1:3])
-
-    def _named(self, x: Array, images: Array) -> Tokens:
-        """Takes a sequence [B, 1 + h * w, D] apart."""
-        patches = x[:, 1:].reshape(x.shape[0], *self._grid(images), x.shape[-1])
-        return Tokens(cls=x[:, 0], registers=x[:, 1:1], patches=patches)
 
     def _run_blocks(self, x: Array, gains: Array | None) -> Array:
         if self.is_initializing() or not self.depth:

@@ -156,7 +156,7 @@ class Model:
 
         Images and errors as of `features`. Of a ViT without registers T is 1 + N, with N patches.
         """
-        return self.features(params, images, floats=floats).sequence()
+        return self.features(params, images, floats=floats).sequence
 
     def last_layers(
         self, params: Params, images: jax.Array, n: int, *, floats: str | None = None
@@ -166,7 +166,7 @@ class Model:
         Images and errors as of `features`; the blocks must be of one width.
         """
         layers = self.layers(params, images, self.geometry.last_blocks(n), floats=floats)
-        return jnp.stack([layer.sequence() for layer in layers])
+        return jnp.stack([layer.sequence for layer in layers])
 
     def last_attention(
         self, params: Params, images: jax.Array, *, floats: str | None = None

@@ -64,7 +64,7 @@ def tokens_and_logits(config, weights, pixels):
         build_backbone(config.model, config.data.global_size, config.dtype),
         build_head(config.head, config.dtype, teacher=True),
     )
-    tokens = jax.jit(backbone.apply)({"params": weights["backbone"]}, views).sequence()
+    tokens = jax.jit(backbone.apply)({"params": weights["backbone"]}, views).sequence
     logits = jax.jit(head.apply)({"params": weights["head"]}, tokens)
     return np.asarray(tokens), *(
         np.asarray(x) - weights["centers"][kind]

@@ -55,7 +55,7 @@ def test_outputs_and_gradients_are_those_without(side, options):
         return [
             jax.value_and_grad(
                 lambda params, gains, model=model: jnp.vdot(
-                    model.apply({"params": params}, images, masks, gains).sequence(), cotangent
+                    model.apply({"params": params}, images, masks, gains).sequence, cotangent
                 ),
                 argnums=(0, 1),
             )(params, gains)

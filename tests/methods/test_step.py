@@ -85,7 +85,7 @@ def test_centers_follow_the_teachers_outputs_for_all_tokens():
     tokens = (
         build_backbone(config.model, config.data.global_size, config.dtype)
         .apply(variables, views)
-        .sequence()
+        .sequence
     )
     head = build_head(config.head, config.dtype, teacher=True)
     class_logits, patch_logits = head.apply({"params": state.params["head"]}, tokens)

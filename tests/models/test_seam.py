@@ -34,7 +34,7 @@ def is_size(node, aliases):
 
 def is_sequence(node, aliases):
     """Whether an expression is tokens one after the other, by its name or by what gives it."""
-    if isinstance(node, ast.Call) and name_of(node) == "sequence" and not node.args:
+    if isinstance(node, ast.Attribute) and node.attr == "sequence":
         return True
     return "token" in name_of(node) or (isinstance(node, ast.Name) and node.id in aliases)
 
@@ -142,13 +142,13 @@ def test_arithmetic_is_found_under_any_name(code):
     [
         "cls = model.tokens(params, images)[:, 0]",
         "program = jax.jit(model.tokens)",
-        "x = backbone.apply(variables, images).sequence()\ncls = x[:, 0]",
+        "x = backbone.apply(variables, images).sequence\ncls = x[:, 0]",
         "weights = model.last_attention(params, images)",
         "cls, patches = tokens[:, 0], tokens[:, 1:]",
         "registers = class_tokens[..., 1:5, :]",
         "grid = tokens_of(images)[0, 1:]",
         "cls, rest = jnp.split(tokens, [1], axis=1)",
-        "cls = jnp.take(features.sequence(), 0, axis=1)",
+        "cls = jnp.take(features.sequence, 0, axis=1)",
     ],
 )
 def test_slices_are_found(code):

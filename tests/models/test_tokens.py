@@ -1,23 +1,29 @@
 """Tokens by name and as one sequence, whatever axes lie before them."""
 
+import jax
 import numpy as np
 import pytest
 
 from ibot_jax.models.tokens import Tokens
 
 
-@pytest.mark.parametrize("batch", [(2,), (2, 3)])
-@pytest.mark.parametrize("registers", [0, 2])
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("registers", [0, 4])
 def test_a_sequence_has_class_token_registers_and_patches_row_by_row(batch, registers):
-    numbers = np.arange(np.prod(batch) * (1 + registers + 6) * 4.0)
-    x = numbers.reshape(*batch, 1 + registers + 6, 4)
-    tokens = Tokens(
-        cls=x[..., 0, :],
-        registers=x[..., 1 : 1 + registers, :],
-        patches=np.stack([x[..., -6:-3, :], x[..., -3:, :]], axis=-3),  # [..., 2, 3, 4]
-    )
-    np.testing.assert_array_equal(tokens.sequence(), x)
-    other = tokens.with_sequence(x[..., :2] + 1)
-    np.testing.assert_array_equal(other.cls, tokens.cls[..., :2] + 1)
-    np.testing.assert_array_equal(other.registers, tokens.registers[..., :2] + 1)
-    np.testing.assert_array_equal(other.patches, tokens.patches[..., :2] + 1)
+    x = np.random.default_rng(0).normal(size=(*batch, 1 + registers + 2 * 3, 5))
+    tokens = Tokens(x, (2, 3), registers)
+    np.testing.assert_array_equal(tokens.cls, x[..., 0, :])
+    np.testing.assert_array_equal(tokens.registers, x[..., 1 : 1 + registers, :])
+    assert tokens.patches.shape == (*batch, 2, 3, 5)
+    np.testing.assert_array_equal(tokens.patches[..., 1, 2, :], x[..., -1, :])
+    np.testing.assert_array_equal(tokens.patches[..., 0, 1, :], x[..., 2 + registers, :])
+    other = jax.tree.map(lambda x: x + 1, tokens)
+    np.testing.assert_array_equal(other.patches, tokens.patches + 1)
+
+
+def test_values_of_patches_stand_where_their_tokens_do():
+    tokens = Tokens(np.arange(2 * 9.0).reshape(2, 9, 1), (2, 3), num_registers=2)
+    masks = np.array([[[1, 0, 0], [0, 0, 1]], [[0, 1, 1], [0, 0, 0]]], bool)
+    chosen = tokens.sequence[np.asarray(tokens.of_patches(masks))]
+    np.testing.assert_array_equal(chosen, tokens.patches[masks])
+    assert chosen[:, 0].tolist() == [3, 8, 9 + 4, 9 + 5]

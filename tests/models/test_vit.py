@@ -9,7 +9,6 @@ import pytest
 
 from ibot_jax.config import VIT_SIZES
 from ibot_jax.models.block import drop_path_gains
-from ibot_jax.models.tokens import Tokens
 from ibot_jax.models.vit import ViT, interpolation_matrix
 from ibot_jax.weights.foreign import original_names
 
@@ -56,13 +55,13 @@ class TestAgainstTheOriginal:
     def test_tokens(self, recorded, size):
         arrays, model, variables = recorded
         tokens = jax.jit(model.apply)(variables, self.images(arrays, size))
-        np.testing.assert_allclose(tokens.sequence(), arrays[f"{size}/tokens"], atol=2e-5)
+        np.testing.assert_allclose(tokens.sequence, arrays[f"{size}/tokens"], atol=2e-5)
 
     def test_masked_tokens(self, recorded, size):
         arrays, model, variables = recorded
         masks = arrays[f"{size}/mask"]
         tokens = jax.jit(model.apply)(variables, self.images(arrays, size), masks)
-        np.testing.assert_allclose(tokens.sequence(), arrays[f"{size}/tokens_masked"], atol=2e-5)
+        np.testing.assert_allclose(tokens.sequence, arrays[f"{size}/tokens_masked"], atol=2e-5)
         assert np.abs(arrays[f"{size}/tokens_masked"] - arrays[f"{size}/tokens"]).max() > 0.1
 
     def test_last_attention(self, recorded, size):
@@ -79,7 +78,7 @@ class TestAgainstTheOriginal:
         wanted = range(model.depth - 2, model.depth)
         layers = model.apply(variables, self.images(arrays, size), wanted, method="layers")
         for tokens, expected in zip(layers, arrays[f"{size}/last2"], strict=True):
-            np.testing.assert_allclose(tokens.sequence(), expected, atol=2e-5)
+            np.testing.assert_allclose(tokens.sequence, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("size", VIT_SIZES)
@@ -99,13 +98,14 @@ def test_tokens_lie_as_the_patches_in_the_image():
     model = tiny(depth=0)  # where no token sees another
     variables = model.init(jax.random.key(0), images)
     tokens = model.apply(variables, images)
-    assert jax.tree.map(jnp.shape, tokens) == Tokens((2, 12), (2, 0, 12), (2, 4, 4, 12))
+    assert tokens.cls.shape == (2, 12) and tokens.registers.shape == (2, 0, 12)
+    assert tokens.patches.shape == (2, 4, 4, 12)
     changed = model.apply(variables, images.at[1, 4:8, 12:].add(1))
     differs = (changed.patches != tokens.patches).any(axis=-1)
     np.testing.assert_array_equal(np.argwhere(differs), [[1, 1, 3]])
     np.testing.assert_array_equal(changed.cls, tokens.cls)
-    np.testing.assert_array_equal(tokens.sequence()[:, 0], tokens.cls)
-    np.testing.assert_array_equal(tokens.sequence()[:, 1 + 4 * 1 + 3], tokens.patches[:, 1, 3])
+    np.testing.assert_array_equal(tokens.sequence[:, 0], tokens.cls)
+    np.testing.assert_array_equal(tokens.sequence[:, 1 + 4 * 1 + 3], tokens.patches[:, 1, 3])
 
 
 def test_layers_come_in_the_order_that_they_are_asked_for():
@@ -170,14 +170,14 @@ def test_gains_multiply_the_branches():
     images = jax.random.normal(jax.random.key(1), (3, 16, 16, 3))
     model = tiny(depth=2)
     variables = model.init(jax.random.key(0), images)
-    full = model.apply(variables, images).sequence()
+    full = model.apply(variables, images).sequence
     # All ones is as none at all; all zeros leaves only the embedding; samples do not mix.
     gains = np.ones((3, 2, 2), np.float32)
     gains[1] = 0
-    mixed = model.apply(variables, images, None, gains).sequence()
+    mixed = model.apply(variables, images, None, gains).sequence
     np.testing.assert_allclose(mixed[::2], full[::2], atol=1e-6)
     params = {k: v for k, v in variables["params"].items() if not k.startswith("blocks")}
-    embedded = tiny(depth=0).apply({"params": params}, images).sequence()
+    embedded = tiny(depth=0).apply({"params": params}, images).sequence
     np.testing.assert_allclose(mixed[1], embedded[1], atol=1e-6)
 
 
@@ -193,7 +193,7 @@ def test_scan_and_rematerialisation_change_neither_tokens_nor_parameters(gains, 
         gains = drop_path_gains(jax.random.key(2), 0.5, 3, (2,))
 
     def run(model, variables):
-        return (model.apply(variables, images, None, gains).sequence() ** 2).sum()
+        return (model.apply(variables, images, None, gains).sequence ** 2).sum()
 
     ours, expected = (jax.value_and_grad(run, 1)(m, variables) for m in (other, plain))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-4, 1e-4), ours, expected)
@@ -207,9 +207,7 @@ def test_a_block_costs_the_same_at_any_depth():
     def flops(depth):
         model = tiny(depth=depth)
         variables = jax.eval_shape(model.init, jax.random.key(0), images)
-        gradient = jax.grad(
-            lambda variables: (model.apply(variables, images).sequence() ** 2).sum()
-        )
+        gradient = jax.grad(lambda variables: (model.apply(variables, images).sequence ** 2).sum())
         return jax.jit(gradient).lower(variables).compile().cost_analysis()["flops"]
 
     four, eight, sixteen = map(flops, (4, 8, 16))
@@ -231,7 +229,7 @@ def test_layer_scale_multiplies_each_branch():
     plain, scaled = tiny(depth=1), tiny(depth=1, layer_scale=1.0)
     variables = scaled.init(jax.random.key(0), images)
     assert set(variables["params"]["blocks_0"]) >= {"gamma_1", "gamma_2"}
-    tokens = [model.apply(variables, images).sequence() for model in (scaled, plain)]
+    tokens = [model.apply(variables, images).sequence for model in (scaled, plain)]
     np.testing.assert_allclose(*tokens, atol=1e-6)
     block = variables["params"]["blocks_0"]
     block["gamma_1"], block["gamma_2"] = np.zeros(12), np.zeros(12)
@@ -239,8 +237,8 @@ def test_layer_scale_multiplies_each_branch():
     through = tiny(depth=0).apply(
         {"params": {k: v for k, v in variables["params"].items() if k != "blocks_0"}}, images
     )
-    skipped = scaled.apply(variables, images).sequence()
-    np.testing.assert_allclose(skipped, through.sequence(), atol=1e-6)
+    skipped = scaled.apply(variables, images).sequence
+    np.testing.assert_allclose(skipped, through.sequence, atol=1e-6)
 
 
 def test_bfloat16_computes_in_bfloat16_from_float32_parameters():
@@ -248,7 +246,7 @@ def test_bfloat16_computes_in_bfloat16_from_float32_parameters():
     images = jax.random.normal(jax.random.key(1), (1, 16, 16, 3))
     variables = model.init(jax.random.key(0), images)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    tokens = model.apply(variables, images).sequence()
+    tokens = model.apply(variables, images).sequence
     assert tokens.dtype == jnp.bfloat16
-    expected = tiny().apply(variables, images).sequence()
+    expected = tiny().apply(variables, images).sequence
     np.testing.assert_allclose(tokens.astype(jnp.float32), expected, atol=0.1)

@@ -77,7 +77,7 @@ def test_a_backbones_products_are_counted(size):
     variables = backbone.init(jax.random.key(0), images)
 
     def loss(variables):
-        return backbone.apply(variables, images).sequence().sum()
+        return backbone.apply(variables, images).sequence.sum()
 
     forward = counts.flops(config.model, 3, size, config.data.global_size)
     assert products(jax.make_jaxpr(loss)(variables).jaxpr) == sum(forward.values())

@@ -100,13 +100,13 @@ def _outputs(
         return run(), None if mask is None else run(mask), layers, attention
 
     tokens, masked, layers, attention = apply(params, images, mask)
-    found = {"tokens": tokens.sequence(), "last_attention": attention}
+    found = {"tokens": tokens.sequence, "last_attention": attention}
     if masked is not None:
-        found["tokens_masked"] = masked.sequence()
+        found["tokens_masked"] = masked.sequence
     for number, of_layer in enumerate(layers):
-        found[f"block/{number}"] = of_layer.sequence()
+        found[f"block/{number}"] = of_layer.sequence
     if len({of_layer.cls.shape for of_layer in layers}) == 1:
-        sequences = np.stack([of_layer.sequence() for of_layer in layers])
+        sequences = np.stack([of_layer.sequence for of_layer in layers])
         found |= {f"last{n}": sequences[-n:] for n in range(1, depth + 1)}
     classes = [of_layer.cls for of_layer in layers[-_LINEAR_BLOCKS:]]
     mean = layers[-1].patches.mean(axis=(1, 2))

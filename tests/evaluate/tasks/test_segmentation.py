@@ -20,7 +20,6 @@ from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes.patch_heads import Linear, knn_votes
 from ibot_jax.evaluate.probes.segmenting import Frozen, count_classes, fit_linear, sample_bank
 from ibot_jax.evaluate.tasks.segmentation import make_patch_fn
-from ibot_jax.models.tokens import Tokens
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.shares import all_rows
 
@@ -44,7 +43,7 @@ def test_blocks_of_other_stages_are_brought_to_the_finest_grid():
 
     def layers(params, images, wanted):
         asked.extend(wanted)
-        return [Tokens(None, None, jnp.asarray(x, jnp.float32)) for x in (fine, coarse)]
+        return [SimpleNamespace(patches=jnp.asarray(x, jnp.float32)) for x in (fine, coarse)]
 
     found = make_patch_fn(SimpleNamespace(layers=layers), (7, 9))({}, None)
     assert asked == [7, 9]

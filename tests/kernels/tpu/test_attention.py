@@ -105,7 +105,7 @@ def test_a_model_computes_the_same_with_them(pack, monkeypatch):
 
     def run(model):
         def square(variables):
-            return (model.apply(variables, images).sequence() ** 2).mean()
+            return (model.apply(variables, images).sequence ** 2).mean()
 
         return jax.jit(jax.value_and_grad(square))(variables)
 

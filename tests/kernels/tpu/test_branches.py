@@ -226,7 +226,7 @@ def test_a_model_computes_the_same_with_them(options, monkeypatch):
 
     def run(model):
         def square(variables):
-            return (model.apply(variables, images, None, gains).sequence() ** 2).mean()
+            return (model.apply(variables, images, None, gains).sequence ** 2).mean()
 
         return jax.jit(jax.value_and_grad(square))(variables)
 

@@ -4,6 +4,7 @@ Nothing here draws a random number or changes a state: a run is the same with an
 """
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 from collections.abc import Iterator
@@ -44,81 +45,91 @@ _log = logging.getLogger(__name__)
 _USED = {"class": "prototypes_used", "patch": "patch_prototypes_used"}
 
 
-class Evaluation:
-    """What a teacher is worth: its features by neighbours and probe, and how collapsed it is.
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """The images that a teacher is measured on.
 
     Attributes:
+      train: the neighbours, and what the probe learns from; None where nothing is classified.
+      test: what is classified; without `train`, of what else is told of a teacher.
+      num_images: of `test`, that are evaluated.
       description: what is measured, on how many images, in words.
-      num_images: whose features, prototypes and accuracies are told.
-      shared_images: how many of the test images are among the neighbours, too; known to the first
+      shared_images: how many images of `test` are among those of `train`, too; known to the first
         process.
     """
+
+    train: Source | TfdsStream | None
+    test: Source | TfdsStream
+    num_images: int
+    description: str
+    shared_images: int = 0
+
+    @property
+    def sources(self) -> list[Source | TfdsStream]:
+        """Those that there are."""
+        return [source for source in (self.train, self.test) if source is not None]
+
+
+def open_splits(
+    source: Source | TfdsStream, *, data: Section, knn: Section, probe: Section
+) -> Splits:
+    """Opens what a teacher is measured on, so that what is wrong with it is known at once.
+
+    Args:
+      source: the training images; where they have labels, and there is a split to test on,
+        `knn.train_split` and `knn.test_split` are evaluated, else they are, evenly spaced.
+      data: where images lie, and how they are read.
+      knn: what is measured of the teacher, and how often.
+      probe: a linear classifier, beside k-NN.
+
+    Raises:
+      UserError: if a split cannot be opened, has no labels, does not fit the other, or too few of
+        its images can be read.
+    """
+    train, test, why_not = _open_labelled(data, knn, source)
+    decoding = Decoding.of(data)
+    if train is not None:
+        require_readable(train, decoding, knn.k, f"knn.k={knn.k}")
+    require_readable(test or source, decoding, purpose="an evaluation (knn.every)")
+    if train is None:
+        return _without_labels(source, knn, why_not)
+    shared = _count_shared(train, test, knn)
+    description = (
+        f"k-NN (k = {knn.k}){' and linear probe' if probe.max_steps else ''}, {len(train):,} train "
+        f"and {len(test):,} test images"
+    )
+    if shared:
+        description += f", {shared:,} of these training images, too"
+    return Splits(train, test, len(test), f"{description}, every {knn.every}", shared)
+
+
+class Evaluation:
+    """What a teacher is worth: its features by neighbours and probe, and how collapsed it is."""
 
     def __init__(
         self,
         model: Model,
-        source: Source | TfdsStream,
+        splits: Splits,
         *,
         data: Section,
         knn: Section,
         probe: Section,
         watch: Watch = contextlib.nullcontext,
     ):
-        """Opens the data, so that what is wrong with it is known at once.
+        """Prepares it.
 
         Args:
           model: the teacher.
-          source: the training images; where they have labels, and there is a split to test on,
-            `knn.train_split` and `knn.test_split` are evaluated, else they are, evenly spaced.
-          data: where images lie, and how they are read.
-          knn: what is measured of the teacher, and how often.
-          probe: a linear classifier, beside k-NN.
+          splits: the images.
+          data: how they are read.
+          knn: the settings of k-NN.
+          probe: those of the linear classifier beside it.
           watch: is told of every wait for images.
-
-        Raises:
-          UserError: if a split cannot be opened, has no labels, does not fit the other, or too few
-            of its images can be read.
         """
+        self.splits = splits
         self._data, self._knn, self._probe = data, knn, probe
         self._watch = watch
         self._outputs = _make_outputs(model)
-        self._train, self._test, why_not = _open_splits(data, knn, source)
-        decoding = Decoding.of(data)
-        if self._train is not None:
-            require_readable(self._train, decoding, knn.k, f"knn.k={knn.k}")
-        require_readable(self._test or source, decoding, purpose="an evaluation (knn.every)")
-        self.shared_images = 0
-        if self._train is None:
-            most = knn.max_unlabelled or len(source)
-            self._test = source
-            if not isinstance(source, TfdsStream) and most < len(source):
-                self._test = Subset(source, np.arange(most) * len(source) // most)
-            self._num_batches = -(-most // knn.batch_size)  # a stream's first ones
-            self.num_images = min(len(source), most)
-            self.description = f"rank and prototypes, {self.num_images:,} {why_not}"
-        else:
-            self._num_batches = None
-            self.num_images = len(self._test)
-            also = " and linear probe" if probe.max_steps else ""
-            self.description = (
-                f"k-NN (k = {knn.k}){also}, {len(self._train):,} train and "
-                f"{len(self._test):,} test images"
-            )
-            if is_first():  # many processes would ask the same disk
-                self.shared_images = find_shared(self._train, self._test).count
-            if self.shared_images:
-                self.description += f", {self.shared_images:,} of these training images, too"
-                _log.warning(
-                    "%s of the images of knn.test_split=%r are among those of knn.train_split=%r, "
-                    "too: k-NN and probe are no measure of unknown images; choose another split",
-                    *(f"{self.shared_images:,}", knn.test_split, knn.train_split),
-                )
-        self.description += f", every {knn.every}"
-
-    @property
-    def sources(self) -> list[Source | TfdsStream]:
-        """What is evaluated: the neighbours, where there are any, and the others."""
-        return [source for source in (self._train, self._test) if source is not None]
 
     def __call__(self, weights: dict[str, Any], mesh: jax.sharding.Mesh) -> dict[str, float]:
         """Returns what was measured, by name, on every process.
@@ -140,8 +151,9 @@ class Evaluation:
         Raises:
           TrainingError: if too few images can be read.
         """
-        outputs, labels = extract(self._outputs, weights, self._batches(self._test, mesh), mesh)
-        require_read(self._test, len(labels), 1)
+        train, test = self.splits.train, self.splits.test
+        outputs, labels = extract(self._outputs, weights, self._batches(test, mesh), mesh)
+        require_read(test, len(labels), 1)
         values = {
             "feature_rank": feature_rank(outputs["features"]),
             **{
@@ -149,12 +161,11 @@ class Evaluation:
                 for kind, center in weights["centers"].items()
             },
         }
-        if self._train is None:
+        if train is None:
             return values
-        batches = self._batches(self._train, mesh)
-        train, train_labels = extract(self._outputs, weights, batches, mesh)
-        require_read(self._train, len(train_labels), self._knn.k)
-        features = train["features"], train_labels, outputs["features"]
+        of_train, train_labels = extract(self._outputs, weights, self._batches(train, mesh), mesh)
+        require_read(train, len(train_labels), self._knn.k)
+        features = of_train["features"], train_labels, outputs["features"]
         values["prototype_nmi"] = normalized_mutual_information(outputs["class"], labels)
         return values | self._accuracies(features, labels, mesh)
 
@@ -165,7 +176,7 @@ class Evaluation:
         mesh: jax.sharding.Mesh,
     ) -> dict[str, float]:
         knn, probe = self._knn, self._probe
-        num_classes = self._train.num_classes
+        num_classes = self.splits.train.num_classes
         (ranked,) = weighted_knn(
             *features,
             ks=(knn.k,),
@@ -188,8 +199,8 @@ class Evaluation:
         values = {}
         for name, classes in by_name.items():
             values[f"{name}_top1"], values[f"{name}_top5"] = accuracy(classes, labels)
-        if self.shared_images:
-            values["knn_shared_images"] = self.shared_images
+        if self.splits.shared_images:
+            values["knn_shared_images"] = self.splits.shared_images
         return values
 
     def _batches(
@@ -203,11 +214,35 @@ class Evaluation:
             Decoding.of(data),
             data.workers,
         )
-        batches = itertools.islice(batches, self._num_batches)
+        if self.splits.train is None:  # a stream's first ones
+            batches = itertools.islice(batches, -(-self.splits.num_images // settings.batch_size))
         return until_told(batches, self._watch)
 
 
-def _open_splits(
+def _without_labels(source: Source | TfdsStream, knn: Section, why_not: str) -> Splits:
+    """Returns training images alone, `knn.max_unlabelled` of them, evenly spaced."""
+    number = min(len(source), knn.max_unlabelled or len(source))
+    if not isinstance(source, TfdsStream) and number < len(source):
+        source = Subset(source, np.arange(number) * len(source) // number)
+    description = f"rank and prototypes, {number:,} {why_not}, every {knn.every}"
+    return Splits(None, source, number, description)
+
+
+def _count_shared(train: Source | TfdsStream, test: Source | TfdsStream, knn: Section) -> int:
+    """Returns how many images of one split are among those of the other, and warns of them."""
+    if not is_first():  # many processes would ask the same disk
+        return 0
+    shared = find_shared(train, test).count
+    if shared:
+        _log.warning(
+            "%s of the images of knn.test_split=%r are among those of knn.train_split=%r, too: "
+            "k-NN and probe are no measure of unknown images; choose another split",
+            *(f"{shared:,}", knn.test_split, knn.train_split),
+        )
+    return shared
+
+
+def _open_labelled(
     data: Section, settings: Section, source: Source | TfdsStream
 ) -> tuple[Source | TfdsStream | None, Source | TfdsStream | None, str]:
     """Returns what k-NN takes its neighbours from and what it classifies, or None and why not."""

@@ -1,11 +1,14 @@
 """Pre-training: what a run reads, starts from and writes, and its loop."""
 
 import contextlib
+import dataclasses
 import functools
 import json
+from collections.abc import Iterator
 
 import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from ibot_jax.cli import exits
@@ -13,15 +16,17 @@ from ibot_jax.cli.unforeseen import told_in
 from ibot_jax.config.flat import as_json, flatten
 from ibot_jax.config.plan import Plan, make_plan
 from ibot_jax.config.problems import noted, refuse
-from ibot_jax.data.pipeline import train_batches
-from ibot_jax.data.sources.identity import identify
-from ibot_jax.data.sources.opening import open_source
+from ibot_jax.data.pipeline import Batch, train_batches
+from ibot_jax.data.sources.identity import Identity, identify
+from ibot_jax.data.sources.opening import Source, open_source
 from ibot_jax.data.sources.same_images import require_same_images
+from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import TrainingError
-from ibot_jax.evaluate.online import Evaluation
+from ibot_jax.evaluate.online import Evaluation, Splits, open_splits
 from ibot_jax.files.paths import warn_if_among_images
-from ibot_jax.kernels.choice import choose
+from ibot_jax.kernels.choice import choose, choose_at_hand
 from ibot_jax.kernels.devices import device_of
+from ibot_jax.methods.method import Network
 from ibot_jax.methods.metrics import METRICS
 from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.methods.step import Metrics
@@ -36,16 +41,15 @@ from ibot_jax.runs.beginning import after_first, record_beginning
 from ibot_jax.runs.check import device_problems, length_problems
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.runs.collapse import collapse_signs, evaluation_signs
-from ibot_jax.runs.frozen import read_frozen
+from ibot_jax.runs.frozen import Frozen, read_frozen
 from ibot_jax.runs.header import header
-from ibot_jax.runs.kernels import prove
+from ibot_jax.runs.kernels import Proven, prove
 from ibot_jax.runs.lock import Lock
 from ibot_jax.runs.loop import Loop, make_watchdog
 from ibot_jax.runs.memory import memory_problems
 from ibot_jax.runs.metrics import WRITTEN, Reporter
 from ibot_jax.runs.starting import read_weights, replace_weights
 from ibot_jax.runs.training import (
-    Frozen,
     jit_init,
     jit_train_step,
     state_layout,
@@ -76,42 +80,9 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
     """
     flat, recorded = flatten(config), as_json(config)
     require_same(json.dumps(recorded), "config")
-    found = list(device_problems(flat, jax.device_count(), num_processes()))
     watchdog = make_watchdog(config.data.stall_seconds)
-    with same_end():
-        found += memory_problems(flat)
-        evaluation = None
-        with noted(found):
-            source = open_source(
-                config.data.source,
-                config.data.split,
-                data_dir=config.data.data_dir,
-                max_per_class=config.data.max_per_class,
-                channels=config.data.channels,
-                key="data.split",
-            )
-            shares = max(jax.device_count() // config.mesh.tensor, 1) * config.grad_accum_steps
-            found += length_problems(flat, len(source), multiple=shares)
-            if config.knn.every:
-                evaluation = Evaluation(
-                    Model(config, "teacher"),
-                    source,
-                    data=config.data,
-                    knn=config.knn,
-                    probe=config.probe,
-                    watch=watchdog.waiting,
-                )
-        refuse(found)
-        plan = make_plan(config, len(source))
-        data = identify(source)
-        folder = open_workdir(workdir, recorded, data, allow_config_change=allow_config_change)
-        if is_first():
-            warn_if_among_images(workdir, "--workdir", [config.data.source])
-    require_same_images(source)
-    if evaluation:
-        require_same(str(len(evaluation.sources)), "split to test on")
-        for source_of_test in evaluation.sources:
-            require_same_images(source_of_test)
+    opened = _open(config, workdir, allow_config_change)
+    plan, folder = opened.plan, opened.folder
     mesh = make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
     with contextlib.ExitStack() as stack:
         stack.enter_context(told_in(folder))
@@ -126,34 +97,20 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
         with same_end():
             reporter = Reporter(folder, plan, start_step=start_step)
             stack.enter_context(contextlib.closing(reporter))
-            batches = train_batches(
-                source,
-                plan,
-                rows_of_process(mesh, plan.batch_size),
-                seed=config.seed,
-                data=config.data,
-                masks=config.masks,
-                grid=geometry_of(config.model).grid(config.data.global_size),
-                start_step=start_step,
-            )
+            batches = _batches(config, opened, mesh, start_step)
             lock.watch("checkpoints", *WRITTEN)
-        proven = prove(
-            functools.partial(jit_train_step, config, plan, mesh, frozen=frozen.modules),
-            (*step_arguments(config, plan, mesh, frozen.modules), frozen.params),
-            choose(config.model.kernels, device_of(mesh)),
-        )
-        if proven.refused and not proven.kernels.names:
-            config.model.kernels = "xla"  # in evaluations, too
+        proven = _prove(config, plan, mesh, frozen)
         for name, text in proven.warnings().items():
             reporter.warn_once(name, text)
+        evaluation = _evaluation(config, opened.splits, proven, watchdog)
         reporter.say(
             *header(
                 flat,
                 plan,
                 state.params,
                 mesh,
-                data=f"{source.name}: {len(source):,} images",
-                evaluation=evaluation.description if evaluation else 'off, knn.every=""',
+                data=f"{opened.source.name}: {len(opened.source):,} images",
+                evaluation=opened.splits.description if evaluation else 'off, knn.every=""',
                 start=start,
                 kernels=str(proven),
                 workdir=folder,
@@ -162,7 +119,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
         loop = PretrainLoop(config, plan, mesh, checkpoints, reporter, evaluation, lock, watchdog)
         train_step = after_first(
             lambda *arguments: proven.step(*arguments, frozen.params),
-            lambda: record_beginning(folder, recorded, data, start_step, reporter),
+            lambda: record_beginning(folder, recorded, opened.data, start_step, reporter),
         )
         signum = loop.run(state, batches, train_step, config.seed)
         if signum:
@@ -171,12 +128,67 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
     return exits.COMPLETE
 
 
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """What a run reads and writes, opened before anything lies on a device.
+
+    Attributes:
+      source: the training images.
+      data: which they are.
+      splits: what the teacher is measured on; None for nothing.
+      plan: the length of the run.
+      folder: its workdir.
+    """
+
+    source: Source | TfdsStream
+    data: Identity
+    splits: Splits | None
+    plan: Plan
+    folder: epath.Path
+
+
+def _open(config: ConfigDict, workdir: str, allow_config_change: bool) -> _Opened:
+    """Opens images and workdir, the same on all processes; raises all that is wrong at once."""
+    flat = flatten(config)
+    found = list(device_problems(flat, jax.device_count(), num_processes()))
+    with same_end():
+        found += memory_problems(flat)
+        splits = None
+        with noted(found):
+            source = open_source(
+                config.data.source,
+                config.data.split,
+                data_dir=config.data.data_dir,
+                max_per_class=config.data.max_per_class,
+                channels=config.data.channels,
+                key="data.split",
+            )
+            shares = max(jax.device_count() // config.mesh.tensor, 1) * config.grad_accum_steps
+            found += length_problems(flat, len(source), multiple=shares)
+            if config.knn.every:
+                splits = open_splits(source, data=config.data, knn=config.knn, probe=config.probe)
+        refuse(found)
+        plan = make_plan(config, len(source))
+        data = identify(source)
+        folder = open_workdir(
+            workdir, as_json(config), data, allow_config_change=allow_config_change
+        )
+        if is_first():
+            warn_if_among_images(workdir, "--workdir", [config.data.source])
+    require_same_images(source)
+    if splits:
+        require_same(str(len(splits.sources)), "split to test on")
+        for source_of_test in splits.sources:
+            require_same_images(source_of_test)
+    return _Opened(source, data, splits, plan, folder)
+
+
 def _first_state(
     config: ConfigDict,
     plan: Plan,
     mesh: jax.sharding.Mesh,
     checkpoints: Checkpoints,
-    frozen: Frozen,
+    frozen: dict[str, Network],
 ) -> tuple[TrainState, str]:
     """Returns the state that the loop starts from, and in words where it comes from."""
     latest = checkpoints.latest_step()
@@ -191,6 +203,48 @@ def _first_state(
     if weights is None:
         return state, f"random weights, seed {config.seed}"
     return replace_weights(state, weights), f"weights of {config.init_from}"
+
+
+def _batches(
+    config: ConfigDict, opened: _Opened, mesh: jax.sharding.Mesh, start_step: int
+) -> Iterator[Batch]:
+    """Returns this process's rows of the batches from a step on."""
+    return train_batches(
+        opened.source,
+        opened.plan,
+        rows_of_process(mesh, opened.plan.batch_size),
+        seed=config.seed,
+        data=config.data,
+        masks=config.masks,
+        grid=geometry_of(config.model).grid(config.data.global_size),
+        start_step=start_step,
+    )
+
+
+def _prove(config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh, frozen: Frozen) -> Proven:
+    """Returns the step with the kernels that compute here what they should."""
+    return prove(
+        functools.partial(jit_train_step, config, plan, mesh, frozen=frozen.modules),
+        (*step_arguments(config, plan, mesh, frozen.modules), frozen.params),
+        choose(config.model.kernels, device_of(mesh)),
+    )
+
+
+def _evaluation(
+    config: ConfigDict, splits: Splits | None, proven: Proven, watchdog: Watchdog
+) -> Evaluation | None:
+    """Returns what measures the teacher, by no kernel that the step was refused."""
+    if splits is None:
+        return None
+    kernels = choose_at_hand(config.model.kernels).without(*proven.refused)
+    return Evaluation(
+        Model(config, "teacher", kernels=kernels),
+        splits,
+        data=config.data,
+        knn=config.knn,
+        probe=config.probe,
+        watch=watchdog.waiting,
+    )
 
 
 class PretrainLoop(Loop):
@@ -235,7 +289,7 @@ class PretrainLoop(Loop):
         if step > self._warm_after:
             head = self._config.head
             prototypes = {"class": head.prototypes, "patch": head.patch_prototypes}
-            images = self._evaluation.num_images
+            images = self._evaluation.splits.num_images
             self._warn(step, evaluation_signs(values, images=images, prototypes=prototypes))
 
     def _report(self, step: int, values: dict[str, float]) -> None:

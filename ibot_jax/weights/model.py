@@ -19,7 +19,7 @@ import ibot_jax
 from ibot_jax.config.flat import flatten
 from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.errors import UserError
-from ibot_jax.kernels.choice import choose_at_hand
+from ibot_jax.kernels.choice import Kernels, choose_at_hand
 from ibot_jax.kernels.linear import matmul_precision
 from ibot_jax.models.build import build_backbone, build_head, compute_dtype
 from ibot_jax.models.geometry import Geometry, geometry_of
@@ -51,6 +51,7 @@ class Model:
       facts: what else is known of it: `weights` ("teacher" or "student"), `step`, `knn_top1`.
       history: how the weights came about, for model cards: `run`, the config of the run, ...
       described_view: how evaluations see images, where that does not follow from the config.
+      kernels: that may compute the backbone; None for those here of `config.model.kernels`.
       classifier: of a fine-tuned model, {"classes": C, "names": by class or None, ...}; else None.
     """
 
@@ -60,6 +61,7 @@ class Model:
     history: dict[str, Any] = dataclasses.field(default_factory=dict)
     described_view: CentralView | None = None
     classifier: dict[str, Any] | None = None
+    kernels: Kernels | None = None
 
     @property
     def view(self) -> CentralView:
@@ -100,12 +102,11 @@ class Model:
     @functools.cached_property
     def backbone(self) -> ViT | Swin:
         """The Linen module of the backbone, for `params["backbone"]`."""
-        return build_backbone(
-            self.config.model,
-            self.config.data.global_size,
-            self.config.dtype,
-            choose_at_hand(self.config.model.kernels),
-        )
+        kernels = self.kernels
+        if kernels is None:
+            kernels = choose_at_hand(self.config.model.kernels)
+        config = self.config
+        return build_backbone(config.model, config.data.global_size, config.dtype, kernels)
 
     @functools.cached_property
     def head(self) -> Head:

@@ -110,12 +110,13 @@ def test_images_that_are_their_own_neighbours_are_counted(config, images, weight
     own.knn.update(test_split="train", k=1, max_test_per_class=4)
     own.probe.max_steps = 0
     evaluation = evaluation_of(own, open_source(f"folder:{images}", "train"))
-    assert "12 of these training images, too" in evaluation.description
+    assert "12 of these training images, too" in evaluation.splits.description
     assert "12 of the images of knn.test_split='train' are among those of" in told[0]
     values = evaluation(weights, ONE)
     assert (values["knn_shared_images"], values["knn_top1"]) == (12, 100.0)
     other = evaluation_of(config, open_source(f"folder:{images}", "train"))
-    assert other.shared_images == 0 and "training images" not in other.description
+    assert other.splits.shared_images == 0
+    assert "training images" not in other.splits.description
 
 
 def test_without_labels_images_are_evenly_spaced(config, images, weights):
@@ -125,8 +126,8 @@ def test_without_labels_images_are_evenly_spaced(config, images, weights):
     limited = config.copy_and_resolve_references()
     limited.knn.max_unlabelled = 9
     evaluation = evaluation_of(limited, whole)
-    assert evaluation.num_images == 9
-    assert "9 images without labels" in evaluation.description
+    assert evaluation.splits.num_images == 9
+    assert "9 images without labels" in evaluation.splits.description
     found = evaluation(weights, ONE)
     assert set(found) == LABEL_FREE
     tokens, *_ = tokens_and_logits(config, weights, pixels_of(whole)[::4])
@@ -171,7 +172,10 @@ def test_the_probe_can_be_left_out(config, images, weights):
     without.probe.max_steps = 0
     source = open_source(f"folder:{images}", "train")
     evaluation = evaluation_of(without, source)
-    assert evaluation.description == "k-NN (k = 3), 36 train and 15 test images, every 10 epochs"
+    assert (
+        evaluation.splits.description
+        == "k-NN (k = 3), 36 train and 15 test images, every 10 epochs"
+    )
     values = evaluation(weights, ONE)
     assert "knn_top1" in values and "probe_top1" not in values
 
@@ -226,14 +230,14 @@ def test_images_that_went_while_the_run_trains_are_counted(
 @pytest.mark.parametrize("name", ["test", "Val", "VALIDATION"])
 def test_the_split_to_test_on_is_found(config, tmp_path, name):
     write(tmp_path, "train/a/0.png", "train/b/0.png", f"{name}/a/0.png", f"{name}/b/0.png")
-    found = opened(config, tmp_path, "auto").description
+    found = opened(config, tmp_path, "auto").splits.description
     assert found.startswith("k-NN (k = 1) and linear probe, 2 train and 2 test images")
 
 
 def test_without_a_split_to_test_on_training_images_are_measured(config, tmp_path, weights):
     write(tmp_path, "a/0.png", "a/1.png", "test/2.png")
     evaluation = opened(config, tmp_path, "auto")
-    assert evaluation.description == (
+    assert evaluation.splits.description == (
         f"rank and prototypes, 3 training images; no k-NN, for folder:{tmp_path} has no split "
         "called test, val or validation, every 10 epochs"
     )
@@ -246,7 +250,7 @@ def test_without_a_split_to_test_on_training_images_are_measured(config, tmp_pat
 
 def test_a_split_that_is_named_has_to_be_there_without_labels_too(config, tmp_path):
     write(tmp_path, "0.png")
-    assert "1 images without labels" in opened(config, tmp_path, "auto").description
+    assert "1 images without labels" in opened(config, tmp_path, "auto").splits.description
     with pytest.raises(UserError, match=r"^knn\.test_split='test' is no subfolder"):
         opened(config, tmp_path, "test")
 
@@ -260,7 +264,9 @@ def test_a_split_that_is_named_has_to_be_there_without_labels_too(config, tmp_pa
 )
 def test_a_split_with_other_labels_is_a_mistake_or_left_out(config, tmp_path, name, reason):
     write(tmp_path, "train/a/0.png", name)
-    assert re.search(f"; no k-NN, for .*{reason}", opened(config, tmp_path, "auto").description)
+    assert re.search(
+        f"; no k-NN, for .*{reason}", opened(config, tmp_path, "auto").splits.description
+    )
     with pytest.raises(UserError, match=rf"^knn\.test_split='test' of .* {reason}.*knn\.every"):
         opened(config, tmp_path, "test")
 

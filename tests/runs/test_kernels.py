@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 from tiny import tiny_config
 
+from ibot_jax.kernels import choice
 from ibot_jax.kernels.attention import attention
 from ibot_jax.kernels.branch import branch
 from ibot_jax.kernels.choice import XLA, choose
@@ -20,6 +21,7 @@ from ibot_jax.kernels.tpu import attention as tpu_attention
 from ibot_jax.kernels.tpu import attention_branch as tpu_attention_branch
 from ibot_jax.kernels.tpu import colors as tpu_colors
 from ibot_jax.kernels.tpu import mlp as tpu_mlp
+from ibot_jax.parallel.watchdog import Watchdog
 from ibot_jax.runs import kernels as run_kernels
 from ibot_jax.runs import pretrain as pretraining
 
@@ -128,6 +130,17 @@ def small(**overrides):
     keys = ("optim__warmup", "optim__freeze_last_layer", "loss__teacher_temp_warmup", "log_every")
     times = dict(duration="2 steps", knn__every="") | dict.fromkeys(keys, "1 steps")
     return tiny_config(**sizes, **times, data__workers=1, **overrides)
+
+
+def test_evaluations_take_none_that_the_step_was_refused(monkeypatch):
+    monkeypatch.setattr(choice, "device_at_hand", lambda: TPU)
+    refused = {"tpu.attention": "its values deviate from XLA's"}
+    proven = run_kernels.Proven(None, XLA, (), refused)
+    taken = []
+    monkeypatch.setattr(pretraining, "Evaluation", lambda model, *_, **__: taken.append(model))
+    pretraining._evaluation(small(), object(), proven, Watchdog(0))
+    names = taken[0].backbone.kernels.names
+    assert "tpu.mlp" in names and "tpu.attention" not in names
 
 
 @pytest.mark.slow

@@ -197,8 +197,8 @@ def step_arguments(
     data, grid = config.data, geometry_of(config.model).grid(config.data.global_size)
     arrays = {"masks": ((data.global_views, *grid), bool)}
     for kind in ("global", "local"):
-        views = data[f"{kind}_views"]
-        pixels = (views, *data[f"{kind}_size"], data.channels)
+        views, size = (getattr(data, f"{kind}_{what}") for what in ("views", "size"))
+        pixels = (views, *size, data.channels)
         arrays[f"{kind}_views"] = (pixels, jnp.uint8)
         if data.augment == "device":
             arrays[f"{kind}_colors"] = ((views, len(COLUMNS)), jnp.float32)

@@ -13,7 +13,7 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if "PYTEST_XDIST_WORKER" not in os.environ:
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # What tests and the processes that they start compile, they compile once.
     COMPILED = tempfile.TemporaryDirectory(prefix="ibot_jax_compiled_")
     atexit.register(COMPILED.cleanup)

@@ -1,8 +1,10 @@
 """Small changes of Python source, each of which a test should notice."""
 
 import ast
+import builtins
 import copy
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 _BINARY = {
@@ -17,33 +19,36 @@ _BINARY = {
     ast.BitOr: ast.BitAnd,
 }
 _COMPARED = {
-    ast.Lt: ast.LtE,
-    ast.LtE: ast.Lt,
-    ast.Gt: ast.GtE,
-    ast.GtE: ast.Gt,
-    ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot,
-    ast.IsNot: ast.Is,
-    ast.In: ast.NotIn,
-    ast.NotIn: ast.In,
+    ast.Lt: (ast.LtE, ast.GtE),
+    ast.LtE: (ast.Lt, ast.Gt),
+    ast.Gt: (ast.GtE, ast.LtE),
+    ast.GtE: (ast.Gt, ast.Lt),
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.Is: (ast.IsNot,),
+    ast.IsNot: (ast.Is,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
 }
-_NAMES = {  # of functions and methods: what they are taken for
-    "maximum": "minimum",
-    "minimum": "maximum",
-    "max": "min",
-    "min": "max",
-    "mean": "sum",
-    "sum": "mean",
-    "all": "any",
-    "any": "all",
-    "floor": "ceil",
-    "ceil": "floor",
-    "pmax": "pmin",
-    "pmin": "pmax",
-    "psum": "pmax",
-    "argmax": "argmin",
+_CALLED = {  # functions and methods: what they are taken for
+    "maximum": ("minimum",),
+    "minimum": ("maximum",),
+    "max": ("min",),
+    "min": ("max",),
+    "mean": ("sum",),
+    "sum": ("mean",),
+    "all": ("any",),
+    "any": ("all",),
+    "floor": ("ceil",),
+    "ceil": ("floor",),
+    "pmax": ("pmin", "psum"),
+    "pmin": ("pmax",),
+    "pmean": ("psum",),
+    "psum": ("pmax", "pmean"),
+    "argmax": ("argmin",),
 }
+# Calls of which neighbouring arguments may change places without any effect.
+_SYMMETRIC = {"maximum", "minimum", "max", "min", "add", "equal", "logical_and", "logical_or"}
 # Calls whose argument may stand in their place.
 _TRANSPARENT = {"stop_gradient", "psum", "pmax", "pmin", "psum_scatter", "sqrt", "square", "exp"}
 _STRINGS = {  # words of which one is easily taken for the other
@@ -58,6 +63,7 @@ _STRINGS = {  # words of which one is easily taken for the other
     "student": "teacher",
     "highest": "default",
 }
+_AXES = {"BATCH_AXES": ("data", "fsdp"), "TENSOR_AXIS": ("fsdp",)}
 # Where a change shows in messages only.
 _PASSED_OVER = (ast.Raise, ast.JoinedStr, ast.Assert, ast.Import, ast.ImportFrom, ast.AnnAssign)
 
@@ -152,14 +158,18 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.Constant(not node.value)
         case ast.Constant(value=int()):
             yield ast.Constant(node.value + 1)
+            yield ast.Constant(node.value - 1)
         case ast.Constant(value=float()):
             yield ast.Constant(node.value * 2 if node.value else 1.0)
         case ast.Constant(value=str()) if node.value in _STRINGS:
             yield ast.Constant(_STRINGS[node.value])
+        case ast.Name(id=name, ctx=ast.Load()) if name in _AXES:
+            yield from map(ast.Constant, _AXES[name])
         case ast.BinOp() if type(node.op) in _BINARY:
             yield _with(node, op=_BINARY[type(node.op)]())
         case ast.Compare(ops=[op]) if type(op) in _COMPARED:
-            yield _with(node, ops=[_COMPARED[type(op)]()])
+            for other in _COMPARED[type(op)]:
+                yield _with(node, ops=[other()])
         case ast.BoolOp():
             yield _with(node, op=ast.And() if isinstance(node.op, ast.Or) else ast.Or())
         case ast.UnaryOp(op=ast.Not() | ast.USub() | ast.Invert()):
@@ -179,15 +189,17 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
 def _changed_calls(node: ast.Call) -> Iterator[ast.AST]:
     function = node.func
     name = getattr(function, "attr", getattr(function, "id", ""))
-    if name in _NAMES:
-        other = _NAMES[name]
+    for other in _CALLED.get(name, ()):
         if isinstance(function, ast.Attribute):
             yield _with(node, func=_with(function, attr=other))
-        elif name in ("max", "min", "all", "any", "sum") and other != "mean":
+        elif other in dir(builtins):
             yield _with(node, func=_with(function, id=other))
     if name in _TRANSPARENT and node.args:
         yield node.args[0]
-    if name == "where" and len(node.args) == 3:
-        yield _with(node, args=[node.args[0], node.args[2], node.args[1]])
+    if name not in _SYMMETRIC:
+        for i, (one, next_one) in enumerate(itertools.pairwise(node.args)):
+            both = ast.dump(one), ast.dump(next_one)
+            if not any("Starred" in text for text in both) and both[0] != both[1]:
+                yield _with(node, args=[*node.args[:i], next_one, one, *node.args[i + 2 :]])
     if name == "clip" and len(node.args) == 3:
         yield node.args[0]

@@ -39,7 +39,6 @@ import flax  # noqa: F401
 import jax  # noqa: F401
 import optax  # noqa: F401
 import pytest
-
 from mutation.mutations import mutations
 
 _COPIED = ("ibot_jax", "configs", "tests", "pyproject.toml")

@@ -11,8 +11,10 @@ CASES = {
     "a < b": ["a <= b", "a >= b"],
     "a + 1": ["a - 1", "2", "0"],
     "stop_gradient(a)": ["a"],
-    "x.psum(a, 'data')": ["x.pmax(a, 'data')", "x.pmean(a, 'data')", "a", "x.psum('data', a)"]
-    + ["'fsdp'"],
+    "x.psum(a, 'data')": [
+        *("x.pmax(a, 'data')", "x.pmean(a, 'data')", "a", "x.psum('data', a)"),
+        "'fsdp'",
+    ],
     "psum(a, BATCH_AXES)": ["a", "psum(BATCH_AXES, a)", "'data'", "'fsdp'"],
     "jnp.where(a, b, c)": ["jnp.where(b, a, c)", "jnp.where(a, c, b)"],
     "f(a, b)": ["f(b, a)"],

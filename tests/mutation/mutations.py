@@ -196,7 +196,7 @@ def _changed_calls(node: ast.Call) -> Iterator[ast.AST]:
             yield _with(node, func=_with(function, id=other))
     if name in _TRANSPARENT and node.args:
         yield node.args[0]
-    if name not in _SYMMETRIC:
+    if not _SYMMETRIC & {name, *(getattr(x, "attr", None) for x in node.args)}:
         for i, (one, next_one) in enumerate(itertools.pairwise(node.args)):
             both = ast.dump(one), ast.dump(next_one)
             if not any("Starred" in text for text in both) and both[0] != both[1]:

@@ -1,0 +1,88 @@
+"""Views as networks see them, and whose tokens are whose, with a backbone that tells its inputs."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ibot_jax.methods import views
+from ibot_jax.models.tokens import Tokens
+
+RNG = np.random.default_rng(0)
+B, G, L = 3, 2, 4
+GLOBAL = RNG.integers(0, 256, (B, G, 4, 6, 3), dtype=np.uint8)
+LOCAL = RNG.integers(0, 256, (B, L, 2, 2, 3), dtype=np.uint8)
+MASKS = RNG.random((B, G, 2, 3)) < 0.5
+MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
+
+
+def make(batch, dtype=jnp.float32):
+    def brighter(pixels, colors):
+        return (pixels // 2 + colors[..., 0, None, None, None]).astype(np.uint8)
+
+    return views.make_views(batch, mean=MEAN, std=STD, dtype=dtype, apply_colors=brighter)
+
+
+def normalized(pixels):
+    return (pixels / 255 - np.array(MEAN)) / np.array(STD)
+
+
+def test_views_are_normalised_by_channel():
+    found = make({"global_views": jnp.array(GLOBAL), "local_views": jnp.array(LOCAL), "masks": 5})
+    np.testing.assert_allclose(found.global_views, normalized(GLOBAL), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.local_views, normalized(LOCAL), rtol=1e-5, atol=1e-6)
+    assert found.masks == 5 and found.gains is None
+
+
+def test_colours_that_come_with_a_batch_are_changed_first():
+    colors = {kind: np.arange(B * v * 12).reshape(B, v, 12) for kind, v in (("g", G), ("l", L))}
+    batch = {
+        **{"global_views": jnp.array(GLOBAL), "global_colors": jnp.array(colors["g"])},
+        **{"local_views": jnp.array(LOCAL), "local_colors": jnp.array(colors["l"])},
+        **{"masks": MASKS, "gains": 7},
+    }
+    found = make(batch, jnp.bfloat16)
+    for view, pixels, color in (
+        (found.global_views, GLOBAL, colors["g"]),
+        (found.local_views, LOCAL, colors["l"]),
+    ):
+        changed = (pixels // 2 + color[..., :1, None, None]).astype(np.uint8)
+        assert view.dtype == jnp.bfloat16
+        np.testing.assert_allclose(view.astype(np.float32), normalized(changed), rtol=1e-2)
+    assert found.gains == 7
+
+
+@dataclasses.dataclass
+class Backbone:
+    """Tokens are sums of what it is given."""
+
+    def apply(self, variables, images, masks=None, gains=None):
+        cls = variables["params"] * images.sum((1, 2))  # [N, 3]
+        if gains is not None:
+            cls = cls + gains.sum((1, 2))[:, None]
+        patches = images[:, ::2, ::2].reshape(len(images), -1, 3)
+        if masks is not None:
+            patches = jnp.where(masks.reshape(len(images), -1)[..., None], -1, patches)
+        grid = images.shape[1] // 2, images.shape[2] // 2
+        return Tokens(jnp.concatenate([cls[:, None], patches], axis=1), grid)
+
+
+@pytest.mark.parametrize("local_views", [0, L])
+@pytest.mark.parametrize("with_gains", [False, True])
+def test_the_students_tokens_are_of_masked_global_and_of_whole_local_views(local_views, with_gains):
+    whole, local = GLOBAL.astype(np.float32), LOCAL[:, :local_views].astype(np.float32)
+    gains = RNG.random((B, G + local_views, 5, 2)).astype(np.float32)
+    given = views.Views(
+        *map(jnp.array, (whole, local, MASKS)), jnp.array(gains) if with_gains else None
+    )
+    tokens, cls = views.student_tokens(Backbone(), {"backbone": 2.0, "head": None}, given)
+    expected = np.concatenate([x.sum((2, 3)) for x in (whole, local)], axis=1) * 2
+    if with_gains:
+        expected = expected + gains.sum((2, 3))[..., None]
+    assert cls.shape == (B, G + local_views, 3)
+    np.testing.assert_allclose(cls, expected, rtol=1e-6)
+    np.testing.assert_allclose(tokens.cls, expected[:, :G].reshape(B * G, 3), rtol=1e-6)
+    patches = np.where(MASKS[..., None], -1, whole[:, :, ::2, ::2])
+    np.testing.assert_array_equal(tokens.patches, patches.reshape(B * G, 2, 3, 3))
+    np.testing.assert_array_equal(views.by_view(tokens.patches, given.global_views), patches)

@@ -49,6 +49,7 @@ def test_equal_places_have_names_of_their_own():
 def test_a_change_that_a_test_sees_is_killed_and_another_survives(tmp_path):
     for folder in ("ibot_jax", "tests"):
         (tmp_path / folder).mkdir()
+    (tmp_path / "ibot_jax/__init__.py").touch()
     (tmp_path / "ibot_jax/half.py").write_text("def half(x):\n    return max(x, 0) / 2\n")
     (tmp_path / "tests/test_half.py").write_text(
         "from ibot_jax.half import half\n\ndef test_half():\n    assert half(3) == 1.5\n"

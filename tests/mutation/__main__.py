@@ -45,8 +45,8 @@ _COPIED = ("ibot_jax", "configs", "tests", "pyproject.toml")
 # Tests that see what tests of a file alone do not, from the quickest to the slowest.
 TESTS = {
     "ibot_jax/methods": ["tests/methods"],
-    "ibot_jax/losses": ["tests/methods/test_exact.py"],
-    "ibot_jax/optim": ["tests/methods/test_exact.py"],
+    "ibot_jax/losses": ["tests/losses", "tests/methods/test_exact.py"],
+    "ibot_jax/optim": ["tests/optim"],
     "ibot_jax/parallel": ["tests/parallel", "tests/runs/test_multihost.py"],
     "ibot_jax/runs": ["tests/runs"],
     "ibot_jax/data": ["tests/data"],

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from mutation.mutations import mutations
 
+SURVIVORS = Path(__file__).with_name("survivors.toml")
 CASES = {
     "a < b": ["a <= b", "a >= b"],
     "a + 1": ["a - 1", "2", "0"],
@@ -43,6 +45,14 @@ def test_messages_and_imports_are_left_alone():
 def test_equal_places_have_names_of_their_own():
     names = [mutation.name for mutation in mutations("a = b + c\nd = b + c\n")]
     assert names == [": b + c -> b - c", ": b + c -> b - c #2"]
+
+
+def test_what_may_survive_is_still_there():
+    for file, names in tomllib.loads(SURVIVORS.read_text()).items():
+        source = (SURVIVORS.parents[2] / file).read_text()
+        found = {mutation.name for mutation in mutations(source)}
+        assert names.keys() <= found, (file, names.keys() - found)
+        assert all(names.values())  # with a reason
 
 
 @pytest.mark.slow

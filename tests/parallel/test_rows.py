@@ -26,6 +26,7 @@ class Device:
     process_index: int
     platform: str = "cpu"
     device_kind: str = "cpu"
+    slice_index: int = 0
 
 
 def mesh_of(processes, shape):
@@ -110,6 +111,30 @@ def test_global_arrays_hold_the_rows_in_their_order_whatever_that_of_the_devices
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="divi"):
         rows.to_global({"x": np.zeros((12, 2))}, make_mesh())
+
+
+def test_groups_of_tensor_are_of_one_process_and_only_data_crosses_slices():
+    """Sixteen devices of eight processes in two slices, in any order."""
+    devices = [Device(i, i // 2, slice_index=i // 2 % 2) for i in range(16)]
+    in_order = sorted(range(16), key=lambda i: (i // 2 % 2, i))
+    for seed in range(3):
+        shuffled = [devices[i] for i in np.random.default_rng(seed).permutation(16)]
+        for fsdp, tensor in ((1, 2), (4, 1), (2, 4)):
+            mesh = make_mesh(shuffled, fsdp=fsdp, tensor=tensor)
+            assert dict(mesh.shape) == {
+                "data": 16 // (fsdp * tensor),
+                "fsdp": fsdp,
+                "tensor": tensor,
+            }
+            assert [device.id for device in mesh.devices.flat] == in_order
+            assert mesh.axis_types == (jax.sharding.AxisType.Auto,) * 3
+
+
+def test_a_mesh_has_all_devices_by_default_and_data_what_is_left():
+    assert dict(make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+    some = make_mesh(jax.devices()[:6], fsdp=3)
+    assert dict(some.shape) == {"data": 2, "fsdp": 3, "tensor": 1}
+    assert set(some.devices.flat) == set(jax.devices()[:6])
 
 
 PACKAGE = pathlib.Path(ibot_jax.__file__).parent

@@ -1,7 +1,12 @@
 """A process alone agrees with itself; several are tested in test_multihost.py."""
 
+import contextlib
+import hashlib
+import signal
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ibot_jax.errors import SaveError, TrainingError, UserError
@@ -109,3 +114,76 @@ def test_batches_of_an_evaluation_end_for_all_when_one_is_told_to(two_processes)
     with pytest.raises(signals.Interrupted) as told:
         next(running)
     assert told.value.number == 15
+
+
+def test_words_that_differ_are_named_by_their_process(two_processes, monkeypatch):
+    _, messages = two_processes
+    digest = hashlib.sha256(b"this config").digest()
+    messages += [digest, b"another digest"]
+    agreement.require_same("this config", "config")
+    with pytest.raises(UserError, match="process 1 has another config than process 0"):
+        agreement.require_same("this config", "config")
+
+
+def test_all_have_to_say_so_and_the_first_ones_text_counts(two_processes, monkeypatch):
+    _, messages = two_processes
+    messages += [b"1", b"1", b"", b""]
+    assert [agreement.all_say(own) for own in (True, False, True, False)] == [True] + [False] * 3
+    monkeypatch.setattr(agreement, "gather", lambda own: ["naïve".encode(), own])
+    assert agreement.first_text("other") == "naïve"
+    monkeypatch.setattr(agreement, "gather", lambda own: [b"", own])
+    assert not agreement.first_says(True)
+
+
+def test_processes_wait_for_the_last_and_fail_with_the_one_that_fails(two_processes, monkeypatch):
+    _, messages = two_processes
+    slept = []
+    monkeypatch.setattr(agreement.time, "sleep", slept.append)
+    own = iter([False, True, True])
+    # In turn how `done` went there, and whether it was true.
+    messages += [b"", b"1", b"", b"", b"", b"1"]
+    agreement.wait_for_all(lambda: next(own))
+    assert messages == [] and len(slept) == 2 and 0.05 <= min(slept) <= 0.5
+    messages += [b"\x01" + b"process 1: full"]
+    with pytest.raises(SaveError, match="^process 1: full$"):
+        agreement.wait_for_all(lambda: True)
+
+
+def test_messages_come_whole_up_to_a_length(monkeypatch):
+    """Of the one process that there is, by the table of which it has the only line."""
+    monkeypatch.setattr(agreement, "is_alone", lambda: False)
+    for text in (b"", b"abc\0", b"x" * 2000):
+        assert agreement.gather(text) == [text]
+    assert agreement.gather(b"y" * 2001) == [b"y" * 2000]
+    sharding, known = agreement._table()
+    assert sharding.mesh.shape == {"process": 1, "device": 8}
+    assert known(jax.device_put(np.zeros((1, 5)), sharding)).is_fully_replicated
+    monkeypatch.setattr(agreement, "is_alone", lambda: True)
+    assert agreement.gather(b"y" * 2001) == [b"y" * 2000]
+
+
+def test_a_vote_is_cast_by_each_device(monkeypatch):
+    assert agreement._count(7) == 7
+    monkeypatch.setattr(agreement, "is_alone", lambda: False)
+    counted = agreement._count(agreement._FAILED)
+    assert isinstance(counted, jax.Array) and int(counted) == agreement._FAILED > max(
+        signal.Signals
+    )
+
+
+def test_what_checks_a_batch_may_fail_and_every_wait_is_watched(two_processes):
+    votes, messages = two_processes
+    watched = []
+
+    def watch(what):
+        watched.append(what)
+        return contextlib.nullcontext()
+
+    def check():
+        raise ValueError("odd")
+
+    votes += [0, 0, 0]
+    messages.append(b"")
+    with pytest.raises(ValueError, match="odd"):
+        next(agreement.in_step(range(9), check, watch))
+    assert len(watched) == 2 and "next batch" in watched[0] and "devices" in watched[1]

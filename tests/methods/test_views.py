@@ -1,13 +1,11 @@
 """Views as networks see them, and whose tokens are whose, with a backbone that tells its inputs."""
 
-import dataclasses
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sums import Sums
 
 from ibot_jax.methods import views
-from ibot_jax.models.tokens import Tokens
 
 RNG = np.random.default_rng(0)
 B, G, L = 3, 2, 4
@@ -53,21 +51,6 @@ def test_colours_that_come_with_a_batch_are_changed_first():
     assert found.gains == 7
 
 
-@dataclasses.dataclass
-class Backbone:
-    """Tokens are sums of what it is given."""
-
-    def apply(self, variables, images, masks=None, gains=None):
-        cls = variables["params"] * images.sum((1, 2))  # [N, 3]
-        if gains is not None:
-            cls = cls + gains.sum((1, 2))[:, None]
-        patches = images[:, ::2, ::2].reshape(len(images), -1, 3)
-        if masks is not None:
-            patches = jnp.where(masks.reshape(len(images), -1)[..., None], -1, patches)
-        grid = images.shape[1] // 2, images.shape[2] // 2
-        return Tokens(jnp.concatenate([cls[:, None], patches], axis=1), grid)
-
-
 @pytest.mark.parametrize("local_views", [0, L])
 @pytest.mark.parametrize("with_gains", [False, True])
 def test_the_students_tokens_are_of_masked_global_and_of_whole_local_views(local_views, with_gains):
@@ -76,7 +59,7 @@ def test_the_students_tokens_are_of_masked_global_and_of_whole_local_views(local
     given = views.Views(
         *map(jnp.array, (whole, local, MASKS)), jnp.array(gains) if with_gains else None
     )
-    tokens, cls = views.student_tokens(Backbone(), {"backbone": 2.0, "head": None}, given)
+    tokens, cls = views.student_tokens(Sums(), {"backbone": 2.0, "head": None}, given)
     expected = np.concatenate([x.sum((2, 3)) for x in (whole, local)], axis=1) * 2
     if with_gains:
         expected = expected + gains.sum((2, 3))[..., None]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from dice import Dice
 
 from ibot_jax.data.draw import crops
 
@@ -59,3 +60,41 @@ def test_an_image_is_decoded_smaller_where_its_smallest_crop_stays_large(margin,
 def test_a_crop_that_never_fits_becomes_central(height, width, box):
     rng = np.random.default_rng(0)
     assert crops.draw_crop(rng, height, width, (4.0, 4.0), (3 / 4, 4 / 3)) == box
+
+
+@pytest.mark.parametrize(
+    ("draws", "box", "limits"),
+    [
+        # 100 x 200 pixels; shares of 1/4 to 1, as wide as high to four times as wide.
+        ((0.0, 0.0, 29, 129), crops.Box(29, 129, 71, 71), [30, 130]),
+        ((1.0, 0.5, 0, 0), crops.Box(0, 0, 100, 200), [1, 1]),  # all of it fits
+        ((1 / 3, 1.0, 1, 2), crops.Box(1, 2, 50, 200), [51, 1]),
+        # The first one is 141 pixels high, the second 283 wide: neither fits.
+        ((1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 3, 4), crops.Box(3, 4, 71, 71), [30, 130]),
+    ],
+)
+def test_a_crop_follows_from_its_draws(draws, box, limits):
+    dice = Dice(*draws)
+    assert crops.draw_crop(dice, 100, 200, (0.25, 1.0), (1.0, 4.0)) == box
+    assert dice.left == [] and dice.limits == limits
+
+
+def test_a_crop_has_a_pixel_and_is_tried_ten_times():
+    dice = Dice(0.0, 0.0, 1.0, 0.0, 2, 3)  # 0.4 pixels, then one
+    assert crops.draw_crop(dice, 8, 8, (0.16 / 64, 1 / 64), (1.0, 1.0)) == crops.Box(2, 3, 1, 1)
+    dice = Dice(*[0.0] * 20)
+    assert crops.draw_crop(dice, 30, 40, (0.0, 0.0), (3 / 4, 4 / 3)) == crops.Box(0, 0, 30, 40)
+    assert dice.left == [] and dice.limits == []
+
+
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [
+        ((30, 40), crops.Box(0, 0, 30, 40)),  # just as wide as allowed
+        ((40, 30), crops.Box(0, 0, 40, 30)),  # as high
+        ((30, 50), crops.Box(0, 5, 30, 40)),
+        ((51, 30), crops.Box(5, 0, 40, 30)),
+    ],
+)
+def test_the_central_crop_is_the_largest_of_an_allowed_shape(size, box):
+    assert crops.draw_crop(Dice(*[0.0] * 20), *size, (9.0, 9.0), (3 / 4, 4 / 3)) == box

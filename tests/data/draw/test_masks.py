@@ -5,7 +5,9 @@ import random
 
 import numpy as np
 import pytest
+from dice import Dice
 
+from ibot_jax.data.draw import masks
 from ibot_jax.data.draw.masks import draw_mask
 
 # The settings of the recorded statistics: key, kind, grid, ratios, variances.
@@ -112,3 +114,59 @@ def test_ratios_are_drawn_with_their_own_variance():
 
 def test_ratio_zero_masks_nothing():
     assert not draw("block", (14, 14), (0.0,), (0.0,), draws=20).any()
+
+
+def test_a_ratio_follows_from_its_draws():
+    order = np.arange(24)[::-1]
+    for choice, noise, number in ((0, 0.99, 2), (1, 0.0, 7), (1, 0.5, 12), (1, 1.0, 16)):
+        dice = Dice(choice, noise, order)
+        mask = draw_mask(dice, "random", (4, 6), (0.1, 0.5), (0.0, 0.2))
+        assert dice.limits == [2] and dice.left == []
+        assert mask.shape == (4, 6) and mask.reshape(-1)[24 - number :].all()
+        assert mask.sum() == number
+
+
+def block_of(*draws, masked=0, grid=(9, 12), budget=20.0):
+    """Adds one block to a mask whose first rows are masked; returns all that came of it."""
+    dice, mask = Dice(*draws), np.zeros(grid, bool)
+    mask[:masked] = True
+    added = masks._add_block(dice, mask, budget)
+    assert dice.left == []
+    if not added:
+        return 0, None, dice.limits
+    rows, columns = np.nonzero(mask[masked:])
+    corners = (rows.min() + masked, columns.min(), rows.max() + masked, columns.max())
+    return added, corners, dice.limits
+
+
+def test_a_block_follows_from_its_draws():
+    """The smallest has (9 // 3)^2 = 9 patches; sides are rounded."""
+    assert block_of(0.0, 0.5, 6, 9) == (9, (6, 9, 8, 11), [7, 10])  # 3 x 3
+    assert block_of(7 / 11, 0.5, 0, 0) == (16, (0, 0, 3, 3), [6, 9])  # 4 x 4
+    assert block_of(1.0, 0.0, 0, 1) == (16, (0, 1, 1, 8), [8, 5])  # 6 patches: 2.4 x 8.2
+    # 8.2 x 2.4, which is lower than the grid by one; nine high does not fit, nor twelve wide.
+    assert block_of(1.0, 1.0, 1, 2) == (16, (1, 2, 8, 3), [2, 11])
+    again = 0.0, 0.5, 0, 0
+    assert block_of(1.0, 1.0, *again, budget=24.3)[0] == 9
+    assert block_of(1.0, 0.0, *again, budget=43.2)[0] == 9
+    assert block_of(1.0, 0.0, 0, 0, budget=37.5, grid=(9, 13))[1:] == ((0, 0, 2, 10), [7, 3])
+
+
+def test_a_block_adds_a_patch_at_least_and_fits_what_is_left():
+    nine = 0.0, 0.5
+    assert block_of(*nine, 0, 0, *nine, 1, 0, masked=3) == (3, (3, 0, 3, 2), [7, 10] * 2)
+    assert block_of(*nine, 0, 0, budget=9.0)[0] == 9
+    # 9 patches do not fit 8; of those that are left, 6 are masked already.
+    assert block_of(*nine, 0, 0, *nine, 1, 0, masked=3, budget=8.0)[0] == 3
+    assert block_of(*[*nine, 4, 0] * 10, budget=8.0) == (0, None, [7, 10] * 10)
+
+
+def test_blocks_are_added_until_the_budget_is_used_or_none_fits():
+    nine = 0.0, 0.5
+    dice = Dice(0, 0.5, *nine, 0, 0, *nine, 6, 9)
+    mask = draw_mask(dice, "block", (9, 12), (18 / 108,), (0.0,))
+    assert mask.sum() == 18 and dice.left == []
+    # 17 of them leave 8, into which no other whole block fits.
+    dice = Dice(0, 0.5, *nine, 0, 0, *[*nine, 6, 9] * 10)
+    mask = draw_mask(dice, "block", (9, 12), (17 / 108,), (0.0,))
+    assert mask.sum() == 9 and dice.left == []

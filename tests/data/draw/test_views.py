@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from dice import Dice
 
 from ibot_jax.config import get_config
 from ibot_jax.data.draw import views
+from ibot_jax.kernels.color_table import JITTER
 
 
 @pytest.fixture
@@ -88,3 +90,43 @@ def test_views_are_flipped_as_often_as_configured(settings):
     rng = np.random.default_rng(0)
     _, colors = views.draw_views(30, 40, [view] * 5000, rng, rng)
     assert abs(np.mean([color.flip for color in colors]) - 0.3) < 0.03
+
+
+def test_colours_follow_from_their_draws(settings):
+    """Jitter or not, its order, a factor for each; grey, blur and how much, solarised."""
+    (_, view), _ = settings
+    some = dataclasses.replace(view, blur=0.5, brightness=2.0, saturation=0.0)
+    order = [JITTER.index(name) for name in ("hue", "saturation", "brightness", "contrast")]
+    dice = Dice(0.79, order, 0.25, 0.5, 1.0, 0.19, 0.49, 0.5, 0.19)
+    color = views.draw_color(dice, some, flip=True)
+    assert color.flip and color.gray and color.solarize and dice.left == []
+    names, factors = zip(*color.jitter, strict=True)
+    assert names == ("hue", "brightness", "contrast")
+    np.testing.assert_allclose(factors, [-0.05, 1.5, 1.4])  # brightness from 0 to 3
+    np.testing.assert_allclose(color.blur_radius, 1.05)
+
+    # A probability is a share of draws below it.
+    nothing = views.draw_color(Dice(0.8, 0.2, 0.5, 0.2), some, flip=False)
+    assert nothing == views.Color(False, (), False, 0.0, False)
+
+
+def test_all_views_of_a_kind_are_made_alike():
+    config = get_config().data
+    config.update(global_views=4, local_views=3, blur=(0.1, 0.2, 0.3), solarize=(0.4, 0.5, 0.6))
+    whole, local = views.view_settings(config)
+    assert [view.blur for view in whole + local] == [0.1] + [0.2] * 3 + [0.3] * 3
+    assert [view.solarize for view in whole + local] == [0.4] + [0.5] * 3 + [0.6] * 3
+    config.update(global_views=1, local_views=0)
+    whole, local = views.view_settings(config)
+    assert len(whole) == 1 and local == []
+
+
+def test_a_view_is_cut_flipped_and_coloured_in_its_turn(settings):
+    plain = dict(jitter=0.0, gray=0.0, blur=0.0, solarize=0.0, scale=(0.25, 0.25), aspect=(1, 1))
+    both = [dataclasses.replace(settings[0][0], flip=flip, **plain) for flip in (0.3, 0.7)]
+    crop_dice, color_dice = Dice(0, 0, 1, 2, 0.3, 0, 0, 3, 4, 0.3), Dice(*[0.0] * 8)
+    boxes, colors = views.draw_views(10, 20, both, crop_dice, color_dice)
+    assert [box[:2] for box in boxes] == [(1, 2), (3, 4)]
+    assert crop_dice.limits == [4, 14] * 2
+    assert [color.flip for color in colors] == [False, True]
+    assert crop_dice.left == color_dice.left == []

@@ -11,7 +11,6 @@ import scipy.special
 import scipy.stats
 from tiny import normalized, tiny_batch, tiny_config, tiny_plan
 
-from ibot_jax.methods.ibot import IBOT
 from ibot_jax.methods.state import teacher_params
 from ibot_jax.models.build import build_backbone, build_head
 from ibot_jax.parallel.layouts import batch_sharding, replicated
@@ -126,44 +125,15 @@ def test_batches_may_be_normalised_already():
     np.testing.assert_allclose(from_bytes["loss"], from_floats["loss"], rtol=1e-5)
 
 
-class TestNotFinite:
-    def broken_batch(self, config):
-        batch = tiny_batch(config)
-        return batch | {
-            "global_views": normalized(config, batch["global_views"]).at[3, 0].set(jnp.nan)
-        }
-
-    def test_the_state_stays_as_it_was_and_says_so(self):
-        config = tiny_config()
-        state, train_step = start(config)
-        after, metrics = train_step(state, self.broken_batch(config), KEY)
-        assert not metrics["finite"] and not after.finite
-        assert np.isnan(metrics["class_loss"])
-        leaves_equal(after.replace(finite=state.finite), state)
-
-    def test_gradients_count_too(self, monkeypatch):
-        """The square root of 0 is 0, and its slope there is not finite."""
-        terms_of = IBOT.terms
-
-        def steep_terms(self, student, *args):
-            terms = terms_of(self, student, *args)
-            steep = jnp.sqrt((student["backbone"]["mask_token"] ** 2).sum())
-            return terms | {"class_loss": terms["class_loss"] + steep}
-
-        monkeypatch.setattr(IBOT, "terms", steep_terms)
-        config = tiny_config()
-        state, train_step = start(config)
-        after, metrics = train_step(state, tiny_batch(config), KEY)
-        assert np.isfinite(metrics["loss"])
-        assert not metrics["finite"]
-        leaves_equal(after.replace(finite=state.finite), state)
-
-    def test_later_good_batches_do_not_hide_it(self):
-        config = tiny_config()
-        state, train_step = start(config)
-        state, _ = train_step(state, self.broken_batch(config), KEY)
-        after, metrics = train_step(state, tiny_batch(config), KEY)
-        assert not metrics["finite"] and int(after.step) == 0
+def test_a_view_that_is_not_finite_changes_nothing():
+    config = tiny_config()
+    state, train_step = start(config)
+    batch = tiny_batch(config)
+    views = normalized(config, batch["global_views"]).at[3, 0].set(jnp.nan)
+    after, metrics = train_step(state, batch | {"global_views": views}, KEY)
+    assert not metrics["finite"] and not after.finite
+    assert np.isnan(metrics["class_loss"])
+    leaves_equal(after.replace(finite=state.finite), state)
 
 
 @pytest.mark.slow

@@ -55,7 +55,11 @@ def test_gradients_are_the_mean_over_all_rows_and_lie_as_their_parameters(name):
     fsdp, tensor = MESHES[name]
     mesh = make_mesh(fsdp=fsdp, tensor=tensor)
 
+    seen = set()
+
     def function(params, constants, rows):
+        seen.add(len(rows["x"]))
+
         def loss_of(params):
             losses = products(params, constants, rows)
             return losses.mean(), losses.max()
@@ -67,6 +71,7 @@ def test_gradients_are_the_mean_over_all_rows_and_lie_as_their_parameters(name):
     layouts = *state_sharding(trees, mesh), batch_sharding(mesh)
     averaged = jax.jit(average_gradients(function, mesh), in_shardings=layouts)
     (mean, largest), gradients = averaged(*trees, ROWS)
+    assert seen == {16 * tensor // 8}  # a device's own rows
     losses = products(PARAMS, CONSTANTS, ROWS)
     np.testing.assert_allclose([mean, largest], [losses.mean(), losses.max()], rtol=1e-5)
     jax.tree.map(

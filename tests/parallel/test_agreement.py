@@ -187,3 +187,9 @@ def test_what_checks_a_batch_may_fail_and_every_wait_is_watched(two_processes):
     with pytest.raises(ValueError, match="odd"):
         next(agreement.in_step(range(9), check, watch))
     assert len(watched) == 2 and "next batch" in watched[0] and "devices" in watched[1]
+
+
+def test_a_process_alone_makes_no_batch_ahead():
+    made = []
+    running = agreement.in_step(made.append(i) or i for i in range(9))
+    assert [next(running)[0], next(running)[0]] == made == [0, 1]

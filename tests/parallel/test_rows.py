@@ -130,6 +130,14 @@ def test_groups_of_tensor_are_of_one_process_and_only_data_crosses_slices():
             assert mesh.axis_types == (jax.sharding.AxisType.Auto,) * 3
 
 
+def test_devices_of_one_slice_are_laid_out_as_they_are_wired(monkeypatch):
+    monkeypatch.setattr(jax, "make_mesh", lambda shape, axes, **_: (shape, axes))
+    one, two = ([Device(i, 0, slice_index=3 + i % n) for i in range(8)] for n in (1, 2))
+    assert make_mesh(one, fsdp=2) == ((4, 2, 1), ("data", "fsdp", "tensor"))
+    for mesh in (make_mesh(two, fsdp=2), make_mesh(one, tensor=2)):
+        assert isinstance(mesh, Mesh)
+
+
 def test_a_mesh_has_all_devices_by_default_and_data_what_is_left():
     assert dict(make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}
     some = make_mesh(jax.devices()[:6], fsdp=3)

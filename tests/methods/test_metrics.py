@@ -37,9 +37,15 @@ def test_a_mean_over_no_token_is_zero_and_over_less_than_one_is_a_mean():
 def test_what_is_a_loss_and_over_what_metrics_are_formed():
     losses = {name for name, metric in metrics.METRICS.items() if metric.is_loss}
     assert losses == {"class_loss", "patch_loss"}
-    over = {name: metric.over for name, metric in metrics.METRICS.items()}
-    assert over["masked_capacity_used"] == metrics.DEVICES
-    assert over["teacher_mean_entropy"] == metrics.MEAN_TARGET
-    assert over["teacher_patch_entropy"] == metrics.TOKENS
-    assert over["mask_ratio"] == over["class_loss"] == metrics.IMAGES
-    assert over["loss"] == over["lr"] == over["finite"] == metrics.STEP
+    by_over = {}
+    for name, metric in metrics.METRICS.items():
+        by_over.setdefault(metric.over, set()).add(name)
+        assert metric.unit in ("nats", "share", "") and len(metric.meaning) > 9
+    assert by_over.pop(metrics.IMAGES) >= losses | {"student_entropy", "mask_ratio"}
+    rates = {"lr", "weight_decay", "teacher_momentum", "teacher_temp", "teacher_patch_temp"}
+    assert by_over == {
+        metrics.TOKENS: {"teacher_patch_entropy"},
+        metrics.MEAN_TARGET: {"teacher_mean_entropy"},
+        metrics.DEVICES: {"masked_capacity_used"},
+        metrics.STEP: {"loss", "grad_norm", "finite"} | rates,
+    }

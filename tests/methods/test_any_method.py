@@ -94,8 +94,10 @@ def test_the_first_state_is_the_students_and_nothing_is_kept_yet():
     np.testing.assert_array_equal(state.buffers["kept"], np.zeros(3))
 
 
-@pytest.mark.parametrize(("devices", "parts"), [(1, 1), (1, 4), (8, 1), (4, 2)])
-@pytest.mark.parametrize("gains", [None, draw_gains])
+@pytest.mark.parametrize(
+    ("devices", "parts", "gains"),
+    [(1, 1, None), (1, 4, draw_gains), (8, 1, None), (4, 2, draw_gains)],
+)
 def test_steps_are_those_by_hand(devices, parts, gains):
     state, train_step = make(devices, parts, gains)
     w, teacher, kept = W, W, np.zeros(3)

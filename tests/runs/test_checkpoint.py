@@ -14,6 +14,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 from disk import full_disk
@@ -23,11 +24,12 @@ from tiny import tiny_batch, tiny_config, tiny_plan
 
 from ibot_jax.errors import SaveError, UserError
 from ibot_jax.files.checksums import find_damage
-from ibot_jax.methods.state import teacher_params
+from ibot_jax.methods.state import TrainState, teacher_params
+from ibot_jax.optim.ema_teacher import ema_teacher
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
-from ibot_jax.runs import starting
+from ibot_jax.runs import checkpoint, starting
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.runs.starting import read_weights, replace_weights
 from ibot_jax.runs.training import jit_init, make_init, make_train_step, state_layout
@@ -64,6 +66,30 @@ def copied(tree):
 def assert_equal(tree, other):
     assert jax.tree.structure(tree) == jax.tree.structure(other)
     jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
+@pytest.mark.parametrize("others", [{}, {"queue": np.arange(5)}])
+def test_a_state_is_taken_apart_into_its_parts_and_put_together(others):
+    tx = optax.chain(optax.trace(0.9), ema_teacher(lambda step: 0.1, lambda params: params))
+    params = {"backbone": np.arange(3.0), "head": np.arange(2.0)}
+    state = TrainState(
+        step=np.int32(7),
+        params=params,
+        opt_state=tx.init(params),
+        buffers={"centers": {"class": np.ones(4)}, **others},
+        finite=np.True_,
+    )
+    parts = checkpoint._split(state)
+    assert tuple(parts) == checkpoint._PRETRAINING.names
+    assert parts["student"] is state.params and parts["teacher"] is teacher_params(state)
+    assert parts["centers"] is state.buffers["centers"]
+    held = [x.tolist() for x in jax.tree.leaves(parts["optimizer"])]
+    momenta, expected = [[0.0] * 3, [0.0] * 2], [7, True, *(x.tolist() for x in others.values())]
+    assert sorted(map(str, held)) == sorted(map(str, momenta + expected))  # and no teacher
+    assert ("buffers" in parts["optimizer"]) == bool(others)
+    joined = checkpoint._join(parts)
+    assert jax.tree.structure(joined) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, joined, state)
 
 
 def test_a_restored_state_is_the_saved_one_though_the_next_step_took_its_buffers(workdir):

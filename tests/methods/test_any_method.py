@@ -26,6 +26,7 @@ class Linear:
         self.weights = {"class_loss": 2.0, "patch_loss": 3.0}
         self.schedules = {"teacher_temp": lambda step: 0.5 + step}
         self.buffers = {"kept": jax.ShapeDtypeStruct((3,), jnp.float64)}
+        self.seen = set()  # numbers of rows
 
     def targets(self, networks, views, now):
         rows = (views["x"] @ networks.teacher["w"]) * networks.frozen["other"]["shift"]
@@ -34,6 +35,7 @@ class Linear:
         return Targets(rows=rows, shared=shared, means={"kept": views["x"].mean(0)})
 
     def terms(self, student, views, targets):
+        self.seen.add(len(views["x"]))
         products = views["x"] @ student["w"]
         wanted = targets.rows * targets.shared["temp"] + targets.shared["kept"]
         if "gains" in views:
@@ -67,14 +69,15 @@ def draw_gains(key, batch):
     return jax.random.uniform(key, (len(batch["x"]),))
 
 
-def make(devices=1, parts=1, gains=None):
+def make(devices=1, parts=1, gains=None, method=None):
+    method = method or Linear()
     tx = optax.chain(
         optax.with_extra_args_support(optax.scale(-0.1)),
         ema_teacher(lambda step: 0.25 / (1 + step), lambda params: params),
     )
-    init = steps.make_init(lambda key: {"w": jnp.array(W)}, tx, Linear())
+    init = steps.make_init(lambda key: {"w": jnp.array(W)}, tx, method)
     train_step = steps.make_train_step(
-        Linear(),
+        method,
         tx,
         {"lr": lambda step: 0.1 - 0.01 * step},
         make_views=lambda rows: rows,
@@ -96,10 +99,11 @@ def test_the_first_state_is_the_students_and_nothing_is_kept_yet():
 
 @pytest.mark.parametrize(
     ("devices", "parts", "gains"),
-    [(1, 1, None), (1, 4, draw_gains), (8, 1, None), (4, 2, draw_gains)],
+    [(1, 1, None), (1, 8, draw_gains), (8, 1, None), (4, 2, draw_gains)],
 )
 def test_steps_are_those_by_hand(devices, parts, gains):
-    state, train_step = make(devices, parts, gains)
+    method = Linear()
+    state, train_step = make(devices, parts, gains, method)
     w, teacher, kept = W, W, np.zeros(3)
     for step in range(3):
         factors = 1.0
@@ -128,6 +132,8 @@ def test_steps_are_those_by_hand(devices, parts, gains):
         for name, value in expected.items():
             np.testing.assert_allclose(metrics[name], value, rtol=1e-9, err_msg=name)
             assert metrics[name].dtype == jnp.float64
+    assert method.seen == {16 // devices // parts}
+    assert ("scan" in str(jax.make_jaxpr(train_step)(state, ROWS, KEY, FROZEN))) == (parts > 1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -1,6 +1,7 @@
 """Changes the code in many small ways and tells which changes no test notices.
 
-    python tests/mutation FILE... [--tests TEST...] [--sample=N] [--seed=S] [--out=FILE.jsonl]
+    python tests/mutation FILE... [--tests TEST...] [--match=TEXT] [--sample=N] [--seed=S]
+        [--out=FILE.jsonl]
 
 Each change is made in a copy of this folder, where the tests of the file are run until one fails:
 those given, or those that mirror it (`ibot_jax/losses/patches.py`: `tests/losses/test_patches.py`)
@@ -99,6 +100,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+")
     parser.add_argument("--tests", nargs="+", help="in place of those that belong to the files")
+    parser.add_argument("--match", default="", help="only changes whose name holds this text")
     parser.add_argument("--sample", type=int, default=0, help="changes a file, drawn; 0: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, help="keeps what has been tried")
@@ -125,6 +127,7 @@ def main() -> int:
                 return 2
             limit_s = 20 + 3 * (time.monotonic() - began)  # a change may make loops endless
             found = [m for m in mutations(source) if m.name not in allowed.get(file, {})]
+            found = [mutation for mutation in found if args.match in mutation.name]
             if args.sample:
                 random.Random(args.seed).shuffle(found)
                 found = found[: args.sample]

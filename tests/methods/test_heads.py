@@ -217,6 +217,8 @@ def test_the_share_that_is_masked_is_that_of_its_draws():
     second_moment = (0.1**2 + (0.6**3 - 0.2**3) / 3 / 0.4) / 2
     assert deviation == pytest.approx(math.sqrt(second_moment - 0.25**2))
     assert heads.masked_share((0.3,), (0.0,)) == pytest.approx((0.3, 0), abs=1e-8)
+    with pytest.raises(ValueError):
+        heads.masked_share((0.1, 0.4), (0.0,))
     # Of equal ratios the variance may be rounded to less than nothing.
     assert heads.masked_share((0.15,) * 6, (0.0,) * 6) == pytest.approx((0.15, 0), abs=1e-8)
 

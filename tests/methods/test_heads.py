@@ -226,7 +226,7 @@ def test_the_share_that_is_masked_is_that_of_its_draws():
 @pytest.mark.parametrize(
     ("views", "patches", "most", "slots"),
     [
-        (4, 100, 10**9, 192),  # 4 * 0.3 + 2 * 2 * 0.1 = 1.6 views: 160 tokens, three tiles of 64
+        (4, 90, 10**9, 192),  # 4 * 0.3 + 2 * 2 * 0.1 = 1.6 views: 144 tokens, three tiles of 64
         (4, 80, 10**9, 128),  # 128 exactly
         (4, 100, 150, 150),
         (1, 20, 10**9, 20),  # of 10

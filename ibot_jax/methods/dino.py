@@ -12,7 +12,7 @@ from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
 from ibot_jax.losses.centering import update_center
-from ibot_jax.methods.heads import Heads, TeacherHead, mean_logits
+from ibot_jax.methods.comparison import Heads, TeacherHead, mean_logits
 from ibot_jax.methods.method import Array, Modules, Networks, Targets, Tree
 from ibot_jax.methods.views import Views, by_view, student_tokens, tokens_of
 from ibot_jax.models.parameters import Params

@@ -27,7 +27,7 @@ class DINO:
     Attributes:
       modules: the networks' architectures.
       heads: what compares their logits.
-      weights: of the one loss.
+      loss_weights: of the one loss.
       schedules: the teacher's temperature.
       buffers: shape of the center.
       center_momentum: share of itself that the center keeps.
@@ -35,7 +35,7 @@ class DINO:
 
     modules: Modules
     heads: Heads
-    weights: Mapping[str, float]
+    loss_weights: Mapping[str, float]
     schedules: Mapping[str, Schedule]
     buffers: dict[str, Tree]
     center_momentum: float
@@ -66,10 +66,10 @@ class DINO:
     def _compare(self, heads: tuple[Params, TeacherHead], rows: tuple[Array, Array]):
         return self.heads.class_terms(*heads, *rows)
 
-    def after(self, networks: Networks, targets: Targets) -> dict[str, Tree]:
+    def after(self, networks: Networks, means: Tree) -> dict[str, Tree]:
         """Moves the center towards the teacher's mean output."""
         center = networks.buffers["centers"]["class"]
-        moved = update_center(center, targets.means["class"], self.center_momentum)
+        moved = update_center(center, means["class"], self.center_momentum)
         return {"centers": {"class": moved}}
 
 
@@ -99,7 +99,7 @@ def build(config: Section, modules: Modules, plan: Plan) -> DINO:
     return DINO(
         modules,
         Heads(modules.student.head, head, loss.student_temp, loss.max_logits),
-        weights={"class_loss": loss.class_weight},
+        loss_weights={"class_loss": loss.class_weight},
         schedules={
             "teacher_temp": temperature_schedule(
                 loss.teacher_temp_start,

@@ -27,7 +27,7 @@ class IBOT:
     Attributes:
       modules: the networks' architectures.
       heads: what compares their logits.
-      weights: of both losses.
+      loss_weights: of both losses.
       schedules: the teacher's temperatures, for class and for patch tokens.
       buffers: shapes of the centers.
       center_momentum: share of themselves that the centers keep.
@@ -36,7 +36,7 @@ class IBOT:
 
     modules: Modules
     heads: Heads
-    weights: Mapping[str, float]
+    loss_weights: Mapping[str, float]
     schedules: Mapping[str, Schedule]
     buffers: dict[str, Tree]
     center_momentum: float
@@ -69,20 +69,22 @@ class IBOT:
         terms, by_prototype = over_prototypes(self._compare)(heads, rows)
         return terms | by_prototype
 
-    def _compare(self, heads: tuple[Params, TeacherHead], rows: dict[str, Array]):
+    def _compare(self, heads: tuple[Params, TeacherHead], rows: dict[str, Tree]):
         units = rows["units"]
         terms, by_prototype = self.heads.class_terms(
             *heads, rows["class"], by_view(units.cls, rows["masks"])
         )
-        terms |= self.heads.patch_terms(*heads, rows["tokens"], units, rows["masks"], self.masked)
+        terms |= self.heads.patch_terms(
+            *heads, rows["tokens"], units, rows["masks"], self.masked
+        )
         return terms, by_prototype
 
-    def after(self, networks: Networks, targets: Targets) -> dict[str, Tree]:
+    def after(self, networks: Networks, means: Tree) -> dict[str, Tree]:
         """Moves the centers towards the teacher's mean outputs."""
         centers = networks.buffers["centers"]
         moved = {
             kind: update_center(centers[kind], mean, self.center_momentum)
-            for kind, mean in targets.means.items()
+            for kind, mean in means.items()
         }
         return {"centers": moved}
 
@@ -100,7 +102,7 @@ def build(config: Section, modules: Modules, plan: Plan) -> IBOT:
     return IBOT(
         modules,
         Heads(modules.student.head, head, loss.student_temp, loss.max_logits),
-        weights={"class_loss": loss.class_weight, "patch_loss": loss.patch_weight},
+        loss_weights={"class_loss": loss.class_weight, "patch_loss": loss.patch_weight},
         schedules={
             "teacher_temp": temperature_schedule(
                 loss.teacher_temp_start, loss.teacher_temp, **rise

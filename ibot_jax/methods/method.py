@@ -41,7 +41,8 @@ class Modules:
 
     Attributes:
       student: what is learned.
-      teacher: has the student's backbone; the head may differ.
+      teacher: whose outputs are the targets: the student's moving average, whose head may differ,
+        or a frozen network.
       frozen: by name, of any architecture.
     """
 
@@ -52,7 +53,7 @@ class Modules:
 
 @flax.struct.dataclass
 class Networks:
-    """All parameters that a step reads, by name; only the student's are learned by gradients.
+    """All parameters that targets come from, by name; no gradient flows through targets.
 
     Attributes:
       student: as the step finds it.
@@ -72,11 +73,11 @@ class Targets:
     """What the student is to predict; no gradient flows into it.
 
     Attributes:
-      rows: a tree of arrays that lead with the images, [B, ...].
+      rows: a tree of arrays that lead with the images [B, ...], or with their views [B * G, ...].
       shared: a tree of what turns `rows` into targets and is the same for all of them: parameters
         of a last layer, centers, temperatures.
-      means: a tree of means over the images. `after` finds them averaged over the whole batch, and
-        nothing else.
+      means: a tree of means over the images; averaged over the whole batch, they are what `after`
+        learns of it.
     """
 
     rows: Tree
@@ -87,16 +88,21 @@ class Targets:
 class Method(Protocol):
     """What is learned.
 
+    A step sees a batch by the rows of each device, and those perhaps part by part, and averages
+    what it finds. So terms and means are means over images. What relates the images of a batch to
+    each other is summed over the devices in `targets` (`jax.lax.psum` over `mesh.BATCH_AXES`; all
+    devices call it as often), and its method refuses more than one part, `grad_accum_steps`.
+
     Attributes:
       modules: the networks' architectures.
-      weights: of the losses among the terms, by name. The loss is the sum of the weighted losses;
-        the step weighs them, nobody else does.
+      loss_weights: of the losses among the terms, by name. The loss is the sum of the weighted
+        losses; the step weighs them, nobody else does.
       schedules: what else changes over a run and is reported, by name.
       buffers: shapes of what the method keeps from step to step, which begins at 0.
     """
 
     modules: Modules
-    weights: Mapping[str, float]
+    loss_weights: Mapping[str, float]
     schedules: Mapping[str, Schedule]
     buffers: dict[str, Tree]
 
@@ -115,10 +121,10 @@ class Method(Protocol):
         It is differentiated by `student`.
         """
 
-    def after(self, networks: Networks, targets: Targets) -> dict[str, Tree]:
+    def after(self, networks: Networks, means: Tree) -> dict[str, Tree]:
         """Returns the buffers of the next step.
 
         Args:
           networks: of before this step.
-          targets: of the whole batch: its `means`; rows and what is shared are None.
+          means: of the targets, over the whole batch.
         """

@@ -7,21 +7,37 @@ the method keeps moves last. It does not know what the method is.
 
 from collections.abc import Callable, Mapping
 
+import flax
 import jax
 import jax.numpy as jnp
 import optax
 
-from ibot_jax.methods.method import Method, Networks, Targets, Tree
+from ibot_jax.methods.method import Method, Networks, Tree
 from ibot_jax.methods.metrics import DEVICES, METRICS, of_batch
 from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.methods.views import Batch, Views
 from ibot_jax.models.parameters import Params
 from ibot_jax.optim.schedules import Schedule
-from ibot_jax.parallel.gradients import average_gradients, largest_of_devices
+from ibot_jax.parallel.gradients import average_gradients
 
 Array = jax.Array
 Metrics = dict[str, Array]
 Step = Callable[..., tuple[TrainState, Metrics]]
+
+
+@flax.struct.dataclass
+class Averages:
+    """Means over the images of some rows, or of the batch.
+
+    Attributes:
+      loss: the sum of the weighted losses.
+      terms: of the method, the losses weighted, without those of which the largest counts.
+      means: of the targets.
+    """
+
+    loss: Array
+    terms: dict[str, Tree]
+    means: Tree
 
 
 def make_init(
@@ -81,26 +97,21 @@ def make_train_step(
       precision: of products of float32 where nothing else is said.
     """
 
-    def gradients_of_rows(student, constants, rows):
-        networks, now = constants
+    def of_rows(student, constants, rows):
+        others, now = constants
         views = make_views(rows)
-        targets = method.targets(networks.replace(student=student), views, now)
+        targets = method.targets(Networks(student, **others), views, now)
 
         def loss_of(student):
             terms = method.terms(student, views, targets)
-            losses = {name: weight * terms[name] for name, weight in method.weights.items()}
+            losses = {name: weight * terms[name] for name, weight in method.loss_weights.items()}
             return sum(losses.values()), terms | losses
 
         (loss, terms), gradients = jax.value_and_grad(loss_of, has_aux=True)(student)
         largest = {name: terms.pop(name) for name in [*terms] if METRICS[name].over == DEVICES}
-        return (loss, terms, targets.means, gradients), largest
+        return Averages(loss, terms, targets.means), largest, gradients
 
-    def gradients_of_device(student, constants, rows):
-        averages, largest = _part_by_part(gradients_of_rows, parts)(student, constants, rows)
-        *averages, gradients = averages
-        return (*averages, jax.tree.map(largest_of_devices, largest)), gradients
-
-    gradient_fn = average_gradients(gradients_of_device, mesh)
+    of_all_rows = average_gradients(_part_by_part(of_rows, parts), mesh)
     schedules = {**schedules, **method.schedules}
 
     def train_step(
@@ -108,29 +119,30 @@ def make_train_step(
     ):
         clock = state.step.astype(dtype)
         now = {name: schedule(clock) for name, schedule in schedules.items()}
-        networks = Networks(None, teacher_params(state), dict(frozen or {}), state.buffers)
+        others = {
+            "teacher": teacher_params(state),
+            "frozen": dict(frozen or {}),
+            "buffers": state.buffers,
+        }
         rows = batch
         if draw_gains is not None:
             # For the whole batch at once, so that parts of it see the same.
             gains = draw_gains(jax.random.fold_in(rng, state.step), batch)
             rows = batch | {"gains": gains}
         with jax.default_matmul_precision(precision):
-            averages, gradients = gradient_fn(state.params, (networks, now), rows)
-        loss, terms, means, largest = averages
+            averages, largest, gradients = of_all_rows(state.params, (others, now), rows)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params, step=clock)
         moved = state.replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
-            buffers=method.after(
-                networks.replace(student=state.params), Targets(None, None, means)
-            ),
+            buffers=method.after(Networks(state.params, **others), averages.means),
         )
         # A finite loss can have gradients that are not, and one update would spoil every tensor.
         grad_norm = optax.tree.norm(gradients)
-        finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        finite = state.finite & jnp.isfinite(averages.loss) & jnp.isfinite(grad_norm)
         next_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
-        metrics = {"loss": loss, **of_batch(terms | largest), **now}
+        metrics = {"loss": averages.loss, **of_batch(averages.terms | largest), **now}
         metrics |= {"grad_norm": grad_norm, "finite": finite}
         metrics = {name: value.astype(dtype) for name, value in metrics.items()}
         return next_state.replace(finite=finite), metrics
@@ -138,31 +150,32 @@ def make_train_step(
     return train_step
 
 
-def _part_by_part(function: Callable[..., tuple[Tree, Tree]], parts: int) -> Callable:
+def _part_by_part(function: Callable[..., tuple[Tree, Tree, Tree]], parts: int) -> Callable:
     """Lets a function see some rows at a time.
 
     Args:
-      function: of (params, constants, rows) to means over the rows, and to numbers of which the
-        largest counts.
+      function: of (params, constants, rows) to what `average_gradients` takes: averages, numbers of
+        which the largest counts, and gradients.
       parts: of the rows.
 
     Returns:
-      A function of the same arguments, to the means over all rows and the largest numbers.
+      A function of the same arguments, to the same of all rows.
     """
     if parts == 1:
         return function
 
     def of_all(params, constants, rows):
         def add(total, rows):
-            means, largest = function(params, constants, rows)
-            sums = jax.tree.map(jnp.add, total[0], means)
-            return (sums, jax.tree.map(jnp.maximum, total[1], largest)), None
+            new = function(params, constants, rows)
+            ways = jnp.add, jnp.maximum, jnp.add
+            return tuple(map(jax.tree.map, ways, total, new)), None
 
         by_part = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), rows)
         first = jax.tree.map(lambda x: x[0], by_part)
         shapes = jax.eval_shape(function, params, constants, first)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        (sums, largest), _ = jax.lax.scan(add, zeros, by_part)
-        return jax.tree.map(lambda x: x / parts, sums), largest
+        (averages, largest, gradients), _ = jax.lax.scan(add, zeros, by_part)
+        averages, gradients = jax.tree.map(lambda x: x / parts, (averages, gradients))
+        return averages, largest, gradients
 
     return of_all

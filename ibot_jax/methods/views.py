@@ -26,13 +26,13 @@ class Views:
     Attributes:
       global_views: [B, G, H, W, C] normalised.
       local_views: [B, L, H', W', C] normalised; L may be 0.
-      masks: [B, G, h, w] bool, True where the student does not see the patch.
+      masks: [B, G, h, w] bool, True where the student does not see the patch; None for whole views.
       gains: [B, V, depth, 2] of the student's stochastic depth; None without.
     """
 
     global_views: Array
     local_views: Array
-    masks: Array
+    masks: Array | None
     gains: Array | None
 
 

@@ -12,19 +12,19 @@ from ibot_jax.parallel.tensor import lay_out
 
 
 def average_gradients(
-    function: Callable[[Any, Any, Any], tuple[Any, Any]], mesh: Mesh
-) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+    function: Callable[[Any, Any, Any], tuple[Any, Any, Any]], mesh: Mesh
+) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
     """Lets each device form the gradients of its own rows, and averages them over the devices.
 
     Args:
       function: of (params, constants, rows), trees; rows lead with this device's examples, all
-        else is whole. It returns a tree of averages over the rows, and gradients, a tree as
-        `params`.
+        else is whole. It returns a tree of averages over the rows, a tree of numbers of which the
+        largest counts, and gradients, a tree as `params`.
       mesh: the devices.
 
     Returns:
-      The function of global arrays, laid out by `state_sharding` and `batch_sharding`; the
-      gradients are laid out as `params`.
+      The function of global arrays, laid out by `state_sharding` and `batch_sharding`, to what
+      holds for all devices; the gradients are laid out as `params`.
     """
     number = num_shards(mesh)
 
@@ -35,17 +35,21 @@ def average_gradients(
 
         def of_device(params, constants, rows):
             params, constants = jax.tree.map(_gather, (params, constants), specs)
-            averages, gradients = function(params, constants, rows)
+            averages, largest, gradients = function(params, constants, rows)
             averages, gradients = jax.tree.map(lambda x: x / number, (averages, gradients))
             # Sharded as the parameters before they are reduced: less to reduce.
             gradients = jax.tree.map(lay_out, gradients, over_tensor)
-            return jax.lax.psum(averages, BATCH_AXES), jax.tree.map(_reduce, gradients, specs[0])
+            return (
+                jax.lax.psum(averages, BATCH_AXES),
+                jax.lax.pmax(largest, BATCH_AXES),
+                jax.tree.map(_reduce, gradients, specs[0]),
+            )
 
         return jax.shard_map(
             of_device,
             mesh=mesh,
             in_specs=(*specs, PartitionSpec(BATCH_AXES)),
-            out_specs=(PartitionSpec(), specs[0]),
+            out_specs=(PartitionSpec(), PartitionSpec(), specs[0]),
             # All axes where nothing is left to XLA: a TPU's kernels must be under manual control.
             axis_names=set(BATCH_AXES if mesh.shape[TENSOR_AXIS] > 1 else AXES),
             check_vma=False,  # its checker stumbles over jax.lax.erfc in float64
@@ -65,8 +69,3 @@ def _reduce(gradient: jax.Array, spec: PartitionSpec) -> jax.Array:
         return jax.lax.psum(gradient, BATCH_AXES)
     own = jax.lax.psum_scatter(gradient, "fsdp", scatter_dimension=spec.index("fsdp"), tiled=True)
     return jax.lax.psum(own, "data")
-
-
-def largest_of_devices(x: jax.Array) -> jax.Array:
-    """Returns the largest value on any device, within `average_gradients`."""
-    return jax.lax.pmax(x, BATCH_AXES)

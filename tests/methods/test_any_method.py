@@ -23,7 +23,7 @@ class Linear:
     """The mean of w . x times a target that grows with the teacher, the step and what is kept."""
 
     def __init__(self):
-        self.weights = {"class_loss": 2.0, "patch_loss": 3.0}
+        self.loss_weights = {"class_loss": 2.0, "patch_loss": 3.0}
         self.schedules = {"teacher_temp": lambda step: 0.5 + step}
         self.buffers = {"kept": jax.ShapeDtypeStruct((3,), jnp.float64)}
         self.seen = set()  # numbers of rows
@@ -47,8 +47,8 @@ class Linear:
             "masked_capacity_used": views["y"].max(),
         }
 
-    def after(self, networks, targets):
-        return {"kept": networks.buffers["kept"] * networks.student["w"] + targets.means["kept"]}
+    def after(self, networks, means):
+        return {"kept": networks.buffers["kept"] * networks.student["w"] + means["kept"]}
 
 
 def by_hand(w, teacher, kept, step, gains=1.0):

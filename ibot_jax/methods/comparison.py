@@ -1,8 +1,9 @@
 """The student's logits against the teacher's targets, a chunk of tokens at a time.
 
-Only tokens that a loss reads meet the prototypes, and only one chunk of them at a time. What is
-here runs within `over_prototypes`: where the mesh has a tensor axis, on one device's part of the
-prototypes.
+Only tokens that a loss reads meet the prototypes, and only one chunk of them at a time. A
+`Comparison` runs within `over_prototypes`: where the mesh has a tensor axis, on one device's part
+of the prototypes. Devices turn over chunks of their own, some more than others, so that no chunk
+may wait for another device's: what targets need of the whole batch is in `TeacherHead.offsets`.
 
 Shape letters: B images, G global views, V views, h and w patches, D width, U bottleneck, K
 prototypes.
@@ -26,7 +27,7 @@ from ibot_jax.models.head import Head
 from ibot_jax.models.parameters import Params
 from ibot_jax.models.tokens import Tokens
 from ibot_jax.parallel.mesh import TENSOR_AXIS
-from ibot_jax.parallel.tensor import tensor_size
+from ibot_jax.parallel.tensor import is_split_over_tensor, tensor_size
 
 Array = jax.Array
 Terms = dict[str, Any]
@@ -38,22 +39,22 @@ class TeacherHead:
 
     Attributes:
       params: of the teacher's head.
-      centers: {"class": [K], "patch": [K]}, or only those that are needed; of before this step.
+      offsets: {"class": [K], "patch": [K]}, or only those that are needed: what is subtracted from
+        logits before they are sharpened. Centers of before this step, or whatever else a method
+        finds per prototype of the whole batch; what it finds per token is a part of `Targets.rows`.
       temps: temperatures by kind, scalars.
     """
 
     params: Params
-    centers: dict[str, Array]
+    offsets: dict[str, Array]
     temps: dict[str, Array]
 
 
 def units_of(head: Head, params: Params, tokens: Tokens) -> Tokens:
     """Runs a head on all tokens up to its bottleneck; returns unit vectors [..., U]."""
-    sequence = tokens.sequence
     # As rows: a TPU pads what has more dimensions.
-    rows = sequence.reshape(-1, sequence.shape[-1])
-    units = head.apply({"params": params}, rows, method="bottleneck")
-    return tokens.replace(sequence=units.reshape(*sequence.shape[:-1], -1))
+    units = head.apply({"params": params}, rows_of(tokens), method="bottleneck")
+    return tokens.replace(sequence=units.reshape(*tokens.sequence.shape[:-1], -1))
 
 
 def mean_logits(head: Head, params: Params, units: Array, kind: str) -> Array:
@@ -67,9 +68,14 @@ def mean_logits(head: Head, params: Params, units: Array, kind: str) -> Array:
     return exact.apply({"params": params}, mean, method=f"{kind}_logits")
 
 
+def rows_of(tokens: Tokens) -> Array:
+    """Returns tokens of all kinds as rows [T, D]: to leave some out would be to copy the others."""
+    return tokens.sequence.reshape(-1, tokens.sequence.shape[-1])
+
+
 @dataclasses.dataclass(frozen=True)
-class Heads:
-    """Both heads, and how the logits between them are compared.
+class Comparison:
+    """Compares logits of the student's head with targets of the teacher's.
 
     Attributes:
       student: the student's head.
@@ -97,7 +103,7 @@ class Heads:
         Returns:
           Terms that are the same on all devices of the tensor axis, and those by prototype.
         """
-        over = _axis()
+        over = prototype_axis()
 
         def chunk(student, tokens, units, teacher, valid):
             def total(by_image):
@@ -122,7 +128,8 @@ class Heads:
         else:
             loss, sums = chunk(*arguments)
         terms = {"class_loss": loss / images} | {name: x / images for name, x in sums.items()}
-        return terms, {"teacher_mean_entropy": terms.pop("teacher_mean_entropy")}
+        by_prototype = {"teacher_mean_entropy": terms.pop("teacher_mean_entropy")}
+        return terms, by_prototype
 
     def patch_terms(
         self,
@@ -147,7 +154,7 @@ class Heads:
         Returns:
           Terms that are the same on all devices of the tensor axis.
         """
-        over = _axis()
+        over = prototype_axis()
 
         def chunk(student, tokens, fixed, teacher, valid):
             logits = self._logits("patch", student, tokens)
@@ -159,13 +166,13 @@ class Heads:
         images, views, *grid = masks.shape
         slots = masked_capacity(share, images * views, math.prod(grid), self._most_tokens("patch"))
         weights = patch_weights(masks.reshape(images, views, -1), units.sequence.dtype)
-        # All tokens are rows, others than patches never selected: to leave them out is to copy.
         selected, weights = (
             tokens.of_patches(x.reshape(-1, *grid)).reshape(-1) for x in (masks, weights)
         )
-        rows, unit_rows = (x.sequence.reshape(-1, x.sequence.shape[-1]) for x in (tokens, units))
-        fixed = {"units": unit_rows, "weights": weights}
-        loss, entropy = sum_of_chunks(chunk, slots, student, rows, fixed, teacher, selected)
+        fixed = {"units": rows_of(units), "weights": weights}
+        loss, entropy = sum_of_chunks(
+            chunk, slots, student, rows_of(tokens), fixed, teacher, selected
+        )
         number = masks.sum()
         return {
             "patch_loss": loss,
@@ -182,9 +189,13 @@ class Heads:
 
     def _targets(self, kind: str, teacher: TeacherHead, units: Array) -> Array:
         """Returns the teacher's targets, [..., U] to probabilities [..., K]."""
+        logits = self.teacher_logits(kind, teacher, units)
+        return teacher_probs(logits, teacher.offsets[kind], teacher.temps[kind], prototype_axis())
+
+    def teacher_logits(self, kind: str, teacher: TeacherHead, units: Array) -> Array:
+        """Returns the teacher's logits, [..., U] to [..., K]."""
         variables = {"params": teacher.params}
-        logits = _part(self.teacher).apply(variables, units, method=f"{kind}_logits")
-        return teacher_probs(logits, teacher.centers[kind], teacher.temps[kind], _axis())
+        return _part(self.teacher).apply(variables, units, method=f"{kind}_logits")
 
     def _most_tokens(self, kind: str) -> int:
         """Returns how many tokens' logits a device may hold at a time."""
@@ -192,9 +203,9 @@ class Heads:
         return self.max_logits * tensor_size() // prototypes
 
 
-def _axis() -> str | None:
+def prototype_axis() -> str | None:
     """Returns the axis over which the prototypes are spread, if they are."""
-    return TENSOR_AXIS if tensor_size() > 1 else None
+    return TENSOR_AXIS if is_split_over_tensor() else None
 
 
 def _part(head: Head) -> Head:

@@ -12,7 +12,7 @@ from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
 from ibot_jax.losses.centering import update_center
-from ibot_jax.methods.comparison import Heads, TeacherHead, mean_logits
+from ibot_jax.methods.comparison import Comparison, TeacherHead, mean_logits
 from ibot_jax.methods.method import Array, Modules, Networks, Targets, Tree
 from ibot_jax.methods.views import Views, by_view, student_tokens, tokens_of
 from ibot_jax.models.parameters import Params
@@ -26,7 +26,7 @@ class DINO:
 
     Attributes:
       modules: the networks' architectures.
-      heads: what compares their logits.
+      comparison: of their logits.
       loss_weights: of the one loss.
       schedules: the teacher's temperature.
       buffers: shape of the center.
@@ -34,7 +34,7 @@ class DINO:
     """
 
     modules: Modules
-    heads: Heads
+    comparison: Comparison
     loss_weights: Mapping[str, float]
     schedules: Mapping[str, Schedule]
     buffers: dict[str, Tree]
@@ -64,7 +64,7 @@ class DINO:
         return terms | by_prototype
 
     def _compare(self, heads: tuple[Params, TeacherHead], rows: tuple[Array, Array]):
-        return self.heads.class_terms(*heads, *rows)
+        return self.comparison.class_terms(*heads, *rows)
 
     def after(self, networks: Networks, means: Tree) -> dict[str, Tree]:
         """Moves the center towards the teacher's mean output."""
@@ -98,7 +98,7 @@ def build(config: Section, modules: Modules, plan: Plan) -> DINO:
             )
     return DINO(
         modules,
-        Heads(modules.student.head, head, loss.student_temp, loss.max_logits),
+        Comparison(modules.student.head, head, loss.student_temp, loss.max_logits),
         loss_weights={"class_loss": loss.class_weight},
         schedules={
             "teacher_temp": temperature_schedule(

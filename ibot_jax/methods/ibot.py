@@ -12,7 +12,7 @@ import jax
 from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
 from ibot_jax.losses.centering import update_center
-from ibot_jax.methods.comparison import Heads, TeacherHead, masked_share, mean_logits, units_of
+from ibot_jax.methods.comparison import Comparison, TeacherHead, masked_share, mean_logits, units_of
 from ibot_jax.methods.method import Array, Modules, Networks, Targets, Tree
 from ibot_jax.methods.views import Views, by_view, student_tokens, tokens_of
 from ibot_jax.models.parameters import Params
@@ -26,7 +26,7 @@ class IBOT:
 
     Attributes:
       modules: the networks' architectures.
-      heads: what compares their logits.
+      comparison: of their logits.
       loss_weights: of both losses.
       schedules: the teacher's temperatures, for class and for patch tokens.
       buffers: shapes of the centers.
@@ -35,7 +35,7 @@ class IBOT:
     """
 
     modules: Modules
-    heads: Heads
+    comparison: Comparison
     loss_weights: Mapping[str, float]
     schedules: Mapping[str, Schedule]
     buffers: dict[str, Tree]
@@ -71,10 +71,10 @@ class IBOT:
 
     def _compare(self, heads: tuple[Params, TeacherHead], rows: dict[str, Tree]):
         units = rows["units"]
-        terms, by_prototype = self.heads.class_terms(
+        terms, by_prototype = self.comparison.class_terms(
             *heads, rows["class"], by_view(units.cls, rows["masks"])
         )
-        terms |= self.heads.patch_terms(
+        terms |= self.comparison.patch_terms(
             *heads, rows["tokens"], units, rows["masks"], self.masked
         )
         return terms, by_prototype
@@ -101,7 +101,7 @@ def build(config: Section, modules: Modules, plan: Plan) -> IBOT:
     rise = dict(warmup=loss.teacher_temp_warmup, plan=plan)
     return IBOT(
         modules,
-        Heads(modules.student.head, head, loss.student_temp, loss.max_logits),
+        Comparison(modules.student.head, head, loss.student_temp, loss.max_logits),
         loss_weights={"class_loss": loss.class_weight, "patch_loss": loss.patch_weight},
         schedules={
             "teacher_temp": temperature_schedule(

@@ -11,7 +11,7 @@ How a parameter is laid out follows from its name:
 | `last_layer/v`, `g` | [U, K], [1, K] | fsdp, tensor | columns are prototypes |
 | other `kernel` | [inputs, outputs] | fsdp, - | patch embedding, MLP of the head |
 | `pos_embed` | [1, 1 + N, D] | -, -, fsdp | |
-| centers | [K] | tensor | |
+| `centers`, `offsets` | [K] | tensor | |
 | all else | | on each device whole | biases, norms, tokens: small |
 
 Moments and the teacher lie as their parameters do. A dimension that an axis does not divide stays
@@ -38,7 +38,7 @@ _RULES = tuple(
         (r"last_layer/[vg]$", ("fsdp", "tensor")),
         (r"kernel$", ("fsdp", None)),
         (r"pos_embed$", (None, None, "fsdp")),
-        (r"centers/(class|patch)$", ("tensor",)),
+        (r"(centers|offsets)/\w+$", ("tensor",)),
     )
 )
 

@@ -10,7 +10,7 @@ from sums import Sums
 from tiny import tiny_config, tiny_plan
 
 from ibot_jax.methods import dino, distillation, ibot
-from ibot_jax.methods.method import Modules, Network, Networks, Targets
+from ibot_jax.methods.method import Modules, Network, Networks
 from ibot_jax.methods.views import Views
 from ibot_jax.models.build import build_head
 from ibot_jax.models.tokens import Tokens
@@ -119,16 +119,16 @@ def test_ibot_compares_class_tokens_across_views_and_masked_patches(method, scal
     means = {"class": class_logits[:, 0].mean(0), "patch": patch_logits[:, 1:].mean((0, 1))}
     equal(targets.means, means)
     assert targets.shared.temps == pytest.approx({"class": 0.04, "patch": 0.07})
-    equal(targets.shared.centers, networks.buffers["centers"])
+    equal(targets.shared.offsets, networks.buffers["centers"])
     equal(targets.shared.params, params["head"])
 
     terms = jax.jit(built.terms)(networks.student, VIEWS, targets)
     masked = sequence(0.1, VIEWS.global_views, VIEWS.masks, VIEWS.gains[:, :G])
     heads = networks.student["head"], targets.shared
     class_units = units[:, 0].reshape(B, G, -1)
-    expected = jax.jit(built.heads.class_terms)(*heads, student_class_tokens(), class_units)
+    expected = jax.jit(built.comparison.class_terms)(*heads, student_class_tokens(), class_units)
     unit_tokens = Tokens(units, GRID)
-    patch_terms = functools.partial(built.heads.patch_terms, share=built.masked)
+    patch_terms = functools.partial(built.comparison.patch_terms, share=built.masked)
     of_patches = jax.jit(patch_terms)(*heads, masked, unit_tokens, VIEWS.masks)
     equal(terms, expected[0] | expected[1] | of_patches)
 
@@ -144,7 +144,7 @@ def test_dino_compares_class_tokens_of_whole_views():
 
     terms = jax.jit(built.terms)(networks.student, VIEWS, targets)
     heads = networks.student["head"], targets.shared
-    expected = jax.jit(built.heads.class_terms)(*heads, student_class_tokens(), targets.rows)
+    expected = jax.jit(built.comparison.class_terms)(*heads, student_class_tokens(), targets.rows)
     equal(terms, expected[0] | expected[1])
 
 
@@ -153,15 +153,15 @@ def test_centers_keep_their_share_of_themselves(method):
     built, networks = make(method, dino_config() if method is dino else CONFIG)
     before = networks.buffers["centers"]
     means = {kind: draw(*center.shape) for kind, center in before.items()}
-    after = built.after(networks, Targets(None, None, means))
+    after = built.after(networks, means)
     equal(after, {"centers": {kind: 0.8 * before[kind] + 0.2 * means[kind] for kind in before}})
 
 
 def test_a_method_is_what_its_config_says():
     built, _ = make(ibot, CONFIG)
-    assert built.weights == {"class_loss": 0.5, "patch_loss": 2.0}
-    assert (built.heads.student_temp, built.heads.max_logits) == (0.2, 500)
-    assert (built.heads.student, built.heads.teacher) == (
+    assert built.loss_weights == {"class_loss": 0.5, "patch_loss": 2.0}
+    assert (built.comparison.student_temp, built.comparison.max_logits) == (0.2, 500)
+    assert (built.comparison.student, built.comparison.teacher) == (
         built.modules.student.head,
         built.modules.teacher.head,
     )
@@ -181,8 +181,8 @@ def test_a_method_is_what_its_config_says():
     assert not found
 
     built, _ = make(dino, dino_config())
-    assert built.weights == {"class_loss": 0.5}
-    assert (built.heads.student_temp, built.heads.max_logits) == (0.2, 500)
+    assert built.loss_weights == {"class_loss": 0.5}
+    assert (built.comparison.student_temp, built.comparison.max_logits) == (0.2, 500)
     assert {kind: x.shape for kind, x in built.buffers["centers"].items()} == {"class": (12,)}
     found = [float(built.schedules["teacher_temp"](jnp.float32(step))) for step in range(5)]
     np.testing.assert_allclose(found, [*np.linspace(0.03, 0.05, 4), 0.05], rtol=1e-5)
@@ -192,5 +192,5 @@ def test_a_method_is_what_its_config_says():
 def test_a_distillations_teacher_is_the_frozen_network():
     built, _ = make(distillation, CONFIG)
     assert built.modules.teacher is built.modules.frozen["teacher"]
-    assert built.heads.teacher is built.modules.teacher.head
-    assert built.weights == {"class_loss": 0.5, "patch_loss": 2.0}
+    assert built.comparison.teacher is built.modules.teacher.head
+    assert built.loss_weights == {"class_loss": 0.5, "patch_loss": 2.0}

@@ -1,4 +1,4 @@
-"""Heads compared token by token in NumPy, whatever is computed at a time and on however many."""
+"""Logits compared token by token in NumPy, whatever is computed at a time and on however many."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ import scipy.special
 import scipy.stats
 from jax.sharding import PartitionSpec
 
-from ibot_jax.methods import heads
+from ibot_jax.methods import comparison
 from ibot_jax.models.head import Head
 from ibot_jax.models.tokens import Tokens
 from ibot_jax.parallel.mesh import make_mesh
@@ -36,7 +36,7 @@ def params_of(head, seed):
 
 PARAMS, TEACHER_PARAMS = params_of(STUDENT, 0), params_of(TEACHER, 1)
 CENTERS = {"class": 0.1 * draw(K), "patch": 0.1 * draw(PATCH_K)}
-TEACHER_HEAD = heads.TeacherHead(TEACHER_PARAMS, CENTERS, TEMPS)
+TEACHER_HEAD = comparison.TeacherHead(TEACHER_PARAMS, CENTERS, TEMPS)
 CLASS_TOKENS, CLASS_UNITS = draw(B, V, D), draw(B, G, U)
 TOKENS = Tokens(draw(B * G, 1 + REGISTERS + 6, D), GRID, REGISTERS)
 UNITS = Tokens(draw(B * G, 1 + REGISTERS + 6, U), GRID, REGISTERS)
@@ -61,7 +61,7 @@ def within(size, function, *arrays):
 
 
 @dataclasses.dataclass(frozen=True)
-class Recorded(heads.Heads):
+class Recorded(comparison.Comparison):
     """Notes of how many tokens it has the logits at a time."""
 
     seen: set = dataclasses.field(default_factory=set)
@@ -166,7 +166,7 @@ def test_patch_terms_are_those_of_masked_patches(size, most, slots):
 
 @pytest.mark.parametrize("at_once", [1, 1000])
 def test_losses_have_gradients_of_the_student_and_nothing_else_has(at_once):
-    both = heads.Heads(STUDENT, TEACHER, student_temp=0.1, max_logits=PATCH_K * at_once)
+    both = comparison.Comparison(STUDENT, TEACHER, student_temp=0.1, max_logits=PATCH_K * at_once)
 
     def of_class(student, teacher, tokens, units):
         terms, by_prototype = both.class_terms(student, teacher, tokens, units)
@@ -197,7 +197,7 @@ def test_losses_have_gradients_of_the_student_and_nothing_else_has(at_once):
 
 
 def test_units_are_those_of_each_token():
-    found = heads.units_of(TEACHER, TEACHER_PARAMS, TOKENS)
+    found = comparison.units_of(TEACHER, TEACHER_PARAMS, TOKENS)
     expected = TEACHER.apply({"params": TEACHER_PARAMS}, TOKENS.sequence, method="bottleneck")
     assert (found.grid, found.num_registers) == (GRID, REGISTERS)
     np.testing.assert_allclose(found.sequence, expected, rtol=1e-5, atol=1e-6)
@@ -205,22 +205,22 @@ def test_units_are_those_of_each_token():
 
 @pytest.mark.parametrize("kind", ["class", "patch"])
 def test_the_mean_output_is_that_of_all_tokens(kind):
-    found = heads.mean_logits(TEACHER, TEACHER_PARAMS, UNITS.patches, kind)
+    found = comparison.mean_logits(TEACHER, TEACHER_PARAMS, UNITS.patches, kind)
     logits = TEACHER.apply({"params": TEACHER_PARAMS}, UNITS.patches, method=f"{kind}_logits")
     np.testing.assert_allclose(found, logits.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
 
 
 def test_the_share_that_is_masked_is_that_of_its_draws():
-    mean, deviation = heads.masked_share((0.1, 0.4), (0.0, 0.2))
+    mean, deviation = comparison.masked_share((0.1, 0.4), (0.0, 0.2))
     assert mean == pytest.approx(0.25)
     # Half of the views always have 0.1; the others are uniform in [0.2, 0.6].
     second_moment = (0.1**2 + (0.6**3 - 0.2**3) / 3 / 0.4) / 2
     assert deviation == pytest.approx(math.sqrt(second_moment - 0.25**2))
-    assert heads.masked_share((0.3,), (0.0,)) == pytest.approx((0.3, 0), abs=1e-8)
+    assert comparison.masked_share((0.3,), (0.0,)) == pytest.approx((0.3, 0), abs=1e-8)
     with pytest.raises(ValueError):
-        heads.masked_share((0.1, 0.4), (0.0,))
+        comparison.masked_share((0.1, 0.4), (0.0,))
     # Of equal ratios the variance may be rounded to less than nothing.
-    assert heads.masked_share((0.15,) * 6, (0.0,) * 6) == pytest.approx((0.15, 0), abs=1e-8)
+    assert comparison.masked_share((0.15,) * 6, (0.0,) * 6) == pytest.approx((0.15, 0), abs=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -236,4 +236,4 @@ def test_the_share_that_is_masked_is_that_of_its_draws():
 def test_a_chunk_has_slots_for_two_standard_deviations_more_than_expected(
     views, patches, most, slots
 ):
-    assert heads.masked_capacity((0.3, 0.1), views, patches, most) == slots
+    assert comparison.masked_capacity((0.3, 0.1), views, patches, most) == slots

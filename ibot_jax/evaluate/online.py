@@ -131,11 +131,12 @@ class Evaluation:
         self._watch = watch
         self._outputs = _make_outputs(model)
 
-    def __call__(self, weights: dict[str, Any], mesh: jax.sharding.Mesh) -> dict[str, float]:
+    def __call__(self, networks: dict[str, Any], mesh: jax.sharding.Mesh) -> dict[str, float]:
         """Returns what was measured, by name, on every process.
 
         Args:
-          weights: the teacher's {"backbone": ..., "head": ..., "centers": {"class": [K], ...}}.
+          networks: the teacher's {"backbone": ..., "head": ...}, and the "centers" {"class": [K],
+            ...} of a method that has some.
           mesh: the devices.
 
         Returns:
@@ -145,28 +146,30 @@ class Evaluation:
           image, at another place in each). Of test images also, in percent, `prototype_nmi`, the
           normalised mutual information of labels and the class tokens' first choices; `knn_top1`
           and `knn_top5`; `probe_top1` and `probe_top5` unless `probe.max_steps` is 0. A first
-          choice is what the losses' targets favour: the centers are subtracted. Where test images
-          are among the neighbours, too, `knn_shared_images` says how many.
+          choice is that of the teacher's logits less the centers, which are, but in a distillation,
+          of its own outputs; without centers nothing is told of prototypes. Where test images are
+          among the neighbours, too, `knn_shared_images` says how many.
 
         Raises:
           TrainingError: if too few images can be read.
         """
         train, test = self.splits.train, self.splits.test
-        outputs, labels = extract(self._outputs, weights, self._batches(test, mesh), mesh)
+        outputs, labels = extract(self._outputs, networks, self._batches(test, mesh), mesh)
         require_read(test, len(labels), 1)
         values = {
             "feature_rank": feature_rank(outputs["features"]),
             **{
                 _USED[kind]: share_in_use(outputs[kind], len(center))
-                for kind, center in weights["centers"].items()
+                for kind, center in networks.get("centers", {}).items()
             },
         }
         if train is None:
             return values
-        of_train, train_labels = extract(self._outputs, weights, self._batches(train, mesh), mesh)
+        of_train, train_labels = extract(self._outputs, networks, self._batches(train, mesh), mesh)
         require_read(train, len(train_labels), self._knn.k)
         features = of_train["features"], train_labels, outputs["features"]
-        values["prototype_nmi"] = normalized_mutual_information(outputs["class"], labels)
+        if "class" in outputs:
+            values["prototype_nmi"] = normalized_mutual_information(outputs["class"], labels)
         return values | self._accuracies(features, labels, mesh)
 
     def _accuracies(
@@ -279,25 +282,25 @@ def _open_labelled(
 
 
 def _make_outputs(model: Model) -> FeatureFn:
-    """Returns the function from (weights, images [B, H, W, C] uint8) to what is measured.
+    """Returns the function from (networks, images [B, H, W, C] uint8) to what is measured.
 
     That is {"features": class tokens [B, D] float32, "class": [B] int32, "patch": [B] int32}, the
     last two the prototypes that the teacher's targets favour for the class token and a patch token,
     where the method has a center for them.
     """
 
-    def outputs(weights, images):
-        tokens = model.features(weights, images)
+    def outputs(networks, images):
+        tokens = model.features(networks, images)
         # A patch token of each image, whose place goes round: as cheap as class tokens.
         batch, rows, columns, _ = tokens.patches.shape
         row, column = jnp.divmod(jnp.arange(batch) % (rows * columns), columns)
         patch_tokens = tokens.patches[jnp.arange(batch), row, column]
-        class_logits, _ = model.logits(weights, tokens.cls)
-        _, patch_logits = model.logits(weights, patch_tokens)
+        class_logits, _ = model.logits(networks, tokens.cls)
+        _, patch_logits = model.logits(networks, patch_tokens)
         logits = {"class": class_logits, "patch": patch_logits}
         chosen = {
             kind: (logits[kind] - center).argmax(axis=-1).astype(jnp.int32)
-            for kind, center in weights["centers"].items()
+            for kind, center in networks.get("centers", {}).items()
         }
         return {"features": tokens.cls.astype(jnp.float32), **chosen}
 

@@ -67,14 +67,15 @@ def is_listed(folder: epath.Path) -> bool:
 
 
 def find_damage(
-    folder: epath.Path, step: int, parts: Collection[str], *, small_only: bool = False
+    folder: epath.Path, step: int, parts: Collection[str] | None, *, small_only: bool = False
 ) -> str | None:
     """Looks for damage in a checkpoint.
 
     Args:
       folder: of the checkpoint.
       step: that it is to be of.
-      parts: that are going to be read, such as "teacher"; others are not looked at.
+      parts: that are going to be read, such as "teacher"; others are not looked at. None for all
+        that it says it has.
       small_only: leave out what takes long: the checksums of the parts.
 
     Returns:
@@ -102,18 +103,18 @@ def read_figures(folder: epath.Path) -> dict[str, float]:
 
 
 def _find_damage(
-    folder: epath.Path, step: int, parts: Collection[str], small_only: bool
+    folder: epath.Path, step: int, parts: Collection[str] | None, small_only: bool
 ) -> str | None:
-    for name in (_METADATA, *(f"{part}/_METADATA" for part in parts)):
-        if not (folder / name).exists():
-            return f"{name} is missing"
-        try:
-            _read_object(folder / name)
-        except ValueError as error:
-            return f"{name} {error}"
+    if damage := _form_damage(folder, _METADATA):
+        return damage
     metadata = _read_object(folder / _METADATA)
     if not isinstance(metadata.get("item_handlers"), dict):
         return f"{_METADATA} names no parts"
+    if parts is None:
+        parts = metadata["item_handlers"].keys() - {FIGURES.partition("/")[0]}
+    for part in sorted(parts):
+        if damage := _form_damage(folder, f"{part}/_METADATA"):
+            return damage
     if not (folder / FILE).exists():
         if metadata.get("custom_metadata") == ANNOUNCED:
             return f"{FILE} is missing"
@@ -135,6 +136,17 @@ def _find_damage(
         compared = threads.map(lambda name: _difference(folder, name, expected[name]), wanted)
         damages = [damage for damage in compared if damage]
     return damages[0] if damages else _figures_damage(folder)
+
+
+def _form_damage(folder: epath.Path, name: str) -> str | None:
+    """Returns what is wrong with a small file of JSON by its look, if anything is."""
+    if not (folder / name).exists():
+        return f"{name} is missing"
+    try:
+        _read_object(folder / name)
+    except ValueError as error:
+        return f"{name} {error}"
+    return None
 
 
 def _difference(folder: epath.Path, name: str, expected: dict[str, int]) -> str | None:

@@ -266,7 +266,7 @@ def _join(parts: dict) -> FinetuneState:
     )
 
 
-_PARTS = Parts(("params", "optimizer"), _split, _join, "test_top1")
+_PARTS = Parts(_split, _join, "test_top1")
 
 
 def _header(

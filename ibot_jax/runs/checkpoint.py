@@ -4,7 +4,7 @@ A checkpoint holds its parts side by side, so that whoever needs one reads no ot
 
     checkpoints/STEP/student    {"backbone": ..., "head": ...}
     checkpoints/STEP/teacher    the same of the teacher
-    checkpoints/STEP/centers    {"class": [K], "patch": [K]}
+    checkpoints/STEP/centers    {"class": [K], "patch": [K]}, of a method that has centers
     checkpoints/STEP/optimizer  the optimiser's state without the teacher, the step, and what the
                                 method keeps besides centers
     checkpoints/STEP/metrics    {"knn_top1": percent}, where k-NN was evaluated at this step
@@ -37,13 +37,11 @@ class Parts:
     """How a state is saved.
 
     Attributes:
-      names: of its parts.
-      split: from the state to {name: tree}.
+      split: from the state to its parts, {name: tree}.
       join: the inverse.
       metric: whose highest value makes a checkpoint the best.
     """
 
-    names: tuple[str, ...]
     split: Callable[[Any], dict[str, Any]]
     join: Callable[[dict[str, Any]], Any]
     metric: str
@@ -73,7 +71,7 @@ class Checkpoints:
         folder = workdir / "checkpoints"
         with same_end():
             if is_first():
-                set_damaged_aside(folder, self._parts.names)
+                set_damaged_aside(folder)
         self._waiter = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._saved = concurrent.futures.Future()  # of the save in the background
         self._saved.set_result(None)
@@ -220,13 +218,16 @@ class Checkpoints:
             ) from error
 
 
+def weights_of(state: TrainState) -> dict[str, Any]:
+    """Returns what another run may start from: student, teacher, and centers, if there are any."""
+    weights = {"student": state.params, "teacher": teacher_params(state)}
+    return weights | {name: tree for name, tree in state.buffers.items() if name == "centers"}
+
+
 def _split(state: TrainState) -> dict[str, Any]:
     """Takes a state apart into what is saved side by side."""
     others = {name: tree for name, tree in state.buffers.items() if name != "centers"}
-    return {
-        "student": state.params,
-        "teacher": teacher_params(state),
-        "centers": state.buffers["centers"],
+    return weights_of(state) | {
         "optimizer": {
             "state": optax.tree.set(state.opt_state, teacher=None),
             "step": state.step,
@@ -243,9 +244,10 @@ def _join(parts: dict[str, Any]) -> TrainState:
         step=optimizer["step"],
         params=parts["student"],
         opt_state=optax.tree.set(optimizer["state"], teacher=parts["teacher"]),
-        buffers={"centers": parts["centers"], **optimizer.get("buffers", {})},
+        buffers={name: parts[name] for name in ("centers",) if name in parts}
+        | optimizer.get("buffers", {}),
         finite=optimizer["finite"],
     )
 
 
-_PRETRAINING = Parts(("student", "teacher", "centers", "optimizer"), _split, _join, "knn_top1")
+_PRETRAINING = Parts(_split, _join, "knn_top1")

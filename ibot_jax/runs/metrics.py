@@ -184,8 +184,10 @@ def _state_of(metrics: Mapping[str, float], speed: float | None) -> str:
         for name, metric in of_step.METRICS.items()
         if metric.is_loss and name in metrics
     ]
-    if losses:  # of pre-training
-        text += f" ({', '.join(losses)})  teacher entropy {metrics['teacher_entropy']:.2f}"
+    if losses:
+        text += f" ({', '.join(losses)})"
+    if "teacher_entropy" in metrics:
+        text += f"  teacher entropy {metrics['teacher_entropy']:.2f}"
     return f"{text}  {_speed_in_words(speed)}" if speed else text
 
 
@@ -204,10 +206,11 @@ def _found(values: Mapping[str, float]) -> str:
         for key, name in (("knn", "k-NN"), ("probe", "linear probe"))
         if f"{key}_top1" in values
     ]
-    used = f"prototypes in use {100 * values['prototypes_used']:.1f} %"
+    texts.append(f"rank {values['feature_rank']:.1f}")
+    if "prototypes_used" in values:
+        texts.append(f"prototypes in use {100 * values['prototypes_used']:.1f} %")
     if "patch_prototypes_used" in values:
-        used += f" (patches {100 * values['patch_prototypes_used']:.1f} %)"
-    texts.append(f"rank {values['feature_rank']:.1f}, {used}")
+        texts[-1] += f" (patches {100 * values['patch_prototypes_used']:.1f} %)"
     if "prototype_nmi" in values:
         texts.append(f"NMI with labels {values['prototype_nmi']:.1f} %")
     return ", ".join(texts)

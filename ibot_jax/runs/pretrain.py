@@ -48,7 +48,7 @@ from ibot_jax.runs.lock import Lock
 from ibot_jax.runs.loop import Loop, make_watchdog
 from ibot_jax.runs.memory import memory_problems
 from ibot_jax.runs.metrics import WRITTEN, Reporter
-from ibot_jax.runs.starting import read_weights, replace_weights
+from ibot_jax.runs.starting import read_start, replace_weights
 from ibot_jax.runs.training import (
     jit_init,
     jit_train_step,
@@ -198,7 +198,7 @@ def _first_state(
         return state, f"resumed at step {latest:,}{complete}"
     weights = None
     if config.init_from:  # before anything compiles
-        weights = read_weights(config.init_from, state_layout(config, plan, mesh, frozen))
+        weights = read_start(config.init_from, state_layout(config, plan, mesh, frozen))
     state = jit_init(config, plan, mesh, frozen)(jax.random.key(config.seed))
     if weights is None:
         return state, f"random weights, seed {config.seed}"
@@ -295,7 +295,7 @@ class PretrainLoop(Loop):
     def _report(self, step: int, values: dict[str, float]) -> None:
         super()._report(step, values)
         weight = self._config.loss.class_weight
-        if step > self._warm_after and weight:
+        if step > self._warm_after and weight and "class_loss" in values:
             unweighted = values | {"class_loss": values["class_loss"] / weight}
             self._warn(step, collapse_signs(unweighted, self._config.head.prototypes))
 

@@ -115,21 +115,20 @@ def _candidates(folder: epath.Path, which: str, values: dict[int, float | None])
     return [int(which)]
 
 
-def set_damaged_aside(folder: epath.Path, parts: Sequence[str]) -> None:
+def set_damaged_aside(folder: epath.Path) -> None:
     """Renames damaged checkpoints, so that the latest is the newest which is whole.
 
     Of those before it only the small files are looked at, on which Orbax would fail.
 
     Args:
       folder: of the checkpoints; may be absent.
-      parts: of each.
 
     Raises:
       UserError: if there are checkpoints, and none is whole; they stay as they are.
     """
     damages, whole = {}, None
     for step in reversed(complete_steps(folder)):
-        damage = find_damage(folder / str(step), step, parts, small_only=whole is not None)
+        damage = find_damage(folder / str(step), step, None, small_only=whole is not None)
         if damage is not None:
             damages[step] = damage
         elif whole is None:

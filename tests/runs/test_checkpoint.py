@@ -31,7 +31,7 @@ from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
 from ibot_jax.runs import checkpoint, starting
 from ibot_jax.runs.checkpoint import Checkpoints
-from ibot_jax.runs.starting import read_weights, replace_weights
+from ibot_jax.runs.starting import read_start, replace_weights
 from ibot_jax.runs.training import jit_init, make_init, make_train_step, state_layout
 from ibot_jax.weights.checkpoints import complete_steps, find_checkpoint
 
@@ -80,7 +80,7 @@ def test_a_state_is_taken_apart_into_its_parts_and_put_together(others):
         finite=np.True_,
     )
     parts = checkpoint._split(state)
-    assert tuple(parts) == checkpoint._PRETRAINING.names
+    assert tuple(parts) == PRETRAINING
     assert parts["student"] is state.params and parts["teacher"] is teacher_params(state)
     assert parts["centers"] is state.buffers["centers"]
     held = [x.tolist() for x in jax.tree.leaves(parts["optimizer"])]
@@ -424,7 +424,7 @@ def test_a_run_starts_from_the_weights_of_another(workdir, given):
 
     fresh = first_state(config, seed=2)
     path = workdir if given == "the workdir" else workdir / "checkpoints/4"
-    started = replace_weights(fresh, read_weights(str(path), fresh))
+    started = replace_weights(fresh, read_start(str(path), fresh))
     assert_equal(started.params, other.params)
     assert_equal(teacher_params(started), expected_teacher)
     assert_equal(started.buffers, other.buffers)
@@ -443,7 +443,7 @@ def test_all_processes_start_from_the_checkpoint_that_the_first_one_found(workdi
     monkeypatch.setattr(starting, "is_first", lambda: False)
     monkeypatch.setattr(starting, "first_text", lambda own: str(workdir / "checkpoints/4"))
     fresh = first_state(tiny_config(), seed=3)
-    assert_equal(read_weights(str(workdir), fresh)["student"], expected)
+    assert_equal(read_start(str(workdir), fresh)["student"], expected)
 
 
 def test_weights_that_do_not_fit_are_named_with_both_shapes(workdir):
@@ -452,18 +452,18 @@ def test_weights_that_do_not_fit_are_named_with_both_shapes(workdir):
     checkpoints.close()
     wider = first_state(tiny_config(model__width=32))
     with pytest.raises(UserError, match=r"student/backbone/\S+ is \(.*16.* and \(.*32"):
-        read_weights(str(workdir), wider)
+        read_start(str(workdir), wider)
     larger = first_state(tiny_config(data__global_size=(24, 24)))
     message = r"student/backbone/pos_embed is \(1, 17, 16\) there and \(1, 37, 16\) here"
     with pytest.raises(UserError, match=message):
-        read_weights(str(workdir), larger)
+        read_start(str(workdir), larger)
     deeper = first_state(tiny_config(model__depth=3))
     with pytest.raises(UserError, match=r"student/backbone/blocks_2/\S+ is absent there"):
-        read_weights(str(workdir), deeper)
+        read_start(str(workdir), deeper)
 
 
 def test_no_checkpoint_to_start_from(tmp_path):
     with pytest.raises(UserError, match="holds no checkpoint"):
-        read_weights(str(tmp_path), first_state(tiny_config()))
+        read_start(str(tmp_path), first_state(tiny_config()))
     with pytest.raises(UserError, match="absent does not exist"):
-        read_weights(str(tmp_path / "absent"), first_state(tiny_config()))
+        read_start(str(tmp_path / "absent"), first_state(tiny_config()))

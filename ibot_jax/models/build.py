@@ -99,16 +99,13 @@ def attention_in_memory(model: Section, stages: list[Stage], dtype: str) -> int:
     return max(written)
 
 
-def build_head(head: Section, dtype: str, *, teacher: bool, parts: int = 1) -> Head:
-    """Builds the student's or the teacher's head; they may differ in sharing the last layer.
-
-    Of `parts` parts of the prototypes it has one.
-    """
+def build_head(head: Section, dtype: str, *, teacher: bool) -> Head:
+    """Builds the student's or the teacher's head; they may differ in sharing the last layer."""
     return Head(
         hidden_dim=head.hidden_dim,
         bottleneck_dim=head.bottleneck_dim,
-        prototypes=head.prototypes // parts,
-        patch_prototypes=head.patch_prototypes // parts,
+        prototypes=head.prototypes,
+        patch_prototypes=head.patch_prototypes,
         shared=head.shared_teacher if teacher else head.shared,
         act=head.act,
         dtype=compute_dtype(dtype),

@@ -2,7 +2,7 @@
 
 The mesh alone says it: a process makes the rows that its devices hold. They need not be one block.
 Where the mesh takes devices of several processes in turn, as the slices of TPUs do, they lie apart;
-where devices share rows, over the axis "tensor", so may processes.
+devices share rows over the axis "tensor", within a process, as `runs.check` makes sure.
 """
 
 import functools

@@ -43,11 +43,11 @@ from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.runs.collapse import collapse_signs, evaluation_signs
 from ibot_jax.runs.frozen import Frozen, read_frozen
 from ibot_jax.runs.header import header
-from ibot_jax.runs.kernels import Proven, prove
 from ibot_jax.runs.lock import Lock
 from ibot_jax.runs.loop import Loop, make_watchdog
 from ibot_jax.runs.memory import memory_problems
 from ibot_jax.runs.metrics import WRITTEN, Reporter
+from ibot_jax.runs.proof import Proven, prove
 from ibot_jax.runs.starting import read_start, replace_weights
 from ibot_jax.runs.training import (
     jit_init,

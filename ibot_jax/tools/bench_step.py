@@ -35,8 +35,8 @@ from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
 from ibot_jax.runs.check import check_config, check_devices
-from ibot_jax.runs.kernels import prove
 from ibot_jax.runs.memory import memory_problems
+from ibot_jax.runs.proof import prove
 from ibot_jax.runs.training import jit_init, jit_train_step
 from ibot_jax.tools import flops
 from ibot_jax.tools.peak import device_peak

@@ -22,8 +22,8 @@ from ibot_jax.kernels.tpu import attention_branch as tpu_attention_branch
 from ibot_jax.kernels.tpu import colors as tpu_colors
 from ibot_jax.kernels.tpu import mlp as tpu_mlp
 from ibot_jax.parallel.watchdog import Watchdog
-from ibot_jax.runs import kernels as run_kernels
 from ibot_jax.runs import pretrain as pretraining
+from ibot_jax.runs import proof
 
 TPU = Device("tpu", "TPU v5 lite", partitioned=False)
 SPEC = AttentionBranchSpec(AttentionSpec(4, 16, 128, 2, "bfloat16", 1 / 8, QKV), "layer", 1e-6)
@@ -84,7 +84,7 @@ def prove(traces):
 
         return jax.jit(step)
 
-    return lambda wanted="auto": run_kernels.prove(make_step, shapes(), choose(wanted, TPU))
+    return lambda wanted="auto": proof.prove(make_step, shapes(), choose(wanted, TPU))
 
 
 def test_kernels_that_agree_are_taken(prove, traces, monkeypatch):
@@ -115,7 +115,7 @@ def test_all_processes_refuse_what_one_refuses(prove, monkeypatch):
     monkeypatch.setattr(tpu_attention_branch, "branch", xla_branch)
     monkeypatch.setattr(tpu_attention, "attention", xla_attention)
     others = [b"tpu.attention_branch\tits gradients deviate from XLA's", b"", b""]
-    monkeypatch.setattr(run_kernels, "gather", lambda own: [own, others.pop(0) if others else b""])
+    monkeypatch.setattr(proof, "gather", lambda own: [own, others.pop(0) if others else b""])
     proven = prove()
     assert proven.used == ("tpu.attention",)
     assert proven.refused == {"tpu.attention_branch": "its gradients deviate from XLA's"}
@@ -135,7 +135,7 @@ def small(**overrides):
 def test_evaluations_take_none_that_the_step_was_refused(monkeypatch):
     monkeypatch.setattr(choice, "device_at_hand", lambda: TPU)
     refused = {"tpu.attention": "its values deviate from XLA's"}
-    proven = run_kernels.Proven(None, XLA, (), refused)
+    proven = proof.Proven(None, XLA, (), refused)
     taken = []
     monkeypatch.setattr(pretraining, "Evaluation", lambda model, *_, **__: taken.append(model))
     pretraining._evaluation(small(), object(), proven, Watchdog(0))

@@ -31,7 +31,7 @@ _READ_FROM = "read_from"  # in the description of the copy
 
 
 @dataclasses.dataclass(frozen=True)
-class Frozen:
+class FrozenNetworks:
     """The frozen networks of a run, by name.
 
     Attributes:
@@ -45,7 +45,7 @@ class Frozen:
 
 def read_frozen(
     flat: Flat, workdir: epath.Path, mesh: jax.sharding.Mesh, *, resumed: bool
-) -> Frozen:
+) -> FrozenNetworks:
     """Reads networks, and keeps a copy of each; all processes read that copy.
 
     Args:
@@ -92,8 +92,10 @@ def _pixel_problems(flat: Flat, name: str, model: Model) -> Iterator[str]:
             yield stated(flat, f"data.{key}", problem)
 
 
-def _place(read: dict[str, tuple[Model, Params]], dtype: str, mesh: jax.sharding.Mesh) -> Frozen:
-    frozen = Frozen({}, {})
+def _place(
+    read: dict[str, tuple[Model, Params]], dtype: str, mesh: jax.sharding.Mesh
+) -> FrozenNetworks:
+    frozen = FrozenNetworks({}, {})
     for name, (model, params) in read.items():
         model.config.dtype = dtype
         frozen.modules[name] = Network(model.backbone, model.head)

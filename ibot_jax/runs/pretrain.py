@@ -41,7 +41,7 @@ from ibot_jax.runs.beginning import after_first, record_beginning
 from ibot_jax.runs.check import device_problems, length_problems
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.runs.collapse import collapse_signs, evaluation_signs
-from ibot_jax.runs.frozen import Frozen, read_frozen
+from ibot_jax.runs.frozen import FrozenNetworks, read_frozen
 from ibot_jax.runs.header import header
 from ibot_jax.runs.lock import Lock
 from ibot_jax.runs.loop import Loop, make_watchdog
@@ -221,7 +221,9 @@ def _batches(
     )
 
 
-def _prove(config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh, frozen: Frozen) -> Proven:
+def _prove(
+    config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh, frozen: FrozenNetworks
+) -> Proven:
     """Returns the step with the kernels that compute here what they should."""
     return prove(
         functools.partial(jit_train_step, config, plan, mesh, frozen=frozen.modules),

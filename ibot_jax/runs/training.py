@@ -40,7 +40,7 @@ from ibot_jax.optim.schedules import Schedule, cosine_schedule
 from ibot_jax.parallel.layouts import batch_sharding, replicated, state_sharding
 
 Array = jax.Array
-Frozen = Mapping[str, Network]  # the architectures of frozen networks, by name
+Architectures = Mapping[str, Network]  # the architectures of frozen networks, by name
 
 
 def make_schedules(config: Section, plan: Plan) -> dict[str, Schedule]:
@@ -72,7 +72,7 @@ def make_optimizer(config: Section, plan: Plan) -> optax.GradientTransformationE
 
 
 def make_method(
-    config: Section, plan: Plan, kernels: Kernels = XLA, frozen: Frozen | None = None
+    config: Section, plan: Plan, kernels: Kernels = XLA, frozen: Architectures | None = None
 ) -> Method:
     """Builds the method of a run.
 
@@ -96,7 +96,7 @@ def make_method(
 
 
 def make_init(
-    config: Section, plan: Plan, frozen: Frozen | None = None
+    config: Section, plan: Plan, frozen: Architectures | None = None
 ) -> Callable[[Array], TrainState]:
     """Returns the function from a key to a run's first state; the teacher copies the student."""
     method = make_method(config, plan, frozen=frozen)
@@ -113,7 +113,7 @@ def make_train_step(
     plan: Plan,
     mesh: jax.sharding.Mesh,
     kernels: Kernels = XLA,
-    frozen: Frozen | None = None,
+    frozen: Architectures | None = None,
 ) -> steps.Step:
     """Returns the training step of a run, see `methods.step`; `kernels` may compute parts of it."""
     schedules = make_schedules(config, plan)
@@ -155,7 +155,7 @@ def _draw_gains(config: Section) -> Callable[[Array, Batch], Array] | None:
 
 
 def state_layout(
-    config: Section, plan: Plan, mesh: jax.sharding.Mesh, frozen: Frozen | None = None
+    config: Section, plan: Plan, mesh: jax.sharding.Mesh, frozen: Architectures | None = None
 ) -> TrainState:
     """Returns a state of shapes that say where its arrays lie (jax.ShapeDtypeStruct)."""
     state = jax.eval_shape(make_init(config, plan, frozen), jax.random.key(0))
@@ -167,7 +167,7 @@ def state_layout(
 
 
 def jit_init(
-    config: Section, plan: Plan, mesh: jax.sharding.Mesh, frozen: Frozen | None = None
+    config: Section, plan: Plan, mesh: jax.sharding.Mesh, frozen: Architectures | None = None
 ) -> jax.stages.Wrapped:
     """Returns the jitted `make_init`: each device makes its part of the first state."""
     layouts = jax.tree.map(lambda x: x.sharding, state_layout(config, plan, mesh, frozen))
@@ -179,7 +179,7 @@ def jit_train_step(
     plan: Plan,
     mesh: jax.sharding.Mesh,
     kernels: Kernels = XLA,
-    frozen: Frozen | None = None,
+    frozen: Architectures | None = None,
 ) -> jax.stages.Wrapped:
     """Returns the jitted `make_train_step`, whose state is donated and stays where it lies."""
     layouts = jax.tree.map(lambda x: x.sharding, state_layout(config, plan, mesh, frozen))
@@ -191,7 +191,7 @@ def jit_train_step(
 
 
 def step_arguments(
-    config: Section, plan: Plan, mesh: jax.sharding.Mesh, frozen: Frozen | None = None
+    config: Section, plan: Plan, mesh: jax.sharding.Mesh, frozen: Architectures | None = None
 ) -> tuple[Any, ...]:
     """Returns shapes and layouts of a step's arguments: state, batch and key."""
     data, grid = config.data, geometry_of(config.model).grid(config.data.global_size)

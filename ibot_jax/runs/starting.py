@@ -14,7 +14,7 @@ from ibot_jax.parallel.processes import is_first
 from ibot_jax.runs.checkpoint import weights_of
 from ibot_jax.weights.checkpoints import RESTORE, complete_steps
 from ibot_jax.weights.find import find
-from ibot_jax.weights.read import read_like, readable
+from ibot_jax.weights.read import read_like, read_some_like, readable
 from ibot_jax.weights.sanity import check_finite
 
 
@@ -42,7 +42,9 @@ def read_start(path: str, like: TrainState) -> dict[str, Any]:
     weights = {}
     with readable(folder, RESTORE):
         for name, layout in layouts.items():
-            weights[name] = read_like(folder, name, layout)
+            # Centers of another method, or as `convert` writes them, are of more kinds of tokens.
+            read = read_some_like if name == "centers" else read_like
+            weights[name] = read(folder, name, layout)
             check_finite(weights[name], f"init_from={path!r}: {name}")
     return weights
 

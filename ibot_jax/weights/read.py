@@ -48,12 +48,30 @@ def read_like(folder: epath.Path, part: str, like: Any) -> Any:
     """
     with ocp.StandardCheckpointer() as checkpointer:
         saved = checkpointer.metadata(folder / part).item_metadata.tree
-        for tensor, there, here in _unlike(saved, like):
-            raise UserError(
-                f"{folder} does not fit this config: {part}/{tensor} is {there} there and {here} "
-                "here; make model, head, input size and optimiser equal"
-            )
+        _require_like(saved, like, folder / part)
         return checkpointer.restore(folder / part, like)
+
+
+def read_some_like(folder: epath.Path, part: str, like: dict[str, Any]) -> dict[str, Any]:
+    """Reads those keys of a part that `like` has, as `read_like` does; all by all processes."""
+    saved = read_arrays(folder / part)
+    saved = {key: saved[key] for key in like if key in saved}
+    _require_like(saved, like, folder / part)
+    return jax.tree.map(
+        lambda x, there: jax.make_array_from_callback(
+            x.shape, x.sharding, lambda index: there[index].astype(x.dtype)
+        ),
+        like,
+        saved,
+    )
+
+
+def _require_like(saved: Any, like: Any, part: epath.Path) -> None:
+    for tensor, there, here in _unlike(saved, like):
+        raise UserError(
+            f"{part.parent} does not fit this config: {part.name}/{tensor} is {there} there and "
+            f"{here} here; make model, head, input size and optimiser equal"
+        )
 
 
 @contextlib.contextmanager

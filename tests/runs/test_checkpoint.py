@@ -432,6 +432,21 @@ def test_a_run_starts_from_the_weights_of_another(workdir, given):
     assert_equal(started.opt_state[0], fresh.opt_state[0])  # all links but the teacher's
 
 
+def test_a_method_starts_with_the_centers_that_it_has(workdir):
+    shared = dict(head__shared=True, head__shared_teacher=True)
+    other = first_state(tiny_config(**shared), seed=1)
+    other = at_step(other, 4).replace(buffers=jax.tree.map(lambda x: x + 3, other.buffers))
+    checkpoints = Checkpoints(workdir, keep=1)
+    checkpoints.save(other)
+    checkpoints.close()
+    fresh = first_state(tiny_config(method="dino", **shared), seed=2)
+    started = replace_weights(fresh, read_start(str(workdir), fresh))
+    assert_equal(started.buffers, {"centers": {"class": np.full(12, 3, np.float32)}})
+    assert (
+        started.buffers["centers"]["class"].sharding == fresh.buffers["centers"]["class"].sharding
+    )
+
+
 def test_all_processes_start_from_the_checkpoint_that_the_first_one_found(workdir, monkeypatch):
     """A run that goes on has another latest checkpoint for whoever looks later."""
     checkpoints = Checkpoints(workdir, keep=2)

@@ -82,6 +82,8 @@ def test_a_crop_follows_from_its_draws(draws, box, limits):
 def test_a_crop_has_a_pixel_and_is_tried_ten_times():
     dice = Dice(0.0, 0.0, 1.0, 0.0, 2, 3)  # 0.4 pixels, then one
     assert crops.draw_crop(dice, 8, 8, (0.16 / 64, 1 / 64), (1.0, 1.0)) == crops.Box(2, 3, 1, 1)
+    dice = Dice(0.0, 1.0, 1.0, 0.0, 2, 3)  # 1.1 wide and 0.3 high, then 1 x 1
+    assert crops.draw_crop(dice, 8, 8, (0.3 / 64, 1 / 64), (1.0, 4.0)) == crops.Box(2, 3, 1, 1)
     dice = Dice(*[0.0] * 20)
     assert crops.draw_crop(dice, 30, 40, (0.0, 0.0), (3 / 4, 4 / 3)) == crops.Box(0, 0, 30, 40)
     assert dice.left == [] and dice.limits == []
@@ -92,9 +94,18 @@ def test_a_crop_has_a_pixel_and_is_tried_ten_times():
     [
         ((30, 40), crops.Box(0, 0, 30, 40)),  # just as wide as allowed
         ((40, 30), crops.Box(0, 0, 40, 30)),  # as high
+        ((40, 40), crops.Box(0, 0, 40, 40)),
         ((30, 50), crops.Box(0, 5, 30, 40)),
         ((51, 30), crops.Box(5, 0, 40, 30)),
     ],
 )
 def test_the_central_crop_is_the_largest_of_an_allowed_shape(size, box):
     assert crops.draw_crop(Dice(*[0.0] * 20), *size, (9.0, 9.0), (3 / 4, 4 / 3)) == box
+
+
+@pytest.mark.parametrize("size", [(16, 64), (64, 16)])
+def test_sides_of_crops_are_compared_with_those_of_their_views(size):
+    box = crops.Box(0, 0, 4 * size[0], 4 * size[1])
+    assert crops.largest_shrink([box], [size], 2) == 2
+    with pytest.raises(ValueError):
+        crops.largest_shrink([box], [size, size], 2)

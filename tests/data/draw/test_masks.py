@@ -155,6 +155,8 @@ def test_a_block_follows_from_its_draws():
 def test_a_block_adds_a_patch_at_least_and_fits_what_is_left():
     nine = 0.0, 0.5
     assert block_of(*nine, 0, 0, *nine, 1, 0, masked=3) == (3, (3, 0, 3, 2), [7, 10] * 2)
+    one = block_of(*nine, 0, 0, grid=(4, 6), budget=1.0)  # of 1 patch at least
+    assert one == (1, (0, 0, 0, 0), [4, 6])
     assert block_of(*nine, 0, 0, budget=9.0)[0] == 9
     # 9 patches do not fit 8; of those that are left, 6 are masked already.
     assert block_of(*nine, 0, 0, *nine, 1, 0, masked=3, budget=8.0)[0] == 3

@@ -97,12 +97,12 @@ def test_colours_follow_from_their_draws(settings):
     (_, view), _ = settings
     some = dataclasses.replace(view, blur=0.5, brightness=2.0, saturation=0.0)
     order = [JITTER.index(name) for name in ("hue", "saturation", "brightness", "contrast")]
-    dice = Dice(0.79, order, 0.25, 0.5, 1.0, 0.19, 0.49, 0.5, 0.19)
+    dice = Dice(0.79, order, 0.25, 0.5, 0.25, 0.19, 0.49, 0.5, 0.19)
     color = views.draw_color(dice, some, flip=True)
     assert color.flip and color.gray and color.solarize and dice.left == []
     names, factors = zip(*color.jitter, strict=True)
     assert names == ("hue", "brightness", "contrast")
-    np.testing.assert_allclose(factors, [-0.05, 1.5, 1.4])  # brightness from 0 to 3
+    np.testing.assert_allclose(factors, [-0.05, 1.5, 0.8])  # brightness from 0 to 3
     np.testing.assert_allclose(color.blur_radius, 1.05)
 
     # A probability is a share of draws below it.

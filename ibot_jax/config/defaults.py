@@ -85,6 +85,7 @@ KEYS = {
     "model.stage_heads": Key((3, 6, 12, 24), "of a swin's attention, by stage", SIZE),
     "model.window": Key(7, "tokens along a side of a swin's windows", SIZE),
     "model.mlp_ratio": Key(4.0, "hidden units of the MLPs over the width", Between(0.01, 100)),
+    "model.norm_eps": Key(1e-6, "added to the variance by the norms", Between(1e-15, 0.1)),
     "model.patch_size": Key(16, "side of a patch in pixels", Between(1, 10_000)),
     "model.drop_path": Key(
         0.1, "stochastic depth of the last block; the first has 0", Between(0, 0.99)

@@ -14,6 +14,7 @@ KNOWN_AS = {
     "model.depth": "layers num_layers n_blocks num_blocks",
     "model.heads": "num_heads n_heads",
     "model.window": "window_size",
+    "model.norm_eps": "layer_norm_eps eps epsilon",
     "model.drop_path": "drop_path_rate stochastic_depth",
     "model.layer_scale": "init_values layerscale",
     "model.remat": "gradient_checkpointing grad_checkpointing activation_checkpointing",

@@ -7,15 +7,12 @@ import numpy as np
 
 from ibot_jax.kernels.branch import branch, branch_attention
 from ibot_jax.kernels.choice import XLA, Kernels
-from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
 from ibot_jax.kernels.specs import QKV, AttentionBranchSpec, AttentionSpec, MlpBranchSpec
 from ibot_jax.models.layer_norm import NormParams
 from ibot_jax.models.linear import LinearParams
 from ibot_jax.parallel.tensor import split_over_tensor
 
 Array = jax.Array
-
-_NORM = ("layer", LAYER_NORM_EPSILON)
 
 # What `remat` keeps from the forward pass; the backward pass computes the rest of a block again.
 REMAT_POLICIES = {
@@ -42,13 +39,19 @@ def attention_spec(
 
 
 def mlp_spec(
-    rows: int, width: int, hidden_dim: int, dtype: jnp.dtype, **options: bool
+    rows: int,
+    width: int,
+    hidden_dim: int,
+    dtype: jnp.dtype,
+    norm_eps: float,
+    **options: bool,
 ) -> MlpBranchSpec:
     """Specifies the MLP's branch of tokens [rows, width], whose parameters are `MlpParams`.
 
     `options` are `layer_scale` and `gains`.
     """
-    return MlpBranchSpec(rows, width, hidden_dim, jnp.dtype(dtype).name, "gelu", *_NORM, **options)
+    name = jnp.dtype(dtype).name
+    return MlpBranchSpec(rows, width, hidden_dim, name, "gelu", "layer", norm_eps, **options)
 
 
 class AttentionParams(nn.Module):
@@ -89,6 +92,7 @@ class Block(nn.Module):
       heads: attention heads.
       hidden_dim: of the MLP.
       layer_scale: initial gain of each branch's output; 0 leaves LayerScale out.
+      norm_eps: added to the variance by the norms.
       kernels: that may compute it.
       dtype: of the computation.
       param_dtype: of the parameters.
@@ -97,6 +101,7 @@ class Block(nn.Module):
     heads: int
     hidden_dim: int
     layer_scale: float
+    norm_eps: float
     kernels: Kernels
     dtype: jnp.dtype
     param_dtype: jnp.dtype
@@ -124,12 +129,13 @@ class Block(nn.Module):
         # As one table of tokens, whole on each device, or the width would be spread.
         x = split_over_tensor(x.reshape(-1, width), None)
         params = self._params(1, AttentionParams(self.param_dtype, name="attn"), width)
-        spec = AttentionBranchSpec(attention, *_NORM, **options)
+        spec = AttentionBranchSpec(attention, "layer", self.norm_eps, **options)
         if only_attention:
             return branch_attention(x, params, spec)
         x = branch(x, params, spec, kernels, own_gains[0])
         params = self._params(2, MlpParams(self.hidden_dim, self.param_dtype, name="mlp"), width)
-        spec = mlp_spec(x.shape[0], width, self.hidden_dim, self.dtype, **options)
+        sizes = (x.shape[0], width, self.hidden_dim)
+        spec = mlp_spec(*sizes, self.dtype, self.norm_eps, **options)
         return branch(x, params, spec, kernels, own_gains[1]).reshape(shape)
 
     def _params(self, number: int, layers: AttentionParams | MlpParams, width: int) -> dict:

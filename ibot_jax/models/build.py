@@ -17,6 +17,10 @@ from ibot_jax.models.swin import Swin
 from ibot_jax.models.vit import ViT
 
 
+# Values of the section `model` that every backbone has as its attributes.
+_OF_ALL = ("patch_size", "width", "mlp_ratio", "norm_eps", "remat")
+
+
 def compute_dtype(dtype: str) -> jnp.dtype:
     """Returns the dtype of the forward and backward pass."""
     return jnp.dtype(dtype)
@@ -41,7 +45,7 @@ def build_backbone(
     grid = tuple(side // model.patch_size for side in size)
     kwargs = dict(grid=grid, kernels=kernels)
     kwargs |= dict(dtype=compute_dtype(dtype), param_dtype=param_dtype(dtype))
-    kwargs |= {name: getattr(model, name) for name in ("patch_size", "width", "mlp_ratio", "remat")}
+    kwargs |= {name: getattr(model, name) for name in _OF_ALL}
     if model.arch == "swin":
         return Swin(
             stage_depths=model.stage_depths,

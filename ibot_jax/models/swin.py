@@ -17,6 +17,7 @@ import numpy as np
 from ibot_jax.kernels.attention import attention_weights
 from ibot_jax.kernels.branch import branch, query_key_value, self_attention
 from ibot_jax.kernels.choice import XLA, Kernels
+from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
 from ibot_jax.models.block import (
     REMAT_POLICIES,
     MlpParams,
@@ -151,6 +152,7 @@ class SwinBlock(nn.Module):
       hidden_dim: of the MLP.
       window: tokens along a side of a window.
       shift: tokens by which the windows are shifted.
+      norm_eps: added to the variance by the norms.
       kernels: that may compute it.
       dtype: of the computation.
       param_dtype: of the parameters.
@@ -160,13 +162,14 @@ class SwinBlock(nn.Module):
     hidden_dim: int
     window: int
     shift: int
+    norm_eps: float
     kernels: Kernels
     dtype: jnp.dtype
     param_dtype: jnp.dtype
 
     def setup(self):
         kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        self.norm1 = layer_norm(None, **kwargs)
+        self.norm1 = layer_norm(None, norm_eps=self.norm_eps, **kwargs)
         self.attn = WindowAttention(self.heads, self.window, self.kernels, **kwargs)
         self.norm2 = NormParams(self.param_dtype)
         self.mlp = MlpParams(self.hidden_dim, self.param_dtype)
@@ -185,7 +188,8 @@ class SwinBlock(nn.Module):
     def _add_mlp(self, x: Array, gains: Array | None) -> Array:
         rows, width = x.shape
         params = {"norm": self.norm2(width), **self.mlp(width)}
-        spec = mlp_spec(rows, width, self.hidden_dim, self.dtype, gains=gains is not None)
+        sizes = (rows, width, self.hidden_dim)
+        spec = mlp_spec(*sizes, self.dtype, self.norm_eps, gains=gains is not None)
         if gains is not None:  # of the images, to those of their tokens
             gains = jnp.broadcast_to(gains[1][:, None], (len(gains[1]), rows // len(gains[1])))
             gains = gains.reshape(-1, 1)
@@ -223,6 +227,7 @@ class SwinBlock(nn.Module):
 class PatchMerging(nn.Module):
     """Makes one token of twice the width of 2 x 2 tokens: LayerNorm of all four, a linear layer."""
 
+    norm_eps: float
     dtype: jnp.dtype
     param_dtype: jnp.dtype
 
@@ -235,7 +240,7 @@ class PatchMerging(nn.Module):
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
         # The tokens of a column follow each other: (even, even), (odd, even), (even, odd), ...
         x = x.transpose(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
-        x = layer_norm("norm", **kwargs)(x)
+        x = layer_norm("norm", norm_eps=self.norm_eps, **kwargs)(x)
         return Linear(2 * channels, use_bias=False, name="reduction", **kwargs)(x)
 
 
@@ -264,7 +269,8 @@ class Stage(nn.Module):
             module(shift=self.shift * (number % 2), **self.block) for number in range(self.depth)
         ]
         if self.merges:
-            self.merge = PatchMerging(self.block["dtype"], self.block["param_dtype"])
+            shared = ("norm_eps", "dtype", "param_dtype")
+            self.merge = PatchMerging(**{name: self.block[name] for name in shared})
 
 
 class Swin(nn.Module):
@@ -278,6 +284,7 @@ class Swin(nn.Module):
       window: tokens along a side of a window.
       mlp_ratio: hidden over token dimension of the MLPs.
       grid: (rows, columns) of patches of a global view, which bound the windows.
+      norm_eps: added to the variance by the norms.
       kernels: that may compute the blocks.
       remat: "none", or what of each block is kept for the backward pass: "dots", the outputs of
         its linear layers, or "blocks", its input only.
@@ -293,6 +300,7 @@ class Swin(nn.Module):
     window: int
     mlp_ratio: float
     grid: tuple[int, int]
+    norm_eps: float = LAYER_NORM_EPSILON
     kernels: Kernels = XLA
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
@@ -301,11 +309,11 @@ class Swin(nn.Module):
     def setup(self):
         kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         self.patch_embed = PatchEmbed(self.patch_size, self.width, **kwargs)
-        self.patch_norm = layer_norm(None, **kwargs)
+        self.patch_norm = layer_norm(None, norm_eps=self.norm_eps, **kwargs)
         zeros = nn.initializers.zeros
         self.mask_token = self.param("mask_token", zeros, (1, self.width), self.param_dtype)
         self.stages = [self._stage(number, kwargs) for number in range(len(self.stage_depths))]
-        self.norm = layer_norm(None, **kwargs)
+        self.norm = layer_norm(None, norm_eps=self.norm_eps, **kwargs)
 
     def _stage(self, number: int, kwargs: dict) -> Stage:
         smallest = min(-(-side // 2**number) for side in self.grid)
@@ -314,6 +322,7 @@ class Swin(nn.Module):
             heads=self.stage_heads[number],
             hidden_dim=int(self.width * 2**number * self.mlp_ratio),
             window=window,
+            norm_eps=self.norm_eps,
             kernels=self.kernels,
         )
         return Stage(

@@ -9,6 +9,7 @@ import numpy as np
 
 from ibot_jax.kernels import packing
 from ibot_jax.kernels.choice import XLA, Kernels
+from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
 from ibot_jax.kernels.specs import PackingSpec
 from ibot_jax.models.block import REMAT_POLICIES, Block, attention_spec, start_of_block
 from ibot_jax.models.geometry import geometry_of
@@ -85,6 +86,7 @@ class ViT(nn.Module):
       mlp_ratio: hidden over token dimension of the MLPs.
       layer_scale: initial LayerScale gain; 0 leaves it out.
       grid: (rows, columns) of patches that the positions are trained for.
+      norm_eps: added to the variance by the norms.
       kernels: that may compute the blocks; with "packing", sequences are brought to lengths that
         a TPU likes. The outputs are the same.
       remat: "none", or what of each block is kept for the backward pass: "dots", the outputs of
@@ -103,6 +105,7 @@ class ViT(nn.Module):
     mlp_ratio: float
     layer_scale: float
     grid: tuple[int, int]
+    norm_eps: float = LAYER_NORM_EPSILON
     kernels: Kernels = XLA
     remat: str = "none"
     scan_blocks: bool = False
@@ -118,13 +121,14 @@ class ViT(nn.Module):
         zeros = nn.initializers.zeros
         self.mask_token = self.param("mask_token", zeros, (1, self.width), self.param_dtype)
         self.blocks = [self._block() for _ in range(self.depth)]
-        self.norm = layer_norm(None, **kwargs)
+        self.norm = layer_norm(None, norm_eps=self.norm_eps, **kwargs)
 
     def _block(self, **kwargs) -> Block:
         return Block(
             heads=self.heads,
             hidden_dim=int(self.width * self.mlp_ratio),
             layer_scale=self.layer_scale,
+            norm_eps=self.norm_eps,
             kernels=self.kernels,
             dtype=self.dtype,
             param_dtype=self.param_dtype,

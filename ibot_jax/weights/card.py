@@ -189,7 +189,7 @@ def _architecture(description: Mapping[str, Any]) -> str:
         "width": model["width"],
         "MLP ratio": model["mlp_ratio"],
         "patch": f"{model['patch_size']} pixels",
-        "LayerNorm epsilon": 1e-6,
+        "LayerNorm epsilon": f"{model.get('norm_eps', 1e-6):g}",
     }
     if swin:
         rows["blocks by stage"] = ", ".join(map(str, model["stage_depths"]))

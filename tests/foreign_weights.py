@@ -61,7 +61,7 @@ def prefixed(prefix, tensors):
     return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
 
 
-def features(tensors, images, grid=(4, 4)):
+def features(tensors, images, grid=(4, 4), norm_eps=1e-6):
     """Returns the tokens [B, 1 + N, D] float64 of uint8 images [B, H, W, 3] of that grid."""
     t = {name: np.asarray(tensor, np.float64) for name, tensor in tensors.items()}
     x = (images / 255 - MEAN) / STD
@@ -74,7 +74,7 @@ def features(tensors, images, grid=(4, 4)):
 
     def norm(x, name):
         x = x - x.mean(axis=-1, keepdims=True)
-        x = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + 1e-6)
+        x = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + norm_eps)
         return x * t[f"{name}.weight"] + t[f"{name}.bias"]
 
     def linear(x, name):

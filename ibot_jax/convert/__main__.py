@@ -75,6 +75,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--heads", type=positive, metavar="N", help="of attention, where IN has none told"
     )
+    parser.add_argument(
+        "--norm-eps", type=float, metavar="X", help="LayerNorm's epsilon, where IN has none told"
+    )
     for name, words in (("mean", "mean"), ("std", "standard deviation")):
         parser.add_argument(
             f"--{name}",
@@ -139,7 +142,7 @@ def _convert(args: argparse.Namespace) -> None:
         weights=args.weights,
         step=args.step,
         head=args.head or whole,
-        known=Known(args.heads, args.mean, args.std, args.grid, tuple(args.allow)),
+        known=Known(args.heads, args.norm_eps, args.mean, args.std, args.grid, tuple(args.allow)),
         whole=whole,
     )
     _say(args.source, found)

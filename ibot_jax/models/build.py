@@ -16,7 +16,6 @@ from ibot_jax.models.parameters import Params
 from ibot_jax.models.swin import Swin
 from ibot_jax.models.vit import ViT
 
-
 # Values of the section `model` that every backbone has as its attributes.
 _OF_ALL = ("patch_size", "width", "mlp_ratio", "norm_eps", "remat")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ibot_jax.config import VIT_SIZES, get_config
+from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.flat import Flat, flatten
 from ibot_jax.errors import UserError
 from ibot_jax.models.geometry import Geometry
@@ -26,6 +27,7 @@ class Known:
 
     Attributes:
       heads: of attention.
+      norm_eps: LayerNorm's epsilon.
       mean: of each channel, for pixels in [0, 1].
       std: the same.
       grid: rows and columns of patches that positions are for.
@@ -33,6 +35,7 @@ class Known:
     """
 
     heads: int | None = None
+    norm_eps: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     grid: tuple[int, int] | None = None
@@ -96,6 +99,7 @@ def infer_config(
         "model.patch_size": patch,
         "model.mlp_ratio": hidden / width,
         "model.layer_scale": float(any(".gamma_" in name for name in shapes)),
+        "model.norm_eps": _norm_eps(facts, known, path),
         "data.global_size": geometry.size(grid),
         "data.channels": channels,
     }
@@ -120,7 +124,19 @@ def _facts_of(config: Flat) -> dict[str, Any]:
         "mean": config["data.mean"],
         "std": config["data.std"],
         "act": config["head.act"],
+        "epsilon": config["model.norm_eps"],
     }
+
+
+def _norm_eps(facts: Mapping[str, Any], known: Known, path: str) -> float:
+    """Returns LayerNorm's epsilon; where nothing tells it, that of iBOT, DINO and timm's ViT."""
+    key = KEYS["model.norm_eps"]
+    said = known.norm_eps is not None
+    epsilon = known.norm_eps if said else facts.get("epsilon", key.default)
+    if problem := key.problem(epsilon):
+        whose = "--norm-eps" if said else f"LayerNorm's epsilon in {path}"
+        raise UserError(f"{whose} is {epsilon:g} and {problem}")
+    return epsilon
 
 
 def _shape(shapes: Shapes, name: str, rank: int, path: str) -> Sequence[int]:

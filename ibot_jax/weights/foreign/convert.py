@@ -12,7 +12,6 @@ import numpy as np
 from ibot_jax.config.flat import section
 from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
-from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
 from ibot_jax.models.build import build_backbone, build_head
 from ibot_jax.models.geometry import geometry_of
 from ibot_jax.weights.foreign import original_names
@@ -74,7 +73,7 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool) -
     depth = told_depth(contents.facts) or names.depth
     args = contents.facts.get("args", {})
     wanted = _expected_names(names, tensors, depth, args, head=head, student=student)
-    notes = account(names, tensors, wanted, path, known.allow) + _epsilon(contents.facts, path)
+    notes = account(names, tensors, wanted, path, known.allow)
     found = {name: names.find(name) for name in wanted}
     shapes = {
         name: joint_shape([tensors[part].shape for part in parts])
@@ -180,25 +179,6 @@ def expected_shapes(
     zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), jax.eval_shape(init))
     tensors = original_names.to_torch(zeros, model.patch_size)
     return {name: tensor.shape for name, tensor in tensors.items()}
-
-
-def _epsilon(facts: Mapping[str, Any], path: str) -> list[str]:
-    """Returns a note if the model was made with a smaller epsilon in its LayerNorms than here.
-
-    That of 1e-6, beside the variance of a token, is as good as none; a larger one is not.
-
-    Raises:
-      UserError: if it was made with a larger one.
-    """
-    epsilon = facts.get("epsilon", LAYER_NORM_EPSILON)
-    if epsilon == LAYER_NORM_EPSILON:
-        return []
-    if not 0 <= epsilon < LAYER_NORM_EPSILON:
-        raise UserError(
-            f"{path} has layer_norm_eps={epsilon:g}; LayerNorm's epsilon is "
-            f"{LAYER_NORM_EPSILON:g} here"
-        )
-    return [f"LayerNorm's epsilon is {epsilon:g} there and {LAYER_NORM_EPSILON:g} here"]
 
 
 def _read(tensors: Tensors, parts: Sequence[str], path: str) -> np.ndarray:

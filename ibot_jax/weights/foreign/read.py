@@ -65,7 +65,8 @@ def read_model(
             raise UserError(f"{path} needs no conversion: --config.init_from={path} takes it")
         if known != Known():
             raise UserError(
-                f"{path} says all of its model; leave out --heads, --grid, --mean, --std, --allow"
+                f"{path} says all of its model; leave out --heads, --norm-eps, --grid, "
+                "--mean, --std, --allow"
             )
         return _read_own(path, weights=weights, step=step, head=head)
     contents = read_contents(source.place)

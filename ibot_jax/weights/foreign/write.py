@@ -17,7 +17,6 @@ from etils import epath
 from ibot_jax.errors import UserError
 from ibot_jax.files.atomic import renamed
 from ibot_jax.files.json_files import as_json
-from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
 from ibot_jax.weights.description import described_view
 from ibot_jax.weights.foreign import dialects, original_names
 from ibot_jax.weights.foreign.files.contents import DESCRIPTION
@@ -288,7 +287,7 @@ def _hf_config(description: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
         "num_attention_heads": model["heads"],
         "intermediate_size": len(tensors["encoder.layer.0.intermediate.dense.bias"]),
         "hidden_act": "gelu",
-        "layer_norm_eps": LAYER_NORM_EPSILON,
+        "layer_norm_eps": model["norm_eps"],
         "image_size": size[0] if size[0] == size[1] else size,
         "patch_size": model["patch_size"],
         "num_channels": description["channels"],

@@ -7,6 +7,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 from foreign_weights import (
     WIDTH,
     convert,
@@ -35,11 +36,11 @@ def save(path, tensors):
     return path
 
 
-def assert_computes(path, tensors, *, grid=(4, 4), **options):
+def assert_computes(path, tensors, *, grid=(4, 4), norm_eps=1e-6, **options):
     """Compares features with those of the tensors, by NumPy."""
     model, params = ibot_jax.load(str(path), **options)
     images = images_of(grid)
-    expected = features(tensors, images, grid)
+    expected = features(tensors, images, grid, norm_eps)
     np.testing.assert_allclose(model.tokens(params, images), expected, atol=2e-4)
 
 
@@ -301,6 +302,21 @@ def test_a_config_that_is_none_is_one_line(tmp_path, content):
     folder = timm_folder(tmp_path / "x", vit())
     (folder / "config.json").write_bytes(content)
     assert "config.json " in failure(folder, tmp_path / "o.npz", "--to=npz")
+
+
+def test_the_epsilon_of_the_norms_is_as_said(tmp_path):
+    file = save(tmp_path / "x.pth", vit())
+    convert(file, tmp_path / "o.npz", "--to=npz", HEADS, "--norm-eps=0.05")
+    assert_computes(tmp_path / "o.npz", vit(), norm_eps=0.05)
+    folder = tmp_path / "hf"
+    convert(tmp_path / "o.npz", folder, "--to=hf")
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    save(folder / "model.safetensors", tensors)  # without what this project says of it
+    convert(folder, tmp_path / "p.npz", "--to=npz")
+    assert_computes(tmp_path / "p.npz", vit(), norm_eps=0.05)
+    for wrong in ("0", "-1", "nan", "1"):
+        message = failure(file, tmp_path / "q.npz", "--to=npz", HEADS, f"--norm-eps={wrong}")
+        assert message.startswith("error: --norm-eps is ")
 
 
 @pytest.mark.parametrize(

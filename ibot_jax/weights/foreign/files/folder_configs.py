@@ -8,7 +8,8 @@ from ibot_jax.errors import UserError
 from ibot_jax.weights.foreign.files.contents import parse_object
 from ibot_jax.weights.foreign.preprocessing import Preprocessing, from_timm, from_transformers
 
-_MODEL_TYPES = ("vit", "dinov2")
+# Types of model that transformers has, and LayerNorm's epsilon where their file does not say it.
+_MODEL_TYPES = {"vit": 1e-12, "dinov2": 1e-6}
 # What timm's model_args say: of sizes, what is another computation elsewhere, and what is none.
 _TIMM_SIZES = {
     "num_heads": "heads",
@@ -90,7 +91,7 @@ def _transformers_facts(config: dict[str, Any], name: epath.Path) -> dict[str, A
         "patch_size": _one_side(config.get("patch_size")),
         "channels": config.get("num_channels"),
         "size": _two_sides(config.get("image_size")),
-        "epsilon": config.get("layer_norm_eps"),
+        "epsilon": config.get("layer_norm_eps", _MODEL_TYPES[config["model_type"]]),
     }
     preprocessor = name.with_name("preprocessor_config.json")
     if not preprocessor.exists():

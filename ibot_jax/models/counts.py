@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from ibot_jax.config.section import Section
-from ibot_jax.models.geometry import geometry_of
+from ibot_jax.models.geometry import geometry_of, stage_windows
 
 Size = tuple[int, int]  # height and width in pixels
 
@@ -39,13 +39,14 @@ def stages(model: Section, size: Size, trained: Size) -> list[Stage]:
       trained: size of a global view, on which the windows of a Swin depend.
     """
     geometry, found = geometry_of(model), []
+    whole = tuple(-(-side // model.patch_size) for side in trained)
     shapes = zip(geometry.depths, geometry.widths, geometry.heads, strict=True)
     for number, (depth, width, heads) in enumerate(shapes):
         cell = model.patch_size * 2**number
-        grid, whole = (tuple(-(-side // cell) for side in sides) for sides in (size, trained))
+        grid = (-(-side // cell) for side in size)
         tokens = keys = math.prod(grid) + geometry.has_class_token
         if model.arch == "swin":
-            keys = min(model.window, *whole) ** 2
+            keys = stage_windows(model.window, whole, len(geometry.depths))[number][0] ** 2
         hidden = int(width * model.mlp_ratio)
         found.append(Stage(depth, width, hidden, heads, tokens, keys))
     return found

@@ -83,6 +83,20 @@ class Geometry:
         return range(self.depth - n, self.depth)
 
 
+def stage_windows(window: int, grid: tuple[int, int], stages: int) -> list[tuple[int, int]]:
+    """Returns by stage of a Swin the side of its windows, and by how much every other block shifts.
+
+    A window is no larger than the grid of a global view, in which case none is shifted.
+
+    Args:
+      window: side that windows are to have, in tokens.
+      grid: (rows, columns) of patches of a global view.
+      stages: how many there are.
+    """
+    smallest = [-(-min(grid) // 2**stage) for stage in range(stages)]
+    return [(min(window, side), window // 2 if side > window else 0) for side in smallest]
+
+
 def geometry_of(model: Section) -> Geometry:
     """Returns the geometry of a backbone by the section `model` of a config, or of its module."""
     if model.arch == "swin":

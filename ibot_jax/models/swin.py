@@ -25,6 +25,7 @@ from ibot_jax.models.block import (
     mlp_spec,
     start_of_block,
 )
+from ibot_jax.models.geometry import stage_windows
 from ibot_jax.models.layer_norm import NormParams, layer_norm
 from ibot_jax.models.linear import Linear, LinearParams, normal_init
 from ibot_jax.models.patch_embed import PatchEmbed
@@ -316,8 +317,7 @@ class Swin(nn.Module):
         self.norm = layer_norm(None, norm_eps=self.norm_eps, **kwargs)
 
     def _stage(self, number: int, kwargs: dict) -> Stage:
-        smallest = min(-(-side // 2**number) for side in self.grid)
-        window = min(self.window, smallest)
+        window, shift = stage_windows(self.window, self.grid, len(self.stage_depths))[number]
         block = dict(
             heads=self.stage_heads[number],
             hidden_dim=int(self.width * 2**number * self.mlp_ratio),
@@ -327,7 +327,7 @@ class Swin(nn.Module):
         )
         return Stage(
             depth=self.stage_depths[number],
-            shift=self.window // 2 if smallest > self.window else 0,
+            shift=shift,
             merges=number < len(self.stage_depths) - 1,
             remat=self.remat,
             block=block | kwargs,

@@ -3,7 +3,8 @@
     python -m ibot_jax.convert --from=IN --out=OUT --to=FORMAT [...]
 
 IN is found out: a run's workdir, one of its checkpoints or an export; a checkpoint of the original
-or of DINO (.pth); a file (.pth, .safetensors) or a folder of timm, DINOv2 or transformers' ViT.
+or of DINO (.pth); a file (.pth, .safetensors) or a folder of a ViT or Swin by the names of timm,
+DINOv2, Swin's authors or transformers.
 
 FORMAT
     orbax, npz, safetensors   what ibot_jax.export writes and ibot_jax.load reads
@@ -89,7 +90,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--grid",
         type=_grid,
         metavar="HxW",
-        help="rows and columns of patches that positions are for, where IN does not tell them",
+        help="rows and columns of output patches of the images that it is trained for, where IN "
+        "does not tell them",
     )
     parser.add_argument(
         "--allow",

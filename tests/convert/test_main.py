@@ -74,7 +74,9 @@ def unusual(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def swin(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("swin") / "run", 2, **TINY_SWIN)
+    """Of images that windows fill, as timm computes them."""
+    path = tmp_path_factory.mktemp("swin") / "run"
+    return make_run(path, 2, **TINY_SWIN, data__global_size=(24, 24))
 
 
 def test_a_swin_is_written_as_an_export_and_by_the_originals_names(swin, tmp_path):
@@ -90,11 +92,14 @@ def test_a_swin_is_written_as_an_export_and_by_the_originals_names(swin, tmp_pat
         np.testing.assert_array_equal(tensors[name].read(), tensor)
 
 
-@pytest.mark.parametrize("to", ["timm", "hf"])
-def test_a_swin_is_not_given_a_vits_names(swin, tmp_path, to):
-    told = failure(f"--from={swin}", f"--to={to}", f"--out={tmp_path / to}")
-    assert "a Swin Transformer has no names but the original's here; use --to=pth" in told
-    assert not (tmp_path / to).exists()
+@pytest.mark.parametrize("to", [*OWN, *FOREIGN])
+def test_a_swin_comes_there_and_back_again(swin, tmp_path, to):
+    there, back = tmp_path / f"there{SUFFIXES.get(to, '')}", tmp_path / "back.npz"
+    convert(swin, there, f"--to={to}")
+    said = convert(there, back, "--to=npz")
+    assert "Swin of width 16, depths 2, 1, heads 2, 4, window 3, patch 2" in said
+    assert ("left out: 3 buffers of windows, as they are here\n" in said) == (to == "pth")
+    assert_same_model(back, swin, head=False)
 
 
 @pytest.fixture(params=["plain", "unusual"])
@@ -378,12 +383,12 @@ def hf_config(**changes):
             torch_bytes(
                 {"model": {"layers.0.blocks.0.attn.relative_position_bias_table": np.ones(3, "f")}}
             ),
-            "x.pth holds a Swin Transformer; only Vision Transformers can be read",
+            "does not hold the Swin Transformer that it looks like: it lacks patch_embed.proj",
         ),
         (
             "x.pth",
             torch_bytes({"conv1.weight": np.ones(3, "f")}),
-            "no Vision Transformer: its first names are conv1.weight",
+            "no Vision Transformer, nor a Swin: its first names are conv1.weight",
         ),
         ("x.pth", b"PK\x05\x06" + bytes(18), "was not written by torch.save"),
     ],
@@ -399,7 +404,7 @@ def test_a_wrong_file_is_one_line(tmp_path, name, content, message):
     [
         (None, "lacks config.json, which tells the architecture"),
         ("{", "config.json is no JSON"),
-        (hf_config(model_type="swin"), "model_type='swin'; only vit and dinov2 can be converted"),
+        (hf_config(model_type="beit"), "model_type='beit'; only vit, dinov2, swin can be"),
         (hf_config(hidden_act="relu"), "hidden_act='relu'; here it is 'gelu' always"),
         (hf_config(num_attention_heads=3), "--heads=3 does not divide the width"),
         (hf_config(num_hidden_layers=3), "lacks encoder.layer.2."),

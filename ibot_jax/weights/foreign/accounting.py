@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ibot_jax.errors import UserError
+from ibot_jax.models.words import NAMES
 from ibot_jax.weights.foreign.files.contents import Tensors
 from ibot_jax.weights.foreign.tensor_names import FileNames
 
@@ -56,9 +57,7 @@ def account(
             ". What may be missing (biases and gains only) or left over (what reads the tokens) "
             f"can be named: --allow='{(surplus or allowable)[0]}', or with wildcards"
         )
-    raise UserError(
-        f"{path} does not hold the Vision Transformer that it looks like: {'; '.join(faults)}{hint}"
-    )
+    raise UserError(f"{_other_than_it_looks(names, path)}: {'; '.join(faults)}{hint}")
 
 
 def _missing(
@@ -126,9 +125,11 @@ def check_shapes(
         if there != shape and (name, there) != (MASK_TOKEN, (1, *shape)):
             faults.append(f"its {' and '.join(parts)} has shape {there}, where {shape} would fit")
     if faults:
-        raise UserError(
-            f"{path} does not hold the Vision Transformer that it looks like: {'; '.join(faults)}"
-        )
+        raise UserError(f"{_other_than_it_looks(names, path)}: {'; '.join(faults)}")
+
+
+def _other_than_it_looks(names: FileNames, path: str) -> str:
+    return f"{path} does not hold the {NAMES[names.dialect.arch]} that it looks like"
 
 
 def joint_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

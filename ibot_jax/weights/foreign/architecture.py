@@ -1,23 +1,30 @@
-"""Which Vision Transformer this is: from the shapes of its tensors, and what is said of it."""
+"""Which backbone this is: from the shapes of its tensors, and what is said of it."""
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ibot_jax.config import VIT_SIZES, get_config
+from ibot_jax.config import SWIN_SIZES, VIT_SIZES, get_config
 from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.flat import Flat, flatten
 from ibot_jax.errors import UserError
 from ibot_jax.models.geometry import Geometry
 from ibot_jax.weights.description import described_config
+from ibot_jax.weights.foreign import swin
+from ibot_jax.weights.foreign.accounting import MASK_TOKEN
+from ibot_jax.weights.foreign.dialects import HUGGING_FACE_SWIN, ORIGINAL_SWIN, Dialect
 from ibot_jax.weights.sanity import check_normalization
 
 # Attention heads of the published models by width, which no tensor tells.
 _HEADS = {size["width"]: size["heads"] for size in VIT_SIZES.values()} | {1280: 16, 1536: 24}
 # What the architecture is read off.
-_CLASS, _POSITIONS = "backbone.cls_token", "backbone.pos_embed"
-_PATCHES, _HIDDEN = "backbone.patch_embed.proj.weight", "backbone.blocks.0.mlp.fc1.weight"
+_POSITIONS, _PATCHES = "backbone.pos_embed", "backbone.patch_embed.proj.weight"
+_WIDTH = {"vit": ("backbone.cls_token", 3), "swin": ("backbone.patch_embed.norm.weight", 1)}
+_HIDDEN = {
+    "vit": "backbone.blocks.0.mlp.fc1.weight",
+    "swin": "backbone.layers.0.blocks.0.mlp.fc1.weight",
+}
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -30,7 +37,7 @@ class Known:
       norm_eps: LayerNorm's epsilon.
       mean: of each channel, for pixels in [0, 1].
       std: the same.
-      grid: rows and columns of patches that positions are for.
+      grid: rows and columns of output patches of the images that it is trained for.
       allow: patterns, as of shells, of names of tensors that may be missing or left over.
     """
 
@@ -42,65 +49,66 @@ class Known:
     allow: tuple[str, ...] = ()
 
 
-def told_depth(facts: Mapping[str, Any]) -> int | None:
-    """Returns the number of blocks that a file says, be it by the original's `--arch=vit_small`."""
-    arch = str(facts.get("args", {}).get("arch", ""))
-    named = VIT_SIZES.get(arch.removeprefix("vit_"), {}).get("depth")
-    return facts.get("depth") or named
+def told_depths(facts: Mapping[str, Any]) -> tuple[int, ...]:
+    """Returns the number of blocks by stage, as far as a file says it; else nothing.
+
+    The original says it by --arch=vit_small or swin_tiny.
+    """
+    if "depth" in facts or "stage_depths" in facts:
+        return tuple(facts.get("stage_depths") or [facts["depth"]])
+    kind, _, size = str(facts.get("args", {}).get("arch", "")).partition("_")
+    if kind == "swin":
+        return SWIN_SIZES.get(size, {}).get("stage_depths", ())
+    return (VIT_SIZES[size]["depth"],) if kind == "vit" and size in VIT_SIZES else ()
 
 
 def infer_config(
-    shapes: Shapes, facts: Mapping[str, Any], known: Known, path: str, *, depth: int
+    dialect: Dialect,
+    depths: Sequence[int],
+    shapes: Shapes,
+    facts: Mapping[str, Any],
+    known: Known,
+    path: str,
 ) -> tuple[dict[str, Any], list[str]]:
     """Returns the default config, flattened, with `model`, `head` and `data` as found, and notes.
 
     Args:
+      dialect: whose names the file has.
+      depths: number of blocks, by stage.
       shapes: by the original's names; biases and gains may be absent.
       facts: what the file says, see `files.Contents`.
       known: what the user says.
       path: of the file, for messages.
-      depth: number of blocks.
 
     Raises:
-      UserError: if the shapes are not those of a Vision Transformer, do not tell enough, or are
-        others than the file says.
+      UserError: if the shapes are not those of such a backbone, do not tell enough, or are others
+        than the file says.
     """
     config = flatten(get_config())
     if "description" in facts:
         config = flatten(described_config(facts["description"], path))
         facts = _facts_of(config) | dict(facts)
-    width = _shape(shapes, _CLASS, 3, path)[-1]
+    arch = dialect.arch
+    width = _shape(shapes, *_WIDTH[arch], path)[-1]
     _, channels, patch, across = _shape(shapes, _PATCHES, 4, path)
     if patch != across:
         raise UserError(f"{path} has patches of {patch}x{across} pixels; here they are square")
-    hidden = _shape(shapes, _HIDDEN, 2, path)[0]
-    found = {"width": width, "channels": channels, "patch_size": patch, "hidden": hidden}
-    for name, value in found.items():
-        if facts.get(name, value) != value:
-            raise UserError(
-                f"{path} has tensors for {name}={value}, and a config.json that says "
-                f"{facts[name]}; restore the one or the other"
-            )
-    heads = _heads(width, facts, known, path)
-    geometry = Geometry(patch, patch, widths=(width,), depths=(depth,), heads=(heads,))
-    positions = _shape(shapes, _POSITIONS, 3, path)[1]
-    grid = _grid(positions - 1, facts.get("size"), geometry, known, path)
-    guessed = []  # what is as usual, for nothing tells it
-    if not (known.heads or facts.get("heads")):
-        guessed.append(f"{heads} heads of attention (--heads)")
-    if not (known.grid or facts.get("size")):
-        guessed.append(f"a square grid of {grid[0]}x{grid[1]} patches (--grid)")
-
+    hidden = _shape(shapes, _HIDDEN[arch], 2, path)[0]
+    _require_as_said(
+        {"width": width, "channels": channels, "patch_size": patch, "hidden": hidden}, facts, path
+    )
+    sizes = _swin_sizes if arch == "swin" else _vit_sizes
+    found, guessed = sizes(shapes, depths, width, patch, facts, known, path)
+    config |= found
+    config["model.norm_eps"], told = _norm_eps(dialect, shapes, facts, known, path)
+    if not told:
+        guessed.append(f"LayerNorm's epsilon of {config['model.norm_eps']:g} (--norm-eps)")
     config |= {
         "dtype": "float32",
+        "model.arch": arch,
         "model.width": width,
-        "model.depth": depth,
-        "model.heads": heads,
         "model.patch_size": patch,
         "model.mlp_ratio": hidden / width,
-        "model.layer_scale": float(any(".gamma_" in name for name in shapes)),
-        "model.norm_eps": _norm_eps(facts, known, path),
-        "data.global_size": geometry.size(grid),
         "data.channels": channels,
     }
     for name in ("mean", "std"):
@@ -116,10 +124,83 @@ def infer_config(
     return config, [f"not told, so as usual: {', '.join(guessed)}"] if guessed else []
 
 
+def _require_as_said(found: Mapping[str, Any], facts: Mapping[str, Any], path: str) -> None:
+    for name, value in found.items():
+        if facts.get(name, value) != value:
+            raise UserError(
+                f"{path} has tensors for {name}={value}, and a config.json that says "
+                f"{facts[name]}; restore the one or the other"
+            )
+
+
+def _vit_sizes(
+    shapes: Shapes,
+    depths: Sequence[int],
+    width: int,
+    patch: int,
+    facts: Mapping[str, Any],
+    known: Known,
+    path: str,
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns the keys that a Vision Transformer's own shapes tell, and what was guessed."""
+    (depth,) = depths
+    heads = _heads(width, facts, known, path)
+    geometry = Geometry(patch, patch, widths=(width,), depths=(depth,), heads=(heads,))
+    positions = _shape(shapes, _POSITIONS, 3, path)[1]
+    grid = _grid(positions - 1, facts.get("size"), geometry, known, path)
+    guessed = []  # what is as usual, for nothing tells it
+    if not (known.heads or facts.get("heads")):
+        guessed.append(f"{heads} heads of attention (--heads)")
+    if not (known.grid or facts.get("size")):
+        guessed.append(f"a square grid of {grid[0]}x{grid[1]} patches (--grid)")
+    return {
+        "model.depth": depth,
+        "model.heads": heads,
+        "model.layer_scale": float(any(".gamma_" in name for name in shapes)),
+        "data.global_size": geometry.size(grid),
+    }, guessed
+
+
+def _swin_sizes(
+    shapes: Shapes,
+    depths: Sequence[int],
+    width: int,
+    patch: int,
+    facts: Mapping[str, Any],
+    known: Known,
+    path: str,
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns the keys that a Swin's own shapes tell, and what was guessed."""
+    if known.heads:
+        raise UserError("--heads is for Vision Transformers; a Swin's tables tell its heads")
+    heads, windows = swin.heads_and_windows(shapes, len(depths), path)
+    _require_as_said({"stage_heads": list(heads)}, facts, path)
+    for stage, number in enumerate(heads):
+        if width * 2**stage % number:
+            raise UserError(
+                f"{path} has {number} heads in stage {stage}, which do not divide its width, "
+                f"{width * 2**stage}"
+            )
+    stride = patch * 2 ** (len(depths) - 1)
+    size, guessed = facts.get("size") or swin.told_size(windows, patch), []
+    if known.grid:
+        size = [side * stride for side in known.grid]
+    if not size:
+        size = get_config().data.global_size
+        guessed.append(f"images of {size[0]}x{size[1]} pixels (--grid)")
+    return {
+        "model.stage_depths": tuple(depths),
+        "model.stage_heads": heads,
+        "model.window": max(windows),
+        "data.global_size": tuple(size),
+    }, guessed
+
+
 def _facts_of(config: Flat) -> dict[str, Any]:
     """Returns the facts in this project's own description of a model."""
     return {
         "heads": config["model.heads"],
+        "stage_heads": list(config["model.stage_heads"]),
         "size": config["data.global_size"],
         "mean": config["data.mean"],
         "std": config["data.std"],
@@ -128,15 +209,25 @@ def _facts_of(config: Flat) -> dict[str, Any]:
     }
 
 
-def _norm_eps(facts: Mapping[str, Any], known: Known, path: str) -> float:
-    """Returns LayerNorm's epsilon; where nothing tells it, that of iBOT, DINO and timm's ViT."""
+def _norm_eps(
+    dialect: Dialect, shapes: Shapes, facts: Mapping[str, Any], known: Known, path: str
+) -> tuple[float, bool]:
+    """Returns LayerNorm's epsilon, and whether anything tells it."""
     key = KEYS["model.norm_eps"]
+    usual = dialect.norm_eps or key.default
     said = known.norm_eps is not None
-    epsilon = known.norm_eps if said else facts.get("epsilon", key.default)
+    epsilon = known.norm_eps if said else facts.get("epsilon", usual)
     if problem := key.problem(epsilon):
         whose = "--norm-eps" if said else f"LayerNorm's epsilon in {path}"
         raise UserError(f"{whose} is {epsilon:g} and {problem}")
-    return epsilon
+    described = said or "description" in facts
+    if dialect is HUGGING_FACE_SWIN and epsilon != usual and not described:
+        raise UserError(
+            f"{path} has layer_norm_eps={epsilon:g}, and transformers has {usual:g} in the other "
+            "norms of a Swin; here all have one: say which by --norm-eps"
+        )
+    of_ibot = dialect is ORIGINAL_SWIN and (MASK_TOKEN in shapes or "args" in facts)
+    return epsilon, said or "epsilon" in facts or bool(dialect.norm_eps) or of_ibot
 
 
 def _shape(shapes: Shapes, name: str, rank: int, path: str) -> Sequence[int]:

@@ -1,7 +1,6 @@
 """From another project's tensors to this project's model, with every tensor accounted for."""
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
 from ibot_jax.models.build import build_backbone, build_head
 from ibot_jax.models.geometry import geometry_of
-from ibot_jax.weights.foreign import original_names
+from ibot_jax.weights.foreign import original_names, swin
 from ibot_jax.weights.foreign.accounting import (
     MASK_TOKEN,
     NO_MASK_TOKEN,
@@ -23,14 +22,12 @@ from ibot_jax.weights.foreign.accounting import (
     joint_shape,
     neutral,
 )
-from ibot_jax.weights.foreign.architecture import Known, infer_config, told_depth
-from ibot_jax.weights.foreign.dialects import Dialect
+from ibot_jax.weights.foreign.architecture import Known, infer_config, told_depths
+from ibot_jax.weights.foreign.dialects import TIMM_SWIN, Dialect
 from ibot_jax.weights.foreign.files.contents import Contents, Tensors
 from ibot_jax.weights.foreign.files.torch_reader import StoredTensor
 from ibot_jax.weights.foreign.tensor_names import FileNames
 from ibot_jax.weights.sanity import check_finite
-
-_OF_SWIN = rf"^backbone\.(layers|patch_embed\.norm)\.|\.{original_names.TABLE}$"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +58,8 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool) -
       head: whether the projection head comes too.
 
     Raises:
-      UserError: if it is no Vision Transformer as this project has them, or if a tensor is missing,
-        left over or of another shape and not allowed to be; the message names it as the file does.
+      UserError: if it is no backbone as this project has them, or if a tensor is missing, left over
+        or of another shape and not allowed to be; the message names it as the file does.
     """
     tensors, student = contents.sets[who], who == "student"
     names = FileNames.of(tensors, path)
@@ -70,9 +67,13 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool) -
         raise UserError(
             f"{path} holds no projection head, which --head and --to=checkpoint are about"
         )
-    depth = told_depth(contents.facts) or names.depth
+    buffers = {}
+    if names.dialect.arch == "swin":
+        buffers = {name: tensor for name, tensor in tensors.items() if swin.is_buffer(name)}
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in buffers}
+    depths = told_depths(contents.facts) or names.depths
     args = contents.facts.get("args", {})
-    wanted = _expected_names(names, tensors, depth, args, head=head, student=student)
+    wanted = _expected_names(names, tensors, depths, args, head=head, student=student)
     notes = account(names, tensors, wanted, path, known.allow)
     found = {name: names.find(name) for name in wanted}
     shapes = {
@@ -82,7 +83,7 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool) -
     }
     if MASK_TOKEN not in shapes:
         notes.append(NO_MASK_TOKEN)
-    config, more_notes = infer_config(shapes, contents.facts, known, path, depth=depth)
+    config, more_notes = infer_config(names.dialect, depths, shapes, contents.facts, known, path)
     if head:
         last = {name: _read(tensors, found[name], path) for name in shapes if "last_layer" in name}
         config |= _infer_last_layers(last)
@@ -92,6 +93,8 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool) -
     if shared:  # written twice by the original, once by DINO
         expected = {name: shape for name, shape in expected.items() if "last_layer2" not in name}
     check_shapes(names, tensors, {n: s for n, s in expected.items() if n in shapes}, path)
+    if names.dialect.arch == "swin":
+        notes += _check_windows(names.dialect, buffers, model, data.global_size, path)
     values = {
         name: _read(tensors, found[name], path).reshape(shape)
         if name in shapes
@@ -105,7 +108,7 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool) -
 def _expected_names(
     names: FileNames,
     tensors: Tensors,
-    depth: int,
+    depths: Sequence[int],
     args: Mapping[str, Any],
     *,
     head: bool,
@@ -116,12 +119,12 @@ def _expected_names(
     Args:
       names: of the file.
       tensors: of the file, by its names.
-      depth: number of blocks.
+      depths: number of blocks, by stage.
       args: of the original's run.
       head: whether the model has a projection head.
       student: whose it is.
     """
-    parts = original_names.all_names((depth,))
+    parts = original_names.all_names(names.dialect.arch, depths)
     said = args.get("shared_head", True)
     separate = not (said if student else args.get("shared_head_teacher", said))
 
@@ -134,11 +137,21 @@ def _expected_names(
         name
         for name in parts
         if (head or not name.startswith("head."))
-        and not re.search(_OF_SWIN, name)
         and (with_gains or ".gamma_" not in name)
         and (with_second or "last_layer2" not in name)
         and not (names.has_decoder and name == MASK_TOKEN)
     ]
+
+
+def _check_windows(
+    dialect: Dialect, buffers: Tensors, model: Section, size: tuple[int, int], path: str
+) -> list[str]:
+    """Returns notes; raises a UserError if windows are computed otherwise than here."""
+    if dialect is TIMM_SWIN and (otherwise := swin.otherwise_in_timm(model, size)):
+        raise UserError(f"{path} computes otherwise: {otherwise}; here it is not so")
+    arrays = {name: _array(tensor, name, path) for name, tensor in buffers.items()}
+    swin.check_buffers(arrays, model, size, path)
+    return [f"left out: {len(buffers)} buffers of windows, as they are here"] if buffers else []
 
 
 def _infer_last_layers(values: Mapping[str, np.ndarray]) -> dict[str, bool]:
@@ -164,7 +177,7 @@ def _infer_last_layers(values: Mapping[str, np.ndarray]) -> dict[str, bool]:
 def expected_shapes(
     model: Section, head: Section | None, data: Section, *, student: bool
 ) -> dict[str, tuple[int, ...]]:
-    """Returns the original's names and shapes of all tensors of a model."""
+    """Returns the original's names and shapes of all tensors of a model, but for buffers."""
 
     def init():
         image = jnp.zeros((1, *data.global_size, data.channels))
@@ -178,7 +191,7 @@ def expected_shapes(
 
     zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), jax.eval_shape(init))
     tensors = original_names.to_torch(zeros, model.patch_size)
-    return {name: tensor.shape for name, tensor in tensors.items()}
+    return {n: tensor.shape for n, tensor in tensors.items() if not swin.is_buffer(n)}
 
 
 def _read(tensors: Tensors, parts: Sequence[str], path: str) -> np.ndarray:
@@ -191,10 +204,15 @@ def read_tensor(tensor: StoredTensor | np.ndarray, name: str, path: str) -> np.n
     Raises:
       UserError: if it is damaged, or holds other than finite floating-point numbers.
     """
-    if isinstance(tensor, StoredTensor):
-        try:
-            tensor = tensor.read()
-        except Exception as error:  # what a file may say of shapes and places has no end
-            raise UserError(f"{path} is damaged: {name} cannot be read ({error})") from error
-    check_finite({name: tensor}, path)
-    return tensor.astype(np.promote_types(tensor.dtype, np.float32))
+    array = _array(tensor, name, path)
+    check_finite({name: array}, path)
+    return array.astype(np.promote_types(array.dtype, np.float32))
+
+
+def _array(tensor: StoredTensor | np.ndarray, name: str, path: str) -> np.ndarray:
+    if not isinstance(tensor, StoredTensor):
+        return tensor
+    try:
+        return tensor.read()
+    except Exception as error:  # what a file may say of shapes and places has no end
+        raise UserError(f"{path} is damaged: {name} cannot be read ({error})") from error

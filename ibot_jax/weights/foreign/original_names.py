@@ -69,24 +69,36 @@ _TENSORS = {
 _LEAVES = {"weight": None, "bias": "bias", "weight_v": "v", "weight_g": "g"}
 
 
-def all_names(depths: Sequence[int]) -> list[str]:
-    """Returns the names of all tensors that a model may have with so many blocks in its stages.
+# What one kind of backbone has and the other has not.
+_OF_ONE_ARCH = {
+    "vit": r"^backbone\.(blocks\.|cls_token|pos_embed)|\.gamma_",
+    "swin": rf"^backbone\.(layers\.|patch_embed\.norm)|\.{TABLE}$",
+}
 
-    A ViT has one stage.
+
+def all_names(arch: str, depths: Sequence[int]) -> list[str]:
+    """Returns the names of all tensors that a model may have, but for buffers.
+
+    Args:
+      arch: kind of its backbone.
+      depths: number of blocks, by stage; a ViT has one.
     """
     patterns = list(_TENSORS)
     for layer in _LAYERS:
         leaves = ("weight_g", "weight_v") if "last_layer" in layer else ("weight", "bias")
+        leaves = ("weight",) if layer.endswith(".reduction") else leaves
         patterns += [f"{layer}.{leaf}" for leaf in leaves]
     numbers = {
         "layers.{}.blocks.{}": [(s, i) for s, depth in enumerate(depths) for i in range(depth)],
-        "layers.{}": [(stage,) for stage in range(len(depths))],
+        "layers.{}": [(stage,) for stage in range(len(depths) - 1)],  # merging follows
         "blocks.{}": [(block,) for block in range(sum(depths))],
         "": [()],
     }
+    (other,) = set(_OF_ONE_ARCH) - {arch}
     return [
         pattern.format(*number)
         for pattern in patterns
+        if not re.search(_OF_ONE_ARCH[other], pattern)
         for number in next(numbers[part] for part in numbers if part in pattern)
     ]
 

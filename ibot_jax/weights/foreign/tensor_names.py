@@ -20,7 +20,7 @@ _WRAPPED = re.compile(rf"(?:{_WRAPPER.pattern})*")
 _MARKS = (
     r"(?:embeddings\.)?cls_token",
     r"(?:patch_embed\.proj|embeddings\.patch_embeddings\.projection)\.weight",
-    r"(?:blocks|encoder\.layer)\.0\..*",
+    r"(?:(?:encoder\.)?layers\.0\.blocks|blocks|encoder\.layer)\.0\..*",
 )
 # Whose a backbone is, by the words in what its names start with.
 _OWNERS = {"teacher": "teacher", "momentum": "teacher", "ema": "teacher", "target": "teacher"}
@@ -42,7 +42,7 @@ class FileNames:
       dialect: of its backbone.
       backbone: what the backbone's plain names start with.
       head: what those of its projection head start with; empty if there is none.
-      depth: how many blocks the names tell of.
+      depths: how many blocks the names tell of, by stage.
       has_decoder: whether it is a masked autoencoder, whose mask token is its decoder's.
       in_file: the names that the file has, by plain names.
       wrapper: what all names in the file start with and plain names do not.
@@ -51,7 +51,7 @@ class FileNames:
     dialect: Dialect
     backbone: str
     head: str
-    depth: int
+    depths: tuple[int, ...]
     has_decoder: bool
     in_file: Mapping[str, str]
     wrapper: str
@@ -61,17 +61,13 @@ class FileNames:
         """Finds out how a file names its tensors.
 
         Raises:
-          UserError: if they are no Vision Transformer's, or those of more than one.
+          UserError: if they are no Transformer's that is known here, or those of more than one.
         """
         in_file = _by_plain_name(names, path)
-        if any(re.search(r"(^|\.)layers\.\d+\.blocks\.", name) for name in in_file):
-            raise UserError(
-                f"{path} holds a Swin Transformer; only Vision Transformers can be read"
-            )
         roots = backbone_roots(in_file)
         if len(roots) > 1:
             raise UserError(
-                f"{path} holds several Vision Transformers, whose names start with "
+                f"{path} holds several backbones, whose names start with "
                 f"{', '.join(root or 'nothing' for root in roots)}; save the tensors of one alone"
             )
         backbone = roots[0] if roots else ""
@@ -79,7 +75,7 @@ class FileNames:
         dialect = find_dialect(local)
         if dialect is None:
             raise UserError(
-                f"{path} holds no Vision Transformer: its first names are "
+                f"{path} holds no Vision Transformer, nor a Swin: its first names are "
                 f"{', '.join(list(in_file)[:4])}"
             )
         first = next(iter(in_file.values()))
@@ -90,7 +86,7 @@ class FileNames:
             dialect=dialect,
             backbone=backbone,
             head=_head_root(in_file, backbone),
-            depth=dialect.depth(local),
+            depths=dialect.depths(local),
             has_decoder=any(name.startswith("decoder_") for name in local),
             in_file=in_file,
             wrapper=wrapper,

@@ -2,7 +2,7 @@
 
     pth         one file, PyTorch's format and the original's names
     timm        a folder that timm.create_model("local-dir:FOLDER", pretrained=True) reads
-    hf          a folder that transformers.ViTModel.from_pretrained(FOLDER) reads
+    hf          a folder that transformers' ViTModel or SwinModel.from_pretrained(FOLDER) reads
     checkpoint  a folder of student, teacher and centers, for --config.init_from
 
 This project's own description of the model goes along, where `contents` finds it again.
@@ -14,15 +14,20 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from ibot_jax.errors import UserError
 from ibot_jax.files.atomic import renamed
 from ibot_jax.files.json_files import as_json
 from ibot_jax.weights.description import described_view
-from ibot_jax.weights.foreign import dialects, original_names
+from ibot_jax.weights.foreign import dialects, original_names, swin
 from ibot_jax.weights.foreign.files.contents import DESCRIPTION
 from ibot_jax.weights.foreign.files.torch_writer import torch_bytes
-from ibot_jax.weights.foreign.preprocessing import to_timm, to_transformers
+from ibot_jax.weights.foreign.preprocessing import to_transformers
 from ibot_jax.weights.foreign.read import Found
+from ibot_jax.weights.foreign.write_configs import (
+    described_model,
+    timm_config,
+    timm_pretrained_cfg,
+    transformers_config,
+)
 from ibot_jax.weights.formats import CONFIG, import_safetensors
 from ibot_jax.weights.hashes import flat_tensors
 from ibot_jax.weights.quoting import quoted
@@ -37,9 +42,6 @@ FOLDERS = {
     "checkpoint": ("student", "teacher", "centers", CONFIG, CARD),
 }
 
-# timm's names of the published sizes; all of a model's numbers are in its config besides.
-_TIMM_NAMES = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
-
 
 def write_pth(target: epath.Path, found: Found, make_card: MakeCard) -> None:
     """Writes what the original's evaluation code and torch.load(..., weights_only=True) read."""
@@ -47,6 +49,7 @@ def write_pth(target: epath.Path, found: Found, make_card: MakeCard) -> None:
     prefix = "module." if who == "student" else ""  # as torch's DistributedDataParallel has it
     tensors = original_names.to_torch(params, found.description["model"]["patch_size"])
     tensors = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+    arch = found.description["model"]["arch"]
     content = torch_bytes({who: tensors, DESCRIPTION: as_json(found.description)})
     text = make_card(
         tensors=tensors,
@@ -64,7 +67,7 @@ def write_pth(target: epath.Path, found: Found, make_card: MakeCard) -> None:
                 name.removeprefix("module.").removeprefix("backbone."): tensor
                 for name, tensor in tensors.items()
             }}
-            model.load_state_dict(tensors, strict=False)  # a vit_* of the original's models
+            model.load_state_dict(tensors, strict=False)  # a {arch}_* of the original's models
             """,
         library="pytorch",
     )
@@ -75,23 +78,32 @@ def write_timm(target: epath.Path, found: Found, make_card: MakeCard) -> Sequenc
     """Writes a folder for timm; the mask token stays behind, for timm's models have none.
 
     Returns:
-      Remarks on pixels that timm makes otherwise.
+      Remarks on what timm makes otherwise.
     """
-    config, remarks = _timm_config(found.description)
-    tensors = dialects.to_dialect(dialects.TIMM, _backbone(found))
+    config, remarks = timm_config(found.description)
+    model = described_model(found.description)
+    dialect = dialects.TIMM_SWIN if model.arch == "swin" else dialects.TIMM
+    tensors = dialects.to_dialect(dialect, _backbone(found))
+    shape = "[1, h, w, D]" if model.arch == "swin" else "[1, 1 + N, D]"
+    imports, norms = "import timm", ""
+    if model.norm_eps != dialect.norm_eps:
+        imports = "import functools\n\n            import timm\n            import torch"
+        norm = f"functools.partial(torch.nn.LayerNorm, eps={model.norm_eps})"
+        norms = f", norm_layer={norm}"
+        remarks = (*remarks, f"its models have other norms unless told norm_layer={norm}")
     text = make_card(
         tensors=tensors,
         reading=_reading(target),
         usage=f"""
-            import timm
+            {imports}
 
             folder = {quoted(f"local-dir:{target.name}")}
-            model = timm.create_model(folder, pretrained=True).eval()
+            model = timm.create_model(folder, pretrained=True{norms}).eval()
             transform = timm.data.create_transform(
                 **timm.data.resolve_model_data_config(model), is_training=False
             )
             images = transform(image)[None]  # from a picture of Pillow's to [1, C, H, W]
-            tokens = model.forward_features(images)  # [1, 1 + N, D]
+            tokens = model.forward_features(images)  # {shape}
             """,
         library="timm",
         remarks=remarks,
@@ -101,35 +113,50 @@ def write_timm(target: epath.Path, found: Found, make_card: MakeCard) -> Sequenc
 
 
 def write_hf(target: epath.Path, found: Found, make_card: MakeCard) -> Sequence[str]:
-    """Writes a folder for transformers' ViTModel, without its pooler.
+    """Writes a folder for transformers' ViTModel, without its pooler, or SwinModel.
 
     A ViTModel has no LayerScale: gains are multiplied into the layers before them.
 
     Returns:
-      Remarks on pixels that its image processor makes otherwise.
+      Remarks on what its image processor and its model make otherwise.
     """
     description = found.description
+    config, model = transformers_config(description), described_model(description)
     view = described_view(description, target.name)
     preprocessor, remarks = to_transformers(view, description["mean"], description["std"])
-    if list(view.size) != list(description["global_size"]):
-        remarks += ("its model takes images of this size with interpolate_pos_encoding=True",)
-    tensors = dialects.to_dialect(dialects.HUGGING_FACE, _without_layer_scale(_backbone(found)))
+    name, norms = "ViTModel", ""
+    if model.arch == "swin":
+        name, dialect, tensors = "SwinModel", dialects.HUGGING_FACE_SWIN, _backbone(found)
+        if model.norm_eps != dialect.norm_eps:
+            norms = f"""
+            for module in model.modules():
+                if isinstance(module, torch.nn.LayerNorm):
+                    module.eps = {model.norm_eps}"""
+            remarks += (
+                f"its models have {dialect.norm_eps:g} for LayerNorm's epsilon in some norms "
+                f"whatever config.json says, here {model.norm_eps:g}: the card tells how to set it",
+            )
+    else:
+        dialect, tensors = dialects.HUGGING_FACE, _without_layer_scale(_backbone(found))
+        if list(view.size) != list(description["global_size"]):
+            remarks += ("its model takes images of this size with interpolate_pos_encoding=True",)
+    tensors = dialects.to_dialect(dialect, tensors)
     text = make_card(
         tensors=tensors,
         reading=_reading(target),
         usage=f"""
-            from transformers import AutoImageProcessor, ViTModel
+            {"import torch" if norms else ""}
+            from transformers import AutoImageProcessor, {name}
 
             processor = AutoImageProcessor.from_pretrained({quoted(target.name)})
-            model = ViTModel.from_pretrained({quoted(target.name)}, add_pooling_layer=False)
+            model = {name}.from_pretrained({quoted(target.name)}, add_pooling_layer=False){norms}
             tokens = model(**processor(image, return_tensors="pt")).last_hidden_state
             """,
         library="transformers",
         remarks=remarks,
     )
-    config = _hf_config(description, tensors)
     if "size" not in preprocessor:  # where its class looks for timm's settings
-        config |= preprocessor | {"pretrained_cfg": _pretrained_cfg(description)[0]}
+        config |= preprocessor | {"pretrained_cfg": timm_pretrained_cfg(description)[0]}
     configs = {CONFIG: config, _PREPROCESSOR: preprocessor}
     _write_folder(target, tensors, found, text, configs)
     return remarks
@@ -185,18 +212,16 @@ def write_checkpoint(target: epath.Path, found: Found, make_card: MakeCard) -> N
 
 
 def _backbone(found: Found) -> dict[str, np.ndarray]:
-    """Returns the backbone's tensors by the original's names, without its mask token.
-
-    Raises:
-      UserError: of a Swin, which other projects name otherwise.
-    """
-    if found.description["model"].get("arch") == "swin":
-        raise UserError("a Swin Transformer has no names but the original's here; use --to=pth")
+    """Returns the backbone's tensors by the original's names, without mask token and buffers."""
     (params,) = found.params.values()
     backbone = {"backbone": params["backbone"]}
     tensors = original_names.to_torch(backbone, found.description["model"]["patch_size"])
     del tensors[_MASK_TOKEN]
-    return {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}
+    return {
+        name.removeprefix("backbone."): tensor
+        for name, tensor in tensors.items()
+        if not swin.is_buffer(name)
+    }
 
 
 def _without_layer_scale(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -237,62 +262,3 @@ def _reading(target: epath.Path) -> str:
 
         tensors = safetensors.numpy.load_file({quoted(f"{target.name}/{_MODEL}")})
         """
-
-
-def _timm_config(description: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[str]]:
-    pretrained_cfg, remarks = _pretrained_cfg(description)
-    model, size = description["model"], list(description["global_size"])
-    name = _TIMM_NAMES.get(model["width"], "base")
-    return {
-        "architecture": f"vit_{name}_patch16_224",
-        "num_classes": 0,
-        "num_features": model["width"],
-        "model_args": {
-            "img_size": size,
-            "patch_size": model["patch_size"],
-            "in_chans": description["channels"],
-            "embed_dim": model["width"],
-            "depth": model["depth"],
-            "num_heads": model["heads"],
-            "mlp_ratio": model["mlp_ratio"],
-            "init_values": model["layer_scale"] or None,
-            **({"dynamic_img_size": True} if pretrained_cfg["input_size"][1:] != size else {}),
-        },
-        "pretrained_cfg": pretrained_cfg,
-    }, remarks
-
-
-def _pretrained_cfg(description: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[str]]:
-    """Returns what timm is to know of images, and remarks on pixels that it makes otherwise."""
-    view = described_view(description, "the model")
-    settings, remarks = to_timm(view)
-    return settings | {
-        "input_size": [description["channels"], *view.size],
-        "fixed_input_size": True,
-        "mean": list(description["mean"]),
-        "std": list(description["std"]),
-        "num_classes": 0,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-    }, remarks
-
-
-def _hf_config(description: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    model, size = description["model"], list(description["global_size"])
-    return {
-        "architectures": ["ViTModel"],
-        "model_type": "vit",
-        "hidden_size": model["width"],
-        "num_hidden_layers": model["depth"],
-        "num_attention_heads": model["heads"],
-        "intermediate_size": len(tensors["encoder.layer.0.intermediate.dense.bias"]),
-        "hidden_act": "gelu",
-        "layer_norm_eps": model["norm_eps"],
-        "image_size": size[0] if size[0] == size[1] else size,
-        "patch_size": model["patch_size"],
-        "num_channels": description["channels"],
-        "qkv_bias": True,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "torch_dtype": "float32",
-    }

@@ -224,7 +224,7 @@ def test_two_models_that_no_name_tells_apart_are_refused(tmp_path):
     tensors = prefixed("left.", vit()) | prefixed("right.", vit(seed=1))
     file = save(tmp_path / "x.safetensors", tensors)
     message = failure(file, tmp_path / "o.npz", "--to=npz", HEADS)
-    assert "several Vision Transformers, whose names start with left., right." in message
+    assert "several backbones, whose names start with left., right." in message
     twice = vit() | {"module.cls_token": np.ones((1, 1, WIDTH), np.float32)}
     message = failure(save(tmp_path / "x.pth", twice), tmp_path / "o.npz", "--to=npz", HEADS)
     assert "cls_token and module.cls_token, which are the same tensor" in message

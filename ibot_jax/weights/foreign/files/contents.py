@@ -24,11 +24,12 @@ class Contents:
       sets: tensors by the names they have there, by "teacher" and "student"; by "" where there is
         one set and nothing says whose.
       centers: of the losses, by kind, where there are any.
-      facts: what else is known of the model: `heads`, `depth`, `width`, `hidden` units of an MLP,
-        `patch_size`, `channels`, `size` [height, width], `mean`, `std`, `epsilon` of LayerNorm,
-        `args` and `epoch` of the original's run, `act` of its head, `view`, how images are resized
-        and cut, with `notes` on what of it is not taken, and `description`, which this project has
-        written into the file.
+      facts: what else is known of the model: `heads` and `depth`, or a Swin's `stage_heads` and
+        `stage_depths`, `width` (of its first stage), `hidden` units of an MLP, `patch_size`,
+        `channels`, `size` [height, width], `mean`, `std`, `epsilon` of LayerNorm, `args` and
+        `epoch` of the original's run, `act` of its head, `view`, how images are resized and cut,
+        with `notes` on what of it is not taken, and `description`, which this project has written
+        into the file.
       others: names of what is in the file besides.
     """
 

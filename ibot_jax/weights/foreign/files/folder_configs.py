@@ -9,7 +9,7 @@ from ibot_jax.weights.foreign.files.contents import parse_object
 from ibot_jax.weights.foreign.preprocessing import Preprocessing, from_timm, from_transformers
 
 # Types of model that transformers has, and LayerNorm's epsilon where their file does not say it.
-_MODEL_TYPES = {"vit": 1e-12, "dinov2": 1e-6}
+_MODEL_TYPES = {"vit": 1e-12, "dinov2": 1e-6, "swin": 1e-5}
 # What timm's model_args say: of sizes, what is another computation elsewhere, and what is none.
 _TIMM_SIZES = {
     "num_heads": "heads",
@@ -33,6 +33,25 @@ _TIMM_FIXED = {
     "scale_mlp_norm": (False,),
     "act_layer": ("gelu",),
     "norm_layer": ("layernorm",),
+}
+# And of a Swin.
+_TIMM_SWIN_SIZES = {
+    "num_heads": "stage_heads",
+    "depths": "stage_depths",
+    "embed_dim": "width",
+    "patch_size": "patch_size",
+    "in_chans": "channels",
+}
+_TIMM_SWIN_FIXED = {
+    "always_partition": (False,),
+    "qkv_bias": (True,),
+    "strict_img_size": (False, True),
+}
+_TRANSFORMERS_FIXED = {
+    "hidden_act": "gelu",
+    "use_swiglu_ffn": False,
+    "qkv_bias": True,
+    "use_absolute_embeddings": False,
 }
 _TIMM_ELSE = ("img_size", "mlp_ratio", "init_values", "num_classes", "global_pool")
 _TIMM_ELSE += ("dynamic_img_size", "dynamic_img_pad", "weight_init", "fix_init")
@@ -61,15 +80,19 @@ def _timm_facts(config: dict[str, Any], name: epath.Path) -> dict[str, Any]:
         raise UserError(f"{name} has model_args or pretrained_cfg that is no object; restore it")
     if "quickgelu" in str(config["architecture"]):
         raise UserError(f"{name} has architecture={config['architecture']!r}; GELU is exact here")
+    is_swin = str(config["architecture"]).startswith("swin_")
+    sizes = _TIMM_SWIN_SIZES if is_swin else _TIMM_SIZES
+    fixed = _TIMM_SWIN_FIXED if is_swin else _TIMM_FIXED
     for key, value in args.items():
-        plain = key in _TIMM_SIZES or key in _TIMM_ELSE or key.endswith("_rate")
-        if not (plain or value is None or value in _TIMM_FIXED.get(key, ())):
+        plain = key in sizes or key in _TIMM_ELSE or key.endswith("_rate")
+        plain |= is_swin and key == "window_size"  # which tables tell
+        if not (plain or value is None or value in fixed.get(key, ())):
             raise UserError(
                 f"{name} has model_args.{key}={value!r}, with which no model here computes"
             )
     input_size = settings.get("input_size")  # channels, height, width
     size = args.get("img_size") or (input_size[1:] if isinstance(input_size, list) else input_size)
-    facts = {fact: args.get(key) for key, fact in _TIMM_SIZES.items()}
+    facts = {fact: args.get(key) for key, fact in sizes.items()}
     facts |= {"patch_size": _one_side(args.get("patch_size")), "size": _two_sides(size)}
     return _sound(facts, name) | _seen(from_timm(settings, str(name)), name)
 
@@ -78,16 +101,25 @@ def _transformers_facts(config: dict[str, Any], name: epath.Path) -> dict[str, A
     if config.get("model_type") not in _MODEL_TYPES:
         raise UserError(
             f"{name} has model_type={config.get('model_type')!r}; only "
-            f"{' and '.join(_MODEL_TYPES)} can be converted"
+            f"{', '.join(_MODEL_TYPES)} can be converted"
         )
-    for key, needed in (("hidden_act", "gelu"), ("use_swiglu_ffn", False), ("qkv_bias", True)):
+    for key, needed in _TRANSFORMERS_FIXED.items():
         if config.get(key, needed) != needed:
             raise UserError(f"{name} has {key}={config[key]!r}; here it is {needed!r} always")
-    facts = {
-        "heads": config.get("num_attention_heads"),
-        "depth": config.get("num_hidden_layers"),
-        "width": config.get("hidden_size"),
-        "hidden": config.get("intermediate_size") if config["model_type"] == "vit" else None,
+    if config["model_type"] == "swin":
+        facts = {
+            "stage_heads": config.get("num_heads"),
+            "stage_depths": config.get("depths"),
+            "width": config.get("embed_dim"),
+        }
+    else:
+        facts = {
+            "heads": config.get("num_attention_heads"),
+            "depth": config.get("num_hidden_layers"),
+            "width": config.get("hidden_size"),
+            "hidden": config.get("intermediate_size") if config["model_type"] == "vit" else None,
+        }
+    facts |= {
         "patch_size": _one_side(config.get("patch_size")),
         "channels": config.get("num_channels"),
         "size": _two_sides(config.get("image_size")),
@@ -128,7 +160,7 @@ def _sound(facts: dict[str, Any], name: epath.Path) -> dict[str, Any]:
     """
     facts = {fact: value for fact, value in facts.items() if value is not None}
     for fact, value in facts.items():
-        several = fact in ("size", "mean", "std")
+        several = fact in ("size", "mean", "std", "stage_heads", "stage_depths")
         whole = fact not in ("mean", "std", "epsilon")
         numbers = value if several and isinstance(value, list) else [value]
         kinds = int if whole else int | float

@@ -42,6 +42,11 @@ class Geometry:
         """Number of blocks of all stages."""
         return sum(self.depths)
 
+    def patches(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Returns the (rows, columns) of patches that an image of (height, width) is cut into."""
+        height, width = (side // self.patch_size for side in size)
+        return height, width
+
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """Returns the (rows, columns) of output patches for an image of (height, width) pixels.
 

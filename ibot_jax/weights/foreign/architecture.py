@@ -182,7 +182,9 @@ def _swin_sizes(
                 f"{width * 2**stage}"
             )
     stride = patch * 2 ** (len(depths) - 1)
-    size, guessed = facts.get("size") or swin.told_size(windows, patch), []
+    size, guessed = facts.get("size"), []
+    if not size and (grid := swin.told_grid(windows)):
+        size = [side * patch for side in grid]
     if known.grid:
         size = [side * stride for side in known.grid]
     if not size:

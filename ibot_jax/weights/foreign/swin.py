@@ -8,7 +8,7 @@ import numpy as np
 
 from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
-from ibot_jax.models.geometry import stage_windows
+from ibot_jax.models.geometry import geometry_of, stage_windows
 from ibot_jax.models.swin import shift_mask
 from ibot_jax.weights.foreign.original_names import INDEX, TABLE, relative_index
 
@@ -42,11 +42,11 @@ def heads_and_windows(
     return tuple(heads), tuple(windows)
 
 
-def told_size(windows: Sequence[int], patch_size: int) -> Size | None:
-    """Returns the size of images whose grid is as small as a window that is smaller than others."""
+def told_grid(windows: Sequence[int]) -> Size | None:
+    """Returns (rows, columns) of patches where they tell why a window is smaller than others."""
     for stage, window in enumerate(windows):
         if window < max(windows):
-            return (window * 2**stage * patch_size,) * 2
+            return (window * 2**stage,) * 2
     return None
 
 
@@ -112,7 +112,7 @@ def otherwise_in_transformers(model: Section, size: Size) -> str:
 
 def _stages(model: Section, size: Size) -> list[tuple[Size, int, int]]:
     """Returns by stage the grid of tokens, the side of the windows, and their shift."""
-    rows, columns = (side // model.patch_size for side in size)
+    rows, columns = geometry_of(model).patches(size)
     found = stage_windows(model.window, (rows, columns), len(model.stage_depths))
     return [
         ((-(-rows // 2**stage), -(-columns // 2**stage)), window, shift)

@@ -148,7 +148,9 @@ def patch_terms_by_hand():
 @pytest.mark.parametrize(
     ("size", "most", "slots"), [(1, 1000, 60), (1, 7, 7), (2, 7, 14), (4, 7, 28)]
 )
-def test_patch_terms_are_those_of_masked_patches(size, most, slots):
+def test_patch_terms_are_those_of_masked_patches(size, most, slots, monkeypatch):
+    asked, capacity = [], comparison.masked_capacity
+    monkeypatch.setattr(comparison, "masked_capacity", lambda *a: asked.append(a) or capacity(*a))
     both = Recorded(STUDENT, TEACHER, student_temp=0.1, max_logits=PATCH_K * most)
     terms, _ = within(
         size,
@@ -161,7 +163,7 @@ def test_patch_terms_are_those_of_masked_patches(size, most, slots):
     assert terms.keys() == expected.keys()
     for name, value in terms.items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
-    assert both.seen == {(slots,)}
+    assert both.seen == {(slots,)} and set(asked) == {(SHARE, B * G, 6, most * size)}
 
 
 @pytest.mark.parametrize("at_once", [1, 1000])
@@ -226,7 +228,7 @@ def test_the_share_that_is_masked_is_that_of_its_draws():
 @pytest.mark.parametrize(
     ("views", "patches", "most", "slots"),
     [
-        (4, 90, 10**9, 192),  # 4 * 0.3 + 2 * 2 * 0.1 = 1.6 views: 144 tokens, three tiles of 64
+        (4, 81, 10**9, 192),  # 4 * 0.3 + 2 * 2 * 0.1 = 1.6 views: 130 tokens, three tiles of 64
         (4, 80, 10**9, 128),  # 128 exactly
         (4, 100, 150, 150),
         (1, 20, 10**9, 20),  # of 10

@@ -12,7 +12,7 @@ from ibot_jax.config.flat import flatten, section
 from ibot_jax.config.plan import make_plan
 from ibot_jax.errors import UserError
 from ibot_jax.methods.state import teacher_params
-from ibot_jax.models.geometry import geometry_of
+from ibot_jax.models.architectures import geometry_of
 from ibot_jax.runs.check import check_config, check_devices, check_plan
 from ibot_jax.runs.memory import num_parameters
 from ibot_jax.runs.training import make_init

@@ -5,7 +5,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ibot_jax import config as configs
-from ibot_jax.models.geometry import geometry_of
+from ibot_jax.models.architectures import geometry_of
 
 
 def tiny_config(**overrides) -> ConfigDict:

@@ -38,7 +38,7 @@ from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
 from ibot_jax.cli.flags import add, positive
 from ibot_jax.errors import UserError
 from ibot_jax.files.paths import absolute_path, warn_if_among_images, writing
-from ibot_jax.models.words import in_words
+from ibot_jax.models.architectures import in_words
 from ibot_jax.weights import write
 from ibot_jax.weights.card import make_card, read_report, require_same_weights
 from ibot_jax.weights.description import described_config, described_view

@@ -13,9 +13,9 @@ from ibot_jax.finetune import mixing
 from ibot_jax.finetune.optimizer import make_optimizer
 from ibot_jax.kernels.linear import matmul_precision
 from ibot_jax.methods.step import Metrics
+from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.block import drop_path_gains
 from ibot_jax.models.classifier import Classifier
-from ibot_jax.models.geometry import geometry_of
 from ibot_jax.models.parameters import Params, for_size
 from ibot_jax.models.pixels import normalize
 from ibot_jax.optim.schedules import Schedule, cosine_schedule

@@ -13,7 +13,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.methods import ibot
 from ibot_jax.methods.method import Array, Modules, Networks, Targets
 from ibot_jax.methods.views import Views
-from ibot_jax.models.geometry import geometry_of
+from ibot_jax.models.architectures import geometry_of
 
 
 class Distillation(ibot.IBOT):

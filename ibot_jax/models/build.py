@@ -1,6 +1,7 @@
 """Models by config: the backbone and the heads of student and teacher."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +9,19 @@ import jax.numpy as jnp
 from ibot_jax.config.section import Section
 from ibot_jax.kernels.attention import writes_weights
 from ibot_jax.kernels.choice import XLA, Kernels, choose_at_hand
+from ibot_jax.models.architectures import architecture_of, geometry_of
 from ibot_jax.models.block import attention_spec
-from ibot_jax.models.counts import Stage
-from ibot_jax.models.geometry import geometry_of
+from ibot_jax.models.geometry import StageShape
 from ibot_jax.models.head import Head
 from ibot_jax.models.parameters import Params
 from ibot_jax.models.swin import Swin
 from ibot_jax.models.vit import ViT
+
+Backbone = ViT | Swin
+MODULES = {
+    "vit": ViT,
+    "swin": Swin,
+}  # by `model.arch`, as `architectures` has what is known of them
 
 # Values of the section `model` that every backbone has as its attributes.
 _OF_ALL = ("patch_size", "width", "mlp_ratio", "norm_eps", "remat")
@@ -32,7 +39,7 @@ def param_dtype(dtype: str) -> jnp.dtype:
 
 def build_backbone(
     model: Section, size: tuple[int, int], dtype: str, kernels: Kernels = XLA
-) -> ViT | Swin:
+) -> Backbone:
     """Builds the backbone, which student and teacher share as a module.
 
     Args:
@@ -41,28 +48,17 @@ def build_backbone(
       dtype: of the computation.
       kernels: that may compute it.
     """
-    grid = tuple(side // model.patch_size for side in size)
-    kwargs = dict(grid=grid, kernels=kernels)
-    kwargs |= dict(dtype=compute_dtype(dtype), param_dtype=param_dtype(dtype))
-    kwargs |= {name: getattr(model, name) for name in _OF_ALL}
-    if model.arch == "swin":
-        return Swin(
-            stage_depths=model.stage_depths,
-            stage_heads=model.stage_heads,
-            window=model.window,
-            **kwargs,
-        )
-    return ViT(
-        depth=model.depth,
-        heads=model.heads,
-        layer_scale=model.layer_scale,
-        scan_blocks=model.scan_blocks,
-        **kwargs,
+    return MODULES[model.arch](
+        grid=tuple(side // model.patch_size for side in size),
+        kernels=kernels,
+        dtype=compute_dtype(dtype),
+        param_dtype=param_dtype(dtype),
+        **{key: getattr(model, key) for key in (*_OF_ALL, *architecture_of(model).keys)},
     )
 
 
 def init_params(
-    backbone: ViT | Swin, head: Head | None, rng: jax.Array, size: tuple[int, int], channels: int
+    backbone: Backbone, head: Head | None, rng: jax.Array, size: tuple[int, int], channels: int
 ) -> Params:
     """Draws the first parameters of a network, {"backbone": ..., "head": ...}.
 
@@ -82,7 +78,7 @@ def init_params(
     return params
 
 
-def attention_in_memory(model: Section, stages: list[Stage], dtype: str) -> int:
+def attention_in_memory(model: Section, stages: Sequence[StageShape], dtype: str) -> int:
     """Returns how many attention weights of a view a block writes to memory here, at the least.
 
     Args:
@@ -93,7 +89,7 @@ def attention_in_memory(model: Section, stages: list[Stage], dtype: str) -> int:
     kernels = choose_at_hand(model.kernels)
     if kernels.device.platform == "tpu":  # whose kernels write none; what they take is not asked
         return 0
-    positions = "relative" if model.arch == "swin" else "none"
+    positions = architecture_of(model).positions
     written = [0]
     for stage in stages:
         spec = attention_spec((1, stage.keys, stage.width), stage.heads, dtype)

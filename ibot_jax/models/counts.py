@@ -1,55 +1,30 @@
 """How many tokens, parameters and products a backbone has, from its config alone."""
 
-import dataclasses
 import math
 
 from ibot_jax.config.section import Section
-from ibot_jax.models.geometry import geometry_of, stage_windows
-
-Size = tuple[int, int]  # height and width in pixels
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """Equal blocks, on tokens of one view.
-
-    Attributes:
-      depth: number of blocks.
-      width: token dimension, D.
-      hidden: hidden units of the MLP, F.
-      heads: of attention.
-      tokens: number of tokens.
-      keys: to how many a token attends.
-    """
-
-    depth: int
-    width: int
-    hidden: int
-    heads: int
-    tokens: int
-    keys: int
+from ibot_jax.models.architectures import architecture_of, geometry_of
+from ibot_jax.models.geometry import Size, StageShape
 
 
-def stages(model: Section, size: Size, trained: Size) -> list[Stage]:
+def stages(model: Section, size: Size, trained: Size) -> list[StageShape]:
     """Returns the stages of a backbone on a view.
 
     Args:
       model: the config's section.
-      size: of the view.
-      trained: size of a global view, on which the windows of a Swin depend.
+      size: height and width of the view in pixels.
+      trained: those of a global view, on which windows depend.
     """
-    geometry, found = geometry_of(model), []
-    whole = tuple(-(-side // model.patch_size) for side in trained)
-    shapes = zip(geometry.depths, geometry.widths, geometry.heads, strict=True)
-    for number, (depth, width, heads) in enumerate(shapes):
+    geometry = geometry_of(model)
+    patches = tuple(-(-side // model.patch_size) for side in trained)
+    tokens = []
+    for number in range(len(geometry.depths)):
         cell = model.patch_size * 2**number
-        grid = (-(-side // cell) for side in size)
-        tokens = keys = math.prod(grid) + geometry.has_class_token
-        if model.arch == "swin":
-            keys = stage_windows(model.window, whole, len(geometry.depths))[number][0] ** 2
-        hidden = int(width * model.mlp_ratio)
-        found.append(Stage(depth, width, hidden, heads, tokens, keys))
-    return found
+        tokens.append(math.prod(-(-side // cell) for side in size) + geometry.has_class_token)
+    hidden = [int(width * model.mlp_ratio) for width in geometry.widths]
+    keys = architecture_of(model).attended(model, patches, tokens)
+    shapes = (geometry.depths, geometry.widths, hidden, geometry.heads, tokens, keys)
+    return [StageShape(*shape) for shape in zip(*shapes, strict=True)]
 
 
 def flops(model: Section, channels: int, size: Size, trained: Size) -> dict[str, float]:
@@ -87,23 +62,15 @@ def parameters(model: Section, channels: int, trained: Size) -> tuple[int, int]:
       channels: of an image.
       trained: size of a global view.
     """
-    of_blocks = 0
+    architecture, of_blocks = architecture_of(model), 0
     parts = stages(model, trained, trained)
     for part in parts:
         width, hidden = part.width, part.hidden
         block = 4 * width * width + 4 * width  # queries, keys, values, projection
         block += 2 * width * hidden + hidden + width + 4 * width  # MLP, two norms
-        if model.arch == "swin":
-            block += (2 * math.isqrt(part.keys) - 1) ** 2 * part.heads  # relative positions
-        elif model.layer_scale:
-            block += 2 * width
+        block += architecture.parameters_of_block(model, part)
         of_blocks += part.depth * block
     embedding = (model.patch_size**2 * channels + 1) * model.width
     first, last = parts[0], parts[-1]
-    tokens = first.width + 2 * last.width  # mask token, last norm
-    if model.arch == "swin":
-        tokens += 2 * first.width  # norm of the embedding
-        tokens += sum(2 * part.width * (part.width + 2) for part in parts[1:])  # merging, its norm
-    else:
-        tokens += (1 + first.tokens) * first.width  # class token, positions
-    return of_blocks, embedding + tokens
+    mask_and_norm = first.width + 2 * last.width
+    return of_blocks, embedding + mask_and_norm + architecture.parameters_of_rest(parts)

@@ -6,7 +6,7 @@ Nothing here imports JAX.
 import dataclasses
 import itertools
 
-from ibot_jax.config.section import Section
+Size = tuple[int, int]  # height and width, or rows and columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,28 @@ class Geometry:
         return range(self.depth - n, self.depth)
 
 
-def stage_windows(window: int, grid: tuple[int, int], stages: int) -> list[tuple[int, int]]:
+@dataclasses.dataclass(frozen=True)
+class StageShape:
+    """Equal blocks, on tokens of one view.
+
+    Attributes:
+      depth: number of blocks.
+      width: token dimension, D.
+      hidden: hidden units of the MLP, F.
+      heads: of attention.
+      tokens: number of tokens.
+      keys: to how many a token attends.
+    """
+
+    depth: int
+    width: int
+    hidden: int
+    heads: int
+    tokens: int
+    keys: int
+
+
+def stage_windows(window: int, grid: Size, stages: int) -> list[tuple[int, int]]:
     """Returns by stage of a Swin the side of its windows, and by how much every other block shifts.
 
     A window is no larger than the grid of a global view, in which case none is shifted.
@@ -100,24 +121,3 @@ def stage_windows(window: int, grid: tuple[int, int], stages: int) -> list[tuple
     """
     smallest = [-(-min(grid) // 2**stage) for stage in range(stages)]
     return [(min(window, side), window // 2 if side > window else 0) for side in smallest]
-
-
-def geometry_of(model: Section) -> Geometry:
-    """Returns the geometry of a backbone by the section `model` of a config, or of its module."""
-    if model.arch == "swin":
-        stages = len(model.stage_depths)
-        return Geometry(
-            patch_size=model.patch_size,
-            stride=model.patch_size * 2 ** max(stages - 1, 0),
-            widths=tuple(model.width * 2**stage for stage in range(stages)),
-            depths=tuple(model.stage_depths),
-            heads=tuple(model.stage_heads),
-            has_class_token=False,
-        )
-    return Geometry(
-        patch_size=model.patch_size,
-        stride=model.patch_size,
-        widths=(model.width,),
-        depths=(model.depth,),
-        heads=(model.heads,),
-    )

@@ -5,19 +5,18 @@ from collections.abc import Iterator
 from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.flat import Flat, section
 from ibot_jax.config.problems import stated
-from ibot_jax.models.geometry import geometry_of
-
-# Keys of one kind of backbone alone.
-_OF_ARCH = {
-    "vit": ("model.depth", "model.heads", "model.layer_scale", "model.scan_blocks"),
-    "swin": ("model.stage_depths", "model.stage_heads", "model.window"),
-}
+from ibot_jax.models.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    architecture_of,
+    geometry_of,
+)
 
 
 def _check_arch(flat: Flat) -> Iterator[str]:
     arch = flat["model.arch"]
-    for other in set(_OF_ARCH) - {arch}:
-        for key in _OF_ARCH[other]:
+    for other, architecture in ARCHITECTURES.items():
+        for key in (f"model.{leaf}" for leaf in architecture.keys if other != arch):
             default = KEYS[key].default
             if flat[key] != default:
                 problem = f"is for model.arch={other!r}, not {arch!r}; leave it at {default!r}"
@@ -35,13 +34,17 @@ def _check_heads(flat: Flat) -> Iterator[str]:
     geometry = geometry_of(section(flat, "model"))
     for width, heads in zip(geometry.widths, geometry.heads, strict=False):
         if width % heads:
-            whose = "model.width=" if flat["model.arch"] == "vit" else "the width of its stage, "
+            whose = "the width of its stage, " if len(geometry.widths) > 1 else "model.width="
             problem = f"does not divide {whose}{width}; use a number of heads that does"
             yield stated(flat, _heads_key(flat), problem)
 
 
 def _heads_key(flat: Flat) -> str:
-    return "model.heads" if flat["model.arch"] == "vit" else "model.stage_heads"
+    return f"model.{_architecture(flat).heads_key}"
+
+
+def _architecture(flat: Flat) -> Architecture:
+    return architecture_of(section(flat, "model"))
 
 
 def _check_mlp(flat: Flat) -> Iterator[str]:
@@ -55,8 +58,9 @@ def _check_kernels(flat: Flat) -> Iterator[str]:
     if flat["model.kernels"] not in ("auto", "xla") and flat["dtype"] != "bfloat16":
         problem = f'needs dtype="bfloat16", not {flat["dtype"]!r}; use "auto"'
         yield stated(flat, "model.kernels", problem)
-    if flat["model.kernels"] not in ("auto", "xla") and flat["model.arch"] == "swin":
-        yield stated(flat, "model.kernels", 'takes no model.arch="swin"; use "auto"')
+    if flat["model.kernels"] not in ("auto", "xla") and _architecture(flat).positions != "none":
+        problem = f'takes no model.arch="{flat["model.arch"]}"; use "auto"'
+        yield stated(flat, "model.kernels", problem)
 
 
 def _check_prototypes(flat: Flat) -> Iterator[str]:

@@ -11,8 +11,8 @@ from ibot_jax.kernels import packing
 from ibot_jax.kernels.choice import XLA, Kernels
 from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
 from ibot_jax.kernels.specs import PackingSpec
+from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.block import REMAT_POLICIES, Block, attention_spec, start_of_block
-from ibot_jax.models.geometry import geometry_of
 from ibot_jax.models.layer_norm import layer_norm
 from ibot_jax.models.linear import normal_init
 from ibot_jax.models.patch_embed import PatchEmbed

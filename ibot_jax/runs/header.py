@@ -9,7 +9,7 @@ import ibot_jax
 from ibot_jax.config.flat import Flat, section
 from ibot_jax.config.plan import Plan, peak_rate
 from ibot_jax.config.section import Section
-from ibot_jax.models.words import in_words
+from ibot_jax.models.architectures import in_words
 from ibot_jax.parallel.processes import num_processes
 
 

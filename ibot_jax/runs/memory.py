@@ -16,8 +16,8 @@ from ibot_jax.config.flat import Flat, section
 from ibot_jax.config.host import host_memory, in_words
 from ibot_jax.config.section import Section
 from ibot_jax.models import counts
+from ibot_jax.models.architectures import architecture_of, geometry_of
 from ibot_jax.models.build import attention_in_memory
-from ibot_jax.models.geometry import geometry_of
 from ibot_jax.parallel.processes import num_processes
 
 # Copies of a parameter: student, gradient, moments, and the teacher.
@@ -60,7 +60,7 @@ def num_parameters(flat: Flat) -> dict[tuple[str, ...], int]:
 
 def depth_key(model: Section) -> str:
     """Returns the key that says how many blocks a backbone has."""
-    return "model.depth" if model.arch == "vit" else "model.stage_depths"
+    return f"model.{architecture_of(model).depth_key}"
 
 
 def device_needs(

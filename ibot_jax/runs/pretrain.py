@@ -30,7 +30,7 @@ from ibot_jax.methods.method import Network
 from ibot_jax.methods.metrics import METRICS
 from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.methods.step import Metrics
-from ibot_jax.models.geometry import geometry_of
+from ibot_jax.models.architectures import geometry_of
 from ibot_jax.parallel import signals
 from ibot_jax.parallel.agreement import require_same, same_end
 from ibot_jax.parallel.mesh import make_mesh

@@ -24,6 +24,7 @@ from ibot_jax.methods import step as steps
 from ibot_jax.methods.method import Method, Modules, Network
 from ibot_jax.methods.state import TrainState
 from ibot_jax.methods.views import Batch, make_views
+from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.block import drop_path_gains
 from ibot_jax.models.build import (
     build_backbone,
@@ -32,7 +33,6 @@ from ibot_jax.models.build import (
     init_params,
     param_dtype,
 )
-from ibot_jax.models.geometry import geometry_of
 from ibot_jax.models.parameters import Params
 from ibot_jax.optim import optimizer as optimizers
 from ibot_jax.optim.ema_teacher import teacher_from_student

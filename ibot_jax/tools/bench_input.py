@@ -35,7 +35,7 @@ from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import TrainingError, UserError
 from ibot_jax.files.atomic import write_json
 from ibot_jax.files.paths import absolute_path
-from ibot_jax.models.geometry import geometry_of
+from ibot_jax.models.architectures import geometry_of
 from ibot_jax.parallel.shares import all_rows
 from ibot_jax.runs.check import check_config
 

@@ -23,7 +23,7 @@ from ibot_jax.data.make.examples import MakeExample
 from ibot_jax.data.sources.opening import Source, open_source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
-from ibot_jax.models.geometry import geometry_of
+from ibot_jax.models.architectures import geometry_of
 from ibot_jax.runs.check import check_config
 
 _TOP_BAND = (0.4, 0.5)  # cycles a pixel

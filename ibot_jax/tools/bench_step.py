@@ -29,8 +29,8 @@ from ibot_jax.kernels.choice import choose
 from ibot_jax.kernels.color_table import COLUMNS, JITTER, Color
 from ibot_jax.kernels.devices import device_of
 from ibot_jax.methods.state import TrainState
+from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.build import compute_dtype
-from ibot_jax.models.geometry import geometry_of
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global

@@ -16,7 +16,7 @@ import math
 
 from ibot_jax.config.section import Section
 from ibot_jax.models import counts
-from ibot_jax.models.geometry import geometry_of
+from ibot_jax.models.architectures import geometry_of
 
 _BACKWARD = 2  # times the forward pass
 

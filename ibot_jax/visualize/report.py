@@ -21,8 +21,7 @@ from ibot_jax.config.flat import as_json, section
 from ibot_jax.data.sources.opening import Subset, splits_for_testing
 from ibot_jax.data.sources.splits import AUTO
 from ibot_jax.errors import UserError
-from ibot_jax.models.geometry import geometry_of
-from ibot_jax.models.words import in_words
+from ibot_jax.models.architectures import geometry_of, in_words
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.visualize import attention, canvas, page, patterns, pca
 from ibot_jax.visualize.charts import Series, line_chart, show

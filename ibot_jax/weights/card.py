@@ -10,9 +10,9 @@ import numpy as np
 from etils import epath
 
 from ibot_jax.errors import UserError
+from ibot_jax.models.architectures import architecture_of, geometry_of
 from ibot_jax.models.parameters import Params
-from ibot_jax.models.words import NAMES
-from ibot_jax.weights.description import described_view
+from ibot_jax.weights.description import described_model, described_view
 from ibot_jax.weights.hashes import backbone_hash, weights_hash
 from ibot_jax.weights.quoting import hub_id, yaml_scalar
 
@@ -176,29 +176,25 @@ def _table(rows: Mapping[str, Any]) -> str:
 
 
 def _name(description: Mapping[str, Any]) -> str:
-    return NAMES[description["model"].get("arch", "vit")]
+    return architecture_of(described_model(description)).name
 
 
 def _architecture(description: Mapping[str, Any]) -> str:
-    model = description["model"]
-    swin = model.get("arch") == "swin"
-    token = "the patches' mean for a class token" if swin else "a class token"
+    model = described_model(description)
+    geometry = geometry_of(model)
+    token = "a class token" if geometry.has_class_token else "the patches' mean for a class token"
+    by_stage = " by stage" if len(geometry.depths) > 1 else ""
     rows = {
         "architecture": f"{_name(description)} with {token}, pre-norm",
         "GELU": _GELU["bfloat16" if _dtype(description) == "bfloat16" else "others"],
-        "width": model["width"],
-        "MLP ratio": model["mlp_ratio"],
-        "patch": f"{model['patch_size']} pixels",
-        "LayerNorm epsilon": f"{model.get('norm_eps', 1e-6):g}",
+        "width": model.width,
+        "MLP ratio": model.mlp_ratio,
+        "patch": f"{model.patch_size} pixels",
+        "LayerNorm epsilon": f"{model.norm_eps:g}",
+        f"blocks{by_stage}": ", ".join(map(str, geometry.depths)),
+        f"attention heads{by_stage}": ", ".join(map(str, geometry.heads)),
+        **architecture_of(model).options(model),
     }
-    if swin:
-        rows["blocks by stage"] = ", ".join(map(str, model["stage_depths"]))
-        rows["attention heads by stage"] = ", ".join(map(str, model["stage_heads"]))
-        rows["window"] = f"{model['window']} tokens"
-    else:
-        rows["blocks"] = model["depth"]
-        rows["attention heads"] = model["heads"]
-        rows["LayerScale"] = "yes" if model["layer_scale"] else "no"
     if "head" in description:
         head = description["head"]
         rows["projection head"] = (

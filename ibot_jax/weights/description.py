@@ -1,5 +1,6 @@
 """What exports say of a model in JSON, and configs from what they and runs say."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -9,9 +10,10 @@ from ibot_jax.config import get_config
 from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.flat import flatten, section
 from ibot_jax.config.keys import Kind, of_kind
+from ibot_jax.config.section import Section
 from ibot_jax.data.draw.central import CentralView, view_of_old_export, view_of_run
 from ibot_jax.errors import UserError
-from ibot_jax.models.geometry import geometry_of
+from ibot_jax.models.architectures import geometry_of
 from ibot_jax.weights.sanity import check_normalization
 
 # What an export says of the data that its model was trained for; see `describe`.
@@ -86,6 +88,11 @@ def described_config(description: dict[str, Any], path: str) -> ConfigDict:
     if "resize" not in description:  # the shorter side before a central crop, as 256 before 224
         config.knn.resize = round(min(config.data.global_size) * 8 / 7)
     return config
+
+
+def described_model(description: Mapping[str, Any]) -> Section:
+    """Returns the section `model` of the config that a description tells of."""
+    return described_config(dict(description), "the model").model
 
 
 def described_view(description: dict[str, Any], path: str) -> CentralView:

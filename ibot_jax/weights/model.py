@@ -21,15 +21,13 @@ from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.errors import UserError
 from ibot_jax.kernels.choice import Kernels, choose_at_hand
 from ibot_jax.kernels.linear import matmul_precision
-from ibot_jax.models.build import build_backbone, build_head, compute_dtype
-from ibot_jax.models.geometry import Geometry, geometry_of
+from ibot_jax.models.architectures import geometry_of, in_words
+from ibot_jax.models.build import Backbone, build_backbone, build_head, compute_dtype
+from ibot_jax.models.geometry import Geometry
 from ibot_jax.models.head import Head
 from ibot_jax.models.parameters import Params
 from ibot_jax.models.pixels import normalize, standardize
-from ibot_jax.models.swin import Swin
 from ibot_jax.models.tokens import Attention, Tokens
-from ibot_jax.models.vit import ViT
-from ibot_jax.models.words import in_words
 from ibot_jax.weights.description import describe
 from ibot_jax.weights.finetuned import build_classifier
 from ibot_jax.weights.sanity import check_images
@@ -100,7 +98,7 @@ class Model:
         return geometry_of(self.config.model)
 
     @functools.cached_property
-    def backbone(self) -> ViT | Swin:
+    def backbone(self) -> Backbone:
         """The Linen module of the backbone, for `params["backbone"]`."""
         kernels = self.kernels
         if kernels is None:

@@ -8,7 +8,7 @@ from tiny import tiny_batch, tiny_config, tiny_plan
 from ibot_jax.config import get_config
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.methods.comparison import masked_capacity, masked_share
-from ibot_jax.models.geometry import geometry_of
+from ibot_jax.models.architectures import geometry_of
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs import training
 

@@ -9,8 +9,8 @@ import pytest
 
 from ibot_jax.config import SWIN_SIZES, get_config
 from ibot_jax.models import counts
+from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.build import build_backbone
-from ibot_jax.models.geometry import geometry_of
 from ibot_jax.weights.foreign import original_names
 
 GLOBAL = (224, 224)

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from ibot_jax.config import get_config
-from ibot_jax.models.geometry import Geometry, geometry_of
+from ibot_jax.models.architectures import geometry_of
+from ibot_jax.models.geometry import Geometry
 
 PYRAMID = Geometry(4, 32, widths=(96, 192, 384, 768), depths=(2, 2, 6, 2), heads=(3, 6, 12, 24))
 

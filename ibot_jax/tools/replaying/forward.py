@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ibot_jax.config.section import Section
+from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.build import build_backbone
-from ibot_jax.models.geometry import geometry_of
 from ibot_jax.models.parameters import Params
 from ibot_jax.tools.replaying.recording import (
     Deviation,

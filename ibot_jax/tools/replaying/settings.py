@@ -8,7 +8,7 @@ from ibot_jax.config.plan import Plan, make_plan
 from ibot_jax.config.problems import config_problems
 from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
-from ibot_jax.models.geometry import geometry_of
+from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.relations import RELATIONS
 from ibot_jax.tools.replaying.recording import Recording
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ibot_jax.errors import UserError
-from ibot_jax.models.words import NAMES
+from ibot_jax.models.architectures import ARCHITECTURES
 from ibot_jax.weights.foreign.files.contents import Tensors
 from ibot_jax.weights.foreign.tensor_names import FileNames
 
@@ -129,7 +129,8 @@ def check_shapes(
 
 
 def _other_than_it_looks(names: FileNames, path: str) -> str:
-    return f"{path} does not hold the {NAMES[names.dialect.arch]} that it looks like"
+    kind = ARCHITECTURES[names.dialect.arch].name
+    return f"{path} does not hold the {kind} that it looks like"
 
 
 def joint_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

@@ -11,8 +11,8 @@ import numpy as np
 from ibot_jax.config.flat import section
 from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
+from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.build import build_backbone, build_head
-from ibot_jax.models.geometry import geometry_of
 from ibot_jax.weights.foreign import original_names, swin
 from ibot_jax.weights.foreign.accounting import (
     MASK_TOKEN,

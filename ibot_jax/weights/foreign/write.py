@@ -16,14 +16,13 @@ from etils import epath
 
 from ibot_jax.files.atomic import renamed
 from ibot_jax.files.json_files import as_json
-from ibot_jax.weights.description import described_view
+from ibot_jax.weights.description import described_model, described_view
 from ibot_jax.weights.foreign import dialects, original_names, swin
 from ibot_jax.weights.foreign.files.contents import DESCRIPTION
 from ibot_jax.weights.foreign.files.torch_writer import torch_bytes
 from ibot_jax.weights.foreign.preprocessing import to_transformers
 from ibot_jax.weights.foreign.read import Found
 from ibot_jax.weights.foreign.write_configs import (
-    described_model,
     timm_config,
     timm_pretrained_cfg,
     transformers_config,

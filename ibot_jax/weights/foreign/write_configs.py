@@ -3,21 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ibot_jax.config.section import Section
 from ibot_jax.config.sizes import SWIN_SIZES
 from ibot_jax.errors import UserError
-from ibot_jax.models.geometry import geometry_of
-from ibot_jax.weights.description import described_config, described_view
+from ibot_jax.models.architectures import geometry_of
+from ibot_jax.weights.description import described_model, described_view
 from ibot_jax.weights.foreign import swin
 from ibot_jax.weights.foreign.preprocessing import to_timm
 
 # timm's names of the published sizes; all of a model's numbers are in its config besides.
 _TIMM_VITS = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
-
-
-def described_model(description: Mapping[str, Any]) -> Section:
-    """Returns the section `model` of the config that a description tells of."""
-    return described_config(dict(description), "the model").model
 
 
 def timm_config(description: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[str]]:

@@ -15,7 +15,7 @@ from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate.tasks import retrieval
-from ibot_jax.models.geometry import geometry_of
+from ibot_jax.models.architectures import geometry_of
 
 COLORS = np.array([[220, 40, 40], [40, 200, 50], [30, 60, 220]], np.uint8)
 

@@ -22,7 +22,8 @@ from ibot_jax.evaluate.benchmarks.robustness_curves import (
 )
 from ibot_jax.evaluate.features.cache import Features
 from ibot_jax.evaluate.tasks.robustness import Classifier
-from ibot_jax.models.geometry import Geometry, geometry_of
+from ibot_jax.models.architectures import geometry_of
+from ibot_jax.models.geometry import Geometry
 from ibot_jax.models.tokens import Attention
 from ibot_jax.parallel.mesh import make_mesh
 

@@ -70,7 +70,10 @@ def assert_equal(tree, other):
 
 @pytest.mark.parametrize("others", [{}, {"queue": np.arange(5)}])
 def test_a_state_is_taken_apart_into_its_parts_and_put_together(others):
-    tx = optax.chain(optax.trace(0.9), ema_teacher(lambda step: 0.1, lambda params: params))
+    def follow(params):
+        return jax.tree.map(lambda x: x + 1, params)
+
+    tx = optax.chain(optax.trace(0.9), ema_teacher(lambda step: 0.1, follow))
     params = {"backbone": np.arange(3.0), "head": np.arange(2.0)}
     state = TrainState(
         step=np.int32(7),
@@ -79,7 +82,7 @@ def test_a_state_is_taken_apart_into_its_parts_and_put_together(others):
         buffers={"centers": {"class": np.ones(4)}, **others},
         finite=np.True_,
     )
-    parts = checkpoint._split(state)
+    parts = checkpoint._PRETRAINING.split(state)
     assert tuple(parts) == PRETRAINING
     assert parts["student"] is state.params and parts["teacher"] is teacher_params(state)
     assert parts["centers"] is state.buffers["centers"]
@@ -87,7 +90,7 @@ def test_a_state_is_taken_apart_into_its_parts_and_put_together(others):
     momenta, expected = [[0.0] * 3, [0.0] * 2], [7, True, *(x.tolist() for x in others.values())]
     assert sorted(map(str, held)) == sorted(map(str, momenta + expected))  # and no teacher
     assert ("buffers" in parts["optimizer"]) == bool(others)
-    joined = checkpoint._join(parts)
+    joined = checkpoint._PRETRAINING.join(parts)
     assert jax.tree.structure(joined) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, joined, state)
 

@@ -190,11 +190,13 @@ def test_what_a_killed_save_left_behind_is_no_checkpoint(workdir):
     checkpoints = Checkpoints(workdir, keep=3)
     checkpoints.save(at_step(state, 4))
     checkpoints.close()
-    (workdir / "checkpoints/8.orbax-checkpoint-tmp/student").mkdir(parents=True)
+    for step in (6, 8):
+        (workdir / f"checkpoints/{step}.orbax-checkpoint-tmp/student").mkdir(parents=True)
     reopened = Checkpoints(workdir, keep=3)
     assert reopened.latest_step() == 4
     reopened.save(at_step(state, 8))
     reopened.close()
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"4", "8"}
     assert Checkpoints(workdir, keep=3).latest_step() == 8
 
 

@@ -183,3 +183,18 @@ def test_a_workdir_that_another_host_does_not_see(tmp_path, monkeypatch):
     monkeypatch.setattr("ibot_jax.runs.workdir.is_first", lambda: False)  # it is elsewhere
     with pytest.raises(UserError, match="is not the same folder on all hosts"):
         require_shared(workdir)
+
+
+def test_a_workdir_is_seen_once_the_first_process_has_written_to_it(tmp_path, monkeypatch):
+    looked = []
+
+    def wait_for_all(seen):
+        looked.append(seen())
+        (tmp_path / ".shared.abc").touch()
+        looked.append(seen())
+
+    monkeypatch.setattr("ibot_jax.runs.workdir.is_first", lambda: False)
+    monkeypatch.setattr("ibot_jax.runs.workdir.first_text", lambda _: "abc")
+    monkeypatch.setattr("ibot_jax.runs.workdir.wait_for_all", wait_for_all)
+    require_shared(epath.Path(tmp_path))
+    assert looked == [False, True]

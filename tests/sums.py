@@ -11,7 +11,7 @@ from ibot_jax.models.tokens import Tokens
 class Sums:
     """Patches of 2 x 2 pixels: the first pixel of each, -1 where masked; three channels."""
 
-    arch: str = "sums"
+    arch: str = "vit"
     patch_size: int = 2
     width: int = 3
     depth: int = 1

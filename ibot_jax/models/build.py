@@ -49,7 +49,7 @@ def build_backbone(
       kernels: that may compute it.
     """
     return MODULES[model.arch](
-        grid=tuple(side // model.patch_size for side in size),
+        grid=geometry_of(model).patches(size),
         kernels=kernels,
         dtype=compute_dtype(dtype),
         param_dtype=param_dtype(dtype),

@@ -16,13 +16,12 @@ def stages(model: Section, size: Size, trained: Size) -> list[StageShape]:
       trained: those of a global view, on which windows depend.
     """
     geometry = geometry_of(model)
-    patches = tuple(-(-side // model.patch_size) for side in trained)
     tokens = []
     for number in range(len(geometry.depths)):
         cell = model.patch_size * 2**number
         tokens.append(math.prod(-(-side // cell) for side in size) + geometry.has_class_token)
     hidden = [int(width * model.mlp_ratio) for width in geometry.widths]
-    keys = architecture_of(model).attended(model, patches, tokens)
+    keys = architecture_of(model).attended(model, geometry.patches(trained), tokens)
     shapes = (geometry.depths, geometry.widths, hidden, geometry.heads, tokens, keys)
     return [StageShape(*shape) for shape in zip(*shapes, strict=True)]
 
@@ -43,7 +42,7 @@ def flops(model: Section, channels: int, size: Size, trained: Size) -> dict[str,
       2 T (4 D^2 + 2 D F) each block, and what merges four tokens, 2 T 4 D 2 D; "attention",
       queries by keys and weights by values, 4 T M D each block.
     """
-    patches = math.prod(side // model.patch_size for side in size)
+    patches = math.prod(geometry_of(model).patches(size))
     parts = stages(model, size, trained)
     linear = sum(p.depth * 2 * p.tokens * (4 * p.width**2 + 2 * p.width * p.hidden) for p in parts)
     merging = sum(2 * part.tokens * 2 * part.width**2 for part in parts[1:])

@@ -44,17 +44,17 @@ class Geometry:
 
     def patches(self, size: tuple[int, int]) -> tuple[int, int]:
         """Returns the (rows, columns) of patches that an image of (height, width) is cut into."""
-        height, width = (side // self.patch_size for side in size)
-        return height, width
+        rows, columns = (side // self.patch_size for side in size)
+        return rows, columns
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """Returns the (rows, columns) of output patches for an image of (height, width) pixels.
 
         Pixels that do not fill a patch are cut off; patches that do not fill a cell are padded.
         """
-        patches = self.stride // self.patch_size
-        height, width = (-(-(side // self.patch_size) // patches) for side in size)
-        return height, width
+        cell = self.stride // self.patch_size
+        rows, columns = (-(-side // cell) for side in self.patches(size))
+        return rows, columns
 
     def whole(self, size: tuple[int, int]) -> tuple[int, int]:
         """Returns the largest (height, width) within a size that whole cells fill."""

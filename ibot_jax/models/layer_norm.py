@@ -4,19 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON, layer_norm_module
-
 Array = jax.Array
-
-
-def layer_norm(
-    name: str | None,
-    dtype: jnp.dtype,
-    param_dtype: jnp.dtype,
-    norm_eps: float = LAYER_NORM_EPSILON,
-) -> nn.LayerNorm:
-    """LayerNorm, see `kernels.layer_norm`."""
-    return layer_norm_module(norm_eps, dtype, param_dtype, name=name)
 
 
 class NormParams(nn.Module):

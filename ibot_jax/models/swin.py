@@ -17,7 +17,7 @@ import numpy as np
 from ibot_jax.kernels.attention import attention_weights
 from ibot_jax.kernels.branch import branch, query_key_value, self_attention
 from ibot_jax.kernels.choice import XLA, Kernels
-from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
+from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON, layer_norm_module
 from ibot_jax.models.block import (
     REMAT_POLICIES,
     MlpParams,
@@ -26,7 +26,7 @@ from ibot_jax.models.block import (
     start_of_block,
 )
 from ibot_jax.models.geometry import stage_windows
-from ibot_jax.models.layer_norm import NormParams, layer_norm
+from ibot_jax.models.layer_norm import NormParams
 from ibot_jax.models.linear import Linear, LinearParams, normal_init
 from ibot_jax.models.patch_embed import PatchEmbed
 from ibot_jax.models.tokens import Attention, Tokens
@@ -170,7 +170,7 @@ class SwinBlock(nn.Module):
 
     def setup(self):
         kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        self.norm1 = layer_norm(None, norm_eps=self.norm_eps, **kwargs)
+        self.norm1 = layer_norm_module(self.norm_eps, **kwargs)
         self.attn = WindowAttention(self.heads, self.window, self.kernels, **kwargs)
         self.norm2 = NormParams(self.param_dtype)
         self.mlp = MlpParams(self.hidden_dim, self.param_dtype)
@@ -241,7 +241,7 @@ class PatchMerging(nn.Module):
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
         # The tokens of a column follow each other: (even, even), (odd, even), (even, odd), ...
         x = x.transpose(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
-        x = layer_norm("norm", norm_eps=self.norm_eps, **kwargs)(x)
+        x = layer_norm_module(self.norm_eps, **kwargs, name="norm")(x)
         return Linear(2 * channels, use_bias=False, name="reduction", **kwargs)(x)
 
 
@@ -310,11 +310,11 @@ class Swin(nn.Module):
     def setup(self):
         kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         self.patch_embed = PatchEmbed(self.patch_size, self.width, **kwargs)
-        self.patch_norm = layer_norm(None, norm_eps=self.norm_eps, **kwargs)
+        self.patch_norm = layer_norm_module(self.norm_eps, **kwargs)
         zeros = nn.initializers.zeros
         self.mask_token = self.param("mask_token", zeros, (1, self.width), self.param_dtype)
         self.stages = [self._stage(number, kwargs) for number in range(len(self.stage_depths))]
-        self.norm = layer_norm(None, norm_eps=self.norm_eps, **kwargs)
+        self.norm = layer_norm_module(self.norm_eps, **kwargs)
 
     def _stage(self, number: int, kwargs: dict) -> Stage:
         window, shift = stage_windows(self.window, self.grid, len(self.stage_depths))[number]

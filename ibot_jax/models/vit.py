@@ -9,11 +9,10 @@ import numpy as np
 
 from ibot_jax.kernels import packing
 from ibot_jax.kernels.choice import XLA, Kernels
-from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
+from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON, layer_norm_module
 from ibot_jax.kernels.specs import PackingSpec
 from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.block import REMAT_POLICIES, Block, attention_spec, start_of_block
-from ibot_jax.models.layer_norm import layer_norm
 from ibot_jax.models.linear import normal_init
 from ibot_jax.models.patch_embed import PatchEmbed
 from ibot_jax.models.tokens import Attention, Tokens
@@ -121,7 +120,7 @@ class ViT(nn.Module):
         zeros = nn.initializers.zeros
         self.mask_token = self.param("mask_token", zeros, (1, self.width), self.param_dtype)
         self.blocks = [self._block() for _ in range(self.depth)]
-        self.norm = layer_norm(None, norm_eps=self.norm_eps, **kwargs)
+        self.norm = layer_norm_module(self.norm_eps, **kwargs)
 
     def _block(self, **kwargs) -> Block:
         return Block(

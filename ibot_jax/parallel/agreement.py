@@ -158,7 +158,7 @@ def in_step(
 
 def _made(batches: Iterator[T], check: Callable[[], int], watch: Watch) -> Iterator[tuple]:
     """Yields (batch, vote, error) without end, for the others vote on, too, until they know."""
-    batch, vote, error = None, 0, None
+    error = None
     while True:
         try:
             watched = watch("its next batch: the input of this host is slow or stuck")

@@ -24,7 +24,8 @@ def average_gradients(
 
     Returns:
       The function of global arrays, laid out by `state_sharding` and `batch_sharding`, to what
-      holds for all devices; the gradients are laid out as `params`.
+      holds for all devices. The gradients are spread over "fsdp" as `params`, over "tensor" as XLA
+      has them.
     """
     number = num_shards(mesh)
 

@@ -15,7 +15,7 @@ Another kind of state has other parts, and another figure that tells the best (`
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -221,7 +221,12 @@ class Checkpoints:
 def weights_of(state: TrainState) -> dict[str, Any]:
     """Returns what another run may start from: student, teacher, and centers, if there are any."""
     weights = {"student": state.params, "teacher": teacher_params(state)}
-    return weights | {name: tree for name, tree in state.buffers.items() if name == "centers"}
+    return weights | centers_of(state.buffers)
+
+
+def centers_of(trees: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {"centers": ...} of buffers, weights or parts, or nothing where there are none."""
+    return {"centers": trees["centers"]} if "centers" in trees else {}
 
 
 def _split(state: TrainState) -> dict[str, Any]:
@@ -244,8 +249,7 @@ def _join(parts: dict[str, Any]) -> TrainState:
         step=optimizer["step"],
         params=parts["student"],
         opt_state=optax.tree.set(optimizer["state"], teacher=parts["teacher"]),
-        buffers={name: parts[name] for name in ("centers",) if name in parts}
-        | optimizer.get("buffers", {}),
+        buffers=centers_of(parts) | optimizer.get("buffers", {}),
         finite=optimizer["finite"],
     )
 

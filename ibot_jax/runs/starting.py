@@ -11,7 +11,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.methods.state import TrainState
 from ibot_jax.parallel.agreement import first_text, same_end
 from ibot_jax.parallel.processes import is_first
-from ibot_jax.runs.checkpoint import weights_of
+from ibot_jax.runs.checkpoint import centers_of, weights_of
 from ibot_jax.weights.checkpoints import RESTORE, complete_steps
 from ibot_jax.weights.find import find
 from ibot_jax.weights.read import read_like, read_some_like, readable
@@ -54,7 +54,7 @@ def replace_weights(state: TrainState, weights: dict[str, Any]) -> TrainState:
     return state.replace(
         params=weights["student"],
         opt_state=optax.tree.set(state.opt_state, teacher=weights["teacher"]),
-        buffers=state.buffers | {name: weights[name] for name in ("centers",) if name in weights},
+        buffers=state.buffers | centers_of(weights),
     )
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ibot_jax.models.layer_norm import layer_norm
+from ibot_jax.kernels.layer_norm import layer_norm_module
 from ibot_jax.models.linear import Linear
 
 
@@ -38,7 +38,7 @@ def test_the_norm_is_that_of_the_definition(dtype, error, mean):
     x = mean + jax.random.normal(jax.random.key(0), (64, 384))
     x = x.astype(dtype)
     scale, bias = jax.random.normal(jax.random.key(1), (2, 384))
-    norm = layer_norm(None, dtype, jnp.float32)
+    norm = layer_norm_module(1e-6, dtype, jnp.float32)
     found = norm.apply({"params": {"scale": scale, "bias": bias}}, x)
     assert found.dtype == dtype
     exact = np.asarray(x, np.float64)

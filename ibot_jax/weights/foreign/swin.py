@@ -9,11 +9,9 @@ import numpy as np
 from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
 from ibot_jax.models.architectures import geometry_of
-from ibot_jax.models.geometry import stage_windows
+from ibot_jax.models.geometry import Size, stage_windows
 from ibot_jax.models.swin import shift_mask
 from ibot_jax.weights.foreign.original_names import INDEX, TABLE, relative_index
-
-Size = tuple[int, int]
 
 _MASK = "attn_mask"  # what is added to the attention of shifted windows
 

@@ -3,14 +3,18 @@
 import json
 import pathlib
 
+import jax
+import jax.export
 import numpy as np
 import pytest
 import safetensors.numpy
 from foreign_weights import convert, failure, prefixed, projection_head
+from PIL import Image
 from tiny import TINY_SWIN, tiny_config
 
 import ibot_jax
-from ibot_jax.models.layer_norm import LAYER_NORM_EPSILON
+from ibot_jax.embed import __main__ as embed
+from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
 from ibot_jax.weights.foreign import swin
 from ibot_jax.weights.foreign.files.torch_writer import torch_bytes
 
@@ -124,6 +128,32 @@ def test_a_bare_backbone_says_what_it_does_not_tell(tmp_path):
     convert(file, tmp_path / "y.npz", "--to=npz", GRID, "--norm-eps=1e-5")
     model, _ = ibot_jax.load(str(tmp_path / "y.npz"))
     assert (model.config.model.norm_eps, model.config.data.global_size) == (1e-5, (24, 24))
+
+
+@pytest.mark.slow
+def test_a_converted_swin_is_embedded_and_becomes_a_program(tmp_path):
+    """With the epsilon of its file; all three give the same features."""
+    safetensors.numpy.save_file(random_tensors("timm_swin"), tmp_path / "x.safetensors")
+    convert(tmp_path / "x.safetensors", tmp_path / "x.npz", "--to=npz", GRID)
+    convert(tmp_path / "x.npz", tmp_path / "x.stablehlo", "--to=stablehlo")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"images/{number}.png")
+    model, params = ibot_jax.load(str(tmp_path / "x.npz"))
+    expected = jax.jit(model.features)(params, pixels)
+    patches = np.reshape(expected.patches, (2, 36, 32))
+
+    program = jax.export.deserialize(bytearray((tmp_path / "x.stablehlo").read_bytes()))
+    found = program.call(pixels)
+    np.testing.assert_allclose(found["class"], expected.cls, atol=1e-5)
+    np.testing.assert_allclose(found["patch"], patches, atol=1e-5)
+
+    arguments = [f"--from={tmp_path}/x.npz", f"--data={tmp_path}/images", "--resize=24"]
+    assert embed.main([*arguments, f"--out={tmp_path}/f.npz", "--patches", "--workers=1"]) == 0
+    with np.load(tmp_path / "f.npz") as found:
+        np.testing.assert_allclose(found["class"], expected.cls, atol=1e-5)
+        np.testing.assert_allclose(found["patches"], patches, atol=1e-5)
 
 
 def test_a_file_of_swins_authors_holds_masks_of_windows(tmp_path):

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from ibot_jax.kernels.choice import Kernels
-from ibot_jax.models.vit import ViT
+from ibot_jax.models.build import Backbone
 
 Array = jax.Array
 
@@ -24,7 +24,7 @@ class Classifier(nn.Module):
       param_dtype: of the parameters.
     """
 
-    backbone: ViT
+    backbone: Backbone
     num_classes: int
     projection_dim: int
     act: str

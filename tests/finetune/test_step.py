@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import normalized, tiny_config
+from tiny import TINY_SWIN, normalized, tiny_config
 
 from ibot_jax.config.plan import make_plan
 from ibot_jax.finetune import config as configs
@@ -226,3 +226,26 @@ def test_a_state_that_is_not_finite_stays_as_it_was(plain):
     jax.tree.map(np.testing.assert_array_equal, after.params, broken.params)
     healed = after.replace(params=state.params)
     assert not step(healed, batch(), jax.random.key(0))[0].finite  # it remains so
+
+
+def test_a_swin_learns_at_rates_that_fall_from_block_to_block_over_stages():
+    """Adam's first update is the rate, wherever there is a gradient; layers by hand."""
+    model = tiny_config(**TINY_SWIN)  # two blocks, a merging, one block
+    backbone = build_backbone(model.model, model.data.global_size, model.dtype)
+    pretrained = backbone.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    config = recipe(optim__min_lr=0.64)
+    _, before, step = prepare(config, model, {"backbone": pretrained})
+    params = jax.tree.map(np.array, before.params)
+    state, metrics = step(before, batch(), jax.random.key(3))
+    assert np.isfinite(metrics["loss"])
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params, params)
+    swin, lr = moved["backbone"], 0.64 * 8 / 256
+    for factor, of_layer in {
+        0.5**4: [swin["patch_embed"], swin["patch_norm"]],
+        0.5**3: [swin["stages_0"]["blocks_0"]["mlp"]],
+        0.5**2: [swin["stages_0"]["blocks_1"]["mlp"], swin["stages_0"]["merge"]],
+        0.5: [swin["stages_1"]["blocks_0"]["attn"]["proj"], swin["stages_1"]["blocks_0"]["mlp"]],
+        1: [swin["norm"], moved["classifier"]],
+    }.items():
+        np.testing.assert_allclose(jax.tree.leaves(of_layer), lr * factor, rtol=0.02)
+    assert swin["mask_token"] == 0

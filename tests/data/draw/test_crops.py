@@ -79,11 +79,18 @@ def test_a_crop_follows_from_its_draws(draws, box, limits):
     assert dice.left == [] and dice.limits == limits
 
 
+def test_half_of_the_aspect_ratios_lie_below_the_geometric_mean_of_the_bounds():
+    dice = Dice(0.0, 0.5, 10, 20)  # of 1/2 to 4: the square root of 2; 5000 pixels are 84 x 59
+    assert crops.draw_crop(dice, 100, 200, (0.25, 1.0), (0.5, 4.0)) == crops.Box(10, 20, 59, 84)
+
+
 def test_a_crop_has_a_pixel_and_is_tried_ten_times():
     dice = Dice(0.0, 0.0, 1.0, 0.0, 2, 3)  # 0.4 pixels, then one
     assert crops.draw_crop(dice, 8, 8, (0.16 / 64, 1 / 64), (1.0, 1.0)) == crops.Box(2, 3, 1, 1)
     dice = Dice(0.0, 1.0, 1.0, 0.0, 2, 3)  # 1.1 wide and 0.3 high, then 1 x 1
     assert crops.draw_crop(dice, 8, 8, (0.3 / 64, 1 / 64), (1.0, 4.0)) == crops.Box(2, 3, 1, 1)
+    dice = Dice(0.0, 0.0, 1.0, 1.0, 2, 3)  # 0.3 wide and 1.1 high, then 1 x 1
+    assert crops.draw_crop(dice, 8, 8, (0.3 / 64, 1 / 64), (0.25, 1.0)) == crops.Box(2, 3, 1, 1)
     dice = Dice(*[0.0] * 20)
     assert crops.draw_crop(dice, 30, 40, (0.0, 0.0), (3 / 4, 4 / 3)) == crops.Box(0, 0, 30, 40)
     assert dice.left == [] and dice.limits == []

@@ -4,9 +4,11 @@ from ibot_jax.config.defaults import get_config
 from ibot_jax.config.flat import flatten
 from ibot_jax.config.plan import Plan, make_plan
 from ibot_jax.config.pods import PODS, apply_pod
-from ibot_jax.config.sizes import SWIN_SIZES, VIT_SIZES
+from ibot_jax.config.sizes import DINOV2, DINOV3, SWIN_SIZES, VIT_SIZES
 
 __all__ = [
+    "DINOV2",
+    "DINOV3",
     "PODS",
     "SWIN_SIZES",
     "VIT_SIZES",

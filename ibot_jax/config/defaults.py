@@ -23,8 +23,10 @@ EXECUTED, REPORTED = Kind.EXECUTED, Kind.REPORTED
 
 SIZE = Between(1, 10**15)  # bounded by memory, or not at all
 DEPTH = Between(1, 256)  # deeper ones take for ever to compile
+SIZE_OR_RULE = Between(1, 10**15, off=0)
 COUNT = Between(0, 10**15)  # 0 is all, or none
 WEIGHT = Between(1e-8, 1e4, off=0)
+PERIOD = Between(1e-3, 1e9, off=0)
 TEMPERATURE = Between(1e-4, 100)
 SHARE = Between(0, 1)
 SHARES = Between(0, 1, entries=3)  # of global view 1, of the other global views, of local views
@@ -84,11 +86,72 @@ KEYS = {
     "model.stage_depths": Key((2, 2, 6, 2), "blocks of a swin, by stage", DEPTH),
     "model.stage_heads": Key((3, 6, 12, 24), "of a swin's attention, by stage", SIZE),
     "model.window": Key(7, "tokens along a side of a swin's windows", SIZE),
-    "model.mlp_ratio": Key(4.0, "hidden units of the MLPs over the width", Between(0.01, 100)),
+    "model.ffn": Key(
+        "mlp",
+        "feed-forward network of a vit: mlp, or swiglu, gated and two thirds as wide",
+        OneOf(("mlp", "swiglu")),
+    ),
+    "model.mlp_ratio": Key(
+        4.0, "hidden units of the feed-forward networks over the width", Between(0.01, 100)
+    ),
+    "model.hidden_dim": Key(
+        0, "hidden units of a vit's feed-forward networks; 0 goes by mlp_ratio", SIZE_OR_RULE
+    ),
     "model.norm_eps": Key(1e-6, "added to the variance by the norms", Between(1e-15, 0.1)),
     "model.patch_size": Key(16, "side of a patch in pixels", Between(1, 10_000)),
+    "model.registers": Key(0, "register tokens of a vit", Between(0, 10_000)),
+    "model.positions": Key(
+        "learned",
+        "of a vit's patches: learned and added, or rotary: queries and keys are rotated",
+        OneOf(("learned", "rotary")),
+    ),
+    "model.pos_offset": Key(
+        0.1,
+        "patches too many for which learned positions are resampled: 0.1 in DINO and iBOT",
+        Between(0, 1),
+    ),
+    "model.pos_antialias": Key(False, "antialiasing of that resampling, where it shrinks"),
+    "model.rope_base": Key(100.0, "of the periods of rotary positions", Between(1.01, 1e9)),
+    "model.rope_min_period": Key(
+        0.0, "their shortest period; with rope_max_period in place of the base", PERIOD
+    ),
+    "model.rope_max_period": Key(0.0, "and their longest", PERIOD),
+    "model.rope_coordinates": Key(
+        "separate",
+        "go from -1 to 1 along both sides, or along the shorter (min) or longer (max) one",
+        OneOf(("separate", "min", "max")),
+    ),
+    "model.rope_shift": Key(
+        0.0, "added to them in training, at most, by block, step and kind of view", Between(0, 10)
+    ),
+    "model.rope_jitter": Key(1.0, "largest factor of either axis, likewise", Between(1, 100)),
+    "model.rope_rescale": Key(1.0, "largest factor of both axes, likewise", Between(1, 100)),
+    "model.rope_dtype": Key(
+        "float32",
+        "of the rotation; bfloat16 is that of DINOv3's training",
+        OneOf(("float32", "bfloat16")),
+    ),
+    "model.qkv_bias": Key(
+        "full",
+        "of a vit's queries, keys and values: full; masked_key, not of keys; none",
+        OneOf(("full", "masked_key", "none")),
+    ),
+    "model.qk_norm": Key(False, "norms of each head's queries and keys, in a vit"),
+    "model.norm_kind": Key(
+        "layer", "norms of a vit: layer (LayerNorm) or rms (RMSNorm)", OneOf(("layer", "rms"))
+    ),
+    "model.untie_class_norm": Key(
+        False, "a last norm of their own for class token and registers, in a vit"
+    ),
+    "model.untie_local_norm": Key(False, "another one for those of local views, in training"),
     "model.drop_path": Key(
         0.1, "stochastic depth of the last block; the first has 0", Between(0, 0.99)
+    ),
+    "model.drop_path_kind": Key(
+        "linear",
+        "linear, by view; uniform, DINOv2's: the same in all blocks, and by view a fixed number "
+        "of the batch",
+        OneOf(("linear", "uniform")),
     ),
     "model.layer_scale": Key(
         0.0, "initial LayerScale gain; 0 builds the blocks without it", Between(1e-8, 100, off=0)

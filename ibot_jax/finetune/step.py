@@ -89,9 +89,7 @@ def make_init(
 
     def init(rng: Array, pretrained: Params) -> FinetuneState:
         params = dict(classifier.init(rng, jnp.zeros((1, *shape)))["params"])
-        params["backbone"] = for_size(
-            pretrained["backbone"], geometry_of(backbone), trained, shape[:2]
-        )
+        params["backbone"] = for_size(pretrained["backbone"], backbone, trained, shape[:2])
         if classifier.projection_dim:
             params["projection"] = pretrained["head"]["mlp_0"]
         return FinetuneState(

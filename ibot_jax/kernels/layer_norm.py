@@ -1,4 +1,4 @@
-"""LayerNorm, as all of the models have it."""
+"""The norms of tokens, as all of the models have them."""
 
 import flax.linen as nn
 import jax
@@ -13,6 +13,21 @@ def layer_norm(
     """Standardises [..., D] over D, times "scale" [D] plus "bias" [D], in `dtype`."""
     module = layer_norm_module(epsilon, dtype, params["scale"].dtype, parent=None)
     return module.apply({"params": params}, x)
+
+
+def rms_norm(
+    x: jax.Array, params: dict[str, jax.Array], epsilon: float, dtype: jnp.dtype
+) -> jax.Array:
+    """Divides [..., D] by the root of its mean square over D, times "scale" [D], in `dtype`.
+
+    The mean is formed in float32 (float64 for float64).
+    """
+    exact = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean = jnp.square(exact).mean(axis=-1, keepdims=True)
+    return (exact * jax.lax.rsqrt(mean + epsilon) * params["scale"]).astype(dtype)
+
+
+NORMS = {"layer": layer_norm, "rms": rms_norm}
 
 
 def layer_norm_module(

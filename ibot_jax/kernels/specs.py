@@ -29,9 +29,13 @@ class AttentionSpec:
       biases: which of "query", "key" and "value" still have a bias added.
       owners: by token, where given: a token attends to those of the same owner only, which are
         neighbours.
-      positions: "none", or "relative": to the scores is added a bias [heads, tokens, tokens].
+      positions: "none"; "relative": to the scores is added a bias [heads, tokens, tokens]; or
+        "rotary": queries and keys of the last tokens are rotated (`rotary.rotate`).
       windows: where not 0, sequences are so many windows of an image, in order, and to the scores
         is added a mask [windows, tokens, tokens].
+      head_norm: "none", or the norm of each head's queries and keys, before they are rotated, as
+        `AttentionBranchSpec.norm` has it.
+      head_norm_epsilon: added to the variance by that norm.
     """
 
     batch: int
@@ -44,6 +48,8 @@ class AttentionSpec:
     owners: tuple[int, ...] = ()
     positions: str = "none"
     windows: int = 0
+    head_norm: str = "none"
+    head_norm_epsilon: float = 0.0
 
     @property
     def head_dim(self) -> int:
@@ -57,7 +63,7 @@ class AttentionBranchSpec:
 
     Attributes:
       attention: among the normalised tokens.
-      norm: "layer", LayerNorm.
+      norm: "layer", LayerNorm, or "rms", RMSNorm.
       epsilon: added to the variance by the norm.
       layer_scale: whether the branch is multiplied by a parameter, of each column.
       gains: whether it is multiplied by gains, of each token.
@@ -74,13 +80,15 @@ class AttentionBranchSpec:
 class MlpBranchSpec:
     """x + gains * layer_scale * fc2(activation(fc1(norm(x)))).
 
+    With "swiglu" the activations are silu(gate(norm(x))) * value(norm(x)).
+
     Attributes:
       rows: tokens of all sequences.
       width: of a token.
       hidden: units.
       dtype: of tokens and products.
-      activation: "gelu".
-      norm: "layer", LayerNorm.
+      activation: "gelu" or "swiglu".
+      norm: "layer", LayerNorm, or "rms", RMSNorm.
       epsilon: added to the variance by the norm.
       layer_scale: whether the branch is multiplied by a parameter, of each column.
       gains: whether it is multiplied by gains, of each token.

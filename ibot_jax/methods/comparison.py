@@ -163,6 +163,8 @@ class Comparison:
             loss = patch_loss(logits, targets, weights, self.student_temp, over)
             return loss, (monitors.entropy(targets, over) * valid).sum()
 
+        if tokens.num_registers != units.num_registers:  # whose rows are not at the same places
+            tokens, units = tokens.without_registers(), units.without_registers()
         images, views, *grid = masks.shape
         slots = masked_capacity(share, images * views, math.prod(grid), self._most_tokens("patch"))
         weights = patch_weights(masks.reshape(images, views, -1), units.sequence.dtype)

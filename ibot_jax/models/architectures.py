@@ -29,8 +29,8 @@ class Architecture:
       options: what is to be said of it besides, in words by name.
       attended: to how many tokens one attends, by stage: of the grid (rows, columns) of patches of
         a global view, and the numbers of tokens by stage.
-      parameters_of_block: those that not every kind has, of a block of a stage.
-      parameters_of_rest: those outside of blocks that not every kind has, of the stages.
+      parameters_of_block: how many more a block of a stage has than one of every kind does.
+      parameters_of_rest: likewise, outside of blocks, of the stages.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Architecture:
     options: Callable[[Section], dict[str, str]]
     attended: Callable[[Section, Size, Sequence[int]], Sequence[int]]
     parameters_of_block: Callable[[Section, StageShape], int]
-    parameters_of_rest: Callable[[Sequence[StageShape]], int]
+    parameters_of_rest: Callable[[Section, Sequence[StageShape]], int]
 
 
 def architecture_of(model: Section) -> Architecture:
@@ -68,7 +68,16 @@ def _vit_geometry(model: Section) -> Geometry:
         widths=(model.width,),
         depths=(model.depth,),
         heads=(model.heads,),
+        hidden=(model.hidden_dim or _hidden_by_ratio(model),),
+        gated=model.ffn == "swiglu",
+        registers=model.registers,
     )
+
+
+def _hidden_by_ratio(model: Section) -> int:
+    """Returns a ViT's hidden units: gated two thirds as many, up to a multiple of 8 (DINOv2)."""
+    hidden = int(model.width * model.mlp_ratio)
+    return -(-int(hidden * 2 / 3) // 8) * 8 if model.ffn == "swiglu" else hidden
 
 
 def _vit_sizes(model: Section) -> str:
@@ -78,8 +87,40 @@ def _vit_sizes(model: Section) -> str:
     )
 
 
-def _vit_parameters_of_rest(stages: Sequence[StageShape]) -> int:
-    return (1 + stages[0].tokens) * stages[0].width  # class token, positions
+def _vit_options(model: Section) -> dict[str, str]:
+    options = {"LayerScale": "yes" if model.layer_scale else "no"}
+    told = {
+        "register tokens": (model.registers, 0, str(model.registers)),
+        "positions": (model.positions, "learned", "rotary (RoPE)"),
+        "feed-forward networks": (model.ffn, "mlp", "SwiGLU"),
+        "biases of queries, keys, values": (
+            model.qkv_bias,
+            "full",
+            {"masked_key": "not of keys", "none": "none"}.get(model.qkv_bias, ""),
+        ),
+        "norms of queries and keys": (model.qk_norm, False, "yes"),
+        "norms": (model.norm_kind, "layer", "RMSNorm"),
+        "a last norm of class token and registers": (model.untie_class_norm, False, "yes"),
+        "another of local views": (model.untie_local_norm, False, "yes"),
+    }
+    return options | {name: text for name, (value, off, text) in told.items() if value != off}
+
+
+def _vit_parameters_of_block(model: Section, stage: StageShape) -> int:
+    biases = 1 if model.norm_kind == "rms" else 2
+    more = 2 * stage.width if model.layer_scale else 0
+    more -= 3 * stage.width if model.qkv_bias == "none" else 0
+    more -= 2 * stage.width if model.norm_kind == "rms" else 0
+    return more + 2 * biases * (stage.width // stage.heads if model.qk_norm else 0)
+
+
+def _vit_parameters_of_rest(model: Section, stages: Sequence[StageShape]) -> int:
+    tokens = 1 + model.registers
+    if model.positions == "learned":
+        tokens += stages[0].tokens - model.registers
+    of_norm = 1 if model.norm_kind == "rms" else 2
+    norms = of_norm * (1 + model.untie_class_norm + model.untie_local_norm) - 2
+    return (tokens + norms) * stages[0].width
 
 
 def _swin_geometry(model: Section) -> Geometry:
@@ -90,6 +131,7 @@ def _swin_geometry(model: Section) -> Geometry:
         widths=tuple(model.width * 2**stage for stage in range(stages)),
         depths=tuple(model.stage_depths),
         heads=tuple(model.stage_heads),
+        hidden=tuple(int(model.width * 2**stage * model.mlp_ratio) for stage in range(stages)),
         has_class_token=False,
     )
 
@@ -112,7 +154,8 @@ def _swin_parameters_of_block(model: Section, stage: StageShape) -> int:
     return (2 * math.isqrt(stage.keys) - 1) ** 2 * stage.heads  # relative positions
 
 
-def _swin_parameters_of_rest(stages: Sequence[StageShape]) -> int:
+def _swin_parameters_of_rest(model: Section, stages: Sequence[StageShape]) -> int:
+    del model
     merging = sum(2 * stage.width * (stage.width + 2) for stage in stages[1:])  # with its norm
     return 2 * stages[0].width + merging  # norm of the embedding
 
@@ -120,15 +163,20 @@ def _swin_parameters_of_rest(stages: Sequence[StageShape]) -> int:
 ARCHITECTURES = {
     "vit": Architecture(
         name="Vision Transformer",
-        keys=("depth", "heads", "layer_scale", "scan_blocks"),
+        keys=(
+            *("depth", "heads", "layer_scale", "scan_blocks", "registers"),
+            *("ffn", "hidden_dim", "qkv_bias", "qk_norm", "norm_kind"),
+            *("untie_class_norm", "untie_local_norm", "positions", "pos_offset", "pos_antialias"),
+            *("rope_base", "rope_min_period", "rope_max_period", "rope_coordinates", "rope_dtype"),
+        ),
         depth_key="depth",
         heads_key="heads",
         positions="none",
         geometry=_vit_geometry,
         sizes=_vit_sizes,
-        options=lambda model: {"LayerScale": "yes" if model.layer_scale else "no"},
+        options=_vit_options,
         attended=lambda model, grid, tokens: tokens,
-        parameters_of_block=lambda model, stage: 2 * stage.width if model.layer_scale else 0,
+        parameters_of_block=_vit_parameters_of_block,
         parameters_of_rest=_vit_parameters_of_rest,
     ),
     "swin": Architecture(

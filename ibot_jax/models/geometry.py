@@ -20,6 +20,8 @@ class Geometry:
       widths: token dimension, by stage.
       depths: number of blocks, by stage.
       heads: attention heads of a block, by stage.
+      hidden: hidden units of a block's feed-forward network, by stage.
+      gated: whether that has two layers before its activations, not one.
       registers: number of register tokens, R.
       has_class_token: whether `Tokens.cls` is a token of its own, and not the patches' mean.
     """
@@ -29,6 +31,8 @@ class Geometry:
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     heads: tuple[int, ...]
+    hidden: tuple[int, ...] = ()
+    gated: bool = False
     registers: int = 0
     has_class_token: bool = True
 
@@ -95,7 +99,7 @@ class StageShape:
     Attributes:
       depth: number of blocks.
       width: token dimension, D.
-      hidden: hidden units of the MLP, F.
+      hidden: hidden units of the feed-forward network, F.
       heads: of attention.
       tokens: number of tokens.
       keys: to how many a token attends.

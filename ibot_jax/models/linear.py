@@ -18,10 +18,12 @@ class LinearParams(nn.Module):
     Attributes:
       features: outputs.
       param_dtype: of the parameters.
+      use_bias: whether there is one.
     """
 
     features: int
     param_dtype: jnp.dtype
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, inputs: int) -> dict[str, Array]:
@@ -46,12 +48,12 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return linear(x, _declare(self, x.shape[-1], self.use_bias), self.dtype)
+        return linear(x, _declare(self, x.shape[-1]), self.dtype)
 
 
-def _declare(layer: LinearParams | Linear, inputs: int, use_bias: bool = True) -> dict[str, Array]:
+def _declare(layer: LinearParams | Linear, inputs: int) -> dict[str, Array]:
     shape = (inputs, layer.features)
     params = {"kernel": layer.param("kernel", normal_init, shape, layer.param_dtype)}
-    if use_bias:
+    if layer.use_bias:
         params["bias"] = layer.param("bias", nn.initializers.zeros, shape[1:], layer.param_dtype)
     return params

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from ibot_jax.config.section import Section
+from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.geometry import Geometry
-from ibot_jax.models.vit import resample_positions
+from ibot_jax.models.positions import resample_positions
 
 Params = Any  # of a network or a part of it: nested dicts with arrays as leaves
 
@@ -18,9 +20,9 @@ def layer_of(path: tuple[str, ...], geometry: Geometry) -> int:
 
     Returns:
       0 for the embedding (patches, positions, tokens); n for the n-th block from 1 on, over all
-      stages, a merging of patches going with the block before it; depth + 1 for the last norm.
+      stages, a merging of patches going with the block before it; depth + 1 for the last norms.
     """
-    if path[0] == "norm":
+    if path[0] in ("norm", "class_norm", "local_class_norm"):
         return geometry.depth + 1
     kind, _, number = path[0].partition("_")
     if kind == "stages":
@@ -32,17 +34,18 @@ def layer_of(path: tuple[str, ...], geometry: Geometry) -> int:
 
 
 def for_size(
-    params: Params, geometry: Geometry, trained: tuple[int, int], wanted: tuple[int, int]
+    params: Params, model: Section, trained: tuple[int, int], wanted: tuple[int, int]
 ) -> Params:
     """Returns a backbone's parameters for images of another size, positions resampled.
 
     Args:
       params: of the backbone.
-      geometry: its geometry.
+      model: the section of its config.
       trained: height and width of the images that they are for.
       wanted: height and width of the images that they shall be for.
     """
     if "pos_embed" not in params:
         return params
-    grids = geometry.grid(trained), geometry.grid(wanted)
-    return {**params, "pos_embed": resample_positions(params["pos_embed"], *grids)}
+    grids = (geometry_of(model).grid(size) for size in (trained, wanted))
+    how = model.pos_offset, model.pos_antialias
+    return {**params, "pos_embed": resample_positions(params["pos_embed"], *grids, *how)}

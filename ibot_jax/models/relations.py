@@ -49,9 +49,28 @@ def _architecture(flat: Flat) -> Architecture:
 
 def _check_mlp(flat: Flat) -> Iterator[str]:
     width = flat["model.width"]
-    if width * flat["model.mlp_ratio"] < 1:
+    if min(geometry_of(section(flat, "model")).hidden) < 1:
         problem = f"of model.width={width} leaves no hidden unit; use at least {1 / width:.3g}"
         yield stated(flat, "model.mlp_ratio", problem)
+
+
+def _check_positions(flat: Flat) -> Iterator[str]:
+    rotary = flat["model.positions"] == "rotary"
+    kind, other = ("learned", "pos_") if rotary else ("rotary", "rope_")
+    for key in KEYS:
+        if key.startswith(f"model.{other}") and flat[key] != KEYS[key].default:
+            problem = f'is for model.positions="{kind}"; leave it at {KEYS[key].default!r}'
+            yield stated(flat, key, problem)
+    if rotary and flat["model.width"] // flat["model.heads"] % 4:
+        problem = (
+            f"of model.width={flat['model.width']} has {flat['model.width'] // flat['model.heads']}"
+            " columns; rotary positions need a multiple of 4"
+        )
+        yield stated(flat, "model.heads", problem)
+    shortest, longest = flat["model.rope_min_period"], flat["model.rope_max_period"]
+    if bool(shortest) != bool(longest) or shortest > longest:
+        problem = f"and model.rope_max_period={longest!r} have to rise, or both to be 0"
+        yield stated(flat, "model.rope_min_period", problem)
 
 
 def _check_kernels(flat: Flat) -> Iterator[str]:
@@ -97,6 +116,7 @@ RELATIONS = (
     _check_stages,
     _check_heads,
     _check_mlp,
+    _check_positions,
     _check_kernels,
     _check_prototypes,
     _check_global_size,
@@ -109,7 +129,7 @@ def split_over_tensor(flat: Flat) -> Iterator[tuple[str, int]]:
     geometry = geometry_of(section(flat, "model"))
     for heads in geometry.heads:
         yield _heads_key(flat), heads
-    for width in geometry.widths:
-        yield "hidden units of the MLPs", int(width * flat["model.mlp_ratio"])
+    for hidden in geometry.hidden:
+        yield "hidden units of the feed-forward networks", hidden
     for key in ("head.prototypes", "head.patch_prototypes"):
         yield key, flat[key]

@@ -18,6 +18,7 @@ from ibot_jax.kernels.attention import attention_weights
 from ibot_jax.kernels.branch import branch, query_key_value, self_attention
 from ibot_jax.kernels.choice import XLA, Kernels
 from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON, layer_norm_module
+from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.block import (
     REMAT_POLICIES,
     MlpParams,
@@ -120,7 +121,7 @@ class WindowAttention(nn.Module):
         operands = dict(position_bias=self._position_bias(), mask=mask)
         x = x.reshape(-1, width)
         if only_weights:
-            (query, key, _), biases = query_key_value(x, params["qkv"], spec)
+            (query, key, _), biases, spec = query_key_value(x, params, spec)
             weights = attention_weights(query, key, biases, spec, **operands)
             return weights.reshape(batch, windows, *weights.shape[1:])
         return self_attention(x, params, spec, self.kernels, **operands).reshape(shape)
@@ -320,7 +321,7 @@ class Swin(nn.Module):
         window, shift = stage_windows(self.window, self.grid, len(self.stage_depths))[number]
         block = dict(
             heads=self.stage_heads[number],
-            hidden_dim=int(self.width * 2**number * self.mlp_ratio),
+            hidden_dim=geometry_of(self).hidden[number],
             window=window,
             norm_eps=self.norm_eps,
             kernels=self.kernels,
@@ -334,7 +335,11 @@ class Swin(nn.Module):
         )
 
     def __call__(
-        self, images: Array, masks: Array | None = None, gains: Array | None = None
+        self,
+        images: Array,
+        masks: Array | None = None,
+        gains: Array | None = None,
+        local: bool = False,
     ) -> Tokens:
         """Computes the normalised output tokens.
 
@@ -344,10 +349,12 @@ class Swin(nn.Module):
           masks: [B, h, w] bool on the grid of output tokens, True where the mask token replaces
             all that an output token begins from; or None.
           gains: [B, depth, 2] of stochastic depth, over the blocks of all stages; None is 1.
+          local: whether these are local views of training, which are like all others here.
 
         Returns:
           Tokens of `dtype`; the class token is the mean of the patch tokens.
         """
+        del local
         *_, (_, _, x) = self._run(images, masks, gains)
         return _tokens(self.norm(x))
 

@@ -37,6 +37,13 @@ class Tokens:
         patches = self.sequence[..., 1 + self.num_registers :, :]
         return patches.reshape(*patches.shape[:-2], *self.grid, patches.shape[-1])
 
+    def without_registers(self) -> "Tokens":
+        """Returns the others alone."""
+        if not self.num_registers:
+            return self
+        others = jnp.split(self.sequence, [1, 1 + self.num_registers], axis=-2)[::2]
+        return Tokens(jnp.concatenate(others, axis=-2), self.grid)
+
     def of_patches(self, x: Array) -> Array:
         """Returns values of patches [..., h, w] as of all tokens [..., 1 + R + h * w]: others 0."""
         x = x.reshape(*x.shape[:-2], -1)

@@ -1,91 +1,59 @@
 """The Vision Transformer that iBOT trains: student and teacher backbone (paper, section 4.1)."""
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ibot_jax.kernels import packing
 from ibot_jax.kernels.choice import XLA, Kernels
-from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON, layer_norm_module
+from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON
 from ibot_jax.kernels.specs import PackingSpec
 from ibot_jax.models.architectures import geometry_of
-from ibot_jax.models.block import REMAT_POLICIES, Block, attention_spec, start_of_block
+from ibot_jax.models.block import REMAT_POLICIES, Block, start_of_block
+from ibot_jax.models.layer_norm import Norm
 from ibot_jax.models.linear import normal_init
 from ibot_jax.models.patch_embed import PatchEmbed
+from ibot_jax.models.positions import resample_positions
+from ibot_jax.models.rope import Rope
 from ibot_jax.models.tokens import Attention, Tokens
 
 Array = jax.Array
 
 
-def interpolation_matrix(trained: int, wanted: int) -> np.ndarray:
-    """Bicubic weights that resample one axis of the position grid as the original does.
-
-    Cubic convolution with a = -0.75, half-pixel centres, borders repeated, no antialiasing, and
-    the scale (wanted + 0.1) / trained of the original's interpolate_pos_encoding.
-
-    Args:
-      trained: patches along the axis in training.
-      wanted: patches along the axis of the input.
-
-    Returns:
-      [wanted, trained] float64; every row sums to 1.
-    """
-    a = -0.75
-    source = (np.arange(wanted) + 0.5) * trained / (wanted + 0.1) - 0.5
-    base = np.floor(source).astype(int)
-    weights = np.zeros((wanted, trained))
-    for tap in range(-1, 3):
-        d = np.abs(source - (base + tap))
-        near = ((a + 2) * d - (a + 3)) * d * d + 1
-        far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-        columns = np.clip(base + tap, 0, trained - 1)
-        np.add.at(weights, (np.arange(wanted), columns), np.where(d <= 1, near, far))
-    return weights
-
-
-def resample_positions(
-    pos_embed: Array, trained: tuple[int, int], wanted: tuple[int, int]
-) -> Array:
-    """Resamples positions to another grid of patches; that of the class token stays.
-
-    Args:
-      pos_embed: [1, 1 + H * W, D] for the trained grid (H, W).
-      trained: (rows, columns) of patches in training.
-      wanted: (rows, columns) of patches of the input, (h, w).
-
-    Returns:
-      [1, 1 + h * w, D], of the same dtype; where the grids agree, `pos_embed` itself.
-    """
-    if tuple(wanted) == tuple(trained):
-        return pos_embed
-    width = pos_embed.shape[-1]
-    patches = jnp.einsum(
-        "hH,wW,HWd->hwd",
-        *(
-            interpolation_matrix(*sides).astype(pos_embed.dtype)
-            for sides in zip(trained, wanted, strict=True)
-        ),
-        pos_embed[0, 1:].reshape(*trained, width),
-        precision="highest",
-    )
-    return jnp.concatenate([pos_embed[:, :1], patches.reshape(1, -1, width)], axis=1)
-
-
 class ViT(nn.Module):
-    """A Vision Transformer with class token, mask token and resampled positions.
+    """A Vision Transformer with class token, mask token, and positions.
+
+    The heirs' options are off by default: registers, rotary positions, gated feed-forward networks,
+    other norms and biases, and norms of their own for class tokens (DINOv2, DINOv3).
 
     Attributes:
       patch_size: side of a patch in pixels.
       width: token dimension, D.
       depth: number of blocks.
       heads: attention heads of a block.
-      mlp_ratio: hidden over token dimension of the MLPs.
+      hidden_dim: of the feed-forward networks; 0 follows from `mlp_ratio`, see `geometry_of`.
+      mlp_ratio: hidden over token dimension of the feed-forward networks.
       layer_scale: initial LayerScale gain; 0 leaves it out.
       grid: (rows, columns) of patches that the positions are trained for.
+      registers: number of register tokens, R, which have no positions.
+      positions: "learned", of class token and patches, resampled for other grids; or "rotary".
+      pos_offset: of the resampling, see `positions.interpolation_matrix`.
+      pos_antialias: likewise.
+      rope_base: of the rotations' periods, see `Rope`; as are all with this prefix.
+      rope_min_period: the shortest, with the longest in place of the base; 0 without.
+      rope_max_period: the longest; 0 without.
+      rope_coordinates: "separate", "min" or "max".
+      rope_dtype: "float32" (or wider, as the parameters), or "bfloat16".
+      ffn: "mlp" or "swiglu".
+      qkv_bias: "full", "masked_key" or "none", see `Block`.
+      qk_norm: whether each head's queries and keys are normalised.
+      norm_kind: "layer" or "rms".
       norm_eps: added to the variance by the norms.
+      untie_class_norm: whether class token and registers have a last norm of their own.
+      untie_local_norm: whether they have, in local views of training.
       kernels: that may compute the blocks; with "packing", sequences are brought to lengths that
         a TPU likes. The outputs are the same.
       remat: "none", or what of each block is kept for the backward pass: "dots", the outputs of
@@ -104,7 +72,23 @@ class ViT(nn.Module):
     mlp_ratio: float
     layer_scale: float
     grid: tuple[int, int]
+    hidden_dim: int = 0
+    registers: int = 0
+    positions: str = "learned"
+    pos_offset: float = 0.1
+    pos_antialias: bool = False
+    rope_base: float = 100.0
+    rope_min_period: float = 0.0
+    rope_max_period: float = 0.0
+    rope_coordinates: str = "separate"
+    rope_dtype: str = "float32"
+    ffn: str = "mlp"
+    qkv_bias: str = "full"
+    qk_norm: bool = False
+    norm_kind: str = "layer"
     norm_eps: float = LAYER_NORM_EPSILON
+    untie_class_norm: bool = False
+    untie_local_norm: bool = False
     kernels: Kernels = XLA
     remat: str = "none"
     scan_blocks: bool = False
@@ -112,22 +96,37 @@ class ViT(nn.Module):
     param_dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        kwargs = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        self.patch_embed = PatchEmbed(self.patch_size, self.width, **kwargs)
-        self.cls_token = self.param("cls_token", normal_init, (1, 1, self.width), self.param_dtype)
-        positions = (1, 1 + self.grid[0] * self.grid[1], self.width)
-        self.pos_embed = self.param("pos_embed", normal_init, positions, self.param_dtype)
-        zeros = nn.initializers.zeros
-        self.mask_token = self.param("mask_token", zeros, (1, self.width), self.param_dtype)
+        patches = PatchEmbed(self.patch_size, self.width, self.dtype, self.param_dtype)
+        self.patch_embed = patches
+        self.cls_token = self._token("cls_token", normal_init, 1, 1)
+        if self.positions == "learned":
+            positions = 1 + self.grid[0] * self.grid[1]
+            self.pos_embed = self._token("pos_embed", normal_init, 1, positions)
+        self.mask_token = self._token("mask_token", nn.initializers.zeros, 1)
+        if self.registers:
+            self.register_tokens = self._token("register_tokens", normal_init, 1, self.registers)
         self.blocks = [self._block() for _ in range(self.depth)]
-        self.norm = layer_norm_module(self.norm_eps, **kwargs)
+        self.last_norm = self._norm("norm")
+        own = {"class_norm": self.untie_class_norm, "local_class_norm": self.untie_local_norm}
+        self.class_norms = [self._norm(name) for name, untied in own.items() if untied]
+
+    def _token(self, name: str, init: nn.initializers.Initializer, *shape: int) -> Array:
+        return self.param(name, init, (*shape, self.width), self.param_dtype)
+
+    def _norm(self, name: str) -> Norm:
+        return Norm(self.norm_kind, self.norm_eps, self.dtype, self.param_dtype, name=name)
 
     def _block(self, **kwargs) -> Block:
         return Block(
             heads=self.heads,
-            hidden_dim=int(self.width * self.mlp_ratio),
+            hidden_dim=geometry_of(self).hidden[0],
             layer_scale=self.layer_scale,
+            norm=self.norm_kind,
             norm_eps=self.norm_eps,
+            qkv_bias=self.qkv_bias,
+            qk_norm=self.qk_norm,
+            ffn=self.ffn,
+            rotary=self.positions == "rotary",
             kernels=self.kernels,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
@@ -135,7 +134,12 @@ class ViT(nn.Module):
         )
 
     def __call__(
-        self, images: Array, masks: Array | None = None, gains: Array | None = None
+        self,
+        images: Array,
+        masks: Array | None = None,
+        gains: Array | None = None,
+        rope_noise: Array | None = None,
+        local: bool = False,
     ) -> Tokens:
         """Computes the normalised output tokens, of `dtype`.
 
@@ -144,67 +148,112 @@ class ViT(nn.Module):
             are cut off.
           masks: [B, h, w] bool, True where the mask token replaces the patch; or None.
           gains: [B, depth, 2] of stochastic depth, see `drop_path_gains`; None is 1.
+          rope_noise: [depth, 2, 2] of training, see `rope.draw_noise`; None leaves it out.
+          local: whether these are local views of training.
         """
-        x = self.norm(self._run_blocks(self._embed(images, masks), gains))
-        return Tokens(x, self._grid(images))
+        rotation = self._rotation(images, rope_noise)
+        x = self._run_blocks(self._embed(images, masks), gains, rotation)
+        return self._tokens(x, images, local)
 
     def layers(self, images: Array, wanted: Sequence[int]) -> tuple[Tokens, ...]:
         """Returns the normalised tokens of the wanted blocks, which count from 0, in that order."""
-        x = self._embed(images, None)
+        x, rotation = self._embed(images, None), self._rotation(images)
         outputs = {}
         for number, block in enumerate(self.blocks):
-            x = block(x)
+            x = block(x, rotation=rotation)
             if number in wanted:
-                outputs[number] = Tokens(self.norm(x), self._grid(images))
+                outputs[number] = self._tokens(x, images)
         return tuple(outputs[number] for number in wanted)
 
     def attention(self, images: Array) -> Attention:
         """Returns the attention weights of the last block."""
-        x = self._embed(images, None)
+        x, rotation = self._embed(images, None), self._rotation(images)
         for block in self.blocks[:-1]:
-            x = block(x)
-        weights = self.blocks[-1](x, only_attention=True)
-        cls = weights[:, :, 0, 1:].reshape(*weights.shape[:2], *self._grid(images))
-        return Attention(cls, weights)
+            x = block(x, rotation=rotation)
+        weights = self.blocks[-1](x, rotation=rotation, only_attention=True)
+        cls = weights[:, :, 0, 1 + self.registers :]
+        return Attention(cls.reshape(*weights.shape[:2], *self._grid(images)), weights)
+
+    def _tokens(self, x: Array, images: Array, local: bool = False) -> Tokens:
+        """Normalises the tokens of a layer [B, T, D], and names them."""
+        of_class = self.last_norm
+        if self.untie_class_norm:
+            of_class = self.class_norms[0]
+        if self.untie_local_norm and local:
+            of_class = self.class_norms[-1]
+        if of_class is self.last_norm:
+            x = of_class(x)
+        else:
+            others = 1 + self.registers
+            parts = of_class(x[:, :others]), self.last_norm(x[:, others:])
+            x = jnp.concatenate(parts, axis=1)
+        return Tokens(x, self._grid(images), self.registers)
 
     def _grid(self, images: Array) -> tuple[int, int]:
         return geometry_of(self).grid(images.shape[1:3])
 
-    def _run_blocks(self, x: Array, gains: Array | None) -> Array:
-        if self.is_initializing() or not self.depth:
+    def _rotation(self, images: Array, noise: Array | None = None) -> Array | None:
+        """Returns the rotation of all blocks, or with noise of each, [depth, ...]."""
+        if self.positions != "rotary":
+            return None
+        rope = Rope(
+            head_dim=self.width // self.heads,
+            base=self.rope_base,
+            periods=(self.rope_min_period, self.rope_max_period) if self.rope_max_period else (),
+            coordinates=self.rope_coordinates,
+        )
+        dtype = jnp.bfloat16 if self.rope_dtype == "bfloat16" else self.param_dtype
+        table = functools.partial(rope.table, self._grid(images), dtype)
+        return table() if noise is None else jax.vmap(table)(noise)
+
+    def _run_blocks(self, x: Array, gains: Array | None, rotation: Array | None) -> Array:
+        if self.is_initializing():
             for block in self.blocks:
-                x = block(x)
+                x = block(x, rotation=rotation)
+            for norm in self.class_norms:
+                norm(x)
             return x
 
         if gains is not None:
             gains = gains.transpose(1, 2, 0)[..., None, None]  # [depth, 2, B, 1, 1]
-        spec = PackingSpec(attention_spec(x.shape, self.heads, self.dtype))
+        spec = PackingSpec(self._block(parent=None).attention_spec(x.shape))
         if self.kernels.first(spec, packing):
             return self._run_packed(x, gains)
-        return self._run_sequences(x, gains)
+        return self._run_sequences(x, gains, rotation)
 
     def _run_packed(self, x: Array, gains: Array | None) -> Array:
         batch, tokens, _ = x.shape
         if gains is not None:
             shape = (*gains.shape[:3], tokens, 1)
             gains = jax.vmap(jax.vmap(packing.pack))(jnp.broadcast_to(gains, shape))
-        x = self._run_sequences(packing.pack(x), gains, packing.owners(tokens))
+        x = self._run_sequences(packing.pack(x), gains, owners=packing.owners(tokens))
         return packing.unpack(x, batch, tokens)
 
-    def _run_sequences(self, x: Array, gains: Array | None, owners: tuple[int, ...] = ()) -> Array:
-        def run_block(x, params_and_gains):
-            params, gains = params_and_gains
-            x = start_of_block(x)
-            return self._block(parent=None).apply({"params": params}, x, gains, owners), None
+    def _run_sequences(
+        self,
+        x: Array,
+        gains: Array | None,
+        rotation: Array | None = None,
+        owners: tuple[int, ...] = (),
+    ) -> Array:
+        by_block = rotation is not None and rotation.ndim > 3
+
+        def run_block(x, of_block):
+            params, gains, own_rotation = of_block
+            x, block = start_of_block(x), self._block(parent=None)
+            turned = own_rotation if by_block else rotation
+            return block.apply({"params": params}, x, gains, owners, turned), None
 
         if self.remat != "none":
             run_block = jax.checkpoint(run_block, policy=REMAT_POLICIES[self.remat])
         params = [block.variables["params"] for block in self.blocks]
+        rotations = rotation if by_block else None
         if self.scan_blocks:
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(self._cast, params))
-            return jax.lax.scan(run_block, x, (stacked, gains))[0]
+            return jax.lax.scan(run_block, x, (stacked, gains, rotations))[0]
         for i in range(self.depth):
-            x, _ = run_block(x, (params[i], None if gains is None else gains[i]))
+            of_block = (None if array is None else array[i] for array in (gains, rotations))
+            x, _ = run_block(x, (params[i], *of_block))
         return x
 
     def _cast(self, params: dict) -> dict:
@@ -218,8 +267,18 @@ class ViT(nn.Module):
             x = jnp.where(masks[..., None], self.mask_token.astype(self.dtype), x)
         x = x.reshape(batch, rows * columns, width)
         cls = jnp.broadcast_to(self.cls_token.astype(self.dtype), (batch, 1, width))
-        return jnp.concatenate([cls, x], axis=1) + self._positions(rows, columns)
+        if self.positions != "learned":
+            return jnp.concatenate([cls, *self._register_tokens(batch), x], axis=1)
+        positions = resample_positions(
+            self.pos_embed, self.grid, (rows, columns), self.pos_offset, self.pos_antialias
+        ).astype(self.dtype)
+        if not self.registers:
+            return jnp.concatenate([cls, x], axis=1) + positions
+        cls, x = cls + positions[:, :1], x + positions[:, 1:]
+        return jnp.concatenate([cls, *self._register_tokens(batch), x], axis=1)
 
-    def _positions(self, rows: int, columns: int) -> Array:
-        positions = resample_positions(self.pos_embed, self.grid, (rows, columns))
-        return positions.astype(self.dtype)
+    def _register_tokens(self, batch: int) -> list[Array]:
+        if not self.registers:
+            return []
+        tokens = self.register_tokens.astype(self.dtype)
+        return [jnp.broadcast_to(tokens, (batch, *tokens.shape[1:]))]

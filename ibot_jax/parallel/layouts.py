@@ -7,6 +7,7 @@ How a parameter is laid out follows from its name:
 | `attn/qkv/kernel` | [D, 3 D] | (fsdp, tensor), - | its columns are split into heads in the step |
 | `attn/proj/kernel` | [D, D] | tensor, fsdp | rows are heads |
 | `mlp/fc1/kernel`, `bias` | [D, F], [F] | fsdp, tensor | columns are hidden units |
+| `mlp/gate`, `value`: likewise | | | |
 | `mlp/fc2/kernel` | [F, D] | tensor, fsdp | rows are hidden units |
 | `last_layer/v`, `g` | [U, K], [1, K] | fsdp, tensor | columns are prototypes |
 | other `kernel` | [inputs, outputs] | fsdp, - | patch embedding, MLP of the head |
@@ -32,8 +33,8 @@ _RULES = tuple(
     for pattern, dimensions in (
         (r"attn/qkv/kernel$", (("fsdp", "tensor"), None)),
         (r"attn/proj/kernel$", ("tensor", "fsdp")),
-        (r"mlp/fc1/kernel$", ("fsdp", "tensor")),
-        (r"mlp/fc1/bias$", ("tensor",)),
+        (r"mlp/(fc1|gate|value)/kernel$", ("fsdp", "tensor")),
+        (r"mlp/(fc1|gate|value)/bias$", ("tensor",)),
         (r"mlp/fc2/kernel$", ("tensor", "fsdp")),
         (r"last_layer/[vg]$", ("fsdp", "tensor")),
         (r"kernel$", ("fsdp", None)),

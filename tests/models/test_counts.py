@@ -1,13 +1,15 @@
-"""Counts of a Swin against the published ones, and against the model itself."""
+"""Counts of backbones against the published ones, and against the models themselves."""
 
 import json
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from ibot_jax.config import SWIN_SIZES, get_config
+from ibot_jax.config import SWIN_SIZES, VIT_SIZES, get_config
+from ibot_jax.config.sizes import DINOV2, DINOV3
 from ibot_jax.models import counts
 from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.build import build_backbone
@@ -66,3 +68,52 @@ def test_names_and_shapes_are_those_of_the_published_models(reference, size, win
     ours = original_names.to_torch({"backbone": zeros}, model.patch_size)
     assert {name: tensor.shape for name, tensor in ours.items()} == expected
     assert geometry_of(model).width == math.prod(expected["backbone.norm.weight"])
+
+
+HEIRS = {
+    "dinov2_vits14": ("small", DINOV2),
+    "dinov2_vitg14_reg": ("giant", DINOV2 | dict(registers=4)),
+    "dinov3_vits16": ("small", DINOV3),
+    "dinov3_vits16plus": ("small_plus", DINOV3),
+    "dinov3_vitl16plus": ("large_plus", DINOV3),
+    "dinov3_vith16plus": ("huge_plus", DINOV3),
+    "dinov3_vit7b16": ("7b", DINOV3 | dict(qkv_bias="none", untie_local_norm=True)),
+}
+
+
+@pytest.mark.parametrize("name", HEIRS)
+def test_the_heirs_have_as_many_parameters_as_published(name, reference):
+    size, options = HEIRS[name]
+    program = "dinov2 (torch hub)" if name.startswith("dinov2") else "dinov3 (torch hub)"
+    published = json.loads(reference("state_dict_shapes_dino.json").read_text())[program][name]
+    config = get_config()
+    config.model.update(VIT_SIZES[size] | options)
+    pixels = (518, 518) if program.startswith("dinov2") else (224, 224)
+    number = sum(counts.parameters(config.model, 3, pixels))
+    buffers = sum(
+        np.prod(shape) * (1 if name.startswith("rope") else published["depth"])
+        for name, shape in published["shapes_with_block_0_only"].items()
+        if name.endswith(("periods", "bias_mask"))
+    )
+    assert number == published["numbers_in_state_dict"] - buffers
+    shapes = build_backbone(config.model, pixels, "float32").init
+    params = jax.eval_shape(shapes, jax.random.key(0), jnp.zeros((1, *pixels, 3)))["params"]
+    assert sum(x.size for x in jax.tree.leaves(params)) == number
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(ffn="swiglu", registers=3),
+        dict(norm_kind="rms", qk_norm=True, qkv_bias="none"),
+        dict(positions="rotary", untie_class_norm=True, untie_local_norm=True, norm_kind="rms"),
+    ],
+    ids=str,
+)
+def test_parameters_of_options_are_counted(options):
+    config = get_config()
+    config.model.update(width=24, depth=2, heads=2, patch_size=8, **options)
+    backbone = build_backbone(config.model, (16, 24), "float32")
+    params = jax.eval_shape(backbone.init, jax.random.key(0), jnp.zeros((1, 16, 24, 3)))["params"]
+    expected = sum(x.size for x in jax.tree.leaves(params))
+    assert sum(counts.parameters(config.model, 3, (16, 24))) == expected

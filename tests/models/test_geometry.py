@@ -14,7 +14,7 @@ PYRAMID = Geometry(4, 32, widths=(96, 192, 384, 768), depths=(2, 2, 6, 2), heads
 
 def test_of_a_vit():
     geometry = geometry_of(get_config().model)
-    assert geometry == Geometry(16, 16, widths=(384,), depths=(12,), heads=(6,))
+    assert geometry == Geometry(16, 16, widths=(384,), depths=(12,), heads=(6,), hidden=(1536,))
     assert (geometry.width, geometry.depth) == (384, 12)
     assert geometry.grid((224, 250)) == (14, 15)
     assert geometry.whole((224, 250)) == (224, 240)

@@ -52,11 +52,11 @@ def test_layers_count_over_stages(path, layer):
 def test_positions_are_resampled_to_another_size_and_all_else_stays():
     positions = np.random.default_rng(0).normal(size=(1, 1 + 4 * 6, 8)).astype(np.float32)
     params = {"pos_embed": positions, "cls_token": positions[:, :1]}
-    geometry = Geometry(16, 16, widths=(8,), depths=(1,), heads=(1,))
-    same = for_size(params, geometry, (64, 96), (64, 96))
+    model = get_config().model
+    same = for_size(params, model, (64, 96), (64, 96))
     assert same["pos_embed"] is positions
-    other = for_size(params, geometry, (64, 96), (32, 32))
+    other = for_size(params, model, (64, 96), (32, 32))
     assert other["pos_embed"].shape == (1, 1 + 2 * 2, 8)
     np.testing.assert_array_equal(other["pos_embed"][:, 0], positions[:, 0])
     assert other["cls_token"] is params["cls_token"]
-    assert for_size({"norm": 1}, TINY, (224, 224), (384, 384)) == {"norm": 1}
+    assert for_size({"norm": 1}, model, (224, 224), (384, 384)) == {"norm": 1}

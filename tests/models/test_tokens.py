@@ -1,6 +1,7 @@
 """Tokens by name and as one sequence, whatever axes lie before them."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -27,3 +28,13 @@ def test_values_of_patches_stand_where_their_tokens_do():
     chosen = tokens.sequence[np.asarray(tokens.of_patches(masks))]
     np.testing.assert_array_equal(chosen, tokens.patches[masks])
     assert chosen[:, 0].tolist() == [3, 8, 9 + 4, 9 + 5]
+
+
+def test_registers_can_be_left_out():
+    sequence = jnp.arange(2 * 7 * 3.0).reshape(2, 7, 3)
+    tokens = Tokens(sequence, (2, 2), num_registers=2)
+    others = tokens.without_registers()
+    np.testing.assert_array_equal(others.sequence, sequence[:, [0, 3, 4, 5, 6]])
+    assert others.num_registers == 0 and others.grid == (2, 2)
+    np.testing.assert_array_equal(others.patches, tokens.patches)
+    assert others.without_registers() is others

@@ -9,7 +9,7 @@ import pytest
 
 from ibot_jax.config import VIT_SIZES
 from ibot_jax.models.block import drop_path_gains
-from ibot_jax.models.vit import ViT, interpolation_matrix
+from ibot_jax.models.vit import ViT
 from ibot_jax.weights.foreign import original_names
 
 
@@ -81,7 +81,7 @@ class TestAgainstTheOriginal:
             np.testing.assert_allclose(tokens.sequence, expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("size", VIT_SIZES)
+@pytest.mark.parametrize("size", ["tiny", "small", "base", "large"])
 def test_parameters_are_those_of_the_published_models(reference, size):
     published = json.loads(reference("state_dict_shapes.json").read_text())[f"vit_{size}"]
     backbone = {k: tuple(v) for k, v in published.items() if k.startswith("backbone.")}
@@ -115,23 +115,6 @@ def test_layers_come_in_the_order_that_they_are_asked_for():
     last, first = model.apply(variables, images, (2, 0), method="layers")
     jax.tree.map(np.testing.assert_array_equal, last, model.apply(variables, images))
     assert np.abs(first.cls - last.cls).max() > 1e-3
-
-
-def cubic(d, a=-0.75):
-    d = abs(d)
-    if d < 1:
-        return (a + 2) * d**3 - (a + 3) * d**2 + 1
-    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
-
-
-@pytest.mark.parametrize(("trained", "wanted"), [(14, 6), (14, 24), (4, 2), (3, 3)])
-def test_interpolation_is_cubic_convolution_with_repeated_borders(trained, wanted):
-    expected = np.zeros((wanted, trained))
-    for row in range(wanted):
-        position = (row + 0.5) / ((wanted + 0.1) / trained) - 0.5
-        for column in range(-4, trained + 4):
-            expected[row, min(max(column, 0), trained - 1)] += cubic(position - column)
-    np.testing.assert_allclose(interpolation_matrix(trained, wanted), expected, atol=1e-12)
 
 
 def test_the_mask_token_exists_without_a_mask():

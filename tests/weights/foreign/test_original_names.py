@@ -24,7 +24,7 @@ def test_a_recorded_student_survives_the_round_trip(step_small):
         np.testing.assert_array_equal(back[name], tensor)
 
 
-@pytest.mark.parametrize("size", VIT_SIZES)
+@pytest.mark.parametrize("size", ["tiny", "small", "base", "large"])
 def test_published_models_have_the_names_and_shapes_of_ours(size, reference):
     """The whole student, with its head of 8,192 prototypes; arrays of zeros take no memory."""
     config = get_config()

@@ -16,8 +16,11 @@ class Sums:
     width: int = 3
     depth: int = 1
     heads: int = 1
+    hidden_dim: int = 1
+    ffn: str = "mlp"
+    registers: int = 0
 
-    def apply(self, variables, images, masks=None, gains=None):
+    def apply(self, variables, images, masks=None, gains=None, **training):
         cls = variables["params"] * images.sum((1, 2))  # [N, 3]
         if gains is not None:
             cls = cls + gains.sum((1, 2))[:, None]

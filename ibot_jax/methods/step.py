@@ -6,6 +6,7 @@ the method keeps moves last. It does not know what the method is.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax
 import jax
@@ -15,7 +16,7 @@ import optax
 from ibot_jax.methods.method import Method, Networks, Tree
 from ibot_jax.methods.metrics import DEVICES, METRICS, of_batch
 from ibot_jax.methods.state import TrainState, teacher_params
-from ibot_jax.methods.views import Batch, Views
+from ibot_jax.methods.views import Batch, Noise, Views
 from ibot_jax.models.parameters import Params
 from ibot_jax.optim.schedules import Schedule
 from ibot_jax.parallel.gradients import average_gradients
@@ -71,8 +72,8 @@ def make_train_step(
     tx: optax.GradientTransformationExtraArgs,
     schedules: Mapping[str, Schedule],
     *,
-    make_views: Callable[[Batch], Views],
-    draw_gains: Callable[[Array, Batch], Array] | None,
+    make_views: Callable[[Batch, Any], Views],
+    draw_noise: Callable[[Array, Batch], Noise],
     mesh: jax.sharding.Mesh,
     parts: int,
     dtype: jnp.dtype,
@@ -89,8 +90,8 @@ def make_train_step(
       method: what is learned.
       tx: the Optax chain; its last link moves the teacher.
       schedules: of the chain, by name, to be reported.
-      make_views: from rows of a batch to what networks see.
-      draw_gains: from a key and the batch to stochastic depth [B, V, depth, 2]; None without.
+      make_views: from rows of a batch, and `Noise.rope`, to what networks see.
+      draw_noise: from a key and the batch.
       mesh: the devices.
       parts: of a device's rows, one after the other.
       dtype: of the parameters.
@@ -98,8 +99,8 @@ def make_train_step(
     """
 
     def of_rows(student, constants, rows):
-        others, now = constants
-        views = make_views(rows)
+        others, now, rope_noise = constants
+        views = make_views(rows, rope_noise)
         targets = method.targets(Networks(student, **others), views, now)
 
         def loss_of(student):
@@ -124,13 +125,12 @@ def make_train_step(
             "frozen": dict(frozen or {}),
             "buffers": state.buffers,
         }
-        rows = batch
-        if draw_gains is not None:
-            # For the whole batch at once, so that parts of it see the same.
-            gains = draw_gains(jax.random.fold_in(rng, state.step), batch)
-            rows = batch | {"gains": gains}
+        # For the whole batch at once, so that parts of it see the same.
+        noise = draw_noise(jax.random.fold_in(rng, state.step), batch)
+        rows = batch if noise.gains is None else batch | {"gains": noise.gains}
+        constants = others, now, noise.rope
         with jax.default_matmul_precision(precision):
-            averages, largest, gradients = of_all_rows(state.params, (others, now), rows)
+            averages, largest, gradients = of_all_rows(state.params, constants, rows)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params, step=clock)
         moved = state.replace(
             step=state.step + 1,

@@ -4,7 +4,8 @@ Shape letters: B images, G global views, L local views, V = G + L, H and W pixel
 D width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax
 import flax.linen as nn
@@ -28,16 +29,28 @@ class Views:
       local_views: [B, L, H', W', C] normalised; L may be 0.
       masks: [B, G, h, w] bool, True where the student does not see the patch; None for whole views.
       gains: [B, V, depth, 2] of the student's stochastic depth; None without.
+      rope_noise: [depth, 2, 2] of the student's rotary positions by kind, "global" and "local";
+        None without.
     """
 
     global_views: Array
     local_views: Array
     masks: Array | None
     gains: Array | None
+    rope_noise: Mapping[str, Array] | None = None
+
+
+@flax.struct.dataclass
+class Noise:
+    """What a step draws for the student, as `Views` has it."""
+
+    gains: Array | None = None
+    rope: Mapping[str, Array] | None = None
 
 
 def make_views(
     batch: Batch,
+    rope_noise: Mapping[str, Array] | None = None,
     *,
     mean: tuple,
     std: tuple,
@@ -50,6 +63,7 @@ def make_views(
       batch: `global_views`, `local_views` (uint8, or normalised floats) and `masks` as in `Views`;
         `gains` where there is stochastic depth; and, where colours are still to be changed,
         `global_colors` [B, G, 12] and `local_colors` [B, L, 12], see `color_table.COLUMNS`.
+      rope_noise: as in `Views`.
       mean: of each channel.
       std: of each channel.
       dtype: of the networks' computation.
@@ -62,7 +76,7 @@ def make_views(
             pixels = apply_colors(pixels, colors)
         return normalize(pixels, mean, std, dtype)
 
-    return Views(views("global"), views("local"), batch["masks"], batch.get("gains"))
+    return Views(views("global"), views("local"), batch["masks"], batch.get("gains"), rope_noise)
 
 
 def tokens_of(
@@ -71,6 +85,7 @@ def tokens_of(
     views: Array,
     masks: Array | None = None,
     gains: Array | None = None,
+    **training: Any,
 ) -> Tokens:
     """Runs a backbone on views of one size.
 
@@ -80,12 +95,13 @@ def tokens_of(
       views: [B, V, H, W, C] normalised.
       masks: [B, V, h, w] bool; None for whole views.
       gains: [B, V, depth, 2] of stochastic depth; None without.
+      **training: of the student's backbone alone: `local`, `rope_noise`.
 
     Returns:
       Tokens that lead with [B * V]; `by_view` takes parts of them apart.
     """
     flat = (None if x is None else x.reshape(-1, *x.shape[2:]) for x in (views, masks, gains))
-    return backbone.apply({"params": params["backbone"]}, *flat)
+    return backbone.apply({"params": params["backbone"]}, *flat, **training)
 
 
 def by_view(x: Array, views: Array) -> Array:
@@ -104,10 +120,17 @@ def student_tokens(backbone: nn.Module, params: Params, views: Views) -> tuple[T
     gains = global_gains = views.gains
     if gains is not None:
         global_gains, gains = gains[:, :num_global], gains[:, num_global:]
-    tokens = tokens_of(backbone, params, views.global_views, views.masks, global_gains)
+
+    def training(kind: str) -> dict[str, Any]:
+        noise = {} if views.rope_noise is None else {"rope_noise": views.rope_noise[kind]}
+        return noise | {"local": kind == "local"}
+
+    tokens = tokens_of(
+        backbone, params, views.global_views, views.masks, global_gains, **training("global")
+    )
     class_tokens = by_view(tokens.cls, views.global_views)
     if views.local_views.shape[1]:
-        local = tokens_of(backbone, params, views.local_views, None, gains)
+        local = tokens_of(backbone, params, views.local_views, None, gains, **training("local"))
         local_class_tokens = by_view(local.cls, views.local_views)
         class_tokens = jnp.concatenate([class_tokens, local_class_tokens], axis=1)
     return tokens, class_tokens

@@ -23,7 +23,7 @@ from ibot_jax.kernels.linear import matmul_precision
 from ibot_jax.methods import step as steps
 from ibot_jax.methods.method import Method, Modules, Network
 from ibot_jax.methods.state import TrainState
-from ibot_jax.methods.views import Batch, make_views
+from ibot_jax.methods.views import Batch, Noise, make_views
 from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.block import drop_path_gains
 from ibot_jax.models.build import (
@@ -34,6 +34,7 @@ from ibot_jax.models.build import (
     param_dtype,
 )
 from ibot_jax.models.parameters import Params
+from ibot_jax.models.rope import draw_noise
 from ibot_jax.optim import optimizer as optimizers
 from ibot_jax.optim.ema_teacher import teacher_from_student
 from ibot_jax.optim.schedules import Schedule, cosine_schedule
@@ -132,7 +133,7 @@ def make_train_step(
                 apply_colors, max_blur_radius=data.blur_radius[1], kernels=kernels
             ),
         ),
-        draw_gains=_draw_gains(config),
+        draw_noise=_draw_noise(config),
         mesh=mesh,
         parts=config.grad_accum_steps,
         dtype=param_dtype(config.dtype),
@@ -140,16 +141,36 @@ def make_train_step(
     )
 
 
-def _draw_gains(config: Section) -> Callable[[Array, Batch], Array] | None:
-    """Returns what draws stochastic depth for every view of a batch, if there is any."""
-    if not config.model.drop_path:
-        return None
+def _draw_noise(config: Section) -> Callable[[Array, Batch], Noise]:
+    """Returns what draws stochastic depth for every view, and how rotary positions move."""
+    model = config.model
+    depth = geometry_of(model).depth
+    strengths = {name: getattr(model, f"rope_{name}") for name in ("shift", "jitter", "rescale")}
 
-    def draw(rng: Array, batch: Batch) -> Array:
+    def draw_gains(rng: Array, batch: Batch) -> Array | None:
+        if not model.drop_path:
+            return None
         images, num_global = batch["global_views"].shape[:2]
-        shape = (images, num_global + batch["local_views"].shape[1])
-        depth = geometry_of(config.model).depth
-        return drop_path_gains(rng, config.model.drop_path, depth, shape)
+        num_local = batch["local_views"].shape[1]
+        options = model.drop_path, depth
+        if model.drop_path_kind == "linear":
+            return drop_path_gains(rng, *options, (images, num_global + num_local))
+        numbers = [number for number in (num_global, num_local) if number]  # views of one size
+        drawn = [
+            drop_path_gains(key, *options, (images, number), model.drop_path_kind)
+            for key, number in zip(jax.random.split(rng, len(numbers)), numbers, strict=True)
+        ]
+        return jnp.concatenate(drawn, axis=1)
+
+    def draw(rng: Array, batch: Batch) -> Noise:
+        rope = None
+        if strengths != {"shift": 0.0, "jitter": 1.0, "rescale": 1.0}:
+            keys = jax.random.split(jax.random.fold_in(rng, 1))
+            rope = {
+                kind: draw_noise(key, (depth,), **strengths)
+                for kind, key in zip(("global", "local"), keys, strict=True)
+            }
+        return Noise(draw_gains(rng, batch), rope)
 
     return draw
 

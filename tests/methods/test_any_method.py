@@ -9,6 +9,7 @@ import pytest
 from ibot_jax.methods import step as steps
 from ibot_jax.methods.method import Targets
 from ibot_jax.methods.state import teacher_params
+from ibot_jax.methods.views import Noise
 from ibot_jax.optim.ema_teacher import ema_teacher
 from ibot_jax.parallel.mesh import make_mesh
 
@@ -80,8 +81,8 @@ def make(devices=1, parts=1, gains=None, method=None):
         method,
         tx,
         {"lr": lambda step: 0.1 - 0.01 * step},
-        make_views=lambda rows: rows,
-        draw_gains=gains,
+        make_views=lambda rows, rope_noise: rows,
+        draw_noise=lambda *arguments: Noise(gains and gains(*arguments)),
         mesh=make_mesh(jax.devices()[:devices]),
         parts=parts,
         dtype=jnp.float64,

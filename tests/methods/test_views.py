@@ -69,3 +69,22 @@ def test_the_students_tokens_are_of_masked_global_and_of_whole_local_views(local
     patches = np.where(MASKS[..., None], -1, whole[:, :, ::2, ::2])
     np.testing.assert_array_equal(tokens.patches, patches.reshape(B * G, 2, 3, 3))
     np.testing.assert_array_equal(views.by_view(tokens.patches, given.global_views), patches)
+
+
+@pytest.mark.parametrize("noise", [None, {"global": 1, "local": 2}])
+def test_the_student_is_told_which_views_are_local_and_how_positions_move(noise):
+    told = []
+
+    class Listening(Sums):
+        def apply(self, *arguments, **training):
+            told.append(training)
+            return super().apply(*arguments)
+
+    given = views.Views(*map(jnp.array, (GLOBAL, LOCAL, MASKS)), None, noise)
+    views.student_tokens(Listening(), {"backbone": 2.0, "head": None}, given)
+    expected = [{"local": False}, {"local": True}]
+    if noise:
+        expected = [e | {"rope_noise": number} for e, number in zip(expected, (1, 2), strict=True)]
+    assert told == expected
+    views.tokens_of(Listening(), {"backbone": 2.0}, given.global_views)
+    assert told[2:] == [{}]  # whole views, as the teacher sees them

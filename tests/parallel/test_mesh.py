@@ -81,7 +81,22 @@ IN_PARTS = dict(
 
 # A Swin, in two parts, that keeps nothing of its blocks.
 SWIN = TINY_SWIN | dict(model__remat="blocks", grad_accum_steps=2)
-CASES = {"vit": {}, "vit in parts": IN_PARTS, "swin": SWIN}
+# A ViT with the options of DINOv2 and DINOv3 that other layouts and other draws come with.
+HEIR = dict(
+    model__registers=3,
+    model__ffn="swiglu",
+    model__positions="rotary",
+    model__rope_shift=0.2,
+    model__rope_rescale=1.5,
+    model__qkv_bias="masked_key",
+    model__qk_norm=True,
+    model__layer_scale=0.1,
+    model__untie_local_norm=True,
+    model__drop_path=0.4,
+    model__drop_path_kind="uniform",
+    grad_accum_steps=2,
+)
+CASES = {"vit": {}, "vit in parts": IN_PARTS, "swin": SWIN, "heir": HEIR}
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +120,7 @@ def alone(float64):
         ("2x2x2", "vit"),
         ("1x2x4", "vit in parts"),
         ("2x2x2", "swin"),
+        ("2x2x2", "heir"),
     ],
 )
 def test_losses_updates_and_centers_are_those_of_one_device(name, case, alone):

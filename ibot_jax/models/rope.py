@@ -57,13 +57,14 @@ class Rope:
             sides.append(x)
         rows, columns = jnp.meshgrid(*sides, indexing="ij")
         coordinates = jnp.stack([rows, columns], axis=-1).reshape(-1, 2, 1)
-        periods = exact(jnp.asarray(self._periods(), dtype))
+        periods = exact(jnp.asarray(self.all_periods(), dtype))
         angles = exact(exact(2 * math.pi * coordinates) / periods)
         angles = jnp.tile(angles.reshape(-1, self.head_dim // 2), (1, 2))
         table = jnp.stack([exact(jnp.cos(angles)), exact(jnp.sin(angles))])
         return table.astype(jnp.bfloat16) if low else table
 
-    def _periods(self) -> np.ndarray:
+    def all_periods(self) -> np.ndarray:
+        """Returns the periods of the pairs of a side's angles, [head_dim / 4] float64."""
         pairs = self.head_dim // 4
         if not self.periods:
             return self.base ** (np.arange(pairs) / pairs)

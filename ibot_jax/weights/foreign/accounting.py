@@ -66,12 +66,12 @@ def _missing(
     """Returns what is missing and cannot be, and what has a neutral value that is to be allowed."""
     lacking, replaced = [], []
     for name in expected:
-        absent = [part for part in names.find(name) if part not in tensors]
+        absent = [part for part in names.find(name) if part is not None and part not in tensors]
         if neutral(name) is None or _without_its_norm(names, tensors, name):
             lacking += absent
         elif name != MASK_TOKEN:
             replaced += absent
-    return lacking, replaced
+    return list(dict.fromkeys(lacking)), list(dict.fromkeys(replaced))  # once of two in one
 
 
 def _without_its_norm(names: FileNames, tensors: Tensors, name: str) -> bool:
@@ -119,11 +119,11 @@ def check_shapes(
     """
     faults = []
     for name, shape in expected.items():
-        parts = names.find(name)
-        there = joint_shape([tensors[part].shape for part in parts])
+        there = shape_of(names, tensors, name)
         # Hugging Face's mask token has one axis more.
         if there != shape and (name, there) != (MASK_TOKEN, (1, *shape)):
-            faults.append(f"its {' and '.join(parts)} has shape {there}, where {shape} would fit")
+            parts = " and ".join(filter(None, names.find(name)))
+            faults.append(f"its {parts} has shape {there}, where {shape} would fit")
     if faults:
         raise UserError(f"{_other_than_it_looks(names, path)}: {'; '.join(faults)}")
 
@@ -133,11 +133,24 @@ def _other_than_it_looks(names: FileNames, path: str) -> str:
     return f"{path} does not hold the {kind} that it looks like"
 
 
-def joint_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """Returns the shape of parts that are stacked along their first axis."""
-    if len(shapes) == 1:
-        return tuple(shapes[0])
-    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+def shape_of(names: FileNames, tensors: Tensors, name: str) -> tuple[int, ...] | None:
+    """Returns the shape that one of the original's tensors has by its parts in a file.
+
+    That is None where a part is missing.
+    """
+    parts = names.find(name)
+    if any(part is not None and part not in tensors for part in parts):
+        return None
+    shapes = [tuple(tensors[part].shape) for part in parts if part is not None]
+    shape = shapes[0]
+    if len(parts) > 1 and shape:  # those that are not there are as large as the first
+        rows = sum(other[0] if other else 0 for other in shapes)
+        shape = (rows + (len(parts) - len(shapes)) * shape[0], *shape[1:])
+    if names.dialect.half(name) is not None and shape and shape[0] % 2 == 0:
+        shape = (shape[0] // 2, *shape[1:])
+    if names.dialect.class_has_position and name == "backbone.pos_embed" and len(shape) == 3:
+        shape = (shape[0], 1 + shape[1], shape[2])
+    return shape
 
 
 def neutral(name: str) -> float | None:

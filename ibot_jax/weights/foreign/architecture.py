@@ -11,9 +11,10 @@ from ibot_jax.config.flat import Flat, flatten
 from ibot_jax.errors import UserError
 from ibot_jax.models.geometry import Geometry
 from ibot_jax.weights.description import described_config
-from ibot_jax.weights.foreign import swin
+from ibot_jax.weights.foreign import swin, vit
 from ibot_jax.weights.foreign.accounting import MASK_TOKEN
-from ibot_jax.weights.foreign.dialects import HUGGING_FACE_SWIN, ORIGINAL_SWIN, Dialect
+from ibot_jax.weights.foreign.dialects import DINOV3, HUGGING_FACE_SWIN, ORIGINAL_SWIN
+from ibot_jax.weights.foreign.tensor_names import FileNames
 from ibot_jax.weights.sanity import check_normalization
 
 # Attention heads of the published models by width, which no tensor tells.
@@ -21,10 +22,6 @@ _HEADS = {size["width"]: size["heads"] for size in VIT_SIZES.values()} | {1280: 
 # What the architecture is read off.
 _POSITIONS, _PATCHES = "backbone.pos_embed", "backbone.patch_embed.proj.weight"
 _WIDTH = {"vit": ("backbone.cls_token", 3), "swin": ("backbone.patch_embed.norm.weight", 1)}
-_HIDDEN = {
-    "vit": "backbone.blocks.0.mlp.fc1.weight",
-    "swin": "backbone.layers.0.blocks.0.mlp.fc1.weight",
-}
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -63,7 +60,7 @@ def told_depths(facts: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def infer_config(
-    dialect: Dialect,
+    names: FileNames,
     depths: Sequence[int],
     shapes: Shapes,
     facts: Mapping[str, Any],
@@ -73,7 +70,7 @@ def infer_config(
     """Returns the default config, flattened, with `model`, `head` and `data` as found, and notes.
 
     Args:
-      dialect: whose names the file has.
+      names: of the file.
       depths: number of blocks, by stage.
       shapes: by the original's names; biases and gains may be absent.
       facts: what the file says, see `files.Contents`.
@@ -88,19 +85,25 @@ def infer_config(
     if "description" in facts:
         config = flatten(described_config(facts["description"], path))
         facts = _facts_of(config) | dict(facts)
+    described, dialect = dict(config), names.dialect
     arch = dialect.arch
     width = _shape(shapes, *_WIDTH[arch], path)[-1]
     _, channels, patch, across = _shape(shapes, _PATCHES, 4, path)
     if patch != across:
         raise UserError(f"{path} has patches of {patch}x{across} pixels; here they are square")
-    hidden = _shape(shapes, _HIDDEN[arch], 2, path)[0]
+    units = "backbone.layers.0.blocks.0.mlp.fc1.weight" if arch == "swin" else vit.hidden(shapes)
+    hidden = _shape(shapes, units, 2, path)[0]
     _require_as_said(
         {"width": width, "channels": channels, "patch_size": patch, "hidden": hidden}, facts, path
     )
     sizes = _swin_sizes if arch == "swin" else _vit_sizes
     found, guessed = sizes(shapes, depths, width, patch, facts, known, path)
     config |= found
-    config["model.norm_eps"], told = _norm_eps(dialect, shapes, facts, known, path)
+    if arch == "vit":
+        config |= vit.options(dialect, shapes, facts)
+    if "description" in facts:
+        config |= {key: described[key] for key in vit.UNTOLD}
+    config["model.norm_eps"], told = _norm_eps(names, shapes, facts, known, path)
     if not told:
         guessed.append(f"LayerNorm's epsilon of {config['model.norm_eps']:g} (--norm-eps)")
     config |= {
@@ -144,19 +147,33 @@ def _vit_sizes(
 ) -> tuple[dict[str, Any], list[str]]:
     """Returns the keys that a Vision Transformer's own shapes tell, and what was guessed."""
     (depth,) = depths
+    registers = 0
+    if "backbone.register_tokens" in shapes:
+        registers = _shape(shapes, "backbone.register_tokens", 3, path)[1]
+    qk_norm = any(".q_norm." in name for name in shapes)
+    _require_as_said({"registers": registers, "qk_norm": qk_norm}, facts, path)
     heads = _heads(width, facts, known, path)
+    if width // heads != facts.get("head_dim", width // heads):
+        raise UserError(
+            f"{path} has rotations of heads of width {facts['head_dim']}, not of {heads} heads"
+        )
     geometry = Geometry(patch, patch, widths=(width,), depths=(depth,), heads=(heads,))
-    positions = _shape(shapes, _POSITIONS, 3, path)[1]
-    grid = _grid(positions - 1, facts.get("size"), geometry, known, path)
     guessed = []  # what is as usual, for nothing tells it
-    if not (known.heads or facts.get("heads")):
+    if not (known.heads or facts.get("heads") or facts.get("head_dim")):
         guessed.append(f"{heads} heads of attention (--heads)")
+    if _POSITIONS in shapes:
+        positions = _shape(shapes, _POSITIONS, 3, path)[1]
+        grid = _grid(positions - 1, facts.get("size"), geometry, known, path)
+        usual = f"a square grid of {grid[0]}x{grid[1]} patches (--grid)"
+    else:
+        size = geometry.whole(tuple(facts.get("size") or get_config().data.global_size))
+        grid = known.grid or geometry.grid(size)
+        usual = f"images of {size[0]}x{size[1]} pixels (--grid)"
     if not (known.grid or facts.get("size")):
-        guessed.append(f"a square grid of {grid[0]}x{grid[1]} patches (--grid)")
+        guessed.append(usual)
     return {
         "model.depth": depth,
         "model.heads": heads,
-        "model.layer_scale": float(any(".gamma_" in name for name in shapes)),
         "data.global_size": geometry.size(grid),
     }, guessed
 
@@ -207,15 +224,16 @@ def _facts_of(config: Flat) -> dict[str, Any]:
         "mean": config["data.mean"],
         "std": config["data.std"],
         "act": config["head.act"],
+        "masked_key": config["model.qkv_bias"] == "masked_key",
         "epsilon": config["model.norm_eps"],
     }
 
 
 def _norm_eps(
-    dialect: Dialect, shapes: Shapes, facts: Mapping[str, Any], known: Known, path: str
+    names: FileNames, shapes: Shapes, facts: Mapping[str, Any], known: Known, path: str
 ) -> tuple[float, bool]:
     """Returns LayerNorm's epsilon, and whether anything tells it."""
-    key = KEYS["model.norm_eps"]
+    key, dialect = KEYS["model.norm_eps"], names.dialect
     usual = dialect.norm_eps or key.default
     said = known.norm_eps is not None
     epsilon = known.norm_eps if said else facts.get("epsilon", usual)
@@ -229,7 +247,9 @@ def _norm_eps(
             "norms of a Swin; here all have one: say which by --norm-eps"
         )
     of_ibot = dialect is ORIGINAL_SWIN and (MASK_TOKEN in shapes or "args" in facts)
-    return epsilon, said or "epsilon" in facts or bool(dialect.norm_eps) or of_ibot
+    # That of DINOv3's published models; its training has another by default.
+    of_project = dialect.norm_eps and not (dialect is DINOV3 and names.head)
+    return epsilon, said or "epsilon" in facts or bool(of_project) or of_ibot
 
 
 def _shape(shapes: Shapes, name: str, rank: int, path: str) -> Sequence[int]:
@@ -273,6 +293,8 @@ def _grid(
 
 def _heads(width: int, facts: Mapping[str, Any], known: Known, path: str) -> int:
     heads = known.heads or facts.get("heads") or _HEADS.get(width)
+    if facts.get("head_dim") and not (known.heads or facts.get("heads")):
+        heads = max(width // facts["head_dim"], 1)
     if heads is None:
         raise UserError(
             f"{path} does not tell how many attention heads its blocks of width {width} have; say "

@@ -13,14 +13,14 @@ from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
 from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.build import build_backbone, build_head
-from ibot_jax.weights.foreign import original_names, swin
+from ibot_jax.weights.foreign import original_names, swin, vit
 from ibot_jax.weights.foreign.accounting import (
     MASK_TOKEN,
     NO_MASK_TOKEN,
     account,
     check_shapes,
-    joint_shape,
     neutral,
+    shape_of,
 )
 from ibot_jax.weights.foreign.architecture import Known, infer_config, told_depths
 from ibot_jax.weights.foreign.dialects import TIMM_SWIN, Dialect
@@ -67,25 +67,23 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool) -
         raise UserError(
             f"{path} holds no projection head, which --head and --to=checkpoint are about"
         )
-    buffers = {}
-    if names.dialect.arch == "swin":
-        buffers = {name: tensor for name, tensor in tensors.items() if swin.is_buffer(name)}
-        tensors = {name: tensor for name, tensor in tensors.items() if name not in buffers}
-    depths = told_depths(contents.facts) or names.depths
-    args = contents.facts.get("args", {})
-    wanted = _expected_names(names, tensors, depths, args, head=head, student=student)
+    is_buffer = {"swin": swin.is_buffer, "vit": vit.is_buffer}[names.dialect.arch]
+    buffers = {n: _array(tensors[n], n, path) for n in tensors if is_buffer(n)}
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in buffers}
+    facts = dict(contents.facts)
+    depths = told_depths(facts) or names.depths
+    wanted = _expected_names(names, tensors, depths, facts, head=head, student=student)
     notes = account(names, tensors, wanted, path, known.allow)
-    found = {name: names.find(name) for name in wanted}
-    shapes = {
-        name: joint_shape([tensors[part].shape for part in parts])
-        for name, parts in found.items()
-        if all(part in tensors for part in parts)
-    }
+    shapes = {name: shape_of(names, tensors, name) for name in wanted}
+    shapes = {name: shape for name, shape in shapes.items() if shape is not None}
     if MASK_TOKEN not in shapes:
         notes.append(NO_MASK_TOKEN)
-    config, more_notes = infer_config(names.dialect, depths, shapes, contents.facts, known, path)
+    if names.dialect.arch == "vit":
+        told, more_notes = vit.told_by_buffers(buffers, path)
+        facts, notes = told | facts, [*notes, *more_notes]
+    config, more_notes = infer_config(names, depths, shapes, facts, known, path)
     if head:
-        last = {name: _read(tensors, found[name], path) for name in shapes if "last_layer" in name}
+        last = {name: _read(names, tensors, name, path) for name in shapes if "last_layer" in name}
         config |= _infer_last_layers(last)
     shared = config["head.shared"]
     model, heads, data = (section(config, name) for name in ("model", "head", "data"))
@@ -96,7 +94,7 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool) -
     if names.dialect.arch == "swin":
         notes += _check_windows(names.dialect, buffers, model, data.global_size, path)
     values = {
-        name: _read(tensors, found[name], path).reshape(shape)
+        name: _read(names, tensors, name, path).reshape(shape)
         if name in shapes
         else np.full(shape, neutral(name), np.float32)
         for name, shape in expected.items()
@@ -109,7 +107,7 @@ def _expected_names(
     names: FileNames,
     tensors: Tensors,
     depths: Sequence[int],
-    args: Mapping[str, Any],
+    facts: Mapping[str, Any],
     *,
     head: bool,
     student: bool,
@@ -120,37 +118,41 @@ def _expected_names(
       names: of the file.
       tensors: of the file, by its names.
       depths: number of blocks, by stage.
-      args: of the original's run.
+      facts: what else the file says; `args` are those of the original's run.
       head: whether the model has a projection head.
       student: whose it is.
     """
     parts = original_names.all_names(names.dialect.arch, depths)
+    if names.dialect.arch == "vit":
+        there = [n for n in parts if any(part in tensors for part in names.find(n))]
+        kind = facts.get("description", {}).get("model", {}).get("norm_kind", "layer")
+        parts = vit.expected(names.dialect, parts, there, kind)
+    args = facts.get("args", {})
     said = args.get("shared_head", True)
     separate = not (said if student else args.get("shared_head_teacher", said))
 
-    def any_there(mark: str) -> bool:
-        return any(part in tensors for n in parts if mark in n for part in names.find(n))
-
-    with_gains = any_there(".gamma_")
-    with_second = separate or any_there("last_layer2")
+    second = [part for n in parts if "last_layer2" in n for part in names.find(n)]
+    with_second = separate or any(part in tensors for part in second)
     return [
         name
         for name in parts
         if (head or not name.startswith("head."))
-        and (with_gains or ".gamma_" not in name)
         and (with_second or "last_layer2" not in name)
         and not (names.has_decoder and name == MASK_TOKEN)
     ]
 
 
 def _check_windows(
-    dialect: Dialect, buffers: Tensors, model: Section, size: tuple[int, int], path: str
+    dialect: Dialect,
+    buffers: Mapping[str, np.ndarray],
+    model: Section,
+    size: tuple[int, int],
+    path: str,
 ) -> list[str]:
     """Returns notes; raises a UserError if windows are computed otherwise than here."""
     if dialect is TIMM_SWIN and (otherwise := swin.otherwise_in_timm(model, size)):
         raise UserError(f"{path} computes otherwise: {otherwise}; here it is not so")
-    arrays = {name: _array(tensor, name, path) for name, tensor in buffers.items()}
-    swin.check_buffers(arrays, model, size, path)
+    swin.check_buffers(buffers, model, size, path)
     return [f"left out: {len(buffers)} buffers of windows, as they are here"] if buffers else []
 
 
@@ -194,8 +196,17 @@ def expected_shapes(
     return {n: tensor.shape for n, tensor in tensors.items() if not swin.is_buffer(n)}
 
 
-def _read(tensors: Tensors, parts: Sequence[str], path: str) -> np.ndarray:
-    return np.concatenate([read_tensor(tensors[part], part, path) for part in parts])
+def _read(names: FileNames, tensors: Tensors, name: str, path: str) -> np.ndarray:
+    """Reads one of the original's tensors of whatever parts it has in a file."""
+    parts = names.find(name)
+    there = {part: read_tensor(tensors[part], part, path) for part in parts if part is not None}
+    zeros = np.zeros_like(next(iter(there.values())))
+    array = np.concatenate([zeros if part is None else there[part] for part in parts])
+    if (half := names.dialect.half(name)) is not None:
+        array = np.split(array, 2)[half]
+    if names.dialect.class_has_position and name == "backbone.pos_embed":
+        array = np.concatenate([np.zeros_like(array[:, :1]), array], axis=1)
+    return array
 
 
 def read_tensor(tensor: StoredTensor | np.ndarray, name: str, path: str) -> np.ndarray:

@@ -1,8 +1,10 @@
 """The original's PyTorch parameter names and layouts <-> this project's Flax trees.
 
-PyTorch keeps linear weights as (out, in), the patch projection as (out, channels, p, p), and the
-prototypes as directions (K, in) with norms (K, 1). A Swin's tables of relative positions lie there
-beside a buffer of integers that says which row is whose.
+What only the heirs have is named as in DINOv2 and DINOv3: `register_tokens`, `cls_norm`, and a
+gated network's gate, value and output, `mlp.w1`, `w2` and `w3`. PyTorch keeps linear weights as
+(out, in), the patch projection as (out, channels, p, p), and the prototypes as directions (K, in)
+with norms (K, 1). A Swin's tables of relative positions lie there beside a buffer of integers that
+says which row is whose.
 """
 
 import math
@@ -38,6 +40,8 @@ _LAYERS = {
     "backbone.layers.{}.downsample.norm": "backbone/stages_{}/merge/norm",
     "backbone.layers.{}.downsample.reduction": "backbone/stages_{}/merge/reduction",
     "backbone.norm": "backbone/norm",
+    "backbone.cls_norm": "backbone/class_norm",
+    "backbone.local_cls_norm": "backbone/local_class_norm",
     "head.mlp.0": "head/mlp_0",
     "head.mlp.2": "head/mlp_1",
     "head.mlp.4": "head/mlp_2",
@@ -47,10 +51,15 @@ _LAYERS = {
         {
             "norm1": "norm1",
             "attn.qkv": "attn/qkv",
+            "attn.q_norm": "attn/q_norm",
+            "attn.k_norm": "attn/k_norm",
             "attn.proj": "attn/proj",
             "norm2": "norm2",
             "mlp.fc1": "mlp/fc1",
             "mlp.fc2": "mlp/fc2",
+            "mlp.w1": "mlp/gate",
+            "mlp.w2": "mlp/value",
+            "mlp.w3": "mlp/fc2",
         }
     ),
 }
@@ -58,6 +67,7 @@ _TENSORS = {
     "backbone.cls_token": "backbone/cls_token",
     "backbone.pos_embed": "backbone/pos_embed",
     "backbone.masked_embed": "backbone/mask_token",
+    "backbone.register_tokens": "backbone/register_tokens",
     **_of_blocks(
         {
             "gamma_1": "gamma_1",
@@ -71,7 +81,7 @@ _LEAVES = {"weight": None, "bias": "bias", "weight_v": "v", "weight_g": "g"}
 
 # What one kind of backbone has and the other has not.
 _OF_ONE_ARCH = {
-    "vit": r"^backbone\.(blocks\.|cls_token|pos_embed)|\.gamma_",
+    "vit": r"^backbone\.(blocks\.|\w*cls_|pos_embed|register_)|\.gamma_|\.[qk]_norm|\.mlp\.w\d",
     "swin": rf"^backbone\.(layers\.|patch_embed\.norm)|\.{TABLE}$",
 }
 
@@ -162,7 +172,10 @@ def to_torch(params: Params, patch_size: int) -> dict[str, np.ndarray]:
         if path[:2] == ("head", "last_layer"):
             flat.setdefault(("head", "patch_last_layer", path[2]), flat[path])
     tensors = {
-        _torch_name(path): _torch_layout(path, leaf, patch_size) for path, leaf in flat.items()
+        _torch_name(path, (*path[:-2], "gate", "kernel") in flat): _torch_layout(
+            path, leaf, patch_size
+        )
+        for path, leaf in flat.items()
     }
     for name in [name for name in tensors if name.endswith(f".{TABLE}")]:
         window = (math.isqrt(len(tensors[name])) + 1) // 2
@@ -182,7 +195,7 @@ def relative_index(window: int) -> np.ndarray:
     return down * side + right
 
 
-def _torch_name(path: tuple[str, ...]) -> str:
+def _torch_name(path: tuple[str, ...], gated: bool) -> str:
     joined = "/".join(path)
     numbers = re.findall(r"(?:blocks|stages)_(\d+)", joined)
     pattern = re.sub(r"(blocks|stages)_\d+", r"\1_{}", joined)
@@ -191,6 +204,7 @@ def _torch_name(path: tuple[str, ...]) -> str:
             return name.format(*numbers)
     layer_path, _, leaf = pattern.rpartition("/")
     layer = next(name for name, path in _LAYERS.items() if path == layer_path)
+    layer = layer.replace(".fc2", ".w3") if gated else layer
     leaf = {"bias": "bias", "v": "weight_v", "g": "weight_g"}.get(leaf, "weight")
     return f"{layer.format(*numbers)}.{leaf}"
 

@@ -4,7 +4,7 @@ import dataclasses
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ibot_jax.errors import UserError
 from ibot_jax.weights.foreign.dialects import Dialect, find_dialect
@@ -22,12 +22,14 @@ _MARKS = (
     r"(?:patch_embed\.proj|embeddings\.patch_embeddings\.projection)\.weight",
     r"(?:(?:encoder\.)?layers\.0\.blocks|blocks|encoder\.layer)\.0\..*",
 )
+_CLIP = r"(^|\.)(visual|vision_model\.embeddings)\.class_embedding$"
 # Whose a backbone is, by the words in what its names start with.
 _OWNERS = {"teacher": "teacher", "momentum": "teacher", "ema": "teacher", "target": "teacher"}
 _OWNERS |= {"student": "student", "online": "student"}
 # Modules that read tokens, or are no part of a network: nothing that a token is computed from.
 _READERS = ("classifier", "*_classifier", "fc", "pooler", "attn_pool", "pre_logits", "logit_scale")
 _READERS += ("decoder", "decoder_*", "criterion", "loss", "*_loss")
+_READERS += ("text", "text_model", "text_projection", "visual_projection")  # of CLIP
 _HEADS = ("head", "head_*", "*_head", "heads", "projector", "predictor", "prototypes")
 
 
@@ -57,13 +59,13 @@ class FileNames:
     wrapper: str
 
     @classmethod
-    def of(cls, names: Iterable[str], path: str) -> "FileNames":
-        """Finds out how a file names its tensors.
+    def of(cls, tensors: Mapping[str, Any], path: str) -> "FileNames":
+        """Finds out how a file names its tensors, which have shapes.
 
         Raises:
           UserError: if they are no Transformer's that is known here, or those of more than one.
         """
-        in_file = _by_plain_name(names, path)
+        in_file = _by_plain_name(tensors, path)
         roots = backbone_roots(in_file)
         if len(roots) > 1:
             raise UserError(
@@ -71,9 +73,18 @@ class FileNames:
                 f"{', '.join(root or 'nothing' for root in roots)}; save the tensors of one alone"
             )
         backbone = roots[0] if roots else ""
-        local = {name.removeprefix(backbone) for name in in_file if name.startswith(backbone)}
+        local = {
+            plain.removeprefix(backbone): tensors[name].shape
+            for plain, name in in_file.items()
+            if plain.startswith(backbone)
+        }
         dialect = find_dialect(local)
         if dialect is None:
+            if any(re.search(_CLIP, name) for name in in_file):
+                raise UserError(
+                    f"{path} holds CLIP's vision tower, which normalises tokens before its first "
+                    "block; no model here does"
+                )
             raise UserError(
                 f"{path} holds no Vision Transformer, nor a Swin: its first names are "
                 f"{', '.join(list(in_file)[:4])}"
@@ -92,21 +103,25 @@ class FileNames:
             wrapper=wrapper,
         )
 
-    def find(self, original: str) -> tuple[str, ...]:
+    def find(self, original: str) -> tuple[str | None, ...]:
         """Returns the names in the file of one of the original's tensors, or of its parts.
 
-        What the file lacks is named as it would be there.
+        What the file lacks is named as it would be there; None is a part that is zeros.
         """
         part, _, name = original.partition(".")
         if part == "head":
             plain = (f"{self.head}{name}",)
         else:
-            plain = tuple(f"{self.backbone}{n}" for n in self.dialect.names(name))
-        return tuple(self.in_file.get(name, f"{self.wrapper}{name}") for name in plain)
+            parts = self.dialect.names(name)
+            plain = tuple(part and f"{self.backbone}{part}" for part in parts)
+        return tuple(name and self.in_file.get(name, f"{self.wrapper}{name}") for name in plain)
 
     def is_head(self, name: str) -> bool:
-        """Returns whether a name in the file is that of a tensor of the projection head."""
-        return bool(self.head) and plain_name(name).startswith(self.head)
+        """Returns whether a name in the file is that of a tensor of a projection head."""
+        if not self.head:
+            return False
+        patches = self.head.replace("dino_head", "ibot_head")  # DINOv2's of patches, if apart
+        return plain_name(name).startswith((self.head, patches))
 
     def is_after_tokens(self, name: str, *, is_integer: bool, head: bool) -> bool:
         """Returns whether tokens are the same whatever a tensor holds, by its place in the network.
@@ -136,11 +151,13 @@ class FileNames:
 def plain_name(name: str) -> str:
     """Returns a name without what wrapped the model, and with one spelling of two.
 
-    Blocks that DINOv2 trains in chunks, `blocks.CHUNK.NUMBER`, are numbered through; tensors of a
+    Blocks that DINOv2 trains in chunks, `blocks.CHUNK.NUMBER`, are numbered through; those of
+    transformers' DINOv3 are `layer.NUMBER` once they are loaded, too; tensors of a
     layer with weight norm have the names of before PyTorch's parametrizations.
     """
     name = _WRAPPER.sub("", name)
     name = re.sub(r"(^|\.)blocks\.\d+\.(\d+\.)", r"\1blocks.\2", name)
+    name = re.sub(r"(^|\.)model\.layer\.(\d+\.)", r"\1layer.\2", name)
     name = name.replace(".parametrizations.weight.original0", ".weight_g")
     return name.replace(".parametrizations.weight.original1", ".weight_v")
 

@@ -9,7 +9,13 @@ from ibot_jax.weights.foreign.files.contents import parse_object
 from ibot_jax.weights.foreign.preprocessing import Preprocessing, from_timm, from_transformers
 
 # Types of model that transformers has, and LayerNorm's epsilon where their file does not say it.
-_MODEL_TYPES = {"vit": 1e-12, "dinov2": 1e-6, "swin": 1e-5}
+_MODEL_TYPES = {
+    "vit": 1e-12,
+    "dinov2": 1e-6,
+    "dinov2_with_registers": 1e-6,
+    "dinov3_vit": 1e-5,
+    "swin": 1e-5,
+}
 # What timm's model_args say: of sizes, what is another computation elsewhere, and what is none.
 _TIMM_SIZES = {
     "num_heads": "heads",
@@ -17,15 +23,12 @@ _TIMM_SIZES = {
     "embed_dim": "width",
     "patch_size": "patch_size",
     "in_chans": "channels",
+    "reg_tokens": "registers",
 }
 _TIMM_FIXED = {
     "class_token": (True,),
-    "no_embed_class": (False,),
-    "reg_tokens": (0,),
     "pos_embed": ("learn",),
     "pre_norm": (False,),
-    "qk_norm": (False,),
-    "qkv_bias": (True,),
     "proj_bias": (True,),
     "final_norm": (True,),
     "fc_norm": (False,),
@@ -33,6 +36,18 @@ _TIMM_FIXED = {
     "scale_mlp_norm": (False,),
     "act_layer": ("gelu",),
     "norm_layer": ("layernorm",),
+}
+# And of a rotary model, an Eva.
+_TIMM_EVA_SIZES = _TIMM_SIZES | {"num_reg_tokens": "registers", "rope_temperature": "rope_base"}
+_TIMM_EVA_FIXED = {
+    "class_token": (True,),
+    "rope_type": ("dinov3",),
+    "rope_rotate_half": (True,),
+    "use_rot_pos_emb": (True,),
+    "use_abs_pos_emb": (False,),
+    "use_fc_norm": (False,),
+    "qkv_fused": (True,),
+    "qk_norm": (False,),
 }
 # And of a Swin.
 _TIMM_SWIN_SIZES = {
@@ -49,12 +64,14 @@ _TIMM_SWIN_FIXED = {
 }
 _TRANSFORMERS_FIXED = {
     "hidden_act": "gelu",
-    "use_swiglu_ffn": False,
-    "qkv_bias": True,
     "use_absolute_embeddings": False,
+    "proj_bias": True,
+    "mlp_bias": True,
 }
+# What tensors tell, or what makes no difference to them.
 _TIMM_ELSE = ("img_size", "mlp_ratio", "init_values", "num_classes", "global_pool")
 _TIMM_ELSE += ("dynamic_img_size", "dynamic_img_pad", "weight_init", "fix_init")
+_TIMM_ELSE += ("qkv_bias", "qk_norm", "no_embed_class", "swiglu_mlp", "swiglu_align_to")
 
 
 def read_configs(path: epath.Path) -> tuple[str, dict[str, Any]]:
@@ -81,10 +98,13 @@ def _timm_facts(config: dict[str, Any], name: epath.Path) -> dict[str, Any]:
     if "quickgelu" in str(config["architecture"]):
         raise UserError(f"{name} has architecture={config['architecture']!r}; GELU is exact here")
     is_swin = str(config["architecture"]).startswith("swin_")
-    sizes = _TIMM_SWIN_SIZES if is_swin else _TIMM_SIZES
-    fixed = _TIMM_SWIN_FIXED if is_swin else _TIMM_FIXED
+    sizes, fixed = _TIMM_SIZES, _TIMM_FIXED
+    if is_swin:
+        sizes, fixed = _TIMM_SWIN_SIZES, _TIMM_SWIN_FIXED
+    elif "dinov3" in str(config["architecture"]):
+        sizes, fixed = _TIMM_EVA_SIZES, _TIMM_EVA_FIXED
     for key, value in args.items():
-        plain = key in sizes or key in _TIMM_ELSE or key.endswith("_rate")
+        plain = key in sizes or (key in _TIMM_ELSE and key not in fixed) or key.endswith("_rate")
         plain |= is_swin and key == "window_size"  # which tables tell
         if not (plain or value is None or value in fixed.get(key, ())):
             raise UserError(
@@ -92,9 +112,13 @@ def _timm_facts(config: dict[str, Any], name: epath.Path) -> dict[str, Any]:
             )
     input_size = settings.get("input_size")  # channels, height, width
     size = args.get("img_size") or (input_size[1:] if isinstance(input_size, list) else input_size)
-    facts = {fact: args.get(key) for key, fact in sizes.items()}
+    facts = {fact: args.get(key) or None for key, fact in sizes.items()}
     facts |= {"patch_size": _one_side(args.get("patch_size")), "size": _two_sides(size)}
-    return _sound(facts, name) | _seen(from_timm(settings, str(name)), name)
+    facts = _sound(facts, name) | _seen(from_timm(settings, str(name)), name)
+    facts |= {key: args[key] for key in ("qk_norm",) if isinstance(args.get(key), bool)}
+    if isinstance(settings.get("license"), str):
+        facts["license"] = settings["license"]
+    return facts | {"resampling": (0.0, True)}
 
 
 def _transformers_facts(config: dict[str, Any], name: epath.Path) -> dict[str, Any]:
@@ -103,7 +127,12 @@ def _transformers_facts(config: dict[str, Any], name: epath.Path) -> dict[str, A
             f"{name} has model_type={config.get('model_type')!r}; only "
             f"{', '.join(_MODEL_TYPES)} can be converted"
         )
-    for key, needed in _TRANSFORMERS_FIXED.items():
+    fixed = dict(_TRANSFORMERS_FIXED)
+    if config.get("use_gated_mlp"):
+        fixed["hidden_act"] = "silu"
+    elif config.get("use_swiglu_ffn"):  # SiLU whatever is said
+        del fixed["hidden_act"]
+    for key, needed in fixed.items():
         if config.get(key, needed) != needed:
             raise UserError(f"{name} has {key}={config[key]!r}; here it is {needed!r} always")
     if config["model_type"] == "swin":
@@ -117,7 +146,9 @@ def _transformers_facts(config: dict[str, Any], name: epath.Path) -> dict[str, A
             "heads": config.get("num_attention_heads"),
             "depth": config.get("num_hidden_layers"),
             "width": config.get("hidden_size"),
-            "hidden": config.get("intermediate_size") if config["model_type"] == "vit" else None,
+            "hidden": config.get("intermediate_size"),  # which DINOv2 has by a ratio
+            "registers": config.get("num_register_tokens") or None,
+            "rope_base": config.get("rope_theta"),
         }
     facts |= {
         "patch_size": _one_side(config.get("patch_size")),
@@ -161,7 +192,7 @@ def _sound(facts: dict[str, Any], name: epath.Path) -> dict[str, Any]:
     facts = {fact: value for fact, value in facts.items() if value is not None}
     for fact, value in facts.items():
         several = fact in ("size", "mean", "std", "stage_heads", "stage_depths")
-        whole = fact not in ("mean", "std", "epsilon")
+        whole = fact not in ("mean", "std", "epsilon", "rope_base")
         numbers = value if several and isinstance(value, list) else [value]
         kinds = int if whole else int | float
         fits = all(isinstance(x, kinds) and not isinstance(x, bool) for x in numbers)

@@ -341,11 +341,39 @@ def to_dialect(dialect: Dialect, tensors: Mapping[str, np.ndarray]) -> dict[str,
 
 
 def torch_dialect(model: Section) -> Dialect:
-    """Returns the names by which PyTorch's own models know such a backbone."""
+    """Returns the names by which PyTorch's own programs know such a backbone."""
     if model.arch == "swin":
         return ORIGINAL_SWIN
     if model.positions == "rotary":
         return DINOV3
+    gated = model.ffn == "swiglu"
     if model.registers:
-        return DINOV2_REGISTERS_PACKED if model.ffn == "swiglu" else DINOV2_REGISTERS
-    return DINOV2_PACKED if model.ffn == "swiglu" else ORIGINAL
+        return DINOV2_REGISTERS_PACKED if gated else DINOV2_REGISTERS
+    return DINOV2_PACKED if gated else ORIGINAL
+
+
+def timm_dialect(model: Section) -> Dialect:
+    """Returns the names by which timm knows such a backbone."""
+    if model.arch == "swin":
+        return TIMM_SWIN
+    if model.positions == "rotary":
+        return TIMM_EVA
+    gated = model.ffn == "swiglu"
+    if model.registers:
+        return TIMM_REGISTERS_PACKED if gated else TIMM_REGISTERS
+    return TIMM_PACKED if gated else TIMM
+
+
+def transformers_dialect(model: Section) -> Dialect:
+    """Returns the names by which the files of transformers know such a backbone."""
+    if model.arch == "swin":
+        return HUGGING_FACE_SWIN
+    if model.positions == "rotary":
+        full = model.qkv_bias == "full"
+        return HUGGING_FACE_DINOV3_KEY_BIAS if full else HUGGING_FACE_DINOV3
+    gated = model.ffn == "swiglu"
+    if model.registers:
+        return HUGGING_FACE_REGISTERS_PACKED if gated else HUGGING_FACE_REGISTERS
+    if gated:
+        return HUGGING_FACE_DINOV2_PACKED
+    return HUGGING_FACE_DINOV2 if model.layer_scale else HUGGING_FACE

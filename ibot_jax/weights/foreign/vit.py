@@ -191,34 +191,34 @@ def buffers(model: Section, prefix: str) -> dict[str, np.ndarray]:
 
 
 def otherwise_in_timm(model: Section) -> str:
-    """Returns what timm computes otherwise; "" if nothing."""
+    """Returns what timm computes otherwise, on images of the trained size; "" if nothing."""
     rotary = model.positions == "rotary"
     return _first(
-        _untied(model),
-        (rotary and model.qkv_bias == "full", "timm's rotary models have no bias of keys"),
-        (rotary and model.qk_norm, "timm's rotary models would normalise queries and keys anew"),
-        (rotary and model.norm_kind != "layer", "timm's rotary models have LayerNorm"),
+        (model.untie_class_norm, "timm has one last norm of all tokens"),
+        (rotary and model.qkv_bias == "full", "timm has rotary models without biases of keys only"),
+        (rotary and model.qk_norm, "timm has rotary models without norms of queries and keys only"),
+        (rotary and model.norm_kind != "layer", "timm has rotary models with LayerNorm only"),
         *_rotations(model, "timm"),
     )
 
 
 def otherwise_in_transformers(model: Section) -> str:
-    """Returns what transformers compute otherwise; "" if nothing."""
+    """Returns what transformers computes otherwise, on such images; "" if nothing."""
     return _first(
-        _untied(model),
-        (model.qk_norm, "transformers have no norms of queries and keys"),
-        (model.norm_kind != "layer", "transformers have LayerNorm"),
+        (model.untie_class_norm, "transformers has one last norm of all tokens"),
+        (model.qk_norm, "transformers has no norms of queries and keys"),
+        (model.norm_kind != "layer", "transformers has LayerNorm only"),
         *_rotations(model, "transformers"),
     )
 
 
 def otherwise_in_torch(model: Section) -> str:
-    """Returns what PyTorch's own models, DINOv2 and DINOv3, compute otherwise; "" if nothing."""
+    """Returns what DINO, DINOv2 or DINOv3 computes otherwise, on such images; "" if nothing."""
     learned = model.positions == "learned"
     return _first(
         (learned and model.untie_class_norm, "DINOv2 has one last norm of all tokens"),
-        (learned and model.norm_kind != "layer", "DINOv2 has LayerNorm"),
-        (model.qk_norm, "neither DINOv2 nor DINOv3 normalises queries and keys"),
+        (learned and model.norm_kind != "layer", "DINOv2 has LayerNorm only"),
+        (model.qk_norm, "neither DINOv2 nor DINOv3 has norms of queries and keys"),
     )
 
 
@@ -226,15 +226,45 @@ def _first(*cases: tuple[bool, str]) -> str:
     return next((words for is_so, words in cases if is_so), "")
 
 
-def _untied(model: Section) -> tuple[bool, str]:
-    return model.untie_class_norm, "they have one last norm of all tokens"
-
-
 def _rotations(model: Section, library: str) -> list[tuple[bool, str]]:
     if model.positions != "rotary":
         return []
+    coordinates = model.rope_coordinates != "separate"
     return [
-        (bool(model.rope_max_period), f"{library} takes a base of rotary positions' periods only"),
-        (model.rope_coordinates != "separate", f"{library} divides each side's coordinates by it"),
-        (model.rope_dtype != "float32", f"{library} has rotary positions in float32"),
+        (bool(model.rope_max_period), f"{library} has rotary positions by a base only"),
+        (coordinates, f"{library} has rotary positions along both sides only (separate)"),
+        (model.rope_dtype != "float32", f"{library} has rotary positions in float32 only"),
     ]
+
+
+def without_key_bias(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns tensors, by the original's names, with zeros for biases of keys."""
+    return {
+        name: tensor * np.repeat(np.float32([1, 0, 1]), tensor.size // 3)
+        if name.endswith(".qkv.bias")
+        else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def with_gains(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns tensors, by the original's names, with gains of 1 where there is no LayerScale."""
+    norm = re.compile(r"(blocks\.\d+\.)norm([12])\.weight")
+    gains = {
+        f"{match[1]}gamma_{match[2]}": np.ones_like(tensor)
+        for name, tensor in tensors.items()
+        if (match := norm.fullmatch(name))
+    }
+    return gains | dict(tensors)
+
+
+def without_gains(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Multiplies LayerScale's gains into the linear layers before them, by the original's names."""
+    scaled = {name: tensor for name, tensor in tensors.items() if ".gamma_" not in name}
+    for name, gains in tensors.items():
+        block, _, number = name.partition(".gamma_")
+        if number:
+            layer = f"{block}.{'attn.proj' if number == '1' else 'mlp.fc2'}"
+            scaled[f"{layer}.weight"] = gains[:, None] * scaled[f"{layer}.weight"]
+            scaled[f"{layer}.bias"] = gains * scaled[f"{layer}.bias"]
+    return scaled

@@ -1,8 +1,8 @@
 """Writes models as other projects want them.
 
-    pth         one file, PyTorch's format and the original's names
+    pth         one file, PyTorch's format and the names of the original, DINOv2 or DINOv3
     timm        a folder that timm.create_model("local-dir:FOLDER", pretrained=True) reads
-    hf          a folder that transformers' ViTModel or SwinModel.from_pretrained(FOLDER) reads
+    hf          a folder that transformers' AutoModel.from_pretrained(FOLDER) reads
     checkpoint  a folder of student, teacher and centers, for --config.init_from
 
 This project's own description of the model goes along, where `contents` finds it again.
@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from ibot_jax.config.section import Section
 from ibot_jax.files.atomic import renamed
 from ibot_jax.files.json_files import as_json
 from ibot_jax.weights.description import described_model, described_view
-from ibot_jax.weights.foreign import dialects, original_names, swin
+from ibot_jax.weights.foreign import dialects, original_names, swin, vit
 from ibot_jax.weights.foreign.files.contents import DESCRIPTION
 from ibot_jax.weights.foreign.files.torch_writer import torch_bytes
 from ibot_jax.weights.foreign.preprocessing import to_transformers
 from ibot_jax.weights.foreign.read import Found
 from ibot_jax.weights.foreign.write_configs import (
+    refuse,
     timm_config,
     timm_pretrained_cfg,
     transformers_config,
@@ -33,7 +35,7 @@ from ibot_jax.weights.quoting import quoted
 from ibot_jax.weights.write import CARD, write_file, write_items
 
 MakeCard = Callable[..., str]  # `card.make_card` with all but what depends on the format
-_MASK_TOKEN = "backbone.masked_embed"
+_MASK_TOKEN = "masked_embed"
 _MODEL, _PREPROCESSOR = "model.safetensors", "preprocessor_config.json"
 FOLDERS = {
     "timm": (_MODEL, CONFIG, CARD),
@@ -42,13 +44,27 @@ FOLDERS = {
 }
 
 
-def write_pth(target: epath.Path, found: Found, make_card: MakeCard) -> None:
-    """Writes what the original's evaluation code and torch.load(..., weights_only=True) read."""
+def write_pth(target: epath.Path, found: Found, make_card: MakeCard) -> Sequence[str]:
+    """Writes what PyTorch's own programs and torch.load(..., weights_only=True) read.
+
+    Returns:
+      Remarks on what they make otherwise.
+    """
     ((who, params),) = found.params.items()
+    model = described_model(found.description)
+    dialect, remarks = dialects.torch_dialect(model), ()
+    tensors = original_names.to_torch(params, model.patch_size)
+    if model.arch == "vit":
+        refuse(vit.otherwise_in_torch(model), "pth", "npz")
+        if model.qkv_bias == "masked_key" and dialect is not dialects.DINOV3:
+            tensors = vit.without_key_bias(tensors)
+        local = {n.removeprefix("backbone."): x for n, x in tensors.items() if _is_backbone(n)}
+        renamed = {f"backbone.{n}": x for n, x in dialects.to_dialect(dialect, local).items()}
+        others = {name: tensor for name, tensor in tensors.items() if not _is_backbone(name)}
+        tensors = renamed | vit.buffers(model, "backbone.") | others
+        remarks = _resampled_otherwise(found, dialect)
     prefix = "module." if who == "student" else ""  # as torch's DistributedDataParallel has it
-    tensors = original_names.to_torch(params, found.description["model"]["patch_size"])
     tensors = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
-    arch = found.description["model"]["arch"]
     content = torch_bytes({who: tensors, DESCRIPTION: as_json(found.description)})
     text = make_card(
         tensors=tensors,
@@ -66,11 +82,17 @@ def write_pth(target: epath.Path, found: Found, make_card: MakeCard) -> None:
                 name.removeprefix("module.").removeprefix("backbone."): tensor
                 for name, tensor in tensors.items()
             }}
-            model.load_state_dict(tensors, strict=False)  # a {arch}_* of the original's models
+            model.load_state_dict(tensors, strict=False)  # a {model.arch}_* of {dialect.name}
             """,
         library="pytorch",
+        remarks=remarks,
     )
     write_file(target, content, text)
+    return remarks
+
+
+def _is_backbone(name: str) -> bool:
+    return name.startswith("backbone.")
 
 
 def write_timm(target: epath.Path, found: Found, make_card: MakeCard) -> Sequence[str]:
@@ -81,15 +103,19 @@ def write_timm(target: epath.Path, found: Found, make_card: MakeCard) -> Sequenc
     """
     config, remarks = timm_config(found.description)
     model = described_model(found.description)
-    dialect = dialects.TIMM_SWIN if model.arch == "swin" else dialects.TIMM
-    tensors = dialects.to_dialect(dialect, _backbone(found))
-    shape = "[1, h, w, D]" if model.arch == "swin" else "[1, 1 + N, D]"
+    dialect = dialects.timm_dialect(model)
+    tensors = _backbone(found)
+    del tensors[_MASK_TOKEN]
+    tensors = dialects.to_dialect(dialect, tensors)
+    shape = "[1, h, w, D]" if model.arch == "swin" else "[1, 1 + R + N, D]"
     imports, norms = "import timm", ""
     if model.norm_eps != dialect.norm_eps:
         imports = "import functools\n\n            import timm\n            import torch"
-        norm = f"functools.partial(torch.nn.LayerNorm, eps={model.norm_eps})"
+        kind = "timm.layers.RmsNorm" if model.norm_kind == "rms" else "torch.nn.LayerNorm"
+        norm = f"functools.partial({kind}, eps={model.norm_eps})"
         norms = f", norm_layer={norm}"
         remarks = (*remarks, f"its models have other norms unless told norm_layer={norm}")
+    remarks = (*remarks, *_resampled_otherwise(found, dialect), *_left_behind(model))
     text = make_card(
         tensors=tensors,
         reading=_reading(target),
@@ -112,33 +138,46 @@ def write_timm(target: epath.Path, found: Found, make_card: MakeCard) -> Sequenc
 
 
 def write_hf(target: epath.Path, found: Found, make_card: MakeCard) -> Sequence[str]:
-    """Writes a folder for transformers' ViTModel, without its pooler, or SwinModel.
-
-    A ViTModel has no LayerScale: gains are multiplied into the layers before them.
+    """Writes a folder for transformers: a ViT, without its pooler, DINOv2, DINOv3 or Swin.
 
     Returns:
       Remarks on what its image processor and its model make otherwise.
     """
     description = found.description
-    config, model = transformers_config(description), described_model(description)
+    model, tensors = described_model(description), _backbone(found)
+    rows, columns = description["patch_grid"]
+    if rows != columns and model.arch == "vit" and model.positions == "learned":
+        # DINOv2 has positions of square grids alone there; a ViTModel has no LayerScale.
+        if model.registers or model.ffn == "swiglu":
+            refuse(f"DINOv2 there has a square grid of patches, not {rows}x{columns}", "hf")
+        tensors, model.layer_scale = vit.without_gains(tensors), 0.0
+    config = transformers_config(model, description)
     view = described_view(description, target.name)
     preprocessor, remarks = to_transformers(view, description["mean"], description["std"])
-    name, norms = "ViTModel", ""
-    if model.arch == "swin":
-        name, dialect, tensors = "SwinModel", dialects.HUGGING_FACE_SWIN, _backbone(found)
-        if model.norm_eps != dialect.norm_eps:
-            norms = f"""
+    dialect, norms = dialects.transformers_dialect(model), ""
+    (name,) = config["architectures"]
+    pooler = ""
+    if name in ("ViTModel", "SwinModel"):
+        del tensors[_MASK_TOKEN]
+        pooler = ", add_pooling_layer=False"
+    elif model.arch == "vit":
+        tensors = vit.with_gains(tensors)
+    if name == "DINOv3ViTModel":  # which has an axis more
+        tensors[_MASK_TOKEN] = tensors[_MASK_TOKEN][None]
+        if not model.registers:
+            tensors["register_tokens"] = np.zeros((1, 0, model.width), np.float32)
+    if model.arch == "swin" and model.norm_eps != dialect.norm_eps:
+        norms = f"""
             for module in model.modules():
                 if isinstance(module, torch.nn.LayerNorm):
                     module.eps = {model.norm_eps}"""
-            remarks += (
-                f"its models have {dialect.norm_eps:g} for LayerNorm's epsilon in some norms "
-                f"whatever config.json says, here {model.norm_eps:g}: the card tells how to set it",
-            )
-    else:
-        dialect, tensors = dialects.HUGGING_FACE, _without_layer_scale(_backbone(found))
-        if list(view.size) != list(description["global_size"]):
-            remarks += ("its model takes images of this size with interpolate_pos_encoding=True",)
+        remarks += (
+            f"its models have {dialect.norm_eps:g} for LayerNorm's epsilon in some norms "
+            f"whatever config.json says, here {model.norm_eps:g}: the card tells how to set it",
+        )
+    if name == "ViTModel" and list(view.size) != list(description["global_size"]):
+        remarks += ("its model takes images of this size with interpolate_pos_encoding=True",)
+    remarks = (*remarks, *_resampled_otherwise(found, dialect), *_left_behind(model))
     tensors = dialects.to_dialect(dialect, tensors)
     text = make_card(
         tensors=tensors,
@@ -148,7 +187,7 @@ def write_hf(target: epath.Path, found: Found, make_card: MakeCard) -> Sequence[
             from transformers import AutoImageProcessor, {name}
 
             processor = AutoImageProcessor.from_pretrained({quoted(target.name)})
-            model = {name}.from_pretrained({quoted(target.name)}, add_pooling_layer=False){norms}
+            model = {name}.from_pretrained({quoted(target.name)}{pooler}){norms}
             tokens = model(**processor(image, return_tensors="pt")).last_hidden_state
             """,
         library="transformers",
@@ -159,6 +198,27 @@ def write_hf(target: epath.Path, found: Found, make_card: MakeCard) -> Sequence[
     configs = {CONFIG: config, _PREPROCESSOR: preprocessor}
     _write_folder(target, tensors, found, text, configs)
     return remarks
+
+
+def _resampled_otherwise(found: Found, dialect: dialects.Dialect) -> Sequence[str]:
+    """Returns a remark if positions become others than here on images of another size."""
+    model = described_model(found.description)
+    own = (model.pos_offset, model.pos_antialias)
+    if model.arch != "vit" or not dialect.resampling or own == dialect.resampling:
+        return ()
+    (height, width), words = found.description["global_size"], []
+    for offset, antialias in (dialect.resampling, own):
+        words.append(f"by {offset:g} of a patch more, {'' if antialias else 'not '}antialiased")
+    return (
+        f"on images of another size than {height} x {width} it resamples positions {words[0]}; "
+        f"here {words[1]}",
+    )
+
+
+def _left_behind(model: Section) -> Sequence[str]:
+    if model.arch == "vit" and model.untie_local_norm:
+        return ("the norm of local views stays behind, which is of training alone",)
+    return ()
 
 
 def write_checkpoint(target: epath.Path, found: Found, make_card: MakeCard) -> None:
@@ -211,28 +271,17 @@ def write_checkpoint(target: epath.Path, found: Found, make_card: MakeCard) -> N
 
 
 def _backbone(found: Found) -> dict[str, np.ndarray]:
-    """Returns the backbone's tensors by the original's names, without mask token and buffers."""
+    """Returns what features are of, by the original's names, and the mask token."""
     (params,) = found.params.values()
-    backbone = {"backbone": params["backbone"]}
-    tensors = original_names.to_torch(backbone, found.description["model"]["patch_size"])
-    del tensors[_MASK_TOKEN]
-    return {
+    model = described_model(found.description)
+    tensors = original_names.to_torch({"backbone": params["backbone"]}, model.patch_size)
+    tensors = {
         name.removeprefix("backbone."): tensor
         for name, tensor in tensors.items()
-        if not swin.is_buffer(name)
+        if not swin.is_buffer(name) and ".local_cls_norm." not in name
     }
-
-
-def _without_layer_scale(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Multiplies the gains of LayerScale into the linear layers that they follow."""
-    scaled = {name: tensor for name, tensor in tensors.items() if ".gamma_" not in name}
-    for name, gains in tensors.items():
-        block, _, number = name.partition(".gamma_")
-        if number:
-            layer = f"{block}.{'attn.proj' if number == '1' else 'mlp.fc2'}"
-            scaled[f"{layer}.weight"] = gains[:, None] * scaled[f"{layer}.weight"]
-            scaled[f"{layer}.bias"] = gains * scaled[f"{layer}.bias"]
-    return scaled
+    masked = model.arch == "vit" and model.qkv_bias == "masked_key"
+    return vit.without_key_bias(tensors) if masked else tensors
 
 
 def _write_folder(

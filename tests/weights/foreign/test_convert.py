@@ -46,13 +46,9 @@ def assert_computes(path, tensors, *, grid=(4, 4), norm_eps=1e-6, **options):
 
 # What these projects have and a plain Vision Transformer has not. Each changes tokens.
 STRUCTURAL = [
-    "register_tokens",  # DINOv2
-    "reg_token",  # timm
     "dist_token",  # DeiT
     "norm_pre.weight",  # CLIP
     "fc_norm.weight",  # MAE's fine-tuning
-    "blocks.0.attn.q_norm.weight",
-    "blocks.1.attn.k_norm.bias",
     "blocks.0.attn.q_bias",  # BEiT
     "blocks.0.attn.relative_position_bias_table",
     "blocks.0.attn.norm.weight",
@@ -64,7 +60,6 @@ STRUCTURAL = [
     "blocks.0.attn.head.weight",
     "blocks.2.norm1.weight",  # a block more, of which there is this alone
     "patch_embed.norm.weight",
-    "rope_embed.periods",  # DINOv3
     "token_type_embeddings.weight",
     "prompts",
     "temperature",
@@ -78,6 +73,21 @@ def test_what_tokens_are_computed_from_is_never_left_over(tmp_path, name):
         message = failure(file, tmp_path / "o.npz", "--to=npz", HEADS, *allow)
         assert (name in message or "lacks blocks.2." in message) and "--allow" not in message
     assert not (tmp_path / "o.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("register_tokens", "has register_tokens of shape (32,), not of 3 axes"),
+        ("storage_tokens", "holds pos_embed besides"),
+        ("rope_embed.periods", "holds pos_embed besides"),
+        ("blocks.0.attn.q_norm.weight", "lacks blocks.1.attn.q_norm.weight, "),
+        ("cls_norm.weight", "lacks cls_norm.bias"),
+    ],
+)
+def test_half_of_what_the_heirs_have_is_no_model(tmp_path, name, message):
+    file = save(tmp_path / "x.pth", vit() | {name: np.ones(WIDTH, np.float32)})
+    assert message in failure(file, tmp_path / "o.npz", "--to=npz", HEADS)
 
 
 def test_nor_beside_the_backbone_nor_as_a_table_inside(tmp_path):
@@ -342,6 +352,7 @@ def test_a_timm_folder_of_another_computation_is_refused(tmp_path, args):
     folder = timm_folder(tmp_path / "x", vit(), args)
     message = failure(folder, tmp_path / "o.npz", "--to=npz")
     named = {"depth": "lacks blocks.2.", "embed_dim": "width", "num_heads": "heads"}
+    named |= {"reg_tokens": "registers=0, and a config.json that says 4", "qk_norm": "qk_norm=F"}
     assert named.get(key, "size=[16]" if key == "img_size" else f"model_args.{key}") in message
 
 

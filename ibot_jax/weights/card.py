@@ -115,13 +115,15 @@ def make_card(
       usage: Python that computes features.
       source: what `ibot_jax.load` and --from read; "PATH" if it does not read these files.
       library: that reads the files, in the words of model hubs.
-      license_id: SPDX identifier of the weights' licence, or other words; "" if it is not stated.
+      license_id: SPDX identifier of the weights' licence, or other words; "" takes that of what
+        they were converted from, if it says one.
       reports: of evaluations, see `read_report`.
       remarks: on what becomes of images elsewhere, each a sentence without its full stop.
 
     Returns:
       Markdown with the YAML header that model hubs read.
     """
+    license_id = license_id or description.get("license", "")
     header = [
         "---",
         f"library_name: {library}",
@@ -158,6 +160,8 @@ def _summary(description: Mapping[str, Any]) -> str:
         parts = [
             f"Weights of a {_name(description)}, converted from {origin['file']} ({origin['kind']})"
         ]
+        if "revision" in origin:
+            parts.append(f"revision {origin['revision']}")
     elif "finetuned" in description:
         parts = [f"A {_name(description)}, fine-tuned as a classifier of images"]
     else:

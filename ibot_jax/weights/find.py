@@ -11,6 +11,7 @@ from etils import epath
 from ibot_jax.config.flat import Flat
 from ibot_jax.errors import UserError
 from ibot_jax.files.paths import absolute_path
+from ibot_jax.weights import hub
 from ibot_jax.weights.checkpoints import complete_steps, find_checkpoint, is_checkpoint
 from ibot_jax.weights.formats import (
     PARAMS,
@@ -69,15 +70,15 @@ def find(path: str, step: str = "latest") -> Source:
     """Finds out what a path holds.
 
     Args:
-      path: as the user gives it: a workdir, its folder checkpoints/, one checkpoint in it, or any
-        file or folder of weights.
+      path: as the user gives it: a workdir, its folder checkpoints/, one checkpoint in it, any
+        file or folder of weights, or hf://ORG/NAME.
       step: of the checkpoints, "latest", "best" or digits.
 
     Raises:
       UserError: if there is nothing, or the path leads into a checkpoint, or names another one than
         `step`, or a file is damaged.
     """
-    place = absolute_path(path)
+    place = hub.fetch(path) if hub.is_on_hub(path) else absolute_path(path)
     if not place.exists():
         raise UserError(f"{path} does not exist; give a run's workdir, a checkpoint or an export")
     if not place.is_dir():

@@ -24,8 +24,7 @@ from ibot_jax.weights.foreign.accounting import (
 )
 from ibot_jax.weights.foreign.architecture import Known, infer_config, told_depths
 from ibot_jax.weights.foreign.dialects import TIMM_SWIN, Dialect
-from ibot_jax.weights.foreign.files.contents import Contents, Tensors
-from ibot_jax.weights.foreign.files.torch_reader import StoredTensor
+from ibot_jax.weights.foreign.files.contents import Contents, Stored, Tensors
 from ibot_jax.weights.foreign.tensor_names import FileNames
 from ibot_jax.weights.sanity import check_finite
 
@@ -209,7 +208,7 @@ def _read(names: FileNames, tensors: Tensors, name: str, path: str) -> np.ndarra
     return array
 
 
-def read_tensor(tensor: StoredTensor | np.ndarray, name: str, path: str) -> np.ndarray:
+def read_tensor(tensor: Stored | np.ndarray, name: str, path: str) -> np.ndarray:
     """Returns a tensor as float32, or float64 where it is that.
 
     Raises:
@@ -220,8 +219,8 @@ def read_tensor(tensor: StoredTensor | np.ndarray, name: str, path: str) -> np.n
     return array.astype(np.promote_types(array.dtype, np.float32))
 
 
-def _array(tensor: StoredTensor | np.ndarray, name: str, path: str) -> np.ndarray:
-    if not isinstance(tensor, StoredTensor):
+def _array(tensor: Stored | np.ndarray, name: str, path: str) -> np.ndarray:
+    if isinstance(tensor, np.ndarray):
         return tensor
     try:
         return tensor.read()

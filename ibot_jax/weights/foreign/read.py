@@ -21,6 +21,7 @@ from ibot_jax.weights.foreign.files.reader import read_contents
 from ibot_jax.weights.formats import (
     SETS,
 )
+from ibot_jax.weights.hub import is_on_hub
 from ibot_jax.weights.load import load
 
 
@@ -49,7 +50,8 @@ def read_model(
     """Reads a model of any kind.
 
     Args:
-      path: of a run, a checkpoint, an export, or of a file or folder of another project.
+      path: of a run, a checkpoint, an export, or of a file or folder of another project, on a
+        disk or on the hub.
       weights: "teacher" or "student", of what holds both.
       step: "latest", "best" or a number, of a run.
       head: whether the projection head comes too.
@@ -84,7 +86,7 @@ def read_model(
     taken = {who: take(contents, "" if unnamed else who, path, known, head=head) for who in wanted}
     return Found(
         kind=f"{contents.kind} with names of {taken[wanted[0]].dialect.name}",
-        description=_describe(contents, taken, source.place, head=head),
+        description=_describe(contents, taken, path, source.place, head=head),
         params=_with_mask_tokens({who: part.params for who, part in taken.items()}),
         centers={
             kind: read_tensor(tensor, f"{kind} center", path).reshape(-1)
@@ -107,18 +109,21 @@ def _read_own(path: str, *, weights: str, step: str, head: bool) -> Found:
 
 
 def _describe(
-    contents: Contents, taken: dict[str, Taken], source: epath.Path, *, head: bool
+    contents: Contents, taken: dict[str, Taken], path: str, source: epath.Path, *, head: bool
 ) -> dict[str, Any]:
     """Returns the description of a converted model."""
     config = dict(next(iter(taken.values())).config)
     if len(taken) > 1:
         config["head.shared"] = taken["student"].config["head.shared"]
     facts = {"weights": "teacher" if len(taken) > 1 else next(iter(taken))}
-    facts |= {key: contents.facts[key] for key in ("args", "epoch") if key in contents.facts}
-    facts |= contents.facts.get("description", {})
+    told = contents.facts.get("description", {})
+    facts |= {k: contents.facts[k] for k in ("args", "epoch", "license") if k in contents.facts}
+    facts |= told
     facts.pop("head", None)  # described anew, if it comes along
     facts["ibot_jax"] = ibot_jax.__version__
     facts["converted_from"] = {"file": source.name, "kind": contents.kind}
+    if is_on_hub(path):
+        facts["converted_from"] |= {"file": path, "revision": source.name}
     if not source.is_dir():
         facts["converted_from"]["sha256"] = _file_hash(source)
     view = _view(contents, source, config["data.global_size"])
@@ -146,6 +151,8 @@ def _notes(contents: Contents, taken: dict[str, Taken]) -> tuple[str, ...]:
     notes += [note for part in taken.values() for note in part.notes]
     if whole:
         notes = [note for note in notes if note != NO_MASK_TOKEN]
+    if licence := contents.facts.get("license"):
+        notes.append(f"licence, as what lies beside it says: {licence}")
     passed = [f"the {who}" for who in contents.sets if who and who not in taken]
     if contents.centers and not whole:
         passed.append("centers")

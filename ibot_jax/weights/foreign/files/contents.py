@@ -2,17 +2,28 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from etils import epath
 
 from ibot_jax.errors import UserError
 from ibot_jax.files import json_files
-from ibot_jax.weights.foreign.files.torch_reader import StoredTensor
 
 DESCRIPTION = "ibot_jax"  # where files that this project writes for others keep its description
-Tensors = Mapping[str, StoredTensor | np.ndarray]
+
+
+class Stored(Protocol):
+    """A tensor that is still in its file."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    def read(self) -> np.ndarray:
+        """Returns it; raises whatever a damaged file makes happen."""
+
+
+Tensors = Mapping[str, Stored | np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +39,14 @@ class Contents:
         `stage_depths`, `width` (of its first stage), `hidden` units of an MLP, `patch_size`,
         `channels`, `size` [height, width], `mean`, `std`, `epsilon` of LayerNorm, `args` and
         `epoch` of the original's run, `act` of its head, `view`, how images are resized and cut,
-        with `notes` on what of it is not taken, and `description`, which this project has written
-        into the file.
+        with `notes` on what of it is not taken, `license` of the weights, `revision` on a hub, and
+        `description`, which this project has written into the file.
       others: names of what is in the file besides.
     """
 
     kind: str
     sets: dict[str, Tensors]
-    centers: dict[str, StoredTensor] = dataclasses.field(default_factory=dict)
+    centers: dict[str, Stored] = dataclasses.field(default_factory=dict)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     others: tuple[str, ...] = ()
 

@@ -1,6 +1,8 @@
-"""Files of safetensors: tensors by name."""
+"""Files of safetensors: tensors by name, left in the file until they are needed."""
 
-import json
+import dataclasses
+import math
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -8,8 +10,8 @@ from etils import epath
 
 from ibot_jax.errors import UserError
 from ibot_jax.weights.foreign.files.contents import DESCRIPTION, Contents, parse_object
-from ibot_jax.weights.formats import import_safetensors
 
+_MAX_HEADER = 100_000_000  # bytes, as safetensors itself has it
 _DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -35,26 +37,69 @@ def takes(path: epath.Path) -> bool:
     return path.suffix == ".safetensors"
 
 
+@dataclasses.dataclass(frozen=True)
+class FileTensor:
+    """A tensor that is still in its file.
+
+    Attributes:
+      path: of the file.
+      start: of its first byte there.
+      dtype: of the tensor.
+      shape: of the tensor.
+    """
+
+    path: epath.Path
+    start: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    def read(self) -> np.ndarray:
+        """Returns the tensor."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            content = file.read(math.prod(self.shape) * self.dtype.itemsize)
+        return np.frombuffer(content, self.dtype).reshape(self.shape)
+
+
 def read(path: epath.Path) -> Contents:
-    """Reads a file; raises a UserError if it is damaged or holds what cannot be read here."""
-    safetensors = import_safetensors()
-    content = path.read_bytes()
+    """Reads a file's header; raises a UserError if it is damaged or holds what is unknown here."""
     try:
-        entries = dict(safetensors.deserialize(content))
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    except Exception as error:  # safetensors raises a kind of its own
+        header, start, length = _header(path)
+        metadata = header.pop("__metadata__", {})
+        tensors = {
+            name: _tensor(header[name], name, path, start, length) for name in sorted(header)
+        }
+        described = metadata.get(DESCRIPTION)
+    except UserError:
+        raise
+    except Exception as error:  # what a file may say of shapes and places has no end
         raise UserError(f"{path} is no safetensors file, or is damaged ({error})") from error
-    tensors = {}
-    for name, entry in sorted(entries.items()):
-        dtype = _DTYPES.get(entry["dtype"])
-        if dtype is None:
-            raise UserError(
-                f"{path} holds {name} as {entry['dtype']}, which cannot be read here; save it as "
-                "float32"
-            )
-        tensors[name] = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
-    facts = {}
-    described = header.get("__metadata__", {}).get(DESCRIPTION)
-    if described is not None:
-        facts["description"] = parse_object(described, path)
+    facts = {} if described is None else {"description": parse_object(described, path)}
     return Contents("safetensors", {"": tensors}, {}, facts)
+
+
+def _header(path: epath.Path) -> tuple[dict[str, Any], int, int]:
+    """Returns what a file says of its tensors, where these start, and how many bytes there are."""
+    size = path.stat().length
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _MAX_HEADER):
+            raise ValueError(f"a header of {length} bytes in a file of {size}")
+        header = parse_object(file.read(length), path)
+    return header, 8 + length, size - 8 - length
+
+
+def _tensor(
+    entry: dict[str, Any], name: str, path: epath.Path, start: int, length: int
+) -> FileTensor:
+    if entry["dtype"] not in _DTYPES:
+        raise UserError(
+            f"{path} holds {name} as {entry['dtype']}, which cannot be read here; save it as "
+            "float32"
+        )
+    dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(map(int, entry["shape"]))
+    first, last = map(int, entry["data_offsets"])
+    fits = min((*shape, 0)) >= 0 and math.prod(shape) * dtype.itemsize == last - first
+    if not (fits and 0 <= first <= last <= length):
+        raise ValueError(f"{name} of shape {shape} lies in bytes {first} to {last} of {length}")
+    return FileTensor(path, start + first, dtype, shape)

@@ -21,7 +21,7 @@ from ibot_jax.weights.description import (
 from ibot_jax.weights.find import Source, find
 from ibot_jax.weights.finetuned import build_classifier, parts_of, read_finetuned
 from ibot_jax.weights.formats import CONFIG, read_exported
-from ibot_jax.weights.history import config_of_step
+from ibot_jax.weights.history import config_of_step, read_start
 from ibot_jax.weights.model import Model
 from ibot_jax.weights.read import require_shapes
 from ibot_jax.weights.run_metrics import knn_facts
@@ -29,7 +29,7 @@ from ibot_jax.weights.sanity import check_finite
 
 # What it says of how the weights came about: the config of the run, or what the original's says,
 # and the file that they were converted from.
-_HISTORY = ("run", "finetuned", "args", "epoch", "converted_from")
+_HISTORY = ("run", "finetuned", "args", "epoch", "converted_from", "start")
 _MODEL = ("model", "head", "dtype", "patch_grid", "view", "resize", *DESCRIBED_DATA, *DECODED)
 
 
@@ -38,7 +38,7 @@ def load(
     *,
     weights: str = "teacher",
     step: str = "latest",
-    head: bool = False,
+    head: bool | None = False,
     dtype: str = "float32",
 ) -> tuple[Model, Params]:
     """Loads a model.
@@ -50,7 +50,8 @@ def load(
       weights: "teacher" or "student", of a run or a converted checkpoint; other exports have only
         one of them.
       step: "latest", "best" by k-NN, or a step in digits, of a run's workdir.
-      head: whether the projection head, or of a fine-tuned model the classifier, is needed, too.
+      head: whether the projection head, or of a fine-tuned model the classifier, is needed, too;
+        None takes it where there is one.
       dtype: of the computation, "float32" or "bfloat16".
 
     Returns:
@@ -72,7 +73,9 @@ def load(
     return model, params
 
 
-def _load_export(source: Source, path: str, weights: str, head: bool) -> tuple[Model, Params]:
+def _load_export(
+    source: Source, path: str, weights: str, head: bool | None
+) -> tuple[Model, Params]:
     if source.kind == "foreign" and source.place.is_dir():
         raise UserError(f"{path} holds no model: it is no run's workdir, checkpoint or export")
     description, tensors = read_exported(source.place, path, weights)
@@ -82,7 +85,9 @@ def _load_export(source: Source, path: str, weights: str, head: bool) -> tuple[M
     classifier = facts.pop("classifier", None)
     if weights == "student" and facts.get("weights") == "teacher":
         raise UserError(f"{path} holds no student, only the teacher")
-    parts = ("backbone", *(parts_of(classifier) if head else ()))
+    parts = ("backbone", *(parts_of(classifier) if head is not False else ()))
+    if head is None and not all(part in tensors for part in parts):
+        parts = ("backbone",)
     missing = [part for part in parts if part not in tensors]
     if missing:
         raise UserError(f"{path} holds no {missing[0]}; export it anew with --head")
@@ -126,8 +131,8 @@ def _check_shapes(model: Model, params: Params) -> None:
     require_shapes(params, made, model.name)
 
 
-def _load_run(source: Source, path: str, weights: str, head: bool) -> tuple[Model, Params]:
-    workdir = source.place
+def _load_run(source: Source, path: str, weights: str, head: bool | None) -> tuple[Model, Params]:
+    workdir, head = source.place, head is not False
     if source.config is None:
         raise UserError(f"{path} holds no model: it is no run's workdir, checkpoint or export")
     if source.kind == "fine-tuning":
@@ -139,5 +144,7 @@ def _load_run(source: Source, path: str, weights: str, head: bool) -> tuple[Mode
     recorded = portable(config_of_step(workdir, number))
     params = read_weights(workdir, number, weights, ("backbone", *(("head",) if head else ())))
     facts = {"weights": weights, "step": number, **knn_facts(workdir, number, top1, weights)}
-    config = recorded_config(recorded, str(workdir / CONFIG))
-    return Model(config, path, facts, {"run": recorded}), params
+    config, history = recorded_config(recorded, str(workdir / CONFIG)), {"run": recorded}
+    if (start := read_start(workdir)) is not None:
+        history["start"] = start
+    return Model(config, path, facts, history), params

@@ -16,7 +16,13 @@ _MAX_NAMED = 6  # tensors in a message
 
 
 def account(
-    names: FileNames, tensors: Tensors, expected: Sequence[str], path: str, allow: Sequence[str]
+    names: FileNames,
+    tensors: Tensors,
+    expected: Sequence[str],
+    path: str,
+    allow: Sequence[str],
+    *,
+    backbone_only: bool = False,
 ) -> list[str]:
     """Compares the names of a file's tensors with those of a model.
 
@@ -29,6 +35,7 @@ def account(
       expected: names of the model's tensors, the original's; the mask token may be missing.
       path: of the file, for messages.
       allow: patterns, as of shells, of what may be missing or left over.
+      backbone_only: whether whatever reads the tokens may be left over.
 
     Returns:
       Notes on what is not there or not taken, all of it allowed.
@@ -38,7 +45,9 @@ def account(
         to be.
     """
     lacking, replaced = _missing(names, tensors, expected)
-    foreign, surplus, notes = _left_over(names, tensors, expected, allow)
+    foreign, surplus, notes = _left_over(
+        names, tensors, expected, ("*",) if backbone_only else allow
+    )
     allowable = [name for name in replaced if not _all_match([name], allow)]
     if not (lacking or foreign or surplus or allowable):
         if replaced:

@@ -36,6 +36,8 @@ class Known:
       std: the same.
       grid: rows and columns of output patches of the images that it is trained for.
       allow: patterns, as of shells, of names of tensors that may be missing or left over.
+      file_first: whether all this counts only where the file tells nothing.
+      backbone_only: whether whatever reads the tokens may be left over.
     """
 
     heads: int | None = None
@@ -44,6 +46,13 @@ class Known:
     std: tuple[float, ...] | None = None
     grid: tuple[int, int] | None = None
     allow: tuple[str, ...] = ()
+    file_first: bool = False
+    backbone_only: bool = False
+
+    def first(self, said: Any, told: Any) -> Any:
+        """Returns what counts of what the user says and the file tells; None is nothing."""
+        one, other = (told, said) if self.file_first else (said, told)
+        return other if one is None else one
 
 
 def told_depths(facts: Mapping[str, Any]) -> tuple[int, ...]:
@@ -116,13 +125,17 @@ def infer_config(
     }
     for name in ("mean", "std"):
         said = getattr(known, name)
-        value = said or facts.get(name) or config[f"data.{name}"]
-        if not (said or facts.get(name)):
+        if known.file_first and said and len(said) != channels:  # of the images to come
+            said = None
+        said = known.first(said, facts.get(name))
+        value = said or config[f"data.{name}"]
+        if not said:
             guessed.append(f"ImageNet's {name} (--{name})")
         if len(value) != channels:
             raise UserError(f"{path} takes images of {channels} channels; say --{name}=... of each")
         config[f"data.{name}"] = tuple(float(x) for x in value)
-        check_normalization({name: config[f"data.{name}"]}, "--" if said else f"{path}: ")
+        of_user = said and said == getattr(known, name)
+        check_normalization({name: config[f"data.{name}"]}, "--" if of_user else f"{path}: ")
     config |= _infer_head(shapes, facts.get("act", "gelu"))
     return config, [f"not told, so as usual: {', '.join(guessed)}"] if guessed else []
 
@@ -188,7 +201,7 @@ def _swin_sizes(
     path: str,
 ) -> tuple[dict[str, Any], list[str]]:
     """Returns the keys that a Swin's own shapes tell, and what was guessed."""
-    if known.heads:
+    if known.heads and not known.file_first:
         raise UserError("--heads is for Vision Transformers; a Swin's tables tell its heads")
     heads, windows = swin.heads_and_windows(shapes, len(depths), path)
     _require_as_said({"stage_heads": list(heads)}, facts, path)
@@ -202,8 +215,8 @@ def _swin_sizes(
     size, guessed = facts.get("size"), []
     if not size and (grid := swin.told_grid(windows)):
         size = [side * patch for side in grid]
-    if known.grid:
-        size = [side * stride for side in known.grid]
+    of_user = known.grid and [side * stride for side in known.grid]
+    size = known.first(of_user, size)
     if not size:
         size = get_config().data.global_size
         guessed.append(f"images of {size[0]}x{size[1]} pixels (--grid)")
@@ -235,7 +248,11 @@ def _norm_eps(
     """Returns LayerNorm's epsilon, and whether anything tells it."""
     key, dialect = KEYS["model.norm_eps"], names.dialect
     usual = dialect.norm_eps or key.default
-    said = known.norm_eps is not None
+    of_ibot = dialect is ORIGINAL_SWIN and (MASK_TOKEN in shapes or "args" in facts)
+    # That of DINOv3's published models; its training has another by default.
+    of_project = dialect.norm_eps and not (dialect is DINOV3 and names.head)
+    told = "epsilon" in facts or bool(of_project) or of_ibot
+    said = known.norm_eps is not None and not (told and known.file_first)
     epsilon = known.norm_eps if said else facts.get("epsilon", usual)
     if problem := key.problem(epsilon):
         whose = "--norm-eps" if said else f"LayerNorm's epsilon in {path}"
@@ -246,10 +263,7 @@ def _norm_eps(
             f"{path} has layer_norm_eps={epsilon:g}, and transformers has {usual:g} in the other "
             "norms of a Swin; here all have one: say which by --norm-eps"
         )
-    of_ibot = dialect is ORIGINAL_SWIN and (MASK_TOKEN in shapes or "args" in facts)
-    # That of DINOv3's published models; its training has another by default.
-    of_project = dialect.norm_eps and not (dialect is DINOV3 and names.head)
-    return epsilon, said or "epsilon" in facts or bool(of_project) or of_ibot
+    return epsilon, said or told
 
 
 def _shape(shapes: Shapes, name: str, rank: int, path: str) -> Sequence[int]:
@@ -265,7 +279,7 @@ def _grid(
     patches: int, size: Sequence[int] | None, geometry: Geometry, known: Known, path: str
 ) -> tuple[int, int]:
     """Returns the rows and columns of patches that positions are trained for."""
-    if known.grid:
+    if known.grid and not (known.file_first and (size or math.prod(known.grid) != patches)):
         rows, columns = known.grid
         if rows * columns != patches:
             raise UserError(
@@ -292,9 +306,9 @@ def _grid(
 
 
 def _heads(width: int, facts: Mapping[str, Any], known: Known, path: str) -> int:
-    heads = known.heads or facts.get("heads") or _HEADS.get(width)
-    if facts.get("head_dim") and not (known.heads or facts.get("heads")):
-        heads = max(width // facts["head_dim"], 1)
+    by_head_dim = max(width // facts["head_dim"], 1) if facts.get("head_dim") else None
+    told = facts.get("heads") or by_head_dim
+    heads = known.first(known.heads, told) or _HEADS.get(width)
     if heads is None:
         raise UserError(
             f"{path} does not tell how many attention heads its blocks of width {width} have; say "

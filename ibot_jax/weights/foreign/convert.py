@@ -46,7 +46,7 @@ class Taken:
     notes: tuple[str, ...]
 
 
-def take(contents: Contents, who: str, path: str, known: Known, *, head: bool) -> Taken:
+def take(contents: Contents, who: str, path: str, known: Known, *, head: bool | None) -> Taken:
     """Converts one set of tensors.
 
     Args:
@@ -54,7 +54,7 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool) -
       who: a key of `contents.sets`.
       path: of the file, for messages.
       known: what the user says of the model.
-      head: whether the projection head comes too.
+      head: whether the projection head comes too; None where there is one as this project has it.
 
     Raises:
       UserError: if it is no backbone as this project has them, or if a tensor is missing, left over
@@ -71,8 +71,11 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool) -
     tensors = {name: tensor for name, tensor in tensors.items() if name not in buffers}
     facts = dict(contents.facts)
     depths = told_depths(facts) or names.depths
-    wanted = _expected_names(names, tensors, depths, facts, head=head, student=student)
-    notes = account(names, tensors, wanted, path, known.allow)
+    wanted = _expected_names(names, tensors, depths, facts, head=head is not False, student=student)
+    if head is None:
+        head = _has_head(names, tensors, wanted)
+        wanted = [name for name in wanted if head or not name.startswith("head.")]
+    notes = account(names, tensors, wanted, path, known.allow, backbone_only=known.backbone_only)
     shapes = {name: shape_of(names, tensors, name) for name in wanted}
     shapes = {name: shape for name, shape in shapes.items() if shape is not None}
     if MASK_TOKEN not in shapes:
@@ -139,6 +142,13 @@ def _expected_names(
         and (with_second or "last_layer2" not in name)
         and not (names.has_decoder and name == MASK_TOKEN)
     ]
+
+
+def _has_head(names: FileNames, tensors: Tensors, wanted: Sequence[str]) -> bool:
+    """Returns whether a file has all tensors of the original's head, and none of another head."""
+    ours = {part for name in wanted if name.startswith("head.") for part in names.find(name)}
+    heads = {name for name in tensors if names.is_head(name) or names.is_other_head(name)}
+    return bool(names.head) and heads == ours
 
 
 def _check_windows(

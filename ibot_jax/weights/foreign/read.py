@@ -45,7 +45,7 @@ class Found:
 
 
 def read_model(
-    path: str, *, weights: str, step: str, head: bool, known: Known, whole: bool = False
+    path: str, *, weights: str, step: str, head: bool | None, known: Known, whole: bool = False
 ) -> Found:
     """Reads a model of any kind.
 
@@ -54,7 +54,7 @@ def read_model(
         disk or on the hub.
       weights: "teacher" or "student", of what holds both.
       step: "latest", "best" or a number, of a run.
-      head: whether the projection head comes too.
+      head: whether the projection head comes too; None where there is one.
       known: what the user says of another project's model.
       whole: whether student, teacher and centers are wanted, as far as there are any.
 
@@ -86,7 +86,7 @@ def read_model(
     taken = {who: take(contents, "" if unnamed else who, path, known, head=head) for who in wanted}
     return Found(
         kind=f"{contents.kind} with names of {taken[wanted[0]].dialect.name}",
-        description=_describe(contents, taken, path, source.place, head=head),
+        description=_describe(contents, taken, path, source.place),
         params=_with_mask_tokens({who: part.params for who, part in taken.items()}),
         centers={
             kind: read_tensor(tensor, f"{kind} center", path).reshape(-1)
@@ -97,21 +97,23 @@ def read_model(
     )
 
 
-def _read_own(path: str, *, weights: str, step: str, head: bool) -> Found:
+def _read_own(path: str, *, weights: str, step: str, head: bool | None) -> Found:
     model, params = load(path, weights=weights, step=step, head=head)
+    head = len(params) > 1
     if head and model.classifier is not None:
         raise UserError(
-            f"{path} is fine-tuned and has no projection head; ibot_jax.export --head takes its "
-            "classifier along"
+            f"{path} is fine-tuned and has no projection head; give the pre-training, or export "
+            "it: ibot_jax.export --head takes its classifier along"
         )
     who = model.facts.get("weights", weights)
     return Found("ibot_jax", model.description(head=head), {who: params}, {}, ())
 
 
 def _describe(
-    contents: Contents, taken: dict[str, Taken], path: str, source: epath.Path, *, head: bool
+    contents: Contents, taken: dict[str, Taken], path: str, source: epath.Path
 ) -> dict[str, Any]:
     """Returns the description of a converted model."""
+    head = all("head" in part.params for part in taken.values())
     config = dict(next(iter(taken.values())).config)
     if len(taken) > 1:
         config["head.shared"] = taken["student"].config["head.shared"]

@@ -123,6 +123,14 @@ class FileNames:
         patches = self.head.replace("dino_head", "ibot_head")  # DINOv2's of patches, if apart
         return plain_name(name).startswith((self.head, patches))
 
+    def is_other_head(self, name: str) -> bool:
+        """Returns whether a name in the file is that of a tensor of another head."""
+        return (
+            not self.is_head(name)
+            and self.is_after_tokens(name, is_integer=False, head=False)
+            and not self.is_after_tokens(name, is_integer=False, head=True)
+        )
+
     def is_after_tokens(self, name: str, *, is_integer: bool, head: bool) -> bool:
         """Returns whether tokens are the same whatever a tensor holds, by its place in the network.
 

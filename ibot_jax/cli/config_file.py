@@ -122,7 +122,8 @@ def parse_config(
         try:
             _read(file, {key: text})
         except flags.IllegalFlagValueError:
-            takes = type_name(flatten(default)[key])
+            value = flatten(default)[key]
+            takes = type_name(defaults.KEYS[key].default if value is None else value)
             found.append(f"config.{key}={overrides.pop(key)} has the wrong type; it takes {takes}")
     config = _read(file, overrides)
     refuse([*found, *check(flatten(config), bool(found))])

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ibot_jax.config.flat import make_config
 from ibot_jax.config.keys import Key, Kind
-from ibot_jax.config.ranges import Between, Duration, Interval, OneOf
+from ibot_jax.config.ranges import Between, Blocks, Duration, Interval, OneOf
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -68,7 +68,22 @@ KEYS = {
         "of the forward and backward pass; float64 is for parity",
         OneOf(("bfloat16", "float32", "float64")),
     ),
-    "init_from": Key("", "a workdir or checkpoint whose weights, heads included, start this run"),
+    "init_from": Key(
+        "",
+        "weights that start student and teacher: a run, a checkpoint, an export, or a file or "
+        "folder of another project",
+    ),
+    "init_head": Key(
+        "load",
+        "load takes heads and centers along where there are any; fresh leaves them there",
+        OneOf(("load", "fresh")),
+    ),
+    "init_blocks": Key("", "of a vit's blocks there, those that become blocks 0, 1, ...", Blocks()),
+    "init_channels": Key(
+        "expand",
+        "which of the channels there become these: expand adds their mean where there are fewer; "
+        "or an entry for each, such as red,green,blue,mean,zero",
+    ),
     "mesh.data": Key(
         0, "examples; 0 takes all devices that the others leave", Between(0, 10**6), EXECUTED
     ),
@@ -202,7 +217,9 @@ KEYS = {
         2**27, "tokens x prototypes at a time on a device: bounds memory, not K", SIZE, EXECUTED
     ),
     "frozen.teacher": Key(
-        "", "a run, or an export with its head, that the student of method=distillation learns from"
+        "",
+        "what the student of method=distillation learns from: a run, an export with its head, or "
+        "another project's file of backbone and head",
     ),
     "masks.kind": Key("block", "shape", OneOf(("block", "random"))),
     "masks.ratios": Key((0.0, 0.3), "each global view draws one of these shares ...", SHARE),

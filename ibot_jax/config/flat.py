@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from ibot_jax.config.keys import Keys
 from ibot_jax.config.section import Section
@@ -36,6 +37,19 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
+
+
+def open_key(config: ConfigDict, name: str) -> None:
+    """Leaves a key open: its value is None until it is given one of the type that it has."""
+    section, leaf = name.split(".")
+    config[section][leaf] = placeholder(type(config[section][leaf]))
+
+
+def with_values(config: ConfigDict, values: Flat) -> ConfigDict:
+    """Returns a copy of a config with other values of some keys."""
+    copy = config.copy_and_resolve_references()
+    copy.update_from_flattened_dict(dict(values))
+    return copy
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:

@@ -18,17 +18,21 @@ from ibot_jax.errors import UserError
 Check = Callable[[Flat], Iterator[str]]
 
 
-def config_problems(flat: Flat, keys: Keys, checks: Iterable[Check]) -> list[str]:
+def config_problems(
+    flat: Flat, keys: Keys, checks: Iterable[Check], *, unknown: Iterable[str] = ()
+) -> list[str]:
     """Returns all that is wrong with a config, in sentences.
 
     Args:
       flat: the config.
       keys: that it should have.
       checks: of several keys.
+      unknown: keys whose values are not known yet; nothing is said of them.
     """
     wrong = dict(_key_problems(flat, keys))
+    wrong |= dict.fromkeys(unknown, "")
     sound = {key: value for key, value in flat.items() if key not in wrong}
-    found = list(wrong.values())
+    found = list(filter(None, wrong.values()))
     for check in checks:
         try:
             found += check(sound)
@@ -45,6 +49,14 @@ def _key_problems(flat: Flat, keys: Keys) -> Iterator[tuple[str, str]]:
     for name, key in keys.items():
         if name not in flat:
             yield name, f"config.{name} is missing; start from the default get_config()"
+        elif flat[name] is None:
+            yield (
+                name,
+                (
+                    "the config leaves keys open (None): a training takes them from the weights of "
+                    "init_from; set that, or them"
+                ),
+            )
         elif problem := key.problem(flat[name]):
             yield name, stated(flat, name, problem)
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Protocol
 
-from ibot_jax.config import durations
+from ibot_jax.config import durations, selections
 
 
 class Range(Protocol):
@@ -88,6 +88,22 @@ class Duration:
     def __str__(self) -> str:
         forms = ["epochs", "steps", "examples", *(["% of the run"] if self.share else [])]
         return f"a number of {', '.join(forms[:-1])} or {forms[-1]}" + ", or ''" * self.never
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """Numbers of blocks, or "" for all."""
+
+    def problem(self, value: str) -> str:
+        """Returns what is wrong with a value."""
+        try:
+            selections.blocks(value)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def __str__(self) -> str:
+        return "numbers such as 0-5 or 0,2,4; '' is all, as many as there are here"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from ibot_jax.config import relations as of_runs
 from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.flat import Flat, flatten, section
+from ibot_jax.config.open_keys import open_keys
 from ibot_jax.config.plan import Plan, make_plan
 from ibot_jax.config.problems import (
     config_problems,
@@ -46,9 +47,10 @@ def problems_at_hand(flat: Flat, wrong: bool) -> list[str]:
       flat: the config.
       wrong: whether something is already, beside the config.
     """
-    found = config_problems(flat, KEYS, (*RELATIONS, too_late))
+    unknown = open_keys(flat) if flat.get("init_from") else ()
+    found = config_problems(flat, KEYS, (*RELATIONS, too_late), unknown=unknown)
     if found or wrong:
-        found = config_problems(flat, KEYS, (*RELATIONS, _check_data))
+        found = config_problems(flat, KEYS, (*RELATIONS, _check_data), unknown=unknown)
     return found
 
 

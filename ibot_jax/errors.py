@@ -52,6 +52,17 @@ def about_arguments() -> Iterator[None]:
         raise UserError(text) from error.__cause__
 
 
+@contextlib.contextmanager
+def about_key(key: str, path: str) -> Iterator[None]:
+    """Lets what is raised where a path is read name the key of the config that names it."""
+    try:
+        yield
+    except UserError as error:
+        text, setting = str(error), f"{key}={path!r}"
+        own = text.startswith(f"{path} ")
+        raise UserError(setting + (text.removeprefix(path) if own else f": {text}")) from error
+
+
 def require_one_of(flag: str, value: str, words: Iterable[str]) -> None:
     """Raises a UserError if a flag, or what a Python call has for it, is none of some words."""
     words = list(words)

@@ -1,6 +1,7 @@
 """Networks of a run that no step changes: read once, kept in the workdir, sharded as the state is.
 
-    frozen/NAME.npz   the network that `frozen.NAME` names, an export with its head
+    frozen/NAME.npz   the network that `frozen.NAME` names, with its head, as an export; what is
+                      named may be of another project, too
 
 A resumed run reads its copy, so what the config names may be gone by then. No checkpoint holds it.
 """
@@ -14,7 +15,7 @@ from etils import epath
 
 from ibot_jax.config.flat import Flat
 from ibot_jax.config.problems import refuse, stated
-from ibot_jax.errors import UserError
+from ibot_jax.errors import about_key
 from ibot_jax.methods.method import Network
 from ibot_jax.methods.state import Params
 from ibot_jax.models.build import param_dtype
@@ -23,6 +24,8 @@ from ibot_jax.parallel.layouts import state_sharding
 from ibot_jax.parallel.processes import is_first
 from ibot_jax.runs.memory import memory_problems
 from ibot_jax.weights.export import own_card
+from ibot_jax.weights.foreign.architecture import Known
+from ibot_jax.weights.foreign.read import read_model
 from ibot_jax.weights.load import load
 from ibot_jax.weights.model import Model
 from ibot_jax.weights.write import write_npz
@@ -71,7 +74,7 @@ def read_frozen(
                 kept = resumed and _is_copy_of(copy, path)
         if not first_says(kept):
             with same_end():
-                _keep(path, copy, f"frozen.{name}={path!r}")
+                _keep(path, copy, f"frozen.{name}")
     with same_end():
         read = {name: load(str(workdir / "frozen" / f"{name}.npz"), head=True) for name in paths}
         refuse(problem for name in read for problem in _pixel_problems(flat, name, read[name][0]))
@@ -111,19 +114,16 @@ def _is_copy_of(copy: epath.Path, path: str) -> bool:
     return copy.exists() and load(str(copy))[0].facts.get(_READ_FROM) == path
 
 
-def _keep(path: str, copy: epath.Path, setting: str) -> None:
+def _keep(path: str, copy: epath.Path, key: str) -> None:
     """Writes the copy of a network; its description says of which step it is.
 
     All processes read, as Orbax wants it; they may find different checkpoints of a run that goes
     on. The copy is what the first one found.
     """
-    model, params = load(path, head=True)
-    if model.classifier is not None:
-        raise UserError(
-            f"{setting} is fine-tuned: it has a classifier and no projection head; give the "
-            "pre-training"
-        )
+    with about_key(key, path):
+        found = read_model(path, weights="teacher", step="latest", head=True, known=Known())
     if is_first():
-        description = model.description(head=True) | {_READ_FROM: path}
+        description = found.description | {_READ_FROM: path}
+        (params,) = found.params.values()
         card = own_card(copy.name, "npz", params, description, "", [])
         write_npz(copy, params, description, card)

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from foreign_weights import convert, prefixed, projection_head, vit
 from tiny import tiny_batch, tiny_config, tiny_plan
 
 from ibot_jax.config import flatten
@@ -161,6 +162,23 @@ def test_all_processes_read_what_the_first_one_found(
     assert_equal(jax.device_get(frozen.params["teacher"]), teacher[1])
 
 
+def test_another_projects_file_teaches(tmp_path):
+    """Its backbone and its head, by the names of DINO."""
+    tensors = prefixed("teacher.backbone.", vit()) | prefixed("teacher.head.", projection_head())
+    np.savez(tmp_path / "x.npz", **tensors)
+    config, mesh = config_of(tmp_path / "x.npz"), make_mesh(jax.devices()[:1])
+    with pytest.raises(UserError, match="^frozen.teacher='.*x.npz' does not tell how"):
+        read(config, epath.Path(tmp_path / "run"), mesh)
+    assert convert(tmp_path / "x.npz", tmp_path / "y.pth", "--to=pth", "--head", "--heads=4")
+    config = config_of(tmp_path / "y.pth")
+    (tmp_path / "x.npz").unlink()
+    params = read(config, epath.Path(tmp_path / "run"), mesh).params["teacher"]
+    kernel = params["backbone"]["blocks_1"]["mlp"]["fc1"]["kernel"]
+    np.testing.assert_array_equal(kernel.T, vit()["blocks.1.mlp.fc1.weight"])
+    kernel = params["head"]["last_layer"]["v"]
+    np.testing.assert_array_equal(kernel.T, projection_head()["last_layer.weight_v"])
+
+
 def test_a_classifier_is_no_teacher(tmp_path):
     """Its head is not what the student's outputs could be compared with."""
     config = tiny_config()
@@ -168,7 +186,7 @@ def test_a_classifier_is_no_teacher(tmp_path):
     model, params = untrained(Model(config, "tuned", classifier=classifier), head=True)
     path = epath.Path(tmp_path / "tuned.npz")
     write_npz(path, jax.device_get(params), model.description(head=True), "")
-    with pytest.raises(UserError, match=r"frozen.teacher=.*tuned.npz' is fine-tuned: .* give the"):
+    with pytest.raises(UserError, match=r"frozen.teacher=.*tuned.npz' is fine-tuned .* the pre-"):
         read(config_of(path), epath.Path(tmp_path / "run"), make_mesh(jax.devices()[:1]))
     assert not (tmp_path / "run/frozen").exists()
 

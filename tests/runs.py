@@ -6,10 +6,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 from ml_collections import ConfigDict
 
-from ibot_jax.config.flat import as_json
+from ibot_jax.config.flat import as_json, flatten
 from ibot_jax.data.sources.identity import Identity
 from ibot_jax.methods.state import TrainState
 from ibot_jax.runs.checkpoint import Checkpoints
+from ibot_jax.runs.completing import complete
+from ibot_jax.runs.starting import replace_weights, start_weights
 from ibot_jax.runs.workdir import open_workdir
 from ibot_jax.weights.history import record_start
 
@@ -48,3 +50,17 @@ def restored(workdir, step: int, parts=PRETRAINING) -> dict:
             args = ocp.args.PyTreeRestore(tree, restore_args=arrays)
             found[part] = checkpointer.restore(folder, args=args)
     return found
+
+
+def taken(path, config: ConfigDict, like: TrainState) -> tuple[dict, dict[str, str]]:
+    """Returns what a run takes of the weights that a path holds, and what came from where."""
+    config = config.copy_and_resolve_references()
+    config.init_from = str(path)
+    config, origin = complete(config, "/nowhere")
+    return start_weights(origin, flatten(config), like)
+
+
+def started(path, config: ConfigDict, state: TrainState) -> tuple[TrainState, dict[str, str]]:
+    """Returns a fresh state with the weights that a path holds, and what came from where."""
+    weights, table = taken(path, config, state)
+    return replace_weights(state, weights), table

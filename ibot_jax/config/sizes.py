@@ -40,3 +40,5 @@ SWIN_SIZES = {
     "base": _swin(128, (2, 2, 18, 2), (4, 8, 16, 32)),
     "large": _swin(192, (2, 2, 18, 2), (6, 12, 24, 48)),
 }
+
+SIZES = {"vit": VIT_SIZES, "swin": SWIN_SIZES}  # by `model.arch`

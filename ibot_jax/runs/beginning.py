@@ -4,7 +4,7 @@ A start that fails before, for whatever reason, leaves nothing that refuses the 
 """
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from etils import epath
 
@@ -12,7 +12,7 @@ from ibot_jax.config.flat import Flat
 from ibot_jax.data.sources.identity import Identity
 from ibot_jax.parallel.processes import is_first
 from ibot_jax.runs.metrics import Reporter
-from ibot_jax.weights.history import record_start
+from ibot_jax.weights.history import record_start, record_weights
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,7 +32,12 @@ def after_first(function: Callable[P, T], then: Callable[[], None]) -> Callable[
 
 
 def record_beginning(
-    workdir: epath.Path, config: Flat, data: Identity, step: int, reporter: Reporter
+    workdir: epath.Path,
+    config: Flat,
+    data: Identity,
+    step: int,
+    reporter: Reporter,
+    start: dict[str, Any] | None,
 ) -> None:
     """Records under which config and on which images a run goes on, and reports other images.
 
@@ -44,8 +49,11 @@ def record_beginning(
       data: on which it trains.
       step: from which it goes on.
       reporter: of the run.
+      start: which weights a new run starts from, if any.
     """
     if is_first():
+        if not step:
+            record_weights(workdir, start)
         before = record_start(workdir, config, data, step)
         if before is not None:
             reporter.data_changed(step, before["images"], data["images"])

@@ -46,7 +46,7 @@ def header(
       mesh: the devices.
       data: name and size of the training data.
       evaluation: what is measured of the teacher, and how often.
-      start: from what the run starts.
+      start: from what the run starts; may have several lines.
       kernels: what computes the step.
       workdir: where it writes.
     """
@@ -81,7 +81,8 @@ def header(
         "writes": str(workdir),
     }
     title = f"ibot_jax {ibot_jax.__version__}, jax {jax.__version__}"
-    return [title, *(f"  {name:<11}{text}" for name, text in rows.items())]
+    indent = "\n" + " " * 13
+    return [title, *(f"  {name:<11}{text}".replace("\n", indent) for name, text in rows.items())]
 
 
 def rate_in_words(optim: Section, batch_size: int) -> str:

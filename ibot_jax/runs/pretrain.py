@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -41,14 +42,16 @@ from ibot_jax.runs.beginning import after_first, record_beginning
 from ibot_jax.runs.check import device_problems, length_problems
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.runs.collapse import collapse_signs, evaluation_signs
+from ibot_jax.runs.completing import complete
 from ibot_jax.runs.frozen import FrozenNetworks, read_frozen
 from ibot_jax.runs.header import header
 from ibot_jax.runs.lock import Lock
 from ibot_jax.runs.loop import Loop, make_watchdog
 from ibot_jax.runs.memory import memory_problems
 from ibot_jax.runs.metrics import WRITTEN, Reporter
+from ibot_jax.runs.origin import Origin
 from ibot_jax.runs.proof import Proven, prove
-from ibot_jax.runs.starting import read_start, replace_weights
+from ibot_jax.runs.starting import replace_weights, start_weights
 from ibot_jax.runs.training import (
     jit_init,
     jit_train_step,
@@ -65,7 +68,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
     All processes of the run call it alike, and it ends alike on all.
 
     Args:
-      config: checked (`check.check_config`).
+      config: checked (`check.check_config`), but for keys that the weights of `init_from` tell.
       workdir: where the run writes, and what it resumes.
       allow_config_change: resume under a config that differs from the workdir's.
 
@@ -78,8 +81,9 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
       TrainingError: if the run cannot go on, whatever the reason; its last good state is saved,
         unless saving is what failed.
     """
+    require_same(json.dumps(as_json(config)), "config")
+    config, origin = complete(config, workdir)
     flat, recorded = flatten(config), as_json(config)
-    require_same(json.dumps(recorded), "config")
     watchdog = make_watchdog(config.data.stall_seconds)
     opened = _open(config, workdir, allow_config_change)
     plan, folder = opened.plan, opened.folder
@@ -92,7 +96,8 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
         checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
         resumed = checkpoints.latest_step() is not None
         frozen = read_frozen(flat, folder, mesh, resumed=resumed)
-        state, start = _first_state(config, plan, mesh, checkpoints, frozen.modules)
+        state, started = _first_state(config, plan, mesh, checkpoints, frozen.modules, origin)
+        del origin  # the host's copy
         start_step = int(state.step)
         with same_end():
             reporter = Reporter(folder, plan, start_step=start_step)
@@ -111,7 +116,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
                 mesh,
                 data=f"{opened.source.name}: {len(opened.source):,} images",
                 evaluation=opened.splits.description if evaluation else 'off, knn.every=""',
-                start=start,
+                start=started.words,
                 kernels=str(proven),
                 workdir=folder,
             )
@@ -119,13 +124,23 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
         loop = PretrainLoop(config, plan, mesh, checkpoints, reporter, evaluation, lock, watchdog)
         train_step = after_first(
             lambda *arguments: proven.step(*arguments, frozen.params),
-            lambda: record_beginning(folder, recorded, opened.data, start_step, reporter),
+            lambda: record_beginning(
+                folder, recorded, opened.data, start_step, reporter, started.record
+            ),
         )
         signum = loop.run(state, batches, train_step, config.seed)
         if signum:
             return signals.status_of(signum)
         reporter.say_summary(config.head.prototypes)
     return exits.COMPLETE
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where the first state comes from: in words, and as exports tell it; None for nothing."""
+
+    words: str
+    record: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,20 +204,22 @@ def _first_state(
     mesh: jax.sharding.Mesh,
     checkpoints: Checkpoints,
     frozen: dict[str, Network],
-) -> tuple[TrainState, str]:
-    """Returns the state that the loop starts from, and in words where it comes from."""
+    origin: Origin | None,
+) -> tuple[TrainState, Start]:
+    """Returns the state that the loop starts from, and where it comes from."""
     latest = checkpoints.latest_step()
     if latest is not None:
         complete = "; the run is complete" if latest == plan.total_steps else ""
         state = checkpoints.restore(state_layout(config, plan, mesh, frozen))
-        return state, f"resumed at step {latest:,}{complete}"
-    weights = None
-    if config.init_from:  # before anything compiles
-        weights = read_start(config.init_from, state_layout(config, plan, mesh, frozen))
-    state = jit_init(config, plan, mesh, frozen)(jax.random.key(config.seed))
-    if weights is None:
-        return state, f"random weights, seed {config.seed}"
-    return replace_weights(state, weights), f"weights of {config.init_from}"
+        began = f"; it began with the weights of {config.init_from}" if config.init_from else ""
+        return state, Start(f"resumed at step {latest:,}{complete}{began}")
+    init = jit_init(config, plan, mesh, frozen)
+    if origin is None:
+        return init(jax.random.key(config.seed)), Start(f"random weights, seed {config.seed}")
+    like = state_layout(config, plan, mesh, frozen)
+    weights, table = start_weights(origin, flatten(config), like)  # before anything compiles
+    state = replace_weights(init(jax.random.key(config.seed)), weights)
+    return state, Start(origin.words(table), origin.record(table))
 
 
 def _batches(

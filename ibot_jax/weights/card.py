@@ -136,6 +136,7 @@ def make_card(
         "Architecture": _architecture(description),
         "Input": _input(description) + "".join(f"\n\nNote: {text}." for text in remarks),
         "Training": _training(description),
+        **({"Start": _start(description["start"])} if "start" in description else {}),
         "Metrics": _metrics(description, reports, source),
         "Licence": license_id
         or "Not stated by whoever wrote these files. The code that wrote them, ibot_jax, is "
@@ -234,6 +235,15 @@ def _training(description: Mapping[str, Any]) -> str:
     if "args" in description:
         return _table({f"`{key}`": value for key, value in description["args"].items()})
     return "Data and schedule are not recorded in what these weights were converted from."
+
+
+def _start(start: Mapping[str, Any]) -> str:
+    """Returns what the training started from: `history.read_start`, of a run's description."""
+    rows = {"weights": f"{start['source']} ({start['kind']})"}
+    if checksum := start.get("converted_from", {}).get("sha256"):
+        rows["SHA-256 of the file"] = checksum
+    rows["their licence"] = start.get("license") or "not stated in them"
+    return _table(rows | start["parts"])
 
 
 def _metrics(

@@ -1,6 +1,8 @@
 """Under which config, and on which images, the steps of a run were made.
 
     WORKDIR/config.json   the config, as of the last start
+    WORKDIR/start.json    the weights that it started from, if any: {"source": PATH, "kind": ...,
+                          "parts": {"student": "backbone of the teacher there", ...}, ...}
     WORKDIR/history.json  [{"from_step": 0, "config": {...}, "data": {"images": N, "names": HASH}}]
 
 An entry holds for the steps after `from_step`, up to that of the next entry. A start that changes
@@ -18,7 +20,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.files.atomic import write_json
 from ibot_jax.files.json_files import parse_object
 
-CONFIG, HISTORY = "config.json", "history.json"
+CONFIG, HISTORY, START = "config.json", "history.json", "start.json"
 
 
 def read_config(workdir: epath.Path) -> Flat | None:
@@ -27,7 +29,27 @@ def read_config(workdir: epath.Path) -> Flat | None:
     Raises:
       UserError: if the file is damaged.
     """
-    path = workdir / CONFIG
+    return _read_object(workdir / CONFIG)
+
+
+def read_start(workdir: epath.Path) -> dict[str, Any] | None:
+    """Returns what is recorded of the weights that a run started from; None if it drew its own.
+
+    Raises:
+      UserError: if the file is damaged.
+    """
+    return _read_object(workdir / START)
+
+
+def record_weights(workdir: epath.Path, start: dict[str, Any] | None) -> None:
+    """Records the weights that a new run starts from, in place of those of a start that failed."""
+    if start is None:
+        (workdir / START).unlink(missing_ok=True)
+    else:
+        write_json(workdir / START, start)
+
+
+def _read_object(path: epath.Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:

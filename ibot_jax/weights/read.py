@@ -48,30 +48,12 @@ def read_like(folder: epath.Path, part: str, like: Any) -> Any:
     """
     with ocp.StandardCheckpointer() as checkpointer:
         saved = checkpointer.metadata(folder / part).item_metadata.tree
-        _require_like(saved, like, folder / part)
+        for tensor, there, here in differing(saved, like):
+            raise UserError(
+                f"{folder} does not fit this config: {part}/{tensor} is {there} there and {here} "
+                "here; make model, head, input size and optimiser equal"
+            )
         return checkpointer.restore(folder / part, like)
-
-
-def read_some_like(folder: epath.Path, part: str, like: dict[str, Any]) -> dict[str, Any]:
-    """Reads those keys of a part that `like` has, as `read_like` does; all by all processes."""
-    saved = read_arrays(folder / part)
-    saved = {key: saved[key] for key in like if key in saved}
-    _require_like(saved, like, folder / part)
-    return jax.tree.map(
-        lambda x, there: jax.make_array_from_callback(
-            x.shape, x.sharding, lambda index: there[index].astype(x.dtype)
-        ),
-        like,
-        saved,
-    )
-
-
-def _require_like(saved: Any, like: Any, part: epath.Path) -> None:
-    for tensor, there, here in _unlike(saved, like):
-        raise UserError(
-            f"{part.parent} does not fit this config: {part.name}/{tensor} is {there} there and "
-            f"{here} here; make model, head, input size and optimiser equal"
-        )
 
 
 @contextlib.contextmanager
@@ -97,14 +79,14 @@ def require_shapes(params: Any, described: Any, name: str) -> None:
     Raises:
       UserError: that names the first tensor which is not.
     """
-    for tensor, found, wanted in _unlike(params, described):
+    for tensor, found, wanted in differing(params, described):
         raise UserError(
             f"{name} holds weights of another architecture than its config: {tensor} is {found}, "
             f"not {wanted}; restore the one or the other"
         )
 
 
-def _unlike(found: Any, wanted: Any) -> Iterator[tuple[str, str, str]]:
+def differing(found: Any, wanted: Any) -> Iterator[tuple[str, str, str]]:
     """Yields the tensors that two trees do not have alike: name, and shapes in words."""
     found, wanted = _shapes(found), _shapes(wanted)
     for tensor in sorted(found.keys() | wanted.keys()):

@@ -13,14 +13,13 @@ import pytest
 import safetensors.numpy
 from etils import epath
 from foreign_weights import convert, failure, vit
-from runs import save_run
+from runs import save_run, started
 from tiny import TINY_SWIN, tiny_config, tiny_plan
 
 import ibot_jax
 from ibot_jax.methods.state import teacher_params
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.runs.starting import read_start, replace_weights
 from ibot_jax.runs.training import make_init
 from ibot_jax.tools.replaying.recording import Recording
 from ibot_jax.tools.replaying.settings import run_of
@@ -229,7 +228,7 @@ def test_a_run_starts_where_a_published_checkpoint_ends(original, tmp_path):
     with jax.enable_x64(True):
         state = jax.jit(make_init(config, plan))(jax.random.key(0))
         state = jax.device_put(state, replicated(make_mesh()))
-        state = replace_weights(state, read_start(str(tmp_path / "start"), state))
+        state, _ = started(tmp_path / "start", config, state)
     for kind, name in (("class", "center"), ("patch", "patch_center")):
         np.testing.assert_array_equal(state.buffers["centers"][kind], recording[f"epoch1/{name}"])
     for who, params in (("student", state.params), ("teacher", teacher_params(state))):

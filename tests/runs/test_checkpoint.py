@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 import pytest
 from disk import full_disk
 from etils import epath
-from runs import PRETRAINING
+from runs import PRETRAINING, started
 from tiny import tiny_batch, tiny_config, tiny_plan
 
 from ibot_jax.errors import SaveError, UserError
@@ -29,9 +29,8 @@ from ibot_jax.optim.ema_teacher import ema_teacher
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
-from ibot_jax.runs import checkpoint, starting
+from ibot_jax.runs import checkpoint, origin
 from ibot_jax.runs.checkpoint import Checkpoints
-from ibot_jax.runs.starting import read_start, replace_weights
 from ibot_jax.runs.training import jit_init, make_init, make_train_step, state_layout
 from ibot_jax.weights.checkpoints import complete_steps, find_checkpoint
 
@@ -429,12 +428,12 @@ def test_a_run_starts_from_the_weights_of_another(workdir, given):
 
     fresh = first_state(config, seed=2)
     path = workdir if given == "the workdir" else workdir / "checkpoints/4"
-    started = replace_weights(fresh, read_start(str(path), fresh))
-    assert_equal(started.params, other.params)
-    assert_equal(teacher_params(started), expected_teacher)
-    assert_equal(started.buffers, other.buffers)
-    assert int(started.step) == 0
-    assert_equal(started.opt_state[0], fresh.opt_state[0])  # all links but the teacher's
+    state, _ = started(path, config, fresh)
+    assert_equal(state.params, other.params)
+    assert_equal(teacher_params(state), expected_teacher)
+    assert_equal(state.buffers, other.buffers)
+    assert int(state.step) == 0
+    assert_equal(state.opt_state[0], fresh.opt_state[0])  # all links but the teacher's
 
 
 def test_a_method_starts_with_the_centers_that_it_has(workdir):
@@ -444,12 +443,11 @@ def test_a_method_starts_with_the_centers_that_it_has(workdir):
     checkpoints = Checkpoints(workdir, keep=1)
     checkpoints.save(other)
     checkpoints.close()
-    fresh = first_state(tiny_config(method="dino", **shared), seed=2)
-    started = replace_weights(fresh, read_start(str(workdir), fresh))
-    assert_equal(started.buffers, {"centers": {"class": np.full(12, 3, np.float32)}})
-    assert (
-        started.buffers["centers"]["class"].sharding == fresh.buffers["centers"]["class"].sharding
-    )
+    config = tiny_config(method="dino", **shared)
+    fresh = first_state(config, seed=2)
+    state, _ = started(workdir, config, fresh)
+    assert_equal(state.buffers, {"centers": {"class": np.full(12, 3, np.float32)}})
+    assert state.buffers["centers"]["class"].sharding == fresh.buffers["centers"]["class"].sharding
 
 
 def test_all_processes_start_from_the_checkpoint_that_the_first_one_found(workdir, monkeypatch):
@@ -460,30 +458,32 @@ def test_all_processes_start_from_the_checkpoint_that_the_first_one_found(workdi
     for step, state in ((4, first), (8, first_state(tiny_config(), seed=2))):
         save_and_wait(checkpoints, at_step(state, step))
     checkpoints.close()
-    monkeypatch.setattr(starting, "is_first", lambda: False)
-    monkeypatch.setattr(starting, "first_text", lambda own: str(workdir / "checkpoints/4"))
-    fresh = first_state(tiny_config(), seed=3)
-    assert_equal(read_start(str(workdir), fresh)["student"], expected)
+    monkeypatch.setattr(origin, "is_first", lambda: False)
+    monkeypatch.setattr(origin, "first_text", lambda own: str(workdir / "checkpoints/4"))
+    state, _ = started(workdir, tiny_config(), first_state(tiny_config(), seed=3))
+    assert_equal(state.params, expected)
 
 
 def test_weights_that_do_not_fit_are_named_with_both_shapes(workdir):
+    """Where there is no config beside them, which would tell more."""
     checkpoints = Checkpoints(workdir, keep=1)
     checkpoints.save(first_state(tiny_config()))
     checkpoints.close()
-    wider = first_state(tiny_config(model__width=32))
-    with pytest.raises(UserError, match=r"student/backbone/\S+ is \(.*16.* and \(.*32"):
-        read_start(str(workdir), wider)
-    larger = first_state(tiny_config(data__global_size=(24, 24)))
-    message = r"student/backbone/pos_embed is \(1, 17, 16\) there and \(1, 37, 16\) here"
-    with pytest.raises(UserError, match=message):
-        read_start(str(workdir), larger)
-    deeper = first_state(tiny_config(model__depth=3))
-    with pytest.raises(UserError, match=r"student/backbone/blocks_2/\S+ is absent there"):
-        read_start(str(workdir), deeper)
+    for change, message in (
+        (dict(model__width=32), r"student/backbone/\S+ is \(.*16.* and \(.*32"),
+        (
+            dict(data__global_size=(24, 24)),
+            r"student/backbone/pos_embed is \(1, 17, 16\) there and \(1, 37, 16\) here",
+        ),
+        (dict(model__depth=3), r"student/backbone/blocks_2/\S+ is absent there"),
+    ):
+        config = tiny_config(**change)
+        with pytest.raises(UserError, match=message):
+            started(workdir, config, first_state(config))
 
 
 def test_no_checkpoint_to_start_from(tmp_path):
-    with pytest.raises(UserError, match="holds no checkpoint"):
-        read_start(str(tmp_path), first_state(tiny_config()))
-    with pytest.raises(UserError, match="absent does not exist"):
-        read_start(str(tmp_path / "absent"), first_state(tiny_config()))
+    (tmp_path / "checkpoints").mkdir()
+    for path, message in ((tmp_path, "holds no checkpoint"), ("/absent", "absent' does not exist")):
+        with pytest.raises(UserError, match=message):
+            started(path, tiny_config(), None)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from runs import DATA, save_run
+from runs import DATA, save_run, started
 from tiny import tiny_config, tiny_plan
 
 import ibot_jax
@@ -23,8 +23,7 @@ from ibot_jax.models.classifier import Classifier
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.checkpoint import Checkpoints
-from ibot_jax.runs.starting import read_start
-from ibot_jax.runs.training import jit_init, state_layout
+from ibot_jax.runs.training import jit_init
 from ibot_jax.visualize import __main__ as visualize
 from ibot_jax.weights.finetuned import write_model
 from ibot_jax.weights.history import record_start
@@ -146,7 +145,7 @@ def test_who_needs_a_pretraining_says_so(tmp_path):
     folder, config = epath.Path(tmp_path) / "tuned", tiny_config()
     make_finetuned(folder)
     with pytest.raises(UserError, match="is of a fine-tuning; give the workdir of a pre"):
-        read_start(str(folder), state_layout(config, tiny_plan(config), make_mesh()))
+        started(folder, config, None)
     report = ["report", f"--from={folder}", f"--out={tmp_path / 'x.html'}"]
     assert visualize.main(report) == 2
     assert convert.main([str(folder), str(tmp_path / "x.npz"), "--to=npz", "--head"]) == 2

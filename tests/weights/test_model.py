@@ -8,7 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from runs import save_run
+from runs import save_run, started
 from tiny import normalized, tiny_config, tiny_plan
 
 import ibot_jax
@@ -18,7 +18,6 @@ from ibot_jax.methods.state import teacher_params
 from ibot_jax.models.build import build_backbone, build_head
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.runs.starting import read_start
 from ibot_jax.runs.training import make_init
 from ibot_jax.weights.load import untrained
 from ibot_jax.weights.sanity import check_finite
@@ -285,7 +284,7 @@ def test_weights_that_are_not_finite_are_refused_wherever_they_are_used(
         export.export(workdir, str(tmp_path / "out.npz"), to="npz", weights="student")
     assert not (tmp_path / "out.npz").exists()
     with pytest.raises(UserError, match=named):
-        read_start(workdir, state)
+        started(workdir, config, state)
     with pytest.raises(UserError, match=r"here holds x as int32; weights are floating-point"):
         check_finite({"x": np.ones(3, np.int32)}, "here")
     huge = {"x": np.array([1.0, -1e300])}  # finite, but not as what a model makes of it

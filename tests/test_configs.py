@@ -8,7 +8,9 @@ import pytest
 import recipes
 
 from ibot_jax.config import get_config
+from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.flat import flatten, section
+from ibot_jax.config.open_keys import open_keys
 from ibot_jax.config.plan import make_plan
 from ibot_jax.errors import UserError
 from ibot_jax.methods.state import teacher_params
@@ -45,6 +47,8 @@ NUM_IMAGES = {
     "cifar10:swin": 50_000,
     "cifar10:large": 50_000,
     "cifar10:reference": 5_000,
+    **dict.fromkeys(("continue", "continue:small"), 3_000),
+    "continue:large": 200_000,
     **dict.fromkeys((*PUBLISHED, *SWIN, "dino_vits16"), IMAGENET),
 }
 
@@ -60,6 +64,8 @@ def test_every_config_is_tested():
 @pytest.mark.parametrize("name", NUM_IMAGES)
 def test_a_config_is_sound(name):
     config = load(name)
+    for key in open_keys(flatten(config)):  # as if the weights were a ViT-S/16
+        config.update_from_flattened_dict({key: KEYS[key].default})
     check_config(config)
     check_plan(config, make_plan(config, NUM_IMAGES[name]))
 

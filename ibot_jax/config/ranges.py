@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Protocol
 
-from ibot_jax.config import durations, selections
+from ibot_jax.config import durations, globs, selections
 
 
 class Range(Protocol):
@@ -88,6 +88,34 @@ class Duration:
     def __str__(self) -> str:
         forms = ["epochs", "steps", "examples", *(["% of the run"] if self.share else [])]
         return f"a number of {', '.join(forms[:-1])} or {forms[-1]}" + ", or ''" * self.never
+
+
+@dataclasses.dataclass(frozen=True)
+class ByGlob:
+    """Entries "GLOB: VALUE; GLOB: VALUE", each value of a range."""
+
+    values: Between | Duration
+
+    def problem(self, value: str) -> str:
+        """Returns what is wrong with a value."""
+        try:
+            for glob, text in globs.parse(value):
+                if problem := self._problem(text):
+                    return f"has {text!r} for {glob!r}, which {problem}"
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def _problem(self, text: str) -> str:
+        if isinstance(self.values, Duration):
+            return self.values.problem(text)
+        try:
+            return self.values.problem(float(text))
+        except ValueError:
+            return "is no number"
+
+    def __str__(self) -> str:
+        return f'"GLOB: VALUE; GLOB: VALUE", values {self.values}'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,8 @@ ROOMS = (
     ("weights",),
     ("cli",),
     ("methods", "data"),
-    ("losses", "optim", "models"),
+    ("losses", "optim"),  # a rate goes by the layer, which the backbone's names tell
+    ("models",),
     ("kernels",),
     ("files",),  # an atomic write hears of the signals that end the program
     ("parallel",),

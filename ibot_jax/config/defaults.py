@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ibot_jax.config.flat import make_config
 from ibot_jax.config.keys import Key, Kind
-from ibot_jax.config.ranges import Between, Blocks, Duration, Interval, OneOf
+from ibot_jax.config.ranges import Between, Blocks, ByGlob, Duration, Interval, OneOf
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -232,17 +232,72 @@ KEYS = {
     "optim.name": Key("adamw", "of the optimiser", OneOf(("adamw", "sgd", "lars"))),
     "optim.lr": Key(
         5e-4,
-        "learning rate for 256 images a step; scaled linearly by batch_size / 256",
+        "learning rate for 256 images a step; scaled by batch_size / 256",
         Between(1e-10, 100),
     ),
-    "optim.min_lr": Key(1e-6, "at the end of a cosine, not scaled", Between(0, 100)),
+    "optim.lr_scaling": Key(
+        "linear",
+        "by that share (linear), by its square root (sqrt; DINOv2), or not at all (none)",
+        OneOf(("linear", "sqrt", "none")),
+    ),
+    "optim.min_lr": Key(1e-6, "at the end of the schedule, not scaled", Between(0, 100)),
     "optim.warmup": Key("10 epochs", "in which the learning rate rises from 0", Duration()),
+    "optim.warmup_end": Key(
+        "included",
+        "the warm-up's last step has the full rate (included), or the next one has it (excluded)",
+        OneOf(("included", "excluded")),
+    ),
+    "optim.schedule": Key(
+        "cosine",
+        "how the learning rate falls after its warm-up; constant does so in optim.cooldown alone",
+        OneOf(("cosine", "linear", "constant")),
+    ),
+    "optim.schedule_end": Key(
+        "excluded",
+        "schedules of rate, decay and momentum reach their ends at the last step (included), or "
+        "one step after the run (excluded)",
+        OneOf(("included", "excluded")),
+    ),
+    "optim.cooldown": Key(
+        "0%", "at the end of a constant rate, in which it falls in a straight line", Duration()
+    ),
+    "optim.trunc_extra": Key(
+        0.0,
+        "share of themselves that cosines are longer than the run, whose end cuts them and "
+        "stretches them to end there (DINOv3)",
+        Between(1e-3, 1000, off=0),
+    ),
+    "optim.betas": Key((0.9, 0.999), "of AdamW's moments", Between(0, 0.999_999, entries=2)),
+    "optim.eps": Key(1e-8, "of AdamW", Between(1e-20, 1)),
     "optim.weight_decay": Key(0.04, "at first", Between(0, 10)),
     "optim.weight_decay_end": Key(0.4, "at the end of a cosine", Between(0, 10)),
     "optim.clip": Key(
         3.0,
-        "largest gradient norm of each parameter tensor; 0 turns clipping off",
+        "largest norm of a gradient; 0 turns clipping off",
         Between(1e-6, 1e6, off=0),
+    ),
+    "optim.clip_by": Key(
+        "tensor",
+        "what has that norm: each tensor; backbone and head apart (module; DINOv2); or all "
+        "gradients together (global)",
+        OneOf(("tensor", "module", "global")),
+    ),
+    "optim.layer_decay": Key(
+        1.0,
+        "factor of the learning rate from each block to the one below it; heads have the full one",
+        Between(0.01, 1),
+    ),
+    "optim.rates": Key(
+        "",
+        "more factors of the learning rate, by name: "
+        '"backbone: 0.1; backbone/patch_embed: 0.02"; the last entry that names a parameter counts',
+        ByGlob(Between(0, 1000)),
+    ),
+    "optim.freeze": Key(
+        "",
+        "how long parameters stay as they are, by name: "
+        '"backbone: 1 epochs; backbone/blocks_[0-5]: 100%"; the last entry counts, likewise',
+        ByGlob(Duration()),
     ),
     "optim.freeze_last_layer": Key(
         "1 epochs", "in which the prototypes stay as they are", Duration()

@@ -1,6 +1,7 @@
 """How long a run is, in steps."""
 
 import dataclasses
+import math
 
 from ibot_jax.config import durations
 from ibot_jax.config.section import Section
@@ -28,14 +29,18 @@ class Plan:
         return _to_steps(key, text, self.batch_size, self.steps_per_epoch, self.total_steps)
 
 
-def peak_rate(lr: float, batch_size: int) -> float:
-    """Returns the learning rate of a batch, in proportion to its size (Goyal et al., 1706.02677).
+def peak_rate(lr: float, batch_size: int, scaling: str = "linear") -> float:
+    """Returns the learning rate of a batch.
 
     Args:
       lr: the rate for 256 images.
       batch_size: images a step.
+      scaling: how the rate grows with the batch: "linear" (Goyal et al., 1706.02677), "sqrt", as
+        the square root (DINOv2), or "none".
     """
-    return lr * batch_size / 256
+    if scaling == "linear":
+        return lr * batch_size / 256
+    return lr * math.sqrt(batch_size / 256) if scaling == "sqrt" else lr
 
 
 def _to_steps(key: str, text: str, *lengths: int) -> int:

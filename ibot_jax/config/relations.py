@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from ibot_jax.config import durations
+from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.flat import Flat
 from ibot_jax.config.host import MOST_PER_CORE, num_cores
 from ibot_jax.config.plan import peak_rate
@@ -28,13 +30,37 @@ def check_workers(flat: Flat) -> Iterator[str]:
 
 def check_rates(flat: Flat) -> Iterator[str]:
     """Yields a sentence if the learning rate would rise where it is meant to fall."""
-    peak = peak_rate(flat["optim.lr"], flat["batch_size"])
+    scaling = flat.get("optim.lr_scaling", "linear")  # a fine-tuning has no other
+    peak = peak_rate(flat["optim.lr"], flat["batch_size"], scaling)
     if flat["optim.min_lr"] > peak * (1 + 1e-6):
+        factor = {"linear": " x batch_size / 256", "sqrt": " x sqrt(batch_size / 256)"}
         problem = (
-            f"is above the learning rate that it ends, optim.lr={flat['optim.lr']} x batch_size / "
-            f"256 = {peak:.4g}; lower the one or raise the other"
+            f"is above the learning rate that it ends, optim.lr={flat['optim.lr']}"
+            f"{factor.get(scaling, '')} = {peak:.4g}; lower the one or raise the other"
         )
         yield stated(flat, "optim.min_lr", problem)
+
+
+def _check_schedule(flat: Flat) -> Iterator[str]:
+    shape = flat["optim.schedule"]
+    if durations.parse(flat["optim.cooldown"])[0] and shape != "constant":
+        yield stated(flat, "optim.cooldown", f'needs optim.schedule="constant", not {shape!r}')
+    if flat["optim.trunc_extra"]:
+        if shape != "cosine":
+            problem = f'needs optim.schedule="cosine", not {shape!r}'
+            yield stated(flat, "optim.trunc_extra", problem)
+        if flat["optim.schedule_end"] != "included":
+            problem = 'ends at the last step; set optim.schedule_end="included"'
+            yield stated(flat, "optim.trunc_extra", problem)
+
+
+def _check_optimizer(flat: Flat) -> Iterator[str]:
+    for key in ("optim.betas", "optim.eps"):
+        if flat["optim.name"] != "adamw" and flat[key] != KEYS[key].default:
+            problem = f"is of AdamW, not of optim.name={flat['optim.name']!r}; leave it out"
+            yield stated(flat, key, problem)
+    if flat["optim.clip_by"] != "tensor" and not flat["optim.clip"]:
+        yield stated(flat, "optim.clip_by", "needs a positive optim.clip")
 
 
 def _check_losses(flat: Flat) -> Iterator[str]:
@@ -85,6 +111,8 @@ RELATIONS = (
     _check_lengths,
     check_workers,
     check_rates,
+    _check_schedule,
+    _check_optimizer,
     _check_losses,
     _check_masks,
     _check_views,

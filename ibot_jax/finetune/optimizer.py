@@ -4,7 +4,8 @@ import jax
 import optax
 
 from ibot_jax.models.geometry import Geometry
-from ibot_jax.models.parameters import Params, layer_of
+from ibot_jax.models.parameters import Params, names_of
+from ibot_jax.optim import rates
 from ibot_jax.optim.optimizer import add_weight_decay, scale_by_negative
 from ibot_jax.optim.schedules import Schedule
 
@@ -24,31 +25,13 @@ def make_optimizer(
       layer_decay: in (0, 1]; 1 gives all layers the same rate.
       geometry: of the backbone.
     """
-    last = geometry.depth + 1
-
-    def layer(part: str, *path: str) -> int:
-        return layer_of(path, geometry) if part == "backbone" else last
-
-    def scale(updates, params):
-        del params
-
-        def one(path, update):
-            return update * layer_decay ** (last - layer(*_names(path)))
-
-        return jax.tree_util.tree_map_with_path(one, updates)
 
     def decayed(params: Params) -> Params:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: _names(path)[-1] not in _UNDECAYED, params
-        )
+        return jax.tree.map(lambda name: name.split("/")[-1] not in _UNDECAYED, names_of(params))
 
     return optax.chain(
         optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
         optax.masked(add_weight_decay(lambda step: weight_decay), decayed),
-        optax.stateless(scale),
+        rates.scale_by(rates.layer_decay(layer_decay, geometry)),
         scale_by_negative(lr),
     )
-
-
-def _names(path: tuple) -> tuple[str, ...]:
-    return tuple(entry.key for entry in path)

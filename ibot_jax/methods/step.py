@@ -18,6 +18,7 @@ from ibot_jax.methods.metrics import DEVICES, METRICS, of_batch
 from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.methods.views import Batch, Noise, Views
 from ibot_jax.models.parameters import Params
+from ibot_jax.optim.freezing import join, split
 from ibot_jax.optim.schedules import Schedule
 from ibot_jax.parallel.gradients import average_gradients
 
@@ -74,6 +75,7 @@ def make_train_step(
     *,
     make_views: Callable[[Batch, Any], Views],
     draw_noise: Callable[[Array, Batch], Noise],
+    trained: Callable[[Params], Tree],
     mesh: jax.sharding.Mesh,
     parts: int,
     dtype: jnp.dtype,
@@ -92,23 +94,25 @@ def make_train_step(
       schedules: of the chain, by name, to be reported.
       make_views: from rows of a batch, and `Noise.rope`, to what networks see.
       draw_noise: from a key and the batch.
+      trained: from the student's parameters to the tree with True at each that has a gradient; for
+        the others none is computed.
       mesh: the devices.
       parts: of a device's rows, one after the other.
       dtype: of the parameters.
       precision: of products of float32 where nothing else is said.
     """
 
-    def of_rows(student, constants, rows):
-        others, now, rope_noise = constants
+    def of_rows(learning, constants, rows):
+        still, others, now, rope_noise = constants
         views = make_views(rows, rope_noise)
-        targets = method.targets(Networks(student, **others), views, now)
+        targets = method.targets(Networks(join(learning, still), **others), views, now)
 
-        def loss_of(student):
-            terms = method.terms(student, views, targets)
+        def loss_of(learning):
+            terms = method.terms(join(learning, still), views, targets)
             losses = {name: weight * terms[name] for name, weight in method.loss_weights.items()}
             return sum(losses.values()), terms | losses
 
-        (loss, terms), gradients = jax.value_and_grad(loss_of, has_aux=True)(student)
+        (loss, terms), gradients = jax.value_and_grad(loss_of, has_aux=True)(learning)
         largest = {name: terms.pop(name) for name in [*terms] if METRICS[name].over == DEVICES}
         return Averages(loss, terms, targets.means), largest, gradients
 
@@ -128,9 +132,11 @@ def make_train_step(
         # For the whole batch at once, so that parts of it see the same.
         noise = draw_noise(jax.random.fold_in(rng, state.step), batch)
         rows = batch if noise.gains is None else batch | {"gains": noise.gains}
-        constants = others, now, noise.rope
+        learning, still = split(state.params, trained(state.params))
+        constants = still, others, now, noise.rope
         with jax.default_matmul_precision(precision):
-            averages, largest, gradients = of_all_rows(state.params, constants, rows)
+            averages, largest, gradients = of_all_rows(learning, constants, rows)
+        gradients = join(gradients, jax.tree.map(jnp.zeros_like, still))
         updates, opt_state = tx.update(gradients, state.opt_state, state.params, step=clock)
         moved = state.replace(
             step=state.step + 1,

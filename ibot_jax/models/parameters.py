@@ -1,6 +1,9 @@
 """Parameters of a backbone by their names: whose layer they are, and other image sizes."""
 
+from collections.abc import Sequence
 from typing import Any
+
+import jax
 
 from ibot_jax.config.section import Section
 from ibot_jax.models.architectures import geometry_of
@@ -10,7 +13,14 @@ from ibot_jax.models.positions import resample_positions
 Params = Any  # of a network or a part of it: nested dicts with arrays as leaves
 
 
-def layer_of(path: tuple[str, ...], geometry: Geometry) -> int:
+def names_of(params: Params) -> Params:
+    """Returns the tree with its name at each leaf, "backbone/blocks_0/attn/qkv/kernel"."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "/".join(entry.key for entry in path), params
+    )
+
+
+def layer_of(path: Sequence[str], geometry: Geometry) -> int:
     """Returns the number of the layer that a parameter belongs to.
 
     Args:
@@ -22,7 +32,7 @@ def layer_of(path: tuple[str, ...], geometry: Geometry) -> int:
       0 for the embedding (patches, positions, tokens); n for the n-th block from 1 on, over all
       stages, a merging of patches going with the block before it; depth + 1 for the last norms.
     """
-    if path[0] in ("norm", "class_norm", "local_class_norm"):
+    if path[0].endswith("norm"):
         return geometry.depth + 1
     kind, _, number = path[0].partition("_")
     if kind == "stages":

@@ -1,17 +1,20 @@
-"""The Optax chain: clipping, AdamW, SGD or LARS, freezing, and the EMA teacher as its last link.
+"""The Optax chain: clipping, AdamW, SGD or LARS, freezing, rates, and the EMA teacher at its end.
 
 Schedules follow the run's step, which `update` takes as the extra argument `step`, so that every
 link, frozen or not, reads the same clock.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from ibot_jax.models.parameters import Params
 from ibot_jax.optim.ema_teacher import ema_teacher
+from ibot_jax.optim.freezing import Freezing
 from ibot_jax.optim.groups import parameter_groups
+from ibot_jax.optim.rates import Factors, scale_by
 from ibot_jax.optim.schedules import Schedule
 
 Array = jax.Array
@@ -39,6 +42,27 @@ def clip_by_tensor_norm(clip: float) -> optax.GradientTransformationExtraArgs:
     return _stateless(update)
 
 
+def clip_by_norm(clip: float, *, by_module: bool) -> optax.GradientTransformation:
+    """Scales gradients by min(1, clip / (norm + 1e-6)), as `torch.nn.utils.clip_grad_norm_` does.
+
+    Args:
+      clip: largest norm.
+      by_module: whether the norm is that of a module, whose gradients the tree has under one name
+        (DINOv2), or that of all gradients.
+    """
+
+    def clipped(gradients):
+        factor = jnp.minimum(1, clip / (optax.tree.norm(gradients) + 1e-6))
+        return jax.tree.map(lambda gradient: gradient * factor, gradients)
+
+    def update(gradients, _):
+        if by_module:
+            return {name: clipped(module) for name, module in gradients.items()}
+        return clipped(gradients)
+
+    return optax.stateless(update)
+
+
 def add_weight_decay(schedule: Schedule) -> optax.GradientTransformationExtraArgs:
     """Adds schedule(step) times the parameter, except to biases, norms and other vectors."""
 
@@ -54,7 +78,13 @@ def scale_by_negative(schedule: Schedule) -> optax.GradientTransformationExtraAr
 
 
 def descent(
-    name: str, *, lr: Schedule, weight_decay: Schedule, clip: float
+    name: str,
+    *,
+    lr: Schedule,
+    weight_decay: Schedule,
+    clip: float,
+    betas: tuple[float, float],
+    eps: float,
 ) -> optax.GradientTransformationExtraArgs:
     """Builds the original's optimiser `name`: "adamw", "sgd" or "lars".
 
@@ -63,11 +93,13 @@ def descent(
       lr: learning rate by step.
       weight_decay: of tensors with two dimensions and more, by step.
       clip: largest gradient norm of each tensor; 0 turns clipping off.
+      betas: of AdamW's moments.
+      eps: of AdamW.
     """
     decay = add_weight_decay(weight_decay)
     momentum = optax.trace(decay=0.9)
     links = {
-        "adamw": lambda: [optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8), decay],
+        "adamw": lambda: [optax.scale_by_adam(*betas, eps), decay],
         "sgd": lambda: [decay, momentum],
         "lars": lambda: [
             decay,
@@ -88,10 +120,15 @@ def make_optimizer(
     lr: Schedule,
     weight_decay: Schedule,
     clip: float,
+    clip_by: str,
+    betas: tuple[float, float],
+    eps: float,
+    rates: Sequence[Factors],
+    freezing: Freezing,
     freeze_last_layer: int,
     norm_last_layer: bool,
     teacher_rate: Schedule,
-    init_teacher: Callable[[optax.Params], optax.Params],
+    init_teacher: Callable[[Params], Params],
 ) -> optax.GradientTransformationExtraArgs:
     """Builds the whole chain; its `update` needs `params` and the keyword `step`.
 
@@ -99,16 +136,58 @@ def make_optimizer(
       name: "adamw", "sgd" or "lars".
       lr: learning rate by step.
       weight_decay: by step.
-      clip: largest gradient norm of each tensor; 0 turns clipping off.
-      freeze_last_layer: steps in which the last layers get no update, no decay and no moments.
+      clip: largest norm of a gradient; 0 turns clipping off.
+      clip_by: what has that norm: "tensor", "module" or "global"; what is fixed has no part in it.
+      betas: of AdamW's moments.
+      eps: of AdamW.
+      rates: factors of the learning rate, by parameter.
+      freezing: what gets no update, no decay and no moments, and for how long.
+      freeze_last_layer: steps in which the last layers do not.
       norm_last_layer: whether the prototypes' norms stay as they are.
       teacher_rate: 1 - the teacher's momentum, by step.
       init_teacher: from the student's parameters to the teacher's.
     """
-    optimizer = descent(name, lr=lr, weight_decay=weight_decay, clip=clip)
-    thawing = optax.transforms.conditionally_mask(optimizer, lambda n: n >= freeze_last_layer)
-    groups = optax.partition(
-        {"rest": optimizer, "last_layer": thawing, "fixed": optax.set_to_zero()},
-        lambda params: parameter_groups(params, norm_last_layer),
+    by_tensor = clip_by == "tensor"
+    optimizer = descent(
+        name,
+        lr=lr,
+        weight_decay=weight_decay,
+        clip=clip if by_tensor else 0,
+        betas=betas,
+        eps=eps,
     )
-    return optax.chain(groups, ema_teacher(teacher_rate, init_teacher))
+
+    def from_step(first: int) -> optax.GradientTransformationExtraArgs:
+        return optax.transforms.conditionally_mask(optimizer, lambda n: n >= first)
+
+    def labels(params: Params) -> Params:
+        return parameter_groups(
+            params,
+            freezing=freezing,
+            freeze_last_layer=freeze_last_layer,
+            norm_last_layer=norm_last_layer,
+        )
+
+    def is_fixed(params: Params) -> Params:
+        return jax.tree.map(lambda label: label == "fixed", labels(params))
+
+    clipping = (
+        []
+        if by_tensor or not clip
+        else [
+            optax.masked(optax.set_to_zero(), is_fixed),
+            clip_by_norm(clip, by_module=clip_by == "module"),
+        ]
+    )
+    groups = {
+        "rest": optimizer,
+        "last_layer": from_step(freeze_last_layer),
+        "fixed": optax.set_to_zero(),
+        **{f"frozen_{i}": from_step(first) for i, first in enumerate(freezing.thaws)},
+    }
+    return optax.chain(
+        *clipping,
+        optax.partition(groups, labels),
+        *map(scale_by, rates),
+        ema_teacher(teacher_rate, init_teacher),
+    )

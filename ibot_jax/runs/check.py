@@ -162,6 +162,9 @@ def too_late(flat: Flat, plan: Plan | None = None) -> Iterator[str]:
         for key in ("optim.warmup", "optim.freeze_last_layer", "masks.start")
         if share(key) >= 1
     }
+    warmup = share("optim.warmup")
+    if warmup < 1 < warmup + share("optim.cooldown"):
+        late["optim.cooldown"] = 1 - warmup
     wait = share("masks.start")  # and so long the temperature of patches waits, too
     if wait < 1 < wait + share("loss.teacher_temp_warmup"):
         late |= {"masks.start": 1.0} if wait else {}

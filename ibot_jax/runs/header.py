@@ -1,5 +1,6 @@
 """The lines that say what is about to run."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from ibot_jax.config.flat import Flat, section
 from ibot_jax.config.plan import Plan, peak_rate
 from ibot_jax.config.section import Section
 from ibot_jax.models.architectures import in_words
+from ibot_jax.optim.freezing import make_freezing
 from ibot_jax.parallel.processes import num_processes
 
 
@@ -75,7 +77,8 @@ def header(
             f"{plan.total_steps:,} steps of {plan.batch_size} images; {epochs:g} epochs of "
             f"{plan.steps_per_epoch:,} steps"
         ),
-        "rate": rate_in_words(section(flat, "optim"), plan.batch_size),
+        "rate": _rate(section(flat, "optim"), plan),
+        **({"frozen": _frozen(flat, plan, params)} if flat["optim.freeze"] else {}),
         "teacher": _momentum_in_words(flat["teacher_momentum"], plan),
         "start": start,
         "writes": str(workdir),
@@ -85,12 +88,39 @@ def header(
     return [title, *(f"  {name:<11}{text}".replace("\n", indent) for name, text in rows.items())]
 
 
-def rate_in_words(optim: Section, batch_size: int) -> str:
-    """Returns the learning rate as the batch scales it."""
+def rate_in_words(optim: Section, batch_size: int, scaling: str = "linear") -> str:
+    """Returns the learning rate as the batch scales it, and to what it falls."""
+    factor = {"linear": f" x {batch_size} / 256", "sqrt": f" x sqrt({batch_size} / 256)"}
+    peak = peak_rate(optim.lr, batch_size, scaling)
     return (
-        f"{peak_rate(optim.lr, batch_size):.4g} (optim.lr {optim.lr:g} x {batch_size} / 256), then "
-        f"down to {optim.min_lr:g}"
+        f"{peak:.4g} (optim.lr {optim.lr:g}{factor.get(scaling, '')}), then down to "
+        f"{optim.min_lr:g}"
     )
+
+
+def _rate(optim: Section, plan: Plan) -> str:
+    text = rate_in_words(optim, plan.batch_size, optim.lr_scaling)
+    if optim.schedule == "constant":
+        cooldown = plan.steps("optim.cooldown", optim.cooldown)
+        peak, _, fall = text.partition(", then ")
+        text = f"{peak}, constant" + (
+            f"; {fall} in the last {cooldown:,} steps" if cooldown else ""
+        )
+    if optim.layer_decay < 1:
+        text += f"; x {optim.layer_decay:g} from layer to layer below"
+    return text + (f"; {optim.rates}" if optim.rates else "")
+
+
+def _frozen(flat: Flat, plan: Plan, params: Any) -> str:
+    """Returns how many parameters are frozen until when."""
+    freezing, words = make_freezing(flat["optim.freeze"], plan), []
+    for start, end in itertools.pairwise((0, *freezing.thaws, None)):
+        trained = freezing.trained(params, start)
+        sizes = jax.tree.map(lambda x, mine: 0 if mine else x.size, params, trained)
+        millions = sum(jax.tree.leaves(sizes)) / 1e6
+        until = f" until step {end:,}" if end else " to the end"
+        words.append(f"{millions:.2f} M parameters{until}" if millions else "then none")
+    return f"{', '.join(words)} ({freezing.text})"
 
 
 def _momentum_in_words(momentum: float, plan: Plan) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
+from ibot_jax.config import durations, globs
 from ibot_jax.config.flat import Flat, section
 from ibot_jax.config.host import host_memory, in_words
 from ibot_jax.config.section import Section
@@ -22,6 +23,7 @@ from ibot_jax.parallel.processes import num_processes
 
 # Copies of a parameter: student, gradient, moments, and the teacher.
 _COPIES = {"adamw": 5, "sgd": 4, "lars": 4}
+_FROZEN = 2  # student and teacher
 _ITEM = {"bfloat16": 2, "float32": 4, "float64": 8}  # bytes
 
 
@@ -70,6 +72,11 @@ def device_needs(
     model, item = section(flat, "model"), _ITEM[flat["dtype"]]
     parts = flat["mesh.fsdp"] * flat["mesh.tensor"]
     copies = _COPIES[flat["optim.name"]]
+    if any(
+        durations.share(text, flat["duration"], flat["batch_size"]) >= 1
+        for _, text in globs.parse(flat["optim.freeze"])
+    ):
+        copies = _FROZEN  # of all, at the least: which parameters they are, only their names tell
     for keys, number in num_parameters(flat).items():
         yield Need("state", keys, number * copies * max(item, 4) // parts)
     for name, number in (frozen or {}).items():  # whose activations are gone before the student's

@@ -32,6 +32,7 @@ from ibot_jax.methods.metrics import METRICS
 from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.methods.step import Metrics
 from ibot_jax.models.architectures import geometry_of
+from ibot_jax.optim.freezing import make_freezing
 from ibot_jax.parallel import signals
 from ibot_jax.parallel.agreement import require_same, same_end
 from ibot_jax.parallel.mesh import make_mesh
@@ -52,9 +53,11 @@ from ibot_jax.runs.metrics import WRITTEN, Reporter
 from ibot_jax.runs.origin import Origin
 from ibot_jax.runs.proof import Proven, prove
 from ibot_jax.runs.starting import replace_weights, start_weights
+from ibot_jax.runs.stretches import in_turn
 from ibot_jax.runs.training import (
     jit_init,
     jit_train_step,
+    name_problems,
     state_layout,
     step_arguments,
 )
@@ -122,8 +125,11 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
             )
         )
         loop = PretrainLoop(config, plan, mesh, checkpoints, reporter, evaluation, lock, watchdog)
+        program = in_turn(
+            _programs(config, plan, mesh, frozen, proven), start_step, reporter.paused
+        )
         train_step = after_first(
-            lambda *arguments: proven.step(*arguments, frozen.params),
+            lambda *arguments: program(*arguments, frozen.params),
             lambda: record_beginning(
                 folder, recorded, opened.data, start_step, reporter, started.record
             ),
@@ -184,6 +190,7 @@ def _open(config: ConfigDict, workdir: str, allow_config_change: bool) -> _Opene
                 splits = open_splits(source, data=config.data, knn=config.knn, probe=config.probe)
         refuse(found)
         plan = make_plan(config, len(source))
+        refuse(name_problems(config, plan))
         data = identify(source)
         folder = open_workdir(
             workdir, as_json(config), data, allow_config_change=allow_config_change
@@ -247,6 +254,21 @@ def _prove(
         (*step_arguments(config, plan, mesh, frozen.modules), frozen.params),
         choose(config.model.kernels, device_of(mesh)),
     )
+
+
+def _programs(
+    config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh, frozen: FrozenNetworks, proven: Proven
+) -> dict[int, jax.stages.Wrapped]:
+    """Returns the step of each stretch of the run, by the step where it begins.
+
+    The last one, in which most is trained, is the proven one; each compiles when it is called.
+    """
+    starts = (0, *make_freezing(config.optim.freeze, plan).thaws)
+    programs = {
+        start: jit_train_step(config, plan, mesh, proven.kernels, frozen.modules, at=start)
+        for start in starts[:-1]
+    }
+    return programs | {starts[-1]: proven.step}
 
 
 def _evaluation(

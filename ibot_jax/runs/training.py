@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from ibot_jax.config.plan import Plan, peak_rate
+from ibot_jax.config.problems import noted
 from ibot_jax.config.section import Section
 from ibot_jax.kernels.choice import XLA, Kernels
 from ibot_jax.kernels.color_table import COLUMNS
@@ -37,7 +38,9 @@ from ibot_jax.models.parameters import Params
 from ibot_jax.models.rope import draw_noise
 from ibot_jax.optim import optimizer as optimizers
 from ibot_jax.optim.ema_teacher import teacher_from_student
-from ibot_jax.optim.schedules import Schedule, cosine_schedule
+from ibot_jax.optim.freezing import make_freezing
+from ibot_jax.optim.rates import given_rates, layer_decay
+from ibot_jax.optim.schedules import Schedule, cosine, rate_schedule, warmed_up
 from ibot_jax.parallel.layouts import batch_sharding, replicated, state_sharding
 
 Array = jax.Array
@@ -49,23 +52,43 @@ def make_schedules(config: Section, plan: Plan) -> dict[str, Schedule]:
 
     `teacher_rate` is 1 - the teacher's momentum, which rises to 1 on a cosine.
     """
-    optim, total = config.optim, plan.total_steps
-    peak = peak_rate(optim.lr, config.batch_size)
+    optim = config.optim
+    last = plan.total_steps - (optim.schedule_end == "included")
+    peak = peak_rate(optim.lr, config.batch_size, optim.lr_scaling)
     warmup = plan.steps("optim.warmup", optim.warmup)
+    rate = rate_schedule(
+        optim.schedule,
+        peak,
+        optim.min_lr,
+        warmup,
+        last,
+        cooldown=plan.steps("optim.cooldown", optim.cooldown),
+        extra=optim.trunc_extra,
+    )
+    whole = dict(first=0, last=last, extra=optim.trunc_extra)
     return {
-        "lr": cosine_schedule(peak, optim.min_lr, total, warmup),
-        "weight_decay": cosine_schedule(optim.weight_decay, optim.weight_decay_end, total),
-        "teacher_rate": cosine_schedule(1 - config.teacher_momentum, 0.0, total),
+        "lr": warmed_up(rate, peak, warmup, end=optim.warmup_end == "included"),
+        "weight_decay": cosine(optim.weight_decay, optim.weight_decay_end, **whole),
+        "teacher_rate": cosine(1 - config.teacher_momentum, 0.0, **whole),
     }
 
 
 def make_optimizer(config: Section, plan: Plan) -> optax.GradientTransformationExtraArgs:
     """Builds the Optax chain of a run."""
-    optim = config.optim
+    optim, rates = config.optim, []
+    if optim.layer_decay < 1:
+        rates.append(layer_decay(optim.layer_decay, geometry_of(config.model)))
+    if optim.rates:
+        rates.append(given_rates(optim.rates))
     return optimizers.make_optimizer(
         optim.name,
         **make_schedules(config, plan),
         clip=optim.clip,
+        clip_by=optim.clip_by,
+        betas=optim.betas,
+        eps=optim.eps,
+        rates=rates,
+        freezing=make_freezing(optim.freeze, plan),
         freeze_last_layer=plan.steps("optim.freeze_last_layer", optim.freeze_last_layer),
         norm_last_layer=config.head.norm_last_layer,
         init_teacher=lambda params: teacher_from_student(params, config.head.shared_teacher),
@@ -101,12 +124,30 @@ def make_init(
 ) -> Callable[[Array], TrainState]:
     """Returns the function from a key to a run's first state; the teacher copies the student."""
     method = make_method(config, plan, frozen=frozen)
-    student, data = method.modules.student, config.data
+    init_student = _make_init_student(config.data, method.modules.student)
+    return steps.make_init(init_student, make_optimizer(config, plan), method)
 
-    def init_student(rng: Array) -> Params:
+
+def _make_init_student(data: Section, student: Network) -> Callable[[Array], Params]:
+    def init(rng: Array) -> Params:
         return init_params(student.backbone, student.head, rng, data.global_size, data.channels)
 
-    return steps.make_init(init_student, make_optimizer(config, plan), method)
+    return init
+
+
+def name_problems(config: Section, plan: Plan) -> list[str]:
+    """Returns what is wrong with the names of parameters in `optim.freeze` and `optim.rates`."""
+    found, optim = [], config.optim
+    if not (optim.freeze or optim.rates):
+        return found
+    backbone = build_backbone(config.model, config.data.global_size, config.dtype)
+    student = Network(backbone, build_head(config.head, config.dtype, teacher=False))
+    params = jax.eval_shape(_make_init_student(config.data, student), jax.random.key(0))
+    with noted(found):
+        make_freezing(optim.freeze, plan).steps(params)
+    with noted(found):
+        given_rates(optim.rates)(params)
+    return found
 
 
 def make_train_step(
@@ -115,8 +156,20 @@ def make_train_step(
     mesh: jax.sharding.Mesh,
     kernels: Kernels = XLA,
     frozen: Architectures | None = None,
+    at: int | None = None,
 ) -> steps.Step:
-    """Returns the training step of a run, see `methods.step`; `kernels` may compute parts of it."""
+    """Returns the training step of a run, see `methods.step`.
+
+    Args:
+      config: of the run.
+      plan: its length.
+      mesh: the devices.
+      kernels: what may compute parts of it.
+      frozen: the architectures of frozen networks.
+      at: a step of the run; parameters that are frozen in it have no gradient. The last by default.
+    """
+    at = plan.total_steps - 1 if at is None else at
+    freezing = make_freezing(config.optim.freeze, plan)
     schedules = make_schedules(config, plan)
     rate = schedules.pop("teacher_rate")
     data = config.data
@@ -134,6 +187,7 @@ def make_train_step(
             ),
         ),
         draw_noise=_draw_noise(config),
+        trained=functools.partial(freezing.trained, step=at),
         mesh=mesh,
         parts=config.grad_accum_steps,
         dtype=param_dtype(config.dtype),
@@ -201,11 +255,12 @@ def jit_train_step(
     mesh: jax.sharding.Mesh,
     kernels: Kernels = XLA,
     frozen: Architectures | None = None,
+    at: int | None = None,
 ) -> jax.stages.Wrapped:
     """Returns the jitted `make_train_step`, whose state is donated and stays where it lies."""
     layouts = jax.tree.map(lambda x: x.sharding, state_layout(config, plan, mesh, frozen))
     return jax.jit(
-        make_train_step(config, plan, mesh, kernels, frozen),
+        make_train_step(config, plan, mesh, kernels, frozen, at),
         donate_argnums=0,
         out_shardings=(layouts, replicated(mesh)),
     )

@@ -104,7 +104,7 @@ NAMES = {
     "optim.learning_rate": "optim.lr",
     "base_lr": "optim.lr",
     "data.batch_size": "batch_size",
-    "lr_schedule": "optim.warmup",
+    "lr_schedule": "optim.schedule",
     "epochs": "duration",
     "train.epochs": "duration",
     "momentum": "teacher_momentum",

@@ -91,7 +91,7 @@ DURATIONS = [name for name, key in KEYS.items() if str(key.takes).startswith("a 
 
 
 def test_durations_are_known():
-    assert len(DURATIONS) == 8 + 5
+    assert len(DURATIONS) == 9 + 5
 
 
 @pytest.mark.parametrize("name", DURATIONS)

@@ -6,7 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from ibot_jax.errors import UserError
 from ibot_jax.optim import optimizer as optimizers
+from ibot_jax.optim.freezing import Freezing, join, split
 from ibot_jax.optim.schedules import cosine_schedule
 
 
@@ -29,6 +31,11 @@ def make(name="adamw", **overrides):
         lr=constant(0.1),
         weight_decay=constant(0.2),
         clip=0.0,
+        clip_by="tensor",
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        rates=(),
+        freezing=Freezing(),
         freeze_last_layer=0,
         norm_last_layer=True,
         teacher_rate=constant(0.1),
@@ -162,7 +169,9 @@ def test_gradients_near_zero_meet_the_constants_of_the_original():
     gradient = {"p": jnp.array([3e-6, 4e-6])}
     clipped, _ = clip.update(gradient, clip.init(gradient), gradient, step=0.0)
     np.testing.assert_allclose(clipped["p"], [1.5e-6, 2e-6], rtol=1e-5)
-    settings = dict(lr=constant(1.0), weight_decay=constant(0.0), clip=0)
+    settings = dict(
+        lr=constant(1.0), weight_decay=constant(0.0), clip=0, betas=(0.9, 0.999), eps=1e-8
+    )
     adam = optimizers.descent("adamw", **settings)
     gradient = {"p": jnp.array([1e-8, 3e-8])}
     updates, _ = adam.update(gradient, adam.init(gradient), gradient, step=0.0)
@@ -223,3 +232,104 @@ class TestTeacher:
         teacher = optax.tree.get(make().init(params), "teacher")
         for ours, student in zip(jax.tree.leaves(teacher), jax.tree.leaves(params), strict=True):
             assert ours is not student
+
+
+class TestClippingTogether:
+    @pytest.fixture
+    def tree(self, gradients):
+        return {
+            "backbone": gradients[0]["backbone"],
+            "class": gradients[0]["head"],
+            "patch": gradients[1]["head"],
+        }
+
+    @pytest.mark.parametrize("by_module", [True, False])
+    def test_norms_are_of_modules_or_of_all(self, tree, by_module):
+        """The constants of `torch.nn.utils.clip_grad_norm_`, by which DINOv2 clips its modules."""
+        clip = optimizers.clip_by_norm(0.5, by_module=by_module)
+        ours, _ = clip.update(tree, clip.init(tree))
+        for name, module in tree.items():
+            counted = module if by_module else tree
+            norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(counted)))
+            factor = min(1, 0.5 / (norm + 1e-6))
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b * factor, rtol=1e-5),
+                ours[name],
+                module,
+            )
+
+    @pytest.mark.parametrize("clip_by", ["module", "global"])
+    def test_what_is_fixed_has_no_part_in_them(self, params, gradients, clip_by):
+        """However large the gradients of prototypes' norms are that stay."""
+        settings = dict(clip_by=clip_by, clip=0.5, name="sgd")
+        small, _ = run(make(**settings), params, gradients[:1])[-1]
+        for layer in ("last_layer", "patch_last_layer"):
+            gradients[0]["head"][layer]["g"] *= 1e3
+        large, _ = run(make(**settings), params, gradients[:1])[-1]
+        jax.tree.map(np.testing.assert_array_equal, small, large)
+
+
+class TestFrozenParts:
+    """`optim.freeze`: for the whole run, for a while, and where last layers are frozen besides."""
+
+    def frozen(self, *entries, total=4):
+        return Freezing(";".join(f"{glob}: {steps}" for glob, steps in entries), entries, total)
+
+    def test_what_is_frozen_for_the_whole_run_has_no_moments(self, params, gradients):
+        tx = make(freezing=self.frozen(("backbone", 4)))
+        final, teacher = run(tx, params, gradients)[-1]
+        for tree in (final, teacher):
+            jax.tree.map(np.testing.assert_array_equal, tree["backbone"], params["backbone"])
+        assert not np.array_equal(
+            final["head"]["last_layer"]["v"], params["head"]["last_layer"]["v"]
+        )
+        state = tx.init(params)
+        shapes = [x.shape for x in jax.tree.leaves(state) if x.ndim]
+        moments = [x.shape for x in jax.tree.leaves(params["head"]) if x.shape[0] == 4] * 2
+        teacher = [x.shape for x in jax.tree.leaves(params)]
+        assert sorted(shapes) == sorted(moments + teacher)
+
+    @pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+    def test_what_is_frozen_for_a_while_begins_when_it_thaws(self, params, gradients, name):
+        tx = make(name, freezing=self.frozen(("backbone", 2), ("backbone/fc/bias", 3)))
+        history = run(tx, params, gradients)
+        for leaf, steps in (("kernel", 2), ("bias", 3)):
+            first = params["backbone"]["fc"][leaf]
+            for student, teacher in history[:steps]:
+                np.testing.assert_array_equal(student["backbone"]["fc"][leaf], first)
+                np.testing.assert_array_equal(teacher["backbone"]["fc"][leaf], first)
+            late = [np.asarray(g["backbone"]["fc"][leaf], np.float64) for g in gradients[steps:]]
+            by_hand = {"adamw": adamw, "sgd": sgd, "lars": lars}[name]
+            expected = by_hand(np.asarray(first, np.float64), late)
+            final = history[-1][0]["backbone"]["fc"][leaf]
+            np.testing.assert_allclose(final, expected, rtol=2e-5, atol=1e-5)
+
+    def test_a_last_layer_thaws_when_all_that_freezes_it_is_over(self, params, gradients):
+        entries = ("head/last_layer", 1), ("head/patch_last_layer", 3)
+        history = run(make(freezing=self.frozen(*entries), freeze_last_layer=2), params, gradients)
+        for layer, steps in (("last_layer", 2), ("patch_last_layer", 3)):
+            moves = [
+                not np.array_equal(student["head"][layer]["v"], params["head"][layer]["v"])
+                for student, _ in history
+            ]
+            assert moves == [False] * steps + [True] * (4 - steps)
+
+    @pytest.mark.parametrize(
+        ("entries", "problem"),
+        [
+            ([("backbone/fd", 1)], "has 'backbone/fd', which names no parameter; did you mean"),
+            ([("*", 1)], "leaves nothing to train at first"),
+            ([("backbone", 9), ("head", 1)], "leaves nothing to train at first"),
+        ],
+    )
+    def test_what_cannot_be_is_told(self, params, entries, problem):
+        with pytest.raises(UserError, match=f"optim.freeze='.*' {problem}"):
+            self.frozen(*entries).steps(params)
+
+
+def test_a_tree_is_split_and_joined(params):
+    chosen = jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    ours, others = split(params, chosen)
+    assert [leaf.ndim for leaf in jax.tree.leaves(others)] == [1]
+    assert ours["backbone"]["fc"]["bias"] is None
+    jax.tree.map(np.testing.assert_array_equal, join(ours, others), params)

@@ -98,6 +98,54 @@ MISTAKES = {
         dict(optim__lr=1e-3, optim__min_lr=1e-1),
         r"optim\.min_lr=0\.1 is above .* optim\.lr=0\.001 x batch_size / 256 = 0\.004; lower",
     ),
+    "lowest rate above the highest, by the square root": (
+        dict(optim__lr=1e-3, optim__min_lr=3e-3, optim__lr_scaling="sqrt"),
+        r"optim\.min_lr=0\.003 is above .* optim\.lr=0\.001 x sqrt\(batch_size / 256\) = 0\.002",
+    ),
+    "no shape of a rate": (
+        dict(optim__schedule="step"),
+        r"optim\.schedule='step' .*cosine or linear or constant",
+    ),
+    "a cooldown of a cosine": (
+        dict(optim__cooldown="10%"),
+        r"optim\.cooldown='10%' needs optim\.schedule=\"constant\", not 'cosine'",
+    ),
+    "a cooldown that begins in the warm-up": (
+        dict(optim__schedule="constant", optim__warmup="30%", optim__cooldown="80%"),
+        r"duration='100 epochs' is too short for optim\.cooldown='80%'",
+    ),
+    "a line that is cut": (
+        dict(optim__trunc_extra=0.25, optim__schedule="linear", optim__schedule_end="included"),
+        r"optim\.trunc_extra=0\.25 needs optim\.schedule=\"cosine\", not 'linear'",
+    ),
+    "a cut cosine that ends after the run": (
+        dict(optim__trunc_extra=0.25),
+        r"optim\.trunc_extra=0\.25 ends at the last step; set optim\.schedule_end=\"included\"",
+    ),
+    "betas of SGD": (
+        dict(optim__name="sgd", optim__betas=(0.9, 0.99)),
+        r"optim\.betas=\(0\.9, 0\.99\) is of AdamW, not of optim\.name='sgd'; leave it out",
+    ),
+    "what is not clipped": (
+        dict(optim__clip_by="module", optim__clip=0.0),
+        r"optim\.clip_by='module' needs a positive optim\.clip",
+    ),
+    "an entry without a value": (
+        dict(optim__freeze="backbone: 1 epochs; head"),
+        r"optim\.freeze='backbone: 1 epochs; head' has the entry 'head'; write \"GLOB: VALUE",
+    ),
+    "an entry of no duration": (
+        dict(optim__freeze="backbone: ten"),
+        r"optim\.freeze='backbone: ten' has 'ten' for 'backbone', which is no duration; write",
+    ),
+    "an entry of no number": (
+        dict(optim__rates="backbone: low"),
+        r"optim\.rates='backbone: low' has 'low' for 'backbone', which is no number",
+    ),
+    "a negative rate": (
+        dict(optim__rates="head: -1"),
+        r"optim\.rates='head: -1' has '-1' for 'head', which must be from 0 to 1000",
+    ),
     "no hidden unit": (
         dict(model__width=6, model__mlp_ratio=0.1),
         r"model\.mlp_ratio=0\.1 of model\.width=6 leaves no hidden unit; use at least 0\.167",

@@ -6,7 +6,10 @@ from ibot_jax.config.keys import Kind
 from ibot_jax.config.section import Section
 
 # Of sections that describe a network, what describes its training alone.
-_OF_TRAINING = ("model.drop_path", "head.norm_last_layer")
+_OF_TRAINING = (
+    *("model.drop_path", "model.drop_path_kind", "head.norm_last_layer", "model.rope_dtype"),
+    *("model.rope_shift", "model.rope_jitter", "model.rope_rescale"),
+)
 
 
 def _describing(section: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.models import adapt
 from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.parameters import Params
-from ibot_jax.models.vit import resample_positions
+from ibot_jax.models.positions import resample_positions
 from ibot_jax.runs.checkpoint import weights_of
 from ibot_jax.runs.origin import Origin
 from ibot_jax.weights.checkpoints import RESTORE
@@ -104,7 +104,8 @@ def fitted(backbone: Params, there: Flat, here: Flat) -> Params:
     if here["model.patch_size"] != patch_size:
         backbone = adapt.with_patches(backbone, patch_size, here["model.patch_size"])
     if "pos_embed" in backbone:
-        positions = resample_positions(backbone["pos_embed"], _grid(there), _grid(here))
+        how = here["model.pos_offset"], here["model.pos_antialias"]
+        positions = resample_positions(backbone["pos_embed"], _grid(there), _grid(here), *how)
         backbone = backbone | {"pos_embed": np.asarray(positions)}
     return backbone
 

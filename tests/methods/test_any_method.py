@@ -83,6 +83,7 @@ def make(devices=1, parts=1, gains=None, method=None):
         {"lr": lambda step: 0.1 - 0.01 * step},
         make_views=lambda rows, rope_noise: rows,
         draw_noise=lambda *arguments: Noise(gains and gains(*arguments)),
+        trained=lambda params: jax.tree.map(lambda _: True, params),
         mesh=make_mesh(jax.devices()[:devices]),
         parts=parts,
         dtype=jnp.float64,

@@ -1,10 +1,11 @@
 """All kinds of recordings: which one a file is of."""
 
 from ibot_jax.errors import UserError
-from ibot_jax.tools.replaying import color_ops, forward, neighbours, training
+from ibot_jax.tools.replaying import color_ops, forward, heirs, neighbours, training
 from ibot_jax.tools.replaying.recording import Kind, Recording
 
-KINDS = (training.KIND, forward.KIND, neighbours.KIND, color_ops.KIND)
+KINDS = (training.KIND, forward.KIND, heirs.KIND, heirs.LAYOUTS)
+KINDS += (neighbours.KIND, color_ops.KIND)
 
 # What else is recorded of this field's programs, by what the names of its arrays begin with.
 _NOT_YET = {
@@ -15,7 +16,6 @@ _NOT_YET = {
     "drop/": "stochastic depth and RoPE of DINOv2 and DINOv3",
     "cosine/": "schedules of DINOv2 and DINOv3",
     "rank0/": "losses of DINOv2 and DINOv3 on several processes",
-    "vit_small_": "models in the layouts of timm and transformers",
 }
 
 
@@ -31,9 +31,6 @@ def kind_of(recording: Recording) -> Kind:
     settings = recording.settings
     if "recipe" in settings:
         raise recording.problem(f"the method {settings['recipe']} is not there yet")
-    if "registers" in settings and recording.has("params/"):
-        program = "dinov3" if "base" in settings else "dinov2"
-        raise recording.problem(f"the architecture of {program}'s ViT is not there yet")
     raise _unknown(recording)
 
 

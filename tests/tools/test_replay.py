@@ -245,8 +245,6 @@ def test_a_setting_that_is_needed_is_named(changed, refused, name):
 @pytest.mark.parametrize(
     ("arrays", "settings", "reason"),
     [
-        ("params/x", {"registers": 4, "embed_dim": 8}, "the architecture of dinov2's ViT"),
-        ("params/x", {"registers": 4, "embed_dim": 8, "base": 100.0}, "of dinov3's ViT"),
         ("koleo/plain/input", None, "losses of DINOv2 and DINOv3 are not there yet"),
         ("something", None, "no recording of a known kind"),
     ],
@@ -312,3 +310,21 @@ def test_a_tolerance_is_a_number(step_small, capsys, tolerance):
     assert replay.main([str(step_small), f"--tolerance={tolerance}"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "--tolerance" in err
+
+
+@pytest.mark.parametrize("file", ["dinov2_vit_small.npz", "dinov3_vit_small.npz"])
+def test_vits_of_the_heirs_are_found_again(pytestconfig, table, file):
+    status, rows = table(pytestconfig.rootpath / "tests/data" / file)
+    assert status == 0 and len(rows) >= 3
+    assert {verdict for verdict, _ in rows.values()} == {"ok"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "file",
+    ["dinov2_vit_registers", "dinov2_vit_swiglu", "dinov3_vit", "dinov3_vit_swiglu_untied"]
+    + ["other_layouts_dinov2", "other_layouts_dinov3"],
+)
+def test_so_are_all_recorded_outputs_and_layouts(reference, table, file):
+    status, rows = table(reference(f"{file}.npz"))
+    assert status == 0 and len(rows) >= 20

@@ -68,7 +68,10 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool | 
         )
     is_buffer = {"swin": swin.is_buffer, "vit": vit.is_buffer}[names.dialect.arch]
     buffers = {n: _array(tensors[n], n, path) for n in tensors if is_buffer(n)}
-    tensors = {name: tensor for name, tensor in tensors.items() if name not in buffers}
+    # What holds no numbers, as registers where there are none, is nothing.
+    tensors = {
+        n: tensor for n, tensor in tensors.items() if n not in buffers and 0 not in tensor.shape
+    }
     facts = dict(contents.facts)
     depths = told_depths(facts) or names.depths
     wanted = _expected_names(names, tensors, depths, facts, head=head is not False, student=student)

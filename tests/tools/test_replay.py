@@ -319,12 +319,11 @@ def test_vits_of_the_heirs_are_found_again(pytestconfig, table, file):
     assert {verdict for verdict, _ in rows.values()} == {"ok"}
 
 
+HEIRS = ("dinov2_vit_registers", "dinov2_vit_swiglu", "dinov3_vit", "dinov3_vit_swiglu_untied")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "file",
-    ["dinov2_vit_registers", "dinov2_vit_swiglu", "dinov3_vit", "dinov3_vit_swiglu_untied"]
-    + ["other_layouts_dinov2", "other_layouts_dinov3"],
-)
+@pytest.mark.parametrize("file", [*HEIRS, "other_layouts_dinov2", "other_layouts_dinov3"])
 def test_so_are_all_recorded_outputs_and_layouts(reference, table, file):
     status, rows = table(reference(f"{file}.npz"))
     assert status == 0 and len(rows) >= 20

@@ -41,7 +41,7 @@ def fetch(address: str) -> epath.Path:
         except Exception as error:  # of the hub's library, and of the one that it asks the net by
             raise UserError(f"{address} {_reason(hub, error, match['name'])}") from None
         folder = epath.Path(folder)
-        if any(folder.glob(pattern) for pattern in weights):
+        if any(path for pattern in weights for path in folder.glob(pattern)):
             break
     return folder
 

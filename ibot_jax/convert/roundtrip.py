@@ -1,6 +1,6 @@
 """Converts files of other projects there and back, and compares features with timm's and others'.
 
-    python -m ibot_jax.tools.roundtrip PATH [PATH ...] [--heads=N]
+    python -m ibot_jax.convert.roundtrip PATH [PATH ...] [--heads=N]
 
 Needs timm, torch and transformers (extra `interop`). A Markdown table: whose names each file has,
 and the largest difference between features here and those of what `convert` writes, loaded strictly
@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> int:
-    parser = OneLineParser(prog="python -m ibot_jax.tools.roundtrip", description=__doc__)
+    parser = OneLineParser(prog="python -m ibot_jax.convert.roundtrip", description=__doc__)
     parser.add_argument("sources", nargs="+", metavar="PATH", help="a file or folder of weights")
     parser.add_argument("--heads", type=positive, metavar="N", help="of those that do not tell")
     args = parser.parse_args(argv)

@@ -14,7 +14,7 @@ from tiny import tiny_batch, tiny_config, tiny_plan
 from ibot_jax import main
 from ibot_jax.errors import UserError
 from ibot_jax.methods.state import teacher_params
-from ibot_jax.parallel.layouts import batch_sharding, replicated
+from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
 from ibot_jax.runs.stretches import in_turn
@@ -47,46 +47,49 @@ def test_each_step_is_that_of_its_stretch(start):
     assert len(compiled) == len(set(found))
 
 
-def run(config, steps, at):
+def run(config, steps, at, mesh):
     """States after steps, of the program for what is trained at each."""
     plan = tiny_plan(config, 4)
-    state = jax.jit(make_init(config, plan))(KEY)
     programs = {
-        start: jax.jit(make_train_step(config, plan, ONE, at=start))
-        for start in set(map(at, steps))
+        start: jit_train_step(config, plan, mesh, at=start) for start in {at(n) for n in steps}
     }
-    states = [state]
+    layout = replicated(mesh)
+    key = jax.jit(lambda: jax.random.key(0), out_shardings=layout)()
+    state, states = jit_init(config, plan, mesh)(KEY), []
     for step in steps:
-        state, metrics = programs[at(step)](state, tiny_batch(config, step), KEY)
-        states.append(state)
-    return states, metrics
+        states.append(jax.tree.map(np.asarray, (state.params, teacher_params(state))))
+        state, _ = programs[at(step)](state, to_global(tiny_batch(config, step), mesh), key)
+    return [*states, jax.tree.map(np.asarray, (state.params, teacher_params(state)))]
 
 
 @pytest.mark.slow
 def test_without_gradients_a_run_is_what_it_is_with_them():
-    """Frozen ones stay to the bit, with their teachers; all others move as if the mask did it."""
+    """On a mesh of all axes and in parts of a batch, against one device that computes them all.
+
+    What is frozen stays to the bit, and its teacher; all else moves as if only the update was left
+    out.
+    """
     config = tiny_config(
         optim__freeze="backbone: 2 steps; backbone/blocks_0: 100%",
         optim__freeze_last_layer="0 steps",
         optim__warmup="1 steps",
-        grad_accum_steps=2,
     )
-    ours, metrics = run(config, range(4), lambda step: 0 if step < 2 else 2)
-    masked, _ = run(config, range(4), lambda step: 15)
-    first = ours[0].params["backbone"]
-    for state in ours[:3]:
-        for backbone in (state.params["backbone"], teacher_params(state)["backbone"]):
-            jax.tree.map(np.testing.assert_array_equal, backbone, first)
-    final = ours[-1].params["backbone"]
-    jax.tree.map(np.testing.assert_array_equal, final["blocks_0"], first["blocks_0"])
-    assert not np.array_equal(final["norm"]["scale"], first["norm"]["scale"])
-    assert not np.array_equal(
-        ours[1].params["head"]["mlp_0"]["kernel"], ours[2].params["head"]["mlp_0"]["kernel"]
-    )
-    assert np.isfinite(metrics["loss"])
-    for state, other in zip(ours, masked, strict=True):
+    parts = config.copy_and_resolve_references()
+    parts.grad_accum_steps = 2
+    ours = run(parts, range(4), lambda step: 0 if step < 2 else 2, make_mesh(fsdp=2, tensor=2))
+    expected = run(config, range(4), lambda step: 15, ONE)
+    first = ours[0][0]["backbone"]
+    for student, teacher in ours[:3]:
+        jax.tree.map(np.testing.assert_array_equal, student["backbone"], first)
+        jax.tree.map(np.testing.assert_array_equal, teacher["backbone"], first)
+    for network in ours[-1]:
+        backbone = network["backbone"]
+        jax.tree.map(np.testing.assert_array_equal, backbone["blocks_0"], first["blocks_0"])
+        assert not np.array_equal(backbone["norm"]["scale"], first["norm"]["scale"])
+    assert not np.array_equal(*(state[0]["head"]["mlp_0"]["kernel"] for state in ours[1:3]))
+    for state, other in zip(ours, expected, strict=True):
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state, other
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), state, other
         )
 
 
@@ -116,32 +119,6 @@ def test_no_gradient_is_computed_for_what_is_frozen():
     block = 8 * 2 * 17 * 24 * 64**2
     assert 0.95 < above / block < 1.15
     assert 1.95 < below / block < 2.5
-
-
-@pytest.mark.slow
-def test_a_mesh_of_all_axes_freezes_too():
-    """Frozen parameters are laid out and gathered as the others are."""
-    config = tiny_config(
-        optim__freeze="backbone: 100%",
-        optim__freeze_last_layer="0 steps",
-        optim__warmup="1 steps",
-        model__heads=2,
-    )
-    plan = tiny_plan(config)
-    mesh = make_mesh(fsdp=2, tensor=2)
-    state = jit_init(config, plan, mesh)(KEY)
-    first = jax.tree.map(np.asarray, state.params)
-    expected, _ = jax.jit(make_train_step(config, plan, ONE, at=0))(
-        jax.jit(make_init(config, plan))(KEY), tiny_batch(config), KEY
-    )
-    key = jax.device_put(KEY, replicated(mesh))
-    batch = to_global(tiny_batch(config), mesh)
-    assert all(x.sharding == batch_sharding(mesh) for x in jax.tree.leaves(batch))
-    state, _ = jit_train_step(config, plan, mesh, at=0)(state, batch, key)
-    jax.tree.map(np.testing.assert_array_equal, state.params["backbone"], first["backbone"])
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state.params, expected.params
-    )
 
 
 def test_names_that_are_none_are_found_before_anything_compiles():

@@ -12,6 +12,8 @@ from ibot_jax.models.positions import resample_positions
 
 Params = Any  # of a network or a part of it: nested dicts with arrays as leaves
 
+LAST_NORMS = ("norm", "class_norm", "local_class_norm")
+
 
 def names_of(params: Params) -> Params:
     """Returns the tree with its name at each leaf, "backbone/blocks_0/attn/qkv/kernel"."""
@@ -32,7 +34,7 @@ def layer_of(path: Sequence[str], geometry: Geometry) -> int:
       0 for the embedding (patches, positions, tokens); n for the n-th block from 1 on, over all
       stages, a merging of patches going with the block before it; depth + 1 for the last norms.
     """
-    if path[0].endswith("norm"):
+    if path[0] in LAST_NORMS:
         return geometry.depth + 1
     kind, _, number = path[0].partition("_")
     if kind == "stages":

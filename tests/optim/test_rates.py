@@ -21,6 +21,7 @@ def our_name(name):
     """The name of a parameter of DINOv2 or DINOv3 in our tree."""
     name = re.sub(r"^blocks\.(\d+\.)?(\d+)", r"blocks_\2", name)  # in chunks, or not
     name = re.sub(r"^mlp\.(\d)", lambda match: f"mlp_{int(match[1]) // 2}", name)
+    name = name.replace("cls_norm", "class_norm")
     leaf = "scale" if "norm" in name else "kernel"
     name = name.replace("weight_g", "g").replace("weight_v", "v")
     name = name.replace("last_layer.weight", "last_layer.v")

@@ -119,7 +119,8 @@ def _changes(here: Flat, there: Flat) -> dict[str, str]:
         found["channels"] = f"of the {there['data.channels']} there {', '.join(map(str, entries))}"
     if (old := there["model.patch_size"]) != (new := here["model.patch_size"]):
         found["patches"] = f"{old} pixels there, {new} here, by the pseudo-inverse of resizing"
-    if here["model.arch"] == "vit" and _grid(there) != _grid(here):
+    learned = here["model.arch"] == "vit" and here["model.positions"] == "learned"
+    if learned and _grid(there) != _grid(here):
         old, new = ("x".join(map(str, _grid(flat))) for flat in (there, here))
         found["positions"] = f"of {old} patches there, {new} here, resampled"
     return found

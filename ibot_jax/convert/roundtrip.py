@@ -22,7 +22,6 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -33,6 +32,7 @@ from ibot_jax.cli.flags import positive
 from ibot_jax.convert.__main__ import main as convert
 from ibot_jax.errors import UserError
 from ibot_jax.weights.load import load
+from ibot_jax.weights.model import Model
 
 TOLERANCE = 1e-5
 _NO_POOLER = {"add_pooling_layer": False}
@@ -84,9 +84,9 @@ def round_trip(
     said = _convert(source, str(own), "--to=npz", *arguments)
     model, params = load(str(own))
     rng = np.random.default_rng(0)
-    sizes = _sizes(model.config)
+    sizes = _sizes(model)
     pixels = [rng.standard_normal((2, *size, model.config.data.channels), "f") for size in sizes]
-    ours = [np.asarray(model.tokens(params, x, floats="normalized")) for x in pixels]
+    ours = [np.asarray(model.features(params, x, floats="normalized").sequence) for x in pixels]
     found = {}
     for to, library, read in (("timm", "timm", _timm), ("hf", "transformers", _transformers)):
         try:
@@ -110,12 +110,12 @@ def _convert(*arguments: str) -> str:
     return out.getvalue()
 
 
-def _sizes(config: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+def _sizes(model: Model) -> tuple[tuple[int, int], tuple[int, int]]:
     """Returns the size that a model is for, smaller if it may be, and one that is not square."""
-    size, patch = config.data.global_size, config.model.patch_size
-    if config.model.positions == "rotary":
-        size = tuple(min(side, _MOST_PATCHES * patch) for side in size)
-    return tuple(size), (size[0] + 2 * patch, size[1] - patch)
+    grid = model.geometry.grid(model.config.data.global_size)
+    if model.config.model.positions == "rotary":
+        grid = (min(grid[0], _MOST_PATCHES), min(grid[1], _MOST_PATCHES))
+    return model.geometry.size(grid), model.geometry.size((grid[0] + 2, grid[1] - 1))
 
 
 def _timm(folder: str) -> Compute:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ibot_jax.config.flat import section
+from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.build import Backbone, build_backbone
 from ibot_jax.models.layer_norm import Norm
 from ibot_jax.models.parameters import Params
@@ -199,7 +200,7 @@ def _named(prefix: str, outputs: tuple[Tokens, jax.Array]) -> dict[str, np.ndarr
 
 
 def _positions(model: Backbone, params: Params, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    grid = tuple(side // model.patch_size for side in size)
+    grid = geometry_of(model).grid(size)
     if model.positions == "learned":
         ways = (model.pos_offset, model.pos_antialias)
         return {"positions": resample_positions(params["pos_embed"], model.grid, grid, *ways)[0]}

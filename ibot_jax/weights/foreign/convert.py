@@ -130,7 +130,8 @@ def _expected_names(
     parts = original_names.all_names(names.dialect.arch, depths)
     if names.dialect.arch == "vit":
         there = [n for n in parts if any(part in tensors for part in names.find(n))]
-        kind = facts.get("description", {}).get("model", {}).get("norm_kind", "layer")
+        described = facts.get("description", {}).get("model", {})
+        kind = facts.get("norm_kind") or described.get("norm_kind", "layer")
         parts = vit.expected(names.dialect, parts, there, kind)
     args = facts.get("args", {})
     said = args.get("shared_head", True)

@@ -26,7 +26,7 @@ class Dialect:
       name: of the project, for people.
       arch: kind of backbone, a value of `model.arch`.
       marks: regular expressions; the first dialect of `_DIALECTS` each of which matches a name is
-        it, if its `packed` are two in one.
+        it, if its `packed` are two in one and it has nothing of `without`.
       blocks: regular expression of what the names of a block's tensors start with; its groups are
         the number of the stage, where there are stages, and that of the block.
       rules: regular expressions and replacements that make its names of the original's.
@@ -34,6 +34,7 @@ class Dialect:
         takes their place in the name of each part; None is a part that is not there, zeros.
       packed: regular expression of the original's tensors that are there two in one; its group is
         the number, 1 or 2.
+      without: regular expression that no name matches.
       class_has_position: whether the class token is there with its position added, and positions
         are those of patches.
       masks_key_bias: whether the bias of keys, if any, counts for nothing.
@@ -49,6 +50,7 @@ class Dialect:
     rules: Rules = ()
     parts: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
     packed: str = ""
+    without: str = ""
     class_has_position: bool = False
     masks_key_bias: bool = False
     norm_eps: float | None = None
@@ -83,6 +85,8 @@ class Dialect:
     def takes(self, shapes: Shapes) -> bool:
         """Returns whether tensors may be of this dialect, by their names and shapes."""
         if not all(any(re.search(mark, name) for name in shapes) for mark in self.marks):
+            return False
+        if self.without and any(re.search(self.without, name) for name in shapes):
             return False
         if not self.packed:
             return True
@@ -151,7 +155,7 @@ TIMM_REGISTERS_PACKED = dataclasses.replace(
 TIMM_EVA = Dialect(
     "timm's Eva",
     "vit",
-    (r"^reg_token$", r"\.gamma_1$"),
+    (r"\.gamma_1$",),
     _VIT_BLOCKS,
     (
         _REGISTERS,
@@ -161,6 +165,7 @@ TIMM_EVA = Dialect(
         (r"\.mlp\.w3\.", ".mlp.fc2."),
     ),
     ((r"\.attn\.qkv\.bias$", (".attn.q_bias", None, ".attn.v_bias")),),
+    without=r"^pos_embed$",
     masks_key_bias=True,
     norm_eps=1e-5,
     resampling=None,

@@ -79,6 +79,7 @@ def options(dialect: Dialect, shapes: Shapes, facts: Mapping[str, Any]) -> Flat:
         "model.untie_local_norm": _any(_LOCAL_NORM, shapes),
         "model.positions": "learned" if dialect.resampling else "rotary",
         "model.qkv_bias": "none",
+        "model.norm_kind": facts.get("norm_kind", "layer"),
     }
     if _any(_BIAS, shapes):
         masked = dialect.masks_key_bias or facts.get("masked_key")

@@ -184,13 +184,14 @@ ROTARY = dict(positions="rotary")
     [
         (dict(registers=2), ""),
         (dict(ffn="swiglu"), ""),
-        (dict(ffn="swiglu", hidden_dim=80), "hf"),
+        (dict(ffn="swiglu", hidden_dim=80), ""),
+        (dict(ffn="swiglu", hidden_dim=88), "hf"),  # by a whole ratio there
         (dict(qkv_bias="none", registers=1), ""),
         (dict(qkv_bias="masked_key"), ""),
         (dict(qk_norm=True), "hf pth"),
         (dict(norm_kind="rms"), "hf pth"),
         (dict(untie_class_norm=True), "timm hf pth"),
-        (dict(untie_local_norm=True, **ROTARY), ""),
+        (dict(untie_local_norm=True, qkv_bias="masked_key", **ROTARY), ""),
         (dict(qkv_bias="masked_key", registers=3, ffn="swiglu", hidden_dim=80, **ROTARY), ""),
         (dict(qkv_bias="none", **ROTARY), ""),
         (ROTARY, "timm"),  # a bias of keys

@@ -37,9 +37,9 @@ class Contents:
       centers: of the losses, by kind, where there are any.
       facts: what else is known of the model: `heads` and `depth`, or a Swin's `stage_heads` and
         `stage_depths`, `width` (of its first stage), `hidden` units of an MLP, `patch_size`,
-        `channels`, `size` [height, width], `mean`, `std`, `epsilon` of LayerNorm, `args` and
-        `epoch` of the original's run, `act` of its head, `view`, how images are resized and cut,
-        with `notes` on what of it is not taken, `license` of the weights, `revision` on a hub, and
+        `channels`, `size` [height, width], `mean`, `std`, `epsilon` and `norm_kind` of norms,
+        `args` and `epoch` of the original's run, `act` of its head, `view`, how images are resized
+        and cut, with `notes` on what of it is not taken, `license` of the weights, and
         `description`, which this project has written into the file.
       others: names of what is in the file besides.
     """

@@ -35,7 +35,7 @@ _TIMM_FIXED = {
     "scale_attn_norm": (False,),
     "scale_mlp_norm": (False,),
     "act_layer": ("gelu",),
-    "norm_layer": ("layernorm",),
+    "norm_layer": ("layernorm", "rmsnorm"),
 }
 # And of a rotary model, an Eva.
 _TIMM_EVA_SIZES = _TIMM_SIZES | {"num_reg_tokens": "registers", "rope_temperature": "rope_base"}
@@ -116,6 +116,8 @@ def _timm_facts(config: dict[str, Any], name: epath.Path) -> dict[str, Any]:
     facts |= {"patch_size": _one_side(args.get("patch_size")), "size": _two_sides(size)}
     facts = _sound(facts, name) | _seen(from_timm(settings, str(name)), name)
     facts |= {key: args[key] for key in ("qk_norm",) if isinstance(args.get(key), bool)}
+    if args.get("norm_layer") == "rmsnorm":
+        facts["norm_kind"] = "rms"
     if isinstance(settings.get("license"), str):
         facts["license"] = settings["license"]
     return facts | {"resampling": (0.0, True)}

@@ -134,6 +134,8 @@ def from_transformers(settings: Mapping[str, Any], path: str) -> Preprocessing:
     ]
     if name not in _PROCESSORS:
         notes.append(f"{path} is of {kind or 'no named kind'}; it is read as of ViTImageProcessor")
+    if name == "DINOv3ViT":
+        notes.append(f"{path} rounds no pixels after resizing, as here: they are within 1 of 255")
     try:
         mean, std = _of_unit_range(settings)
         view = _view(settings, *_PROCESSORS.get(name, _PROCESSORS["ViT"]))

@@ -9,12 +9,15 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from foreign_views import SIZES, noise
+from foreign_weights import convert
 
 import ibot_jax
 from ibot_jax.convert.__main__ import main
 from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.weights.foreign.files.torch_writer import torch_bytes
+from ibot_jax.weights.foreign.preprocessing import from_transformers, to_timm
 
 torch = pytest.importorskip("torch")
 NAMES = pathlib.Path(__file__).parents[2] / "data/foreign_names.json"
@@ -37,6 +40,19 @@ def weights(request, tmp_path_factory):
     return folder / "x.npz", tensors, torch.tensor(normalized, dtype=torch.float32), tokens
 
 
+def transformers_model(folder):
+    """Returns what transformers loads from a folder, nothing of it missing or left over."""
+    transformers = pytest.importorskip("transformers")
+    kind = json.loads((folder / "config.json").read_text())["architectures"][0]
+    options = dict(add_pooling_layer=False) if kind == "ViTModel" else {}
+    model, told = transformers.AutoModel.from_pretrained(
+        folder, output_loading_info=True, **options
+    )
+    assert type(model).__name__ == kind
+    assert not (told["missing_keys"] or told["unexpected_keys"] or told["mismatched_keys"])
+    return model.eval()
+
+
 def test_pytorch_loads_weights_only(weights, tmp_path):
     path, tensors, _, _ = weights
     assert main([str(path), f"{tmp_path}/y.pth", "--to=pth"]) == 0
@@ -55,10 +71,9 @@ def test_timm(weights, tmp_path):
 
 
 def test_transformers(weights, tmp_path):
-    transformers = pytest.importorskip("transformers")
     path, _, images, tokens = weights
     assert main([str(path), f"{tmp_path}/hf", "--to=hf"]) == 0
-    model = transformers.ViTModel.from_pretrained(f"{tmp_path}/hf", add_pooling_layer=False).eval()
+    model = transformers_model(tmp_path / "hf")
     with torch.no_grad():
         np.testing.assert_allclose(model(images).last_hidden_state.numpy(), tokens, atol=1e-5)
 
@@ -126,11 +141,91 @@ def test_transformers_makes_our_pixels(exported, tmp_path, capsys):
         options = {}
     assert told == (view.rounding == "even" and bool(options))
     processor = transformers.AutoImageProcessor.from_pretrained(folder, **options)
-    model = transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False)
-    assert isinstance(model, transformers.ViTModel)
+    transformers_model(pathlib.Path(folder))  # a model, though the wrapper's settings are there
 
     def make(image):
         return np.asarray(processor(image, return_tensors="pt")["pixel_values"][0])
 
     for size, far in differences(exported, make):
         assert far < 1e-3 or (told and odd_middle(view, size))
+
+
+@pytest.fixture(scope="module", params=["dinov2", "dinov3"])
+def heir(request, tmp_path_factory, pytestconfig):
+    """Returns an npz of a ViT of an heir, of random weights, but for norms that DINOv3 unties."""
+    folder = tmp_path_factory.mktemp(request.param)
+    recorded = np.load(pytestconfig.rootpath / f"tests/data/{request.param}_vit_small.npz")
+    tensors = {
+        name.removeprefix("params/"): recorded[name]
+        for name in recorded.files
+        if name.startswith("params/") and "cls_norm" not in name
+    }
+    (folder / "x.pth").write_bytes(torch_bytes(tensors))
+    convert(folder / "x.pth", folder / "x.npz", "--to=npz", "--heads=3")
+    return folder / "x.npz"
+
+
+def pixels_by_timm(folder, view):
+    timm = pytest.importorskip("timm")
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    config = timm.data.resolve_model_data_config(model)
+    config |= {"input_size": (3, *view.size), "crop_pct": to_timm(view)[0]["crop_pct"]}
+    transform = timm.data.create_transform(**config, is_training=False)
+    return transform, model.forward_features
+
+
+def pixels_by_transformers(folder, view):
+    transformers = pytest.importorskip("transformers")
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    sizes = dict(
+        size={"shortest_edge": view.resize[0]},
+        crop_size={"height": view.size[0], "width": view.size[1]},
+    )
+    model = transformers_model(folder)
+    return (
+        lambda image: processor(image, return_tensors="pt", **sizes)["pixel_values"][0],
+        lambda pixels: model(pixels).last_hidden_state,
+    )
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["square", "not square"])
+@pytest.mark.parametrize(
+    ("to", "theirs"), [("timm", pixels_by_timm), ("hf", pixels_by_transformers)], ids=["timm", "hf"]
+)
+def test_features_of_pictures_by_their_preprocessing(heir, tmp_path, to, theirs, wide):
+    """Read back as the library's own, whose positions are resampled as it resamples them."""
+    convert(heir, tmp_path / to, f"--to={to}")
+    file = tmp_path / to / "model.safetensors"
+    safetensors.numpy.save_file(safetensors.numpy.load_file(file), file, {"format": "pt"})
+    convert(tmp_path / to, tmp_path / "back.npz", "--to=npz")
+    model, params = ibot_jax.load(str(tmp_path / "back.npz"))
+    rows, columns = model.geometry.grid(model.config.data.global_size)
+    size = model.geometry.size((rows, columns + wide))
+    views = {"timm": view_of_run(size, 120), "hf": CentralView(size, (120, 120), rounding="down")}
+    make, compute = theirs(tmp_path / to, view := views[to])
+    images = [noise(150, 210), noise(190, 131)]
+    ours = model.features(params, np.stack([np.asarray(view.cut(image)) for image in images]))
+    with torch.no_grad():
+        expected = compute(torch.stack([make(image) for image in images])).numpy()
+    np.testing.assert_allclose(ours.sequence, expected, atol=1e-5)
+
+
+def test_dinov3s_own_processor_rounds_no_pixels(tmp_path):
+    """It resizes floating-point numbers, so that pixels are within one level of those here."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torchvision")
+    settings = {
+        "image_processor_type": "DINOv3ViTImageProcessorFast",
+        "size": {"height": 32, "width": 48},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    assert type(processor).__name__ == "DINOv3ViTImageProcessor"
+    read = from_transformers(settings, "x.json")
+    assert "rounds no pixels" in read.notes[0]
+    for size in SIZES:
+        pixels = np.asarray(processor(noise(*size), return_tensors="pt")["pixel_values"][0])
+        levels = (pixels.transpose(1, 2, 0) * 0.5 + 0.5) * 255
+        assert np.abs(levels - np.asarray(read.view.cut(noise(*size)))).max() < 1

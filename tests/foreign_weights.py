@@ -9,9 +9,13 @@ import io
 import json
 import math
 
+import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
+from ibot_jax.config import get_config
 from ibot_jax.convert.__main__ import main
+from ibot_jax.models.build import build_backbone
 
 WIDTH, DEPTH, HEADS, PATCH = 32, 2, 4, 4
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
@@ -114,6 +118,28 @@ def safetensors_bytes(tensors, dtypes=None):
         content += data
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + content
+
+
+def own_vit(path, **options):
+    """Writes a ViT of this project with options, of random weights, as .npz; returns its path."""
+    config, size = get_config(), (16, 16)
+    config.model.update(patch_size=4, width=24, depth=1, heads=2, layer_scale=1.0, **options)
+    module = build_backbone(config.model, size, "float32")
+    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, *size, 3), "f"))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.standard_normal(x.shape, "f") / 2, shapes["params"])
+    description = {
+        "model": {key: value for key, value in config.model.items() if key != "drop_path"},
+        "global_size": size,
+        "channels": 3,
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "patch_grid": [4, 4],
+        "weights": "teacher",
+    }
+    arrays = flatten_dict({"backbone": params}, sep="/")
+    np.savez(path, config=json.dumps(description), **arrays)
+    return path
 
 
 def convert(*arguments):

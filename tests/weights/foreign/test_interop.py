@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from foreign_views import SIZES, noise
-from foreign_weights import convert
+from foreign_weights import convert, own_vit
 
 import ibot_jax
 from ibot_jax.convert.__main__ import main
@@ -208,6 +208,42 @@ def test_features_of_pictures_by_their_preprocessing(heir, tmp_path, to, theirs,
     with torch.no_grad():
         expected = compute(torch.stack([make(image) for image in images])).numpy()
     np.testing.assert_allclose(ours.sequence, expected, atol=1e-5)
+
+
+BOTH = [
+    dict(registers=2),
+    dict(ffn="swiglu"),
+    dict(qkv_bias="none"),
+    dict(qkv_bias="masked_key"),
+    dict(positions="rotary", qkv_bias="none"),
+    dict(positions="rotary", qkv_bias="masked_key", registers=1, ffn="swiglu", hidden_dim=80),
+]
+WRITTEN = {
+    "timm": [*BOTH, dict(qk_norm=True), dict(norm_kind="rms"), dict(qk_norm=True, norm_kind="rms")],
+    "hf": [*BOTH, dict(positions="rotary")],
+}
+
+
+@pytest.mark.parametrize(
+    ("to", "options"), [(to, options) for to in WRITTEN for options in WRITTEN[to]], ids=str
+)
+def test_options_that_are_written_are_computed(tmp_path, to, options):
+    """With the epsilon that each library's own models have."""
+    epsilon = 1e-5 if "positions" in options else 1e-6
+    source, folder = own_vit(tmp_path / "own.npz", norm_eps=epsilon, **options), tmp_path / to
+    convert(source, folder, f"--to={to}")
+    if to == "timm":
+        timm = pytest.importorskip("timm")
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval().forward_features
+    else:
+        model = transformers_model(folder)
+    pixels = np.random.default_rng(1).standard_normal((2, 16, 16, 3)).astype("f")
+    with torch.no_grad():
+        theirs = model(torch.tensor(pixels.transpose(0, 3, 1, 2)))
+    theirs = getattr(theirs, "last_hidden_state", theirs).numpy()
+    ours, params = ibot_jax.load(str(source))
+    tokens = ours.features(params, pixels, floats="normalized").sequence
+    np.testing.assert_allclose(tokens, theirs, atol=1e-5)
 
 
 def test_dinov3s_own_processor_rounds_no_pixels(tmp_path):

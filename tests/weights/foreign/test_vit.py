@@ -1,6 +1,5 @@
 """ViTs of DINOv2 and DINOv3 by every project's names: there and back, and what is refused."""
 
-import json
 import re
 
 import jax
@@ -8,15 +7,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from foreign_weights import convert, failure, prefixed
+from flax.traverse_util import flatten_dict
+from foreign_weights import convert, failure, own_vit, prefixed
 
 import ibot_jax
-from ibot_jax.config import get_config
 from ibot_jax.models.build import build_backbone
 from ibot_jax.weights.foreign import dialects, vit
 from ibot_jax.weights.foreign.files.torch_reader import read_torch
 from ibot_jax.weights.foreign.files.torch_writer import torch_bytes
-from ibot_jax.weights.foreign.original_names import to_flax, to_torch
 
 DATA = {
     "dinov2": ("dinov2_vit_small.npz", "84x42/offset=0.1,antialias=False", ["--heads=3"]),
@@ -139,43 +137,6 @@ def test_buffers_of_another_computation_are_refused(name, values, message):
         vit.told_by_buffers({name: np.float32(values)}, "x.pth")
 
 
-def own(path, **options):
-    """Writes a model of this project with options, as .npz."""
-    config = get_config()
-    config.model.update(patch_size=4, width=24, depth=1, heads=2, layer_scale=1.0, **options)
-    module = build_backbone(config.model, (16, 16), "float32")
-    image, rng = np.zeros((1, 16, 16, 3), "f"), np.random.default_rng(0)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
-    params = jax.tree.map(lambda x: rng.standard_normal(x.shape, "f"), shapes)
-    tensors = to_torch({"backbone": params}, 4)
-    np.savez(
-        path,
-        config=json.dumps(
-            {
-                "model": {k: v for k, v in config.model.items() if k != "drop_path"},
-                "global_size": [16, 16],
-                "channels": 3,
-                "mean": [0.5] * 3,
-                "std": [0.5] * 3,
-                "patch_grid": [4, 4],
-                "weights": "teacher",
-            }
-        ),
-        **{"/".join(name): leaf for name, leaf in flatten({"backbone": params})},
-    )
-    again = to_flax(tensors, True)["backbone"]
-    jax.tree.map(np.testing.assert_array_equal, again, jax.tree.map(np.asarray, params))
-    return path
-
-
-def flatten(tree, path=()):
-    for name, leaf in tree.items():
-        if isinstance(leaf, dict):
-            yield from flatten(leaf, (*path, name))
-        else:
-            yield (*path, name), np.asarray(leaf)
-
-
 ROTARY = dict(positions="rotary")
 
 
@@ -204,7 +165,7 @@ ROTARY = dict(positions="rotary")
     ids=str,
 )
 def test_an_option_is_written_or_refused_and_never_ignored(tmp_path, options, refusing):
-    file = own(tmp_path / "own.npz", **options)
+    file = own_vit(tmp_path / "own.npz", **options)
     for to in ("timm", "hf", "pth"):
         there = tmp_path / (f"{to}.pth" if to == "pth" else to)
         if to in refusing.split():
@@ -227,7 +188,7 @@ def test_an_option_is_written_or_refused_and_never_ignored(tmp_path, options, re
 
 def what_features_are_of(backbone, options):
     """Returns arrays by path: the class token with its position, no bias of masked keys."""
-    arrays = dict(flatten(backbone))
+    arrays = flatten_dict(backbone)
     for name in [name for name in arrays if {"mask_token", "local_class_norm"} & set(name)]:
         del arrays[name]
     if ("pos_embed",) in arrays:

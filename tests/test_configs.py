@@ -200,7 +200,7 @@ def test_an_unknown_variant_is_a_mistake_of_the_user():
 
 
 def test_configs_are_short():
-    """Each is what it changes of the one documented default; what it leaves open, it does not say."""
+    """Each is what it changes of the one documented default; what is open is not set."""
     default = flatten(get_config())
     for name in NUM_IMAGES:
         changed = {k for k, v in flatten(load(name)).items() if v not in (default[k], None)}

@@ -59,7 +59,7 @@ def test_a_config_of_ones_own_and_a_wrong_name(run, installed):
     )
     (installed[1] / "mine.py").write_text(f"{text}  return c\n")
     assert run("main", "--config=mine.py").stderr.startswith("error: seed=-7 must be")
-    assert "by name there are cifar10, digits, dino_vits16" in run("main", "--config=none").stderr
+    assert "by name there are cifar10, continue, digits, " in run("main", "--config=none").stderr
 
 
 @pytest.mark.slow

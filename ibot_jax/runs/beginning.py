@@ -37,7 +37,7 @@ def record_beginning(
     data: Identity,
     step: int,
     reporter: Reporter,
-    start: dict[str, Any] | None,
+    start: dict[str, Any] | None = None,
 ) -> None:
     """Records under which config and on which images a run goes on, and reports other images.
 

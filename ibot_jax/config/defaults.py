@@ -387,6 +387,12 @@ KEYS = {
         "is none",
         kind=REPORTED,
     ),
+    "knn.old_source": Key(
+        "",
+        "labelled images to measure the teacher on besides, such as those that the weights of "
+        "init_from learned from: folder:PATH or tfds:NAME, its train and auto splits",
+        kind=REPORTED,
+    ),
     "knn.max_train_per_class": Key(0, "images of each class; 0 takes all", COUNT, REPORTED),
     "knn.max_test_per_class": Key(0, "images of each class; 0 takes all", COUNT, REPORTED),
     "knn.max_unlabelled": Key(

@@ -40,6 +40,7 @@ from ibot_jax.weights.model import Model
 
 _log = logging.getLogger(__name__)
 
+_PURPOSE = "an evaluation (knn.every)"
 
 # The share of prototypes in use, by the kind of tokens.
 _USED = {"class": "prototypes_used", "patch": "patch_prototypes_used"}
@@ -56,6 +57,7 @@ class Splits:
       description: what is measured, on how many images, in words.
       shared_images: how many images of `test` are among those of `train`, too; known to the first
         process.
+      old: other images that the teacher is measured on besides, with labels.
     """
 
     train: Source | TfdsStream | None
@@ -63,11 +65,13 @@ class Splits:
     num_images: int
     description: str
     shared_images: int = 0
+    old: "Splits | None" = None
 
     @property
     def sources(self) -> list[Source | TfdsStream]:
         """Those that there are."""
-        return [source for source in (self.train, self.test) if source is not None]
+        own = [source for source in (self.train, self.test) if source is not None]
+        return own + (self.old.sources if self.old else [])
 
 
 def open_splits(
@@ -77,7 +81,8 @@ def open_splits(
 
     Args:
       source: the training images; where they have labels, and there is a split to test on,
-        `knn.train_split` and `knn.test_split` are evaluated, else they are, evenly spaced.
+        `knn.train_split` and `knn.test_split` are evaluated, else they are, evenly spaced. Those of
+        `knn.old_source` come besides.
       data: where images lie, and how they are read.
       knn: what is measured of the teacher, and how often.
       probe: a linear classifier, beside k-NN.
@@ -87,20 +92,17 @@ def open_splits(
         its images can be read.
     """
     train, test, why_not = _open_labelled(data, knn, source)
-    decoding = Decoding.of(data)
-    if train is not None:
-        require_readable(train, decoding, knn.k, f"knn.k={knn.k}")
-    require_readable(test or source, decoding, purpose="an evaluation (knn.every)")
     if train is None:
-        return _without_labels(source, knn, why_not)
-    shared = _count_shared(train, test, knn)
-    description = (
-        f"k-NN (k = {knn.k}){' and linear probe' if probe.max_steps else ''}, {len(train):,} train "
-        f"and {len(test):,} test images"
-    )
-    if shared:
-        description += f", {shared:,} of these training images, too"
-    return Splits(train, test, len(test), f"{description}, every {knn.every}", shared)
+        require_readable(source, Decoding.of(data), purpose=_PURPOSE)
+        splits = _without_labels(source, knn, why_not)
+    else:
+        keys = f"knn.train_split={knn.train_split!r}", f"knn.test_split={knn.test_split!r}"
+        splits = _with_labels(train, test, keys, data, knn, probe)
+    if knn.old_source:
+        old = _open_old(data, knn, probe)
+        description = f"{splits.description}; of old images {old.description}"
+        splits = dataclasses.replace(splits, old=old, description=description)
+    return dataclasses.replace(splits, description=f"{splits.description}, every {knn.every}")
 
 
 class Evaluation:
@@ -148,14 +150,14 @@ class Evaluation:
           and `knn_top5`; `probe_top1` and `probe_top5` unless `probe.max_steps` is 0. A first
           choice is that of the teacher's logits less the centers, which are, but in a distillation,
           of its own outputs; without centers nothing is told of prototypes. Where test images are
-          among the neighbours, too, `knn_shared_images` says how many.
+          among the neighbours, too, `knn_shared_images` says how many. `old_knn_top1`, ... are the
+          same accuracies, of the images of `knn.old_source`.
 
         Raises:
           TrainingError: if too few images can be read.
         """
-        train, test = self.splits.train, self.splits.test
-        outputs, labels = extract(self._outputs, networks, self._batches(test, mesh), mesh)
-        require_read(test, len(labels), 1)
+        splits = self.splits
+        outputs, labels = self._extract(splits, splits.test, 1, networks, mesh)
         values = {
             "feature_rank": feature_rank(outputs["features"]),
             **{
@@ -163,25 +165,44 @@ class Evaluation:
                 for kind, center in networks.get("centers", {}).items()
             },
         }
-        if train is None:
-            return values
-        of_train, train_labels = extract(self._outputs, networks, self._batches(train, mesh), mesh)
-        require_read(train, len(train_labels), self._knn.k)
-        features = of_train["features"], train_labels, outputs["features"]
-        if "class" in outputs:
-            values["prototype_nmi"] = normalized_mutual_information(outputs["class"], labels)
-        return values | self._accuracies(features, labels, mesh)
+        if splits.train is not None:
+            if "class" in outputs:
+                values["prototype_nmi"] = normalized_mutual_information(outputs["class"], labels)
+            values |= self._accuracies(splits, outputs["features"], labels, networks, mesh)
+        if splits.old is not None:
+            outputs, labels = self._extract(splits.old, splits.old.test, 1, networks, mesh)
+            old = self._accuracies(splits.old, outputs["features"], labels, networks, mesh)
+            values |= {f"old_{name}": value for name, value in old.items()}
+        return values
+
+    def _extract(
+        self,
+        splits: Splits,
+        source: Source | TfdsStream,
+        at_least: int,
+        networks: dict[str, Any],
+        mesh: jax.sharding.Mesh,
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Returns what is measured of the images of one split, and their labels."""
+        batches = self._batches(splits, source, mesh)
+        outputs, labels = extract(self._outputs, networks, batches, mesh)
+        require_read(source, len(labels), at_least)
+        return outputs, labels
 
     def _accuracies(
         self,
-        features: tuple[np.ndarray, np.ndarray, np.ndarray],
+        splits: Splits,
+        test: np.ndarray,
         labels: np.ndarray,
+        networks: dict[str, Any],
         mesh: jax.sharding.Mesh,
     ) -> dict[str, float]:
+        """Returns how well neighbours and probe tell the labels of the test features."""
         knn, probe = self._knn, self._probe
-        num_classes = self.splits.train.num_classes
+        outputs, train_labels = self._extract(splits, splits.train, knn.k, networks, mesh)
+        train, num_classes = outputs["features"], splits.train.num_classes
         (ranked,) = weighted_knn(
-            *features,
+            *(train, train_labels, test),
             ks=(knn.k,),
             temperatures=(knn.temperature,),
             num_classes=num_classes,
@@ -189,7 +210,6 @@ class Evaluation:
         ).values()
         by_name = {"knn": ranked}
         if probe.max_steps:
-            train, train_labels, test = features
             (fitted,) = fit(
                 train,
                 train_labels,
@@ -202,12 +222,12 @@ class Evaluation:
         values = {}
         for name, classes in by_name.items():
             values[f"{name}_top1"], values[f"{name}_top5"] = accuracy(classes, labels)
-        if self.splits.shared_images:
-            values["knn_shared_images"] = self.splits.shared_images
+        if splits.shared_images:
+            values["knn_shared_images"] = splits.shared_images
         return values
 
     def _batches(
-        self, source: Source | TfdsStream, mesh: jax.sharding.Mesh
+        self, splits: Splits, source: Source | TfdsStream, mesh: jax.sharding.Mesh
     ) -> Iterator[dict[str, np.ndarray]]:
         data, settings = self._data, self._knn
         batches = eval_batches(
@@ -217,8 +237,8 @@ class Evaluation:
             Decoding.of(data),
             data.workers,
         )
-        if self.splits.train is None:  # a stream's first ones
-            batches = itertools.islice(batches, -(-self.splits.num_images // settings.batch_size))
+        if splits.train is None:  # a stream's first ones
+            batches = itertools.islice(batches, -(-splits.num_images // settings.batch_size))
         return until_told(batches, self._watch)
 
 
@@ -227,20 +247,43 @@ def _without_labels(source: Source | TfdsStream, knn: Section, why_not: str) -> 
     number = min(len(source), knn.max_unlabelled or len(source))
     if not isinstance(source, TfdsStream) and number < len(source):
         source = Subset(source, np.arange(number) * len(source) // number)
-    description = f"rank and prototypes, {number:,} {why_not}, every {knn.every}"
-    return Splits(None, source, number, description)
+    return Splits(None, source, number, f"rank and prototypes, {number:,} {why_not}")
 
 
-def _count_shared(train: Source | TfdsStream, test: Source | TfdsStream, knn: Section) -> int:
+def _with_labels(
+    train: Source | TfdsStream,
+    test: Source | TfdsStream,
+    keys: tuple[str, str],
+    data: Section,
+    knn: Section,
+    probe: Section,
+) -> Splits:
+    """Returns the two splits, both readable; `keys` say in warnings which these are."""
+    decoding = Decoding.of(data)
+    require_readable(train, decoding, knn.k, f"knn.k={knn.k}")
+    require_readable(test, decoding, purpose=_PURPOSE)
+    shared = _count_shared(train, test, keys)
+    description = (
+        f"k-NN (k = {knn.k}){' and linear probe' if probe.max_steps else ''}, {len(train):,} train "
+        f"and {len(test):,} test images"
+    )
+    if shared:
+        description += f", {shared:,} of these training images, too"
+    return Splits(train, test, len(test), description, shared)
+
+
+def _count_shared(
+    train: Source | TfdsStream, test: Source | TfdsStream, keys: tuple[str, str]
+) -> int:
     """Returns how many images of one split are among those of the other, and warns of them."""
     if not is_first():  # many processes would ask the same disk
         return 0
     shared = find_shared(train, test).count
     if shared:
         _log.warning(
-            "%s of the images of knn.test_split=%r are among those of knn.train_split=%r, too: "
-            "k-NN and probe are no measure of unknown images; choose another split",
-            *(f"{shared:,}", knn.test_split, knn.train_split),
+            "%s of the images of %s are among those of %s, too: k-NN and probe are no measure of "
+            "unknown images; choose another split",
+            *(f"{shared:,}", *reversed(keys)),
         )
     return shared
 
@@ -252,12 +295,7 @@ def _open_labelled(
     turn_off = 'mend it, or turn evaluations off with knn.every=""'
 
     def options(name):
-        return dict(
-            data_dir=data.data_dir,
-            max_per_class=getattr(settings, f"max_{name}_per_class"),
-            channels=data.channels,
-            key=f"knn.{name}_split",
-        )
+        return _options(data, settings, name) | {"key": f"knn.{name}_split"}
 
     if source.num_classes is None:
         if settings.test_split != AUTO:  # it is not needed, but what is named has to be there
@@ -274,11 +312,40 @@ def _open_labelled(
         return None, None, f"training images; no k-NN, for {error}"
     except UserError as error:
         raise UserError(f"{error}; {turn_off}, or find another by knn.test_split=auto") from error
-    if settings.k > len(train):
-        raise UserError(
-            f"knn.k={settings.k} is larger than the {len(train)} images of {train.name}; lower it"
-        )
+    _require_enough(train, settings.k)
     return train, test, ""
+
+
+def _open_old(data: Section, knn: Section, probe: Section) -> Splits:
+    """Returns the training part of `knn.old_source`, and the split of it to test on.
+
+    Raises:
+      UserError: if one of them cannot be opened, has no labels, or too few images.
+    """
+    spec = knn.old_source
+    try:
+        train = open_source(spec, "train", **_options(data, knn, "train"))
+        if train.num_classes is None:
+            raise UserError("has no labels: it needs a folder for each class, in train and test")
+        test, _ = open_test_split(spec, AUTO, train, **_options(data, knn, "test"))
+        _require_enough(train, knn.k)
+    except UserError as error:
+        raise UserError(f"knn.old_source={spec!r}: {error}") from error
+    keys = tuple(f"{name} of knn.old_source" for name in ("its training part", "the test split"))
+    return _with_labels(train, test, keys, data, knn, probe)
+
+
+def _options(data: Section, knn: Section, name: str) -> dict[str, Any]:
+    """Returns how one of the two splits, "train" or "test", is opened."""
+    most = getattr(knn, f"max_{name}_per_class")
+    return dict(data_dir=data.data_dir, max_per_class=most, channels=data.channels)
+
+
+def _require_enough(train: Source | TfdsStream, k: int) -> None:
+    if k > len(train):
+        raise UserError(
+            f"knn.k={k} is larger than the {len(train)} images of {train.name}; lower it"
+        )
 
 
 def _make_outputs(model: Model) -> FeatureFn:

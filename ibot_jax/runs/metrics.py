@@ -35,12 +35,14 @@ class Reporter:
     Attributes:
       evaluated: whether the step that it started from has been evaluated; known to the first
         process.
+      first: what was measured before the first step; empty if nothing was, and on others than the
+        first process.
     """
 
     def __init__(self, workdir: epath.Path, plan: Plan, *, start_step: int):
         """Opens the files; lines of metrics.jsonl after `start_step` are removed."""
         self._primary = is_first()
-        self.evaluated = False
+        self.evaluated, self.first = False, {}
         self._plan = plan
         self._workdir = workdir
         self._warned = set()
@@ -52,6 +54,7 @@ class Reporter:
         kept = start_step + 1 if start_step else 0  # steps before this one
         rows = [row for row in read_rows(workdir) if row["step"] < kept]
         self.evaluated = any(row["step"] == start_step and _is_evaluation(row) for row in rows)
+        self.first = next((row for row in rows if not row["step"] and _is_evaluation(row)), {})
         self._lines = JsonLines(workdir / METRICS, rows)
         self._tensorboard = TensorBoard(workdir / _FOLDER, purge_from=kept)
         if is_shown():
@@ -103,6 +106,8 @@ class Reporter:
     def evaluation(self, step: int, values: Mapping[str, float]) -> None:
         """Reports what `evaluate.online.Evaluation` has measured."""
         if self._primary:
+            if not step:
+                self.first = dict(values)
             self._write(step, values)
             self.say(f"teacher at step {step} (epoch {self._epoch(step):.1f}): {_found(values)}")
 
@@ -203,7 +208,10 @@ def _found(values: Mapping[str, float]) -> str:
     """Returns the values of an evaluation in words, the accuracies first, where there are some."""
     texts = [
         f"{name} {values[f'{key}_top1']:.1f} % (top-5 {values[f'{key}_top5']:.1f} %)"
-        for key, name in (("knn", "k-NN"), ("probe", "linear probe"))
+        for key, name in (
+            *(("knn", "k-NN"), ("probe", "linear probe")),
+            *(("old_knn", "k-NN of old images"), ("old_probe", "their linear probe")),
+        )
         if f"{key}_top1" in values
     ]
     texts.append(f"rank {values['feature_rank']:.1f}")
@@ -236,6 +244,7 @@ def _summary(workdir: epath.Path, prototypes: int) -> list[str]:
     for key, name, unit in (
         ("knn_top1", "k-NN", " %"),
         ("probe_top1", "linear probe", " %"),
+        ("old_knn_top1", "k-NN of old images", " %"),
         ("feature_rank", "feature rank", ""),
     ):
         values = {row["step"]: row[key] for row in rows if row.get(key) is not None}

@@ -44,6 +44,7 @@ from ibot_jax.runs.check import device_problems, length_problems
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.runs.collapse import collapse_signs, evaluation_signs
 from ibot_jax.runs.completing import complete
+from ibot_jax.runs.forgetting import forgetting_signs
 from ibot_jax.runs.frozen import FrozenNetworks, read_frozen
 from ibot_jax.runs.header import header
 from ibot_jax.runs.lock import Lock
@@ -327,6 +328,10 @@ class PretrainLoop(Loop):
 
     def _report_measured(self, step: int, values: dict[str, float]) -> None:
         self._reporter.evaluation(step, values)
+        if self._config.init_from:
+            images = {"": self._evaluation.splits, "old_": self._evaluation.splits.old}
+            images = {name: splits.num_images for name, splits in images.items() if splits}
+            self._warn(step, forgetting_signs(values, self._reporter.first, images))
         if step > self._warm_after:
             head = self._config.head
             prototypes = {"class": head.prototypes, "patch": head.patch_prototypes}

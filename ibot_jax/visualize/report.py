@@ -36,6 +36,12 @@ _CELL = 160
 # Section, chart, unit, and its curves by metric; whatever else a run reports gets its own chart.
 _CHARTS = (
     ("Does it learn", "Accuracy, top 1", "%", {"knn_top1": "k-NN", "probe_top1": "linear probe"}),
+    (
+        "Does it learn",
+        "Accuracy on old images",
+        "%",
+        {"old_knn_top1": "k-NN", "old_probe_top1": "linear probe"},
+    ),
     ("Does it learn", "Accuracy, top 5", "%", {"knn_top5": "k-NN", "probe_top5": "linear probe"}),
     (
         "Does it learn",
@@ -124,7 +130,10 @@ def facts(rows: Rows, config: dict[str, Any]) -> list[tuple[str, str, str]]:
     if rows:
         epoch, step = rows[-1]["epoch"], rows[-1]["step"]
         found.append(("Progress", f"epoch {epoch:.1f}", f"step {step:,}; {config['duration']}"))
-    for key, name in (("knn_top1", "k-NN"), ("probe_top1", "Linear probe")):
+    for key, name in (
+        *(("knn_top1", "k-NN"), ("probe_top1", "Linear probe")),
+        ("old_knn_top1", "k-NN of old images"),
+    ):
         if values := _values(rows, key):
             first, best = values[min(values)], max(values.values())
             remark = f"{first:.1f} % at first, best {best:.1f} %"

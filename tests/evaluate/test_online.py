@@ -1,6 +1,7 @@
 """What is measured of a teacher during training, from features and logits found another way."""
 
 import io
+import pathlib
 import re
 import shutil
 
@@ -117,6 +118,61 @@ def test_images_that_are_their_own_neighbours_are_counted(config, images, weight
     other = evaluation_of(config, open_source(f"folder:{images}", "train"))
     assert other.splits.shared_images == 0
     assert "training images" not in other.splits.description
+
+
+def with_old(config, source):
+    other = config.copy_and_resolve_references()
+    other.knn.old_source = str(source)
+    return other
+
+
+def test_old_images_are_measured_besides(config, images, tmp_path, weights):
+    """By the same accuracies as if they were the data; where the new ones have no labels, too."""
+    old = tmp_path / "old"
+    for split in ("train", "test"):  # two classes that nothing tells apart
+        for number, path in enumerate(sorted(pathlib.Path(images, split).rglob("*.png"))):
+            folder = old / split / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder / f"{number}.png")
+    spec = f"folder:{old}"
+    alone = config.copy_and_resolve_references()
+    alone.data.source = spec
+    of_old = evaluation_of(alone, open_source(spec, "train"))(weights, ONE)
+    source = open_source(f"folder:{images}", "train")
+    evaluation = evaluation_of(with_old(config, spec), source)
+    assert evaluation.splits.description.endswith(
+        "15 test images; of old images k-NN (k = 3) and linear probe, 36 train and 15 test images, "
+        "every 10 epochs"
+    )
+    assert len(evaluation.splits.sources) == 4
+    accuracies = {name: x for name, x in of_old.items() if name.startswith(("knn", "probe"))}
+    expected = {f"old_{name}": x for name, x in accuracies.items()}
+    assert expected["old_knn_top1"] < 100
+    assert evaluation(weights, ONE) == {
+        **evaluation_of(config, source)(weights, ONE),
+        **expected,
+    }
+    source.class_names = source.labels = None
+    found = evaluation_of(with_old(config, spec), source)(weights, ONE)
+    assert set(found) == LABEL_FREE | set(expected)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), r": data\.source='folder:\S*' is no folder; give the path of one$"),
+        (("0.png",), ": has no labels: it needs a folder for each class, in train and test$"),
+        (("a/0.png", "b/0.png"), ": .* has no split called test, val or validation$"),
+        (("train/a/0.png", "test/b/0.png"), ": .* has other classes than"),
+        (("train/a/0.png", "test/a/0.png"), ": knn.k=3 is larger than the 1 images of .*train"),
+    ],
+)
+def test_old_images_that_cannot_be_measured_are_a_mistake(config, images, tmp_path, names, message):
+    write(tmp_path / "old", *names)
+    spec = f"folder:{tmp_path / 'old'}"
+    with pytest.raises(UserError, match=f"^knn.old_source='{spec}'{message}") as error:
+        evaluation_of(with_old(config, spec), open_source(f"folder:{images}", "train"))
+    assert "\n" not in str(error.value)
 
 
 def test_without_labels_images_are_evenly_spaced(config, images, weights):

@@ -82,6 +82,18 @@ def test_a_resumed_run_drops_the_lines_after_its_checkpoint(workdir):
     assert [(row["step"], row["loss"]) for row in rows] == [(5, 5.5), (10, 5.5), (15, 1.0)]
 
 
+def test_what_was_measured_first_is_known_to_a_resumed_run_too(workdir):
+    report = reporter(workdir)
+    assert report.first == {}
+    report.evaluation(0, EVALUATION)
+    report.evaluation(10, EVALUATION | {"knn_top1": 30.0})
+    assert report.first == EVALUATION
+    report.close()
+    report = reporter(workdir, start_step=10)
+    assert EVALUATION.items() <= report.first.items()
+    report.close()
+
+
 def test_tensorboard_gets_the_same_values(workdir):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
@@ -123,7 +135,7 @@ def test_lines_on_a_screen_that_is_no_terminal(workdir, capsys):
     report = reporter(workdir)
     report.train(5, METRICS)
     report.evaluation(10, EVALUATION)
-    report.evaluation(20, UNLABELLED)
+    report.evaluation(20, UNLABELLED | {"old_knn_top1": 70.0, "old_knn_top5": 90.0})
     report.warn_once("sign", "beware")
     report.warn_once("sign", "beware again")
     report.close()
@@ -133,7 +145,8 @@ def test_lines_on_a_screen_that_is_no_terminal(workdir, capsys):
         "teacher at step 10 (epoch 1.0): k-NN 25.0 % (top-5 50.0 %), linear probe 30.0 % "
         "(top-5 60.0 %), rank 12.3, prototypes in use 12.5 % (patches 25.0 %), NMI with labels "
         "30.0 %",
-        "teacher at step 20 (epoch 2.0): rank 12.3, prototypes in use 12.5 % (patches 25.0 %)",
+        "teacher at step 20 (epoch 2.0): k-NN of old images 70.0 % (top-5 90.0 %), rank 12.3, "
+        "prototypes in use 12.5 % (patches 25.0 %)",
     ]
     assert err == "warning: beware\n"
 

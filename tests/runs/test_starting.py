@@ -484,6 +484,28 @@ def test_my_folder_their_weights(file, tmp_path):
     assert f"the run is complete; it began with the weights of {file}\n" in out
 
 
+@pytest.mark.slow
+def test_a_run_that_loses_old_images_says_so(file, tmp_path):
+    """With steps that no features survive."""
+    status, out, err = cli.finish(
+        cli.start(
+            *cli.TINY,
+            f"--config.init_from={file}",
+            *("--config.model.width=32", "--config.model.depth=2", "--config.model.heads=4"),
+            *("--config.model.patch_size=4", "--config.knn.old_source=digits"),
+            *("--config.optim.lr=100", "--config.optim.warmup=0 steps", "--config.optim.clip=0"),
+            *("--config.teacher_momentum=0.5", "--config.knn.max_test_per_class=0"),
+            f"--workdir={tmp_path / 'run'}",
+        )
+    )
+    assert status == 0, err
+    (warning,) = re.findall(r"warning: at step (\d+), k-NN of the old images is ([\d.]+) %", err)
+    first, *later = [row for row in cli.rows(tmp_path / "run") if "old_knn_top1" in row]
+    assert (first["step"], later[0]["step"]) == (0, 5)
+    assert warning == ("5", f"{later[0]['old_knn_top1']:.1f}")
+    assert f"k-NN of old images {first['old_knn_top1']:.1f} % at initialisation" in out
+
+
 @pytest.mark.parametrize(
     ("name", "heads", "model"),
     [

@@ -17,7 +17,7 @@ from ibot_jax.methods.state import teacher_params
 from ibot_jax.models.architectures import geometry_of
 from ibot_jax.runs.check import check_config, check_devices, check_plan
 from ibot_jax.runs.memory import num_parameters
-from ibot_jax.runs.training import make_init
+from ibot_jax.runs.training import make_init, name_problems
 from ibot_jax.tools import flops
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -67,7 +67,9 @@ def test_a_config_is_sound(name):
     for key in open_keys(flatten(config)):  # as if the weights were a ViT-S/16
         config.update_from_flattened_dict({key: KEYS[key].default})
     check_config(config)
-    check_plan(config, make_plan(config, NUM_IMAGES[name]))
+    plan = make_plan(config, NUM_IMAGES[name])
+    check_plan(config, plan)
+    assert name_problems(config, plan) == []
 
 
 @pytest.mark.parametrize("pod", ["v5e-16", "v5e-64", "v5e-256", "v4-64", "v5p-64"])

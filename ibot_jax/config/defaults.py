@@ -42,6 +42,7 @@ SECTIONS = {
     "frozen": "networks that no step changes",
     "masks": "which patches the student does not see",
     "optim": "the optimiser",
+    "lora": "adapters of low rank, in place of the backbone's matrices (see optim/lora.py)",
     "data": "images, and how views are made of them",
     "knn": "what is measured of the teacher, and how often",
     "probe": "a linear classifier, beside k-NN",
@@ -301,6 +302,12 @@ KEYS = {
     ),
     "optim.freeze_last_layer": Key(
         "1 epochs", "in which the prototypes stay as they are", Duration()
+    ),
+    "lora.rank": Key(0, "of the adapters; 0 for none", Between(1, 10**6, off=0)),
+    "lora.alpha": Key(16.0, "over the rank, the factor of their products", Between(1e-4, 1e6)),
+    "lora.targets": Key(
+        "attn/* mlp/*",
+        "globs of the layers that have one: their paths in the backbone, or ends of these",
     ),
     "teacher_momentum": Key(
         0.996, "of the teacher's moving average; rises to 1 on a cosine", SHARE

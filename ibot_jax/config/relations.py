@@ -63,6 +63,17 @@ def _check_optimizer(flat: Flat) -> Iterator[str]:
         yield stated(flat, "optim.clip_by", "needs a positive optim.clip")
 
 
+def _check_lora(flat: Flat) -> Iterator[str]:
+    rank = flat["lora.rank"]
+    for key in ("lora.alpha", "lora.targets"):
+        if not rank and flat[key] != KEYS[key].default:
+            yield stated(flat, key, "needs a positive lora.rank")
+    if rank and not flat["init_from"]:
+        yield stated(flat, "lora.rank", "trains adapters of a backbone; give init_from its weights")
+    if rank and not flat["lora.targets"].split():
+        yield stated(flat, "lora.targets", f"names no layer; use {KEYS['lora.targets'].default!r}")
+
+
 def _check_losses(flat: Flat) -> Iterator[str]:
     if not flat["loss.class_weight"] + flat["loss.patch_weight"]:
         problem = "and loss.patch_weight are both 0; make one of them positive"
@@ -113,6 +124,7 @@ RELATIONS = (
     check_rates,
     _check_schedule,
     _check_optimizer,
+    _check_lora,
     _check_losses,
     _check_masks,
     _check_views,

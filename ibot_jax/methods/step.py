@@ -76,6 +76,7 @@ def make_train_step(
     make_views: Callable[[Batch, Any], Views],
     draw_noise: Callable[[Array, Batch], Noise],
     trained: Callable[[Params], Tree],
+    merged: Callable[[Params], Params] = lambda params: params,
     mesh: jax.sharding.Mesh,
     parts: int,
     dtype: jnp.dtype,
@@ -96,6 +97,7 @@ def make_train_step(
       draw_noise: from a key and the batch.
       trained: from the student's parameters to the tree with True at each that has a gradient; for
         the others none is computed.
+      merged: from the student's parameters to those that networks take, differentiable.
       mesh: the devices.
       parts: of a device's rows, one after the other.
       dtype: of the parameters.
@@ -105,10 +107,10 @@ def make_train_step(
     def of_rows(learning, constants, rows):
         still, others, now, rope_noise = constants
         views = make_views(rows, rope_noise)
-        targets = method.targets(Networks(join(learning, still), **others), views, now)
+        targets = method.targets(Networks(merged(join(learning, still)), **others), views, now)
 
         def loss_of(learning):
-            terms = method.terms(join(learning, still), views, targets)
+            terms = method.terms(merged(join(learning, still)), views, targets)
             losses = {name: weight * terms[name] for name, weight in method.loss_weights.items()}
             return sum(losses.values()), terms | losses
 
@@ -142,7 +144,7 @@ def make_train_step(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
-            buffers=method.after(Networks(state.params, **others), averages.means),
+            buffers=method.after(Networks(merged(state.params), **others), averages.means),
         )
         # A finite loss can have gradients that are not, and one update would spoil every tensor.
         grad_norm = optax.tree.norm(gradients)

@@ -18,7 +18,9 @@ class EmaTeacherState(NamedTuple):
 
 
 def ema_teacher(
-    rate: Schedule, init_teacher: Callable[[optax.Params], optax.Params]
+    rate: Schedule,
+    init_teacher: Callable[[optax.Params], optax.Params],
+    averaged: Callable[[optax.Params], optax.Params] = lambda params: params,
 ) -> optax.GradientTransformationExtraArgs:
     """Keeps the teacher: an exponential moving average of the student's updated parameters.
 
@@ -30,6 +32,7 @@ def ema_teacher(
         float32 cannot be told from the momentum once that is close to 1.
       init_teacher: from the student's parameters to the teacher's. Leaves whose path the student
         lacks are never moved.
+      averaged: from the student's parameters to those that the teacher averages.
     """
 
     def init(params):
@@ -37,7 +40,7 @@ def ema_teacher(
         return EmaTeacherState(jax.tree.map(jnp.copy, init_teacher(params)))
 
     def update(updates, state, params, *, step, **_):
-        student = flax.traverse_util.flatten_dict(optax.apply_updates(params, updates))
+        student = flax.traverse_util.flatten_dict(averaged(optax.apply_updates(params, updates)))
         teacher = flax.traverse_util.flatten_dict(state.teacher)
         taken = rate(step)
         moved = {

@@ -12,6 +12,7 @@ from ibot_jax.config import globs
 from ibot_jax.config.plan import Plan
 from ibot_jax.errors import UserError
 from ibot_jax.models.parameters import Params, names_of
+from ibot_jax.optim.lora import base_of
 
 KEY = "optim.freeze"
 
@@ -39,7 +40,8 @@ class Freezing:
         """Returns the tree with, at each leaf, how many steps it is frozen; `total` for all.
 
         Raises:
-          UserError: if an entry names no parameter, or all parameters are frozen at first.
+          UserError: if an entry names no parameter, all parameters are frozen at first, or a
+            matrix that has an adapter is not frozen all along.
         """
         names = names_of(params)
         try:
@@ -47,6 +49,13 @@ class Freezing:
         except ValueError as error:
             raise UserError(f"{KEY}={self.text!r} {error}") from None
         steps = jax.tree.map(lambda name: min(by_name.get(name, 0), self.total), names)
+        for path in base_of(params):
+            name = "/".join(("backbone", *path, "kernel"))
+            if by_name.get(name, 0) < self.total:
+                raise UserError(
+                    f"{KEY}={self.text!r} lets {name} learn, which has an adapter; name others, or "
+                    "leave its layer out of lora.targets"
+                )
         if self.entries and min(jax.tree.leaves(steps)) > 0:
             raise UserError(
                 f"{KEY}={self.text!r} leaves nothing to train at first; name fewer parameters"
@@ -58,10 +67,17 @@ class Freezing:
         return jax.tree.map(lambda frozen: frozen <= step, self.steps(params))
 
 
-def make_freezing(text: str, plan: Plan) -> Freezing:
-    """Returns what the text of `optim.freeze`, checked, means in a run."""
+def make_freezing(text: str, plan: Plan, *, adapters: bool = False) -> Freezing:
+    """Returns what is frozen in a run.
+
+    Args:
+      text: of `optim.freeze`, checked.
+      plan: the run's length.
+      adapters: whether the backbone has some, and is frozen all along but for what the text says.
+    """
     entries = tuple((glob, plan.steps(KEY, value)) for glob, value in globs.parse(text))
-    return Freezing(text, entries, plan.total_steps)
+    first = (("backbone", plan.total_steps),) if adapters else ()
+    return Freezing(text, first + entries, plan.total_steps)
 
 
 def split(params: Params, chosen: Params) -> tuple[Params, Params]:

@@ -129,6 +129,7 @@ def make_optimizer(
     norm_last_layer: bool,
     teacher_rate: Schedule,
     init_teacher: Callable[[Params], Params],
+    averaged: Callable[[Params], Params] = lambda params: params,
 ) -> optax.GradientTransformationExtraArgs:
     """Builds the whole chain; its `update` needs `params` and the keyword `step`.
 
@@ -146,6 +147,7 @@ def make_optimizer(
       norm_last_layer: whether the prototypes' norms stay as they are.
       teacher_rate: 1 - the teacher's momentum, by step.
       init_teacher: from the student's parameters to the teacher's.
+      averaged: from the student's parameters to those that the teacher averages.
     """
     by_tensor = clip_by == "tensor"
     optimizer = descent(
@@ -189,5 +191,5 @@ def make_optimizer(
         *clipping,
         optax.partition(groups, labels),
         *map(scale_by, rates),
-        ema_teacher(teacher_rate, init_teacher),
+        ema_teacher(teacher_rate, init_teacher, averaged),
     )

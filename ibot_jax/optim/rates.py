@@ -9,6 +9,7 @@ from ibot_jax.config import globs
 from ibot_jax.errors import UserError
 from ibot_jax.models.geometry import Geometry
 from ibot_jax.models.parameters import Params, layer_of, names_of
+from ibot_jax.optim.lora import PART
 
 KEY = "optim.rates"
 Factors = Callable[[Params], Params]  # from parameters to the tree with a float at each leaf
@@ -26,7 +27,8 @@ def scale_by(factors: Factors) -> optax.GradientTransformation:
 def layer_decay(decay: float, geometry: Geometry) -> Factors:
     """Returns the factors of BEiT's layer decay.
 
-    Layer n of the backbone has decay ** (depth + 1 - n), all that is no backbone has 1.
+    Layer n of the backbone has decay ** (depth + 1 - n), and so have its adapters; all that is no
+    backbone has 1.
 
     Args:
       decay: in (0, 1].
@@ -36,7 +38,7 @@ def layer_decay(decay: float, geometry: Geometry) -> Factors:
 
     def factor(name: str) -> float:
         part, *path = name.split("/")
-        return decay ** (last - layer_of(path, geometry)) if part == "backbone" else 1.0
+        return decay ** (last - layer_of(path, geometry)) if part in ("backbone", PART) else 1.0
 
     return lambda params: jax.tree.map(factor, names_of(params))
 

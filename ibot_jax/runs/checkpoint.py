@@ -2,9 +2,10 @@
 
 A checkpoint holds its parts side by side, so that whoever needs one reads no other:
 
-    checkpoints/STEP/student    {"backbone": ..., "head": ...}
+    checkpoints/STEP/student    {"backbone": ..., "head": ...}, adapters merged
     checkpoints/STEP/teacher    the same of the teacher
     checkpoints/STEP/centers    {"class": [K], "patch": [K]}, of a method that has centers
+    checkpoints/STEP/lora       of a run with adapters, those, and what is beneath them
     checkpoints/STEP/optimizer  the optimiser's state without the teacher, the step, and what the
                                 method keeps besides centers
     checkpoints/STEP/metrics    {"knn_top1": percent}, where k-NN was evaluated at this step
@@ -18,6 +19,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.traverse_util
+import jax
 import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
@@ -26,6 +29,7 @@ from etils import epath
 from ibot_jax.errors import SaveError
 from ibot_jax.files.checksums import ANNOUNCED, add_figures, read_figures, write_checksums
 from ibot_jax.methods.state import TrainState, teacher_params
+from ibot_jax.optim.lora import PART, Lora, base_of, networks, with_base
 from ibot_jax.parallel.agreement import same_end, wait_for_all
 from ibot_jax.parallel.processes import is_first
 from ibot_jax.weights.checkpoints import RESTORE, set_damaged_aside
@@ -67,7 +71,7 @@ class Checkpoints:
         Raises:
           UserError: if there are checkpoints, and none is whole.
         """
-        self._parts = parts or _PRETRAINING
+        self._parts = parts or parts_of(Lora())
         folder = workdir / "checkpoints"
         with same_end():
             if is_first():
@@ -220,7 +224,7 @@ class Checkpoints:
 
 def weights_of(state: TrainState) -> dict[str, Any]:
     """Returns what another run may start from: student, teacher, and centers, if there are any."""
-    weights = {"student": state.params, "teacher": teacher_params(state)}
+    weights = {"student": networks(state.params), "teacher": teacher_params(state)}
     return weights | centers_of(state.buffers)
 
 
@@ -254,4 +258,25 @@ def _join(parts: dict[str, Any]) -> TrainState:
     )
 
 
-_PRETRAINING = Parts(_split, _join, "knn_top1")
+def parts_of(lora: Lora) -> Parts:
+    """Returns the parts of a `TrainState`; whoever reads the student sees adapters merged."""
+    merge = jax.jit(lora.merged)
+
+    def split(state: TrainState) -> dict[str, Any]:
+        if PART not in state.params:
+            return _split(state)
+        base = flax.traverse_util.unflatten_dict(base_of(state.params))
+        is_layout = isinstance(state.step, jax.ShapeDtypeStruct)
+        params = networks(state.params) if is_layout else merge(state.params)
+        beneath = {"base": base, "adapters": state.params[PART]}
+        return _split(state.replace(params=params)) | {PART: beneath}
+
+    def join(parts: dict[str, Any]) -> TrainState:
+        state = _join(parts)
+        if PART not in parts:
+            return state
+        base = flax.traverse_util.flatten_dict(parts[PART]["base"])
+        params = with_base(state.params, base) | {PART: parts[PART]["adapters"]}
+        return state.replace(params=params)
+
+    return Parts(split, join, "knn_top1")

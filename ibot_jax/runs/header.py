@@ -11,7 +11,8 @@ from ibot_jax.config.flat import Flat, section
 from ibot_jax.config.plan import Plan, peak_rate
 from ibot_jax.config.section import Section
 from ibot_jax.models.architectures import in_words
-from ibot_jax.optim.freezing import make_freezing
+from ibot_jax.optim.freezing import Freezing, make_freezing
+from ibot_jax.optim.lora import PART, base_of, make_lora
 from ibot_jax.parallel.processes import num_processes
 
 
@@ -78,6 +79,7 @@ def header(
             f"{plan.steps_per_epoch:,} steps"
         ),
         "rate": _rate(section(flat, "optim"), plan),
+        **({"lora": lora_in_words(flat, plan, params)} if PART in params else {}),
         **({"frozen": _frozen(flat, plan, params)} if flat["optim.freeze"] else {}),
         "teacher": _momentum_in_words(flat["teacher_momentum"], plan),
         "start": start,
@@ -111,9 +113,35 @@ def _rate(optim: Section, plan: Plan) -> str:
     return text + (f"; {optim.rates}" if optim.rates else "")
 
 
+def lora_in_words(flat: Flat, plan: Plan, params: Any) -> str:
+    """Returns which adapters a run has, and how much of the student it trains.
+
+    Args:
+      flat: the config.
+      plan: its length.
+      params: the student's, or their shapes.
+    """
+    lora = make_lora(section(flat, "lora"))
+    trained = _freezing(flat, plan).trained(params, plan.total_steps - 1)
+    learned = jax.tree.map(lambda x, learns: x if learns else None, params, trained)
+    adapters, ours, total = map(_millions, (params[PART], learned, params))
+    return (
+        f"rank {lora.rank}, alpha {lora.alpha:g}, on {len(base_of(params))} layers "
+        f"({lora.targets}): {adapters}; with the rest {ours} of the student's {total} are trained"
+    )
+
+
+def _millions(tree: Any) -> str:
+    return f"{sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6:.2f} M parameters"
+
+
+def _freezing(flat: Flat, plan: Plan) -> Freezing:
+    return make_freezing(flat["optim.freeze"], plan, adapters=bool(flat["lora.rank"]))
+
+
 def _frozen(flat: Flat, plan: Plan, params: Any) -> str:
     """Returns how many parameters are frozen until when."""
-    freezing, words = make_freezing(flat["optim.freeze"], plan), []
+    freezing, words = _freezing(flat, plan), []
     for start, end in itertools.pairwise((0, *freezing.thaws, None)):
         trained = freezing.trained(params, start)
         sizes = jax.tree.map(lambda x, mine: 0 if mine else x.size, params, trained)

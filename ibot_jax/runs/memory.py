@@ -72,7 +72,7 @@ def device_needs(
     model, item = section(flat, "model"), _ITEM[flat["dtype"]]
     parts = flat["mesh.fsdp"] * flat["mesh.tensor"]
     copies = _COPIES[flat["optim.name"]]
-    if any(
+    if flat["lora.rank"] or any(
         durations.share(text, flat["duration"], flat["batch_size"]) >= 1
         for _, text in globs.parse(flat["optim.freeze"])
     ):

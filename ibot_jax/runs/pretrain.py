@@ -32,7 +32,7 @@ from ibot_jax.methods.metrics import METRICS
 from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.methods.step import Metrics
 from ibot_jax.models.architectures import geometry_of
-from ibot_jax.optim.freezing import make_freezing
+from ibot_jax.optim.lora import make_lora
 from ibot_jax.parallel import signals
 from ibot_jax.parallel.agreement import require_same, same_end
 from ibot_jax.parallel.mesh import make_mesh
@@ -41,12 +41,12 @@ from ibot_jax.parallel.rows import rows_of_process
 from ibot_jax.parallel.watchdog import Watchdog
 from ibot_jax.runs.beginning import after_first, record_beginning
 from ibot_jax.runs.check import device_problems, length_problems
-from ibot_jax.runs.checkpoint import Checkpoints
+from ibot_jax.runs.checkpoint import Checkpoints, parts_of
 from ibot_jax.runs.collapse import collapse_signs, evaluation_signs
 from ibot_jax.runs.completing import complete
 from ibot_jax.runs.forgetting import forgetting_signs
 from ibot_jax.runs.frozen import FrozenNetworks, read_frozen
-from ibot_jax.runs.header import header
+from ibot_jax.runs.header import header, lora_in_words
 from ibot_jax.runs.lock import Lock
 from ibot_jax.runs.loop import Loop, make_watchdog
 from ibot_jax.runs.memory import memory_problems
@@ -58,6 +58,7 @@ from ibot_jax.runs.stretches import in_turn
 from ibot_jax.runs.training import (
     jit_init,
     jit_train_step,
+    make_freezing,
     name_problems,
     state_layout,
     step_arguments,
@@ -97,7 +98,9 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
         with same_end():
             require_shared(folder)
             lock = stack.enter_context(Lock(folder).held())
-        checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
+        checkpoints = Checkpoints(
+            folder, keep=config.checkpoint.keep, parts=parts_of(make_lora(config.lora))
+        )
         resumed = checkpoints.latest_step() is not None
         frozen = read_frozen(flat, folder, mesh, resumed=resumed)
         state, started = _first_state(config, plan, mesh, checkpoints, frozen.modules, origin)
@@ -227,6 +230,8 @@ def _first_state(
     like = state_layout(config, plan, mesh, frozen)
     weights, table = start_weights(origin, flatten(config), like)  # before anything compiles
     state = replace_weights(init(jax.random.key(config.seed)), weights)
+    if config.lora.rank:
+        table |= {"lora": lora_in_words(flatten(config), plan, like.params)}
     return state, Start(origin.words(table), origin.record(table))
 
 
@@ -264,7 +269,7 @@ def _programs(
 
     The last one, in which most is trained, is the proven one; each compiles when it is called.
     """
-    starts = (0, *make_freezing(config.optim.freeze, plan).thaws)
+    starts = (0, *make_freezing(config, plan).thaws)
     programs = {
         start: jit_train_step(config, plan, mesh, proven.kernels, frozen.modules, at=start)
         for start in starts[:-1]

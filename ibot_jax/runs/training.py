@@ -36,9 +36,10 @@ from ibot_jax.models.build import (
 )
 from ibot_jax.models.parameters import Params
 from ibot_jax.models.rope import draw_noise
+from ibot_jax.optim import freezing
 from ibot_jax.optim import optimizer as optimizers
 from ibot_jax.optim.ema_teacher import teacher_from_student
-from ibot_jax.optim.freezing import make_freezing
+from ibot_jax.optim.lora import make_lora
 from ibot_jax.optim.rates import given_rates, layer_decay
 from ibot_jax.optim.schedules import Schedule, cosine, rate_schedule, warmed_up
 from ibot_jax.parallel.layouts import batch_sharding, replicated, state_sharding
@@ -75,7 +76,7 @@ def make_schedules(config: Section, plan: Plan) -> dict[str, Schedule]:
 
 def make_optimizer(config: Section, plan: Plan) -> optax.GradientTransformationExtraArgs:
     """Builds the Optax chain of a run."""
-    optim, rates = config.optim, []
+    optim, rates, lora = config.optim, [], make_lora(config.lora)
     if optim.layer_decay < 1:
         rates.append(layer_decay(optim.layer_decay, geometry_of(config.model)))
     if optim.rates:
@@ -88,11 +89,19 @@ def make_optimizer(config: Section, plan: Plan) -> optax.GradientTransformationE
         betas=optim.betas,
         eps=optim.eps,
         rates=rates,
-        freezing=make_freezing(optim.freeze, plan),
+        freezing=make_freezing(config, plan),
         freeze_last_layer=plan.steps("optim.freeze_last_layer", optim.freeze_last_layer),
         norm_last_layer=config.head.norm_last_layer,
-        init_teacher=lambda params: teacher_from_student(params, config.head.shared_teacher),
+        init_teacher=lambda params: teacher_from_student(
+            lora.merged(params), config.head.shared_teacher
+        ),
+        averaged=lora.merged,
     )
+
+
+def make_freezing(config: Section, plan: Plan) -> freezing.Freezing:
+    """Returns what is frozen in a run, of `config.optim` and `config.lora`."""
+    return freezing.make_freezing(config.optim.freeze, plan, adapters=bool(config.lora.rank))
 
 
 def make_method(
@@ -124,27 +133,33 @@ def make_init(
 ) -> Callable[[Array], TrainState]:
     """Returns the function from a key to a run's first state; the teacher copies the student."""
     method = make_method(config, plan, frozen=frozen)
-    init_student = _make_init_student(config.data, method.modules.student)
+    init_student = _make_init_student(config, method.modules.student)
     return steps.make_init(init_student, make_optimizer(config, plan), method)
 
 
-def _make_init_student(data: Section, student: Network) -> Callable[[Array], Params]:
+def _make_init_student(config: Section, student: Network) -> Callable[[Array], Params]:
+    data, lora = config.data, make_lora(config.lora)
+
     def init(rng: Array) -> Params:
-        return init_params(student.backbone, student.head, rng, data.global_size, data.channels)
+        params = init_params(student.backbone, student.head, rng, data.global_size, data.channels)
+        return lora.init(jax.random.fold_in(rng, 2), params)  # the networks split the key in two
 
     return init
 
 
 def name_problems(config: Section, plan: Plan) -> list[str]:
-    """Returns what is wrong with the names of parameters in `optim.freeze` and `optim.rates`."""
+    """Returns what is wrong with names of parameters in `lora`, `optim.freeze`, `optim.rates`."""
     found, optim = [], config.optim
-    if not (optim.freeze or optim.rates):
+    if not (config.lora.rank or optim.freeze or optim.rates):
         return found
     backbone = build_backbone(config.model, config.data.global_size, config.dtype)
     student = Network(backbone, build_head(config.head, config.dtype, teacher=False))
-    params = jax.eval_shape(_make_init_student(config.data, student), jax.random.key(0))
     with noted(found):
-        make_freezing(optim.freeze, plan).steps(params)
+        params = jax.eval_shape(_make_init_student(config, student), jax.random.key(0))
+    if found:
+        return found
+    with noted(found):
+        make_freezing(config, plan).steps(params)
     with noted(found):
         given_rates(optim.rates)(params)
     return found
@@ -169,7 +184,6 @@ def make_train_step(
       at: a step of the run; parameters that are frozen in it have no gradient. The last by default.
     """
     at = plan.total_steps - 1 if at is None else at
-    freezing = make_freezing(config.optim.freeze, plan)
     schedules = make_schedules(config, plan)
     rate = schedules.pop("teacher_rate")
     data = config.data
@@ -187,7 +201,8 @@ def make_train_step(
             ),
         ),
         draw_noise=_draw_noise(config),
-        trained=functools.partial(freezing.trained, step=at),
+        trained=functools.partial(make_freezing(config, plan).trained, step=at),
+        merged=make_lora(config.lora).merged,
         mesh=mesh,
         parts=config.grad_accum_steps,
         dtype=param_dtype(config.dtype),

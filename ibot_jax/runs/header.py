@@ -124,15 +124,13 @@ def lora_in_words(flat: Flat, plan: Plan, params: Any) -> str:
     lora = make_lora(section(flat, "lora"))
     trained = _freezing(flat, plan).trained(params, plan.total_steps - 1)
     learned = jax.tree.map(lambda x, learns: x if learns else None, params, trained)
-    adapters, ours, total = map(_millions, (params[PART], learned, params))
+    adapters, ours, total = (
+        sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params[PART], learned, params)
+    )
     return (
         f"rank {lora.rank}, alpha {lora.alpha:g}, on {len(base_of(params))} layers "
-        f"({lora.targets}): {adapters}; with the rest {ours} of the student's {total} are trained"
+        f"({lora.targets}), {adapters:,} parameters; {ours:,} of the student's {total:,} learn"
     )
-
-
-def _millions(tree: Any) -> str:
-    return f"{sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6:.2f} M parameters"
 
 
 def _freezing(flat: Flat, plan: Plan) -> Freezing:

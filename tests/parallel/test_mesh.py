@@ -96,7 +96,9 @@ HEIR = dict(
     model__drop_path_kind="uniform",
     grad_accum_steps=2,
 )
-CASES = {"vit": {}, "vit in parts": IN_PARTS, "swin": SWIN, "heir": HEIR}
+# Adapters of all layers, in loops and in parts.
+LORA = dict(lora__rank=3, model__scan_blocks=True, grad_accum_steps=2)
+CASES = {"vit": {}, "vit in parts": IN_PARTS, "swin": SWIN, "heir": HEIR, "lora": LORA}
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,7 @@ def alone(float64):
         ("1x2x4", "vit in parts"),
         ("2x2x2", "swin"),
         ("2x2x2", "heir"),
+        ("2x2x2", "lora"),
     ],
 )
 def test_losses_updates_and_centers_are_those_of_one_device(name, case, alone):

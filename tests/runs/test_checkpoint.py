@@ -26,6 +26,7 @@ from ibot_jax.errors import SaveError, UserError
 from ibot_jax.files.checksums import find_damage
 from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.optim.ema_teacher import ema_teacher
+from ibot_jax.optim.lora import Lora
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
@@ -81,15 +82,18 @@ def test_a_state_is_taken_apart_into_its_parts_and_put_together(others):
         buffers={"centers": {"class": np.ones(4)}, **others},
         finite=np.True_,
     )
-    parts = checkpoint._PRETRAINING.split(state)
+    whole = checkpoint.parts_of(Lora())
+    parts = whole.split(state)
     assert tuple(parts) == PRETRAINING
-    assert parts["student"] is state.params and parts["teacher"] is teacher_params(state)
+    assert parts["student"].keys() == state.params.keys()
+    assert all(tree is state.params[name] for name, tree in parts["student"].items())
+    assert parts["teacher"] is teacher_params(state)
     assert parts["centers"] is state.buffers["centers"]
     held = [x.tolist() for x in jax.tree.leaves(parts["optimizer"])]
     momenta, expected = [[0.0] * 3, [0.0] * 2], [7, True, *(x.tolist() for x in others.values())]
     assert sorted(map(str, held)) == sorted(map(str, momenta + expected))  # and no teacher
     assert ("buffers" in parts["optimizer"]) == bool(others)
-    joined = checkpoint._PRETRAINING.join(parts)
+    joined = whole.join(parts)
     assert jax.tree.structure(joined) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, joined, state)
 

@@ -7,7 +7,7 @@ _LEAST = 2.0  # percentage points
 
 _HELP = (
     "lower optim.lr, raise teacher_momentum, freeze the backbone longer while fresh heads warm up "
-    '(optim.freeze="backbone: 20%"), or lower blocks for good'
+    '(optim.freeze="backbone: 20%") or lower blocks for good, or train adapters alone (lora.rank)'
 )
 _IMAGES = {"": "the images", "old_": "the old images"}  # what the names of their values begin with
 

@@ -23,8 +23,8 @@ def test_what_published_runs_have_seen_is_a_sign():
         "k-NN of the old images is 10.0 %, and was 80.0 % before the first step: "
     )
     assert "k-NN of the images is 10.0 %" in found["knn_top1"]
-    for text in found.values():
-        assert all(key in text for key in ("optim.lr", "teacher_momentum", "optim.freeze"))
+    keys = "optim.lr", "teacher_momentum", "optim.freeze", "lora.rank"
+    assert all(key in text for key in keys for text in found.values())
 
 
 @pytest.mark.parametrize(("now", "seen"), [(90, False), (60, False), (58.1, False), (57.9, True)])

@@ -405,7 +405,10 @@ def test_a_wrong_file_is_one_line(tmp_path, name, content, message):
         ("{", "config.json is no JSON"),
         (hf_config(model_type="beit"), "model_type='beit'; only vit, dinov2, "),
         (hf_config(hidden_act="relu"), "hidden_act='relu'; here it is 'gelu' always"),
-        (hf_config(num_attention_heads=3), "--heads=3 does not divide the width"),
+        (
+            hf_config(num_attention_heads=3),
+            "says 3 attention heads, which do not divide the width of 32",
+        ),
         (hf_config(num_hidden_layers=3), "lacks encoder.layer.2."),
     ],
 )

@@ -4,6 +4,7 @@ import sys
 import types
 
 import pytest
+from foreign_weights import convert, failure, safetensors_bytes, vit
 
 from ibot_jax.errors import UserError
 from ibot_jax.weights import hub
@@ -67,3 +68,31 @@ def test_without_its_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"pip install ibot-jax\[hub\]"):
         hub.fetch("hf://some/model")
+
+
+def test_the_card_keeps_the_commit_and_the_licence(library, tmp_path):
+    """Whatever branch or tag was asked for: the folder's name is the commit."""
+    folder = tmp_path / "snapshots/0123abcd"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(safetensors_bytes(vit()))
+    (folder / "config.json").write_text(
+        '{"architecture": "vit_tiny_patch4_16", "num_classes": 0,'
+        ' "model_args": {"embed_dim": 32, "num_heads": 4, "patch_size": 4, "img_size": 16}}'
+    )
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    library.snapshot_download = lambda name, revision, allow_patterns: str(folder)
+    said = convert("hf://some/model@main", tmp_path / "o.npz", "--to=npz")
+    assert "hf://some/model@main: folder of timm" in said
+    card = (tmp_path / "o.npz.md").read_text()
+    assert "converted from hf://some/model@main (folder of timm), revision 0123abcd" in card
+    assert "\nlicense: apache-2.0\n" in card
+
+
+def test_a_hub_that_refuses_leaves_nothing(library, tmp_path):
+    def download(*_, **__):
+        raise library.errors.GatedRepoError("x")
+
+    library.snapshot_download = download
+    message = failure("hf://some/model", tmp_path / "o.npz", "--to=npz")
+    assert message.startswith("error: hf://some/model is gated: accept its terms at https://")
+    assert not list(tmp_path.iterdir())

@@ -315,7 +315,10 @@ def _heads(width: int, facts: Mapping[str, Any], known: Known, path: str) -> int
             "so by --heads=N"
         )
     if heads < 1 or width % heads:
-        raise UserError(f"--heads={heads} does not divide the width of {path}, {width}")
+        whose = "--heads" if heads == known.heads else path
+        raise UserError(
+            f"{whose} says {heads} attention heads, which do not divide the width of {width}"
+        )
     return heads
 
 

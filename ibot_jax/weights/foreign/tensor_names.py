@@ -22,7 +22,8 @@ _MARKS = (
     r"(?:patch_embed\.proj|embeddings\.patch_embeddings\.projection)\.weight",
     r"(?:(?:encoder\.)?layers\.0\.blocks|blocks|encoder\.layer)\.0\..*",
 )
-_CLIP = r"(^|\.)(visual|vision_model\.embeddings)\.class_embedding$"
+_CLIP = r"(^|\.)class_embedding$"
+CLIP = "CLIP's vision tower, which normalises tokens before its first block; no model here does"
 # Whose a backbone is, by the words in what its names start with.
 _OWNERS = {"teacher": "teacher", "momentum": "teacher", "ema": "teacher", "target": "teacher"}
 _OWNERS |= {"student": "student", "online": "student"}
@@ -81,10 +82,7 @@ class FileNames:
         dialect = find_dialect(local)
         if dialect is None:
             if any(re.search(_CLIP, name) for name in in_file):
-                raise UserError(
-                    f"{path} holds CLIP's vision tower, which normalises tokens before its first "
-                    "block; no model here does"
-                )
+                raise UserError(f"{path} holds {CLIP}")
             raise UserError(
                 f"{path} holds no Vision Transformer, nor a Swin: its first names are "
                 f"{', '.join(list(in_file)[:4])}"

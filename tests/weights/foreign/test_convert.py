@@ -90,6 +90,29 @@ def test_half_of_what_the_heirs_have_is_no_model(tmp_path, name, message):
     assert message in failure(file, tmp_path / "o.npz", "--to=npz", HEADS)
 
 
+@pytest.mark.parametrize("prefix", ["", "visual.", "embeddings.", "vision_model.embeddings."])
+def test_the_vision_towers_of_clip_normalise_first(tmp_path, prefix):
+    """By the names of OpenCLIP and of transformers; timm's is above (`norm_pre`)."""
+    file = save(tmp_path / "x.pth", {f"{prefix}class_embedding": np.ones(WIDTH, "f")})
+    message = failure(file, tmp_path / "o.npz", "--to=npz")
+    assert "CLIP's vision tower, which normalises tokens before its first block" in message
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "clip_vision_model"}, "CLIP's vision tower, which normalises tokens"),
+        ({"architecture": "vit_base_patch32_clip_quickgelu_224"}, "GELU is exact here"),
+        ({"architecture": "vit_base_patch16_rope_ape_224"}, "positions here are those of DINOv3"),
+        ({"architecture": "vit_pe_core_tiny_patch16_384"}, "positions here are those of DINOv3"),
+    ],
+)
+def test_what_only_a_config_tells_is_refused_by_it(tmp_path, config, message):
+    folder = timm_folder(tmp_path / "x", vit())
+    (folder / "config.json").write_text(json.dumps(config))
+    assert message in failure(folder, tmp_path / "o.npz", "--to=npz")
+
+
 def test_nor_beside_the_backbone_nor_as_a_table_inside(tmp_path):
     beside = prefixed("backbone.", vit()) | {"adapter.weight": np.ones(3, np.float32)}
     table = vit() | {"blocks.0.attn.index": np.arange(3, dtype=np.int64)}
@@ -353,6 +376,7 @@ def test_a_timm_folder_of_another_computation_is_refused(tmp_path, args):
     message = failure(folder, tmp_path / "o.npz", "--to=npz")
     named = {"depth": "lacks blocks.2.", "embed_dim": "width", "num_heads": "heads"}
     named |= {"reg_tokens": "registers=0, and a config.json that says 4", "qk_norm": "qk_norm=F"}
+    named |= {"norm_layer": "norm1.bias"}
     assert named.get(key, "size=[16]" if key == "img_size" else f"model_args.{key}") in message
 
 

@@ -7,6 +7,7 @@ from etils import epath
 from ibot_jax.errors import UserError
 from ibot_jax.weights.foreign.files.contents import parse_object
 from ibot_jax.weights.foreign.preprocessing import Preprocessing, from_timm, from_transformers
+from ibot_jax.weights.foreign.tensor_names import CLIP
 
 # Types of model that transformers has, and LayerNorm's epsilon where their file does not say it.
 _MODEL_TYPES = {
@@ -68,6 +69,12 @@ _TRANSFORMERS_FIXED = {
     "proj_bias": True,
     "mlp_bias": True,
 }
+# What the names of timm's other models tell, and no tensor does.
+_TIMM_OTHERS = {
+    "quickgelu": "GELU is exact here",
+    "_rope_": "rotary positions here are those of DINOv3",
+    "_pe_": "rotary positions here are those of DINOv3",
+}
 # What tensors tell, or what makes no difference to them.
 _TIMM_ELSE = ("img_size", "mlp_ratio", "init_values", "num_classes", "global_pool")
 _TIMM_ELSE += ("dynamic_img_size", "dynamic_img_pad", "weight_init", "fix_init")
@@ -95,13 +102,15 @@ def _timm_facts(config: dict[str, Any], name: epath.Path) -> dict[str, Any]:
     settings = config.get("pretrained_cfg", config)
     if not isinstance(args, dict) or not isinstance(settings, dict):
         raise UserError(f"{name} has model_args or pretrained_cfg that is no object; restore it")
-    if "quickgelu" in str(config["architecture"]):
-        raise UserError(f"{name} has architecture={config['architecture']!r}; GELU is exact here")
-    is_swin = str(config["architecture"]).startswith("swin_")
+    architecture = str(config["architecture"])
+    for part, here in _TIMM_OTHERS.items():
+        if part in architecture:
+            raise UserError(f"{name} has architecture={architecture!r}; {here}")
+    is_swin = architecture.startswith("swin_")
     sizes, fixed = _TIMM_SIZES, _TIMM_FIXED
     if is_swin:
         sizes, fixed = _TIMM_SWIN_SIZES, _TIMM_SWIN_FIXED
-    elif "dinov3" in str(config["architecture"]):
+    elif "dinov3" in architecture:
         sizes, fixed = _TIMM_EVA_SIZES, _TIMM_EVA_FIXED
     for key, value in args.items():
         plain = key in sizes or (key in _TIMM_ELSE and key not in fixed) or key.endswith("_rate")
@@ -124,10 +133,12 @@ def _timm_facts(config: dict[str, Any], name: epath.Path) -> dict[str, Any]:
 
 
 def _transformers_facts(config: dict[str, Any], name: epath.Path) -> dict[str, Any]:
-    if config.get("model_type") not in _MODEL_TYPES:
+    kind = config.get("model_type")
+    if kind in ("clip", "clip_vision_model"):
+        raise UserError(f"{name} is of {CLIP}")
+    if kind not in _MODEL_TYPES:
         raise UserError(
-            f"{name} has model_type={config.get('model_type')!r}; only "
-            f"{', '.join(_MODEL_TYPES)} can be converted"
+            f"{name} has model_type={kind!r}; only {', '.join(_MODEL_TYPES)} can be converted"
         )
     fixed = dict(_TRANSFORMERS_FIXED)
     if config.get("use_gated_mlp"):
@@ -137,7 +148,7 @@ def _transformers_facts(config: dict[str, Any], name: epath.Path) -> dict[str, A
     for key, needed in fixed.items():
         if config.get(key, needed) != needed:
             raise UserError(f"{name} has {key}={config[key]!r}; here it is {needed!r} always")
-    if config["model_type"] == "swin":
+    if kind == "swin":
         facts = {
             "stage_heads": config.get("num_heads"),
             "stage_depths": config.get("depths"),
@@ -156,7 +167,7 @@ def _transformers_facts(config: dict[str, Any], name: epath.Path) -> dict[str, A
         "patch_size": _one_side(config.get("patch_size")),
         "channels": config.get("num_channels"),
         "size": _two_sides(config.get("image_size")),
-        "epsilon": config.get("layer_norm_eps", _MODEL_TYPES[config["model_type"]]),
+        "epsilon": config.get("layer_norm_eps", _MODEL_TYPES[kind]),
     }
     preprocessor = name.with_name("preprocessor_config.json")
     if not preprocessor.exists():

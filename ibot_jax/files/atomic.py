@@ -6,9 +6,11 @@ fails or a signal ends the program.
 
 import contextlib
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from etils import epath
 
@@ -40,6 +42,23 @@ def temporary(target: epath.Path) -> Iterator[epath.Path]:
     except BaseException:
         remove(path)
         raise
+
+
+@contextlib.contextmanager
+def writing(target: epath.Path) -> Iterator[BinaryIO]:
+    """Yields a file to write to and seek in, which becomes `target` if the block ends well.
+
+    What goes into a bucket waits on the disk until it is whole.
+    """
+    if is_remote(str(target)):
+        with tempfile.TemporaryFile() as file:
+            yield file
+            file.seek(0)
+            with target.open("wb") as there:
+                shutil.copyfileobj(file, there, 2**24)
+        return
+    with renamed(target) as path, path.open("wb") as file:
+        yield file
 
 
 def write_bytes(target: epath.Path, content: bytes) -> None:

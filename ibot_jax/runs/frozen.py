@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from ibot_jax.config.flat import Flat
@@ -122,8 +123,8 @@ def _keep(path: str, copy: epath.Path, key: str) -> None:
     """
     with about_key(key, path):
         found = read_model(path, weights="teacher", step="latest", head=True, known=Known())
+        (params,) = (jax.tree.map(np.asarray, params) for params in found.params.values())
     if is_first():
         description = found.description | {_READ_FROM: path}
-        (params,) = found.params.values()
         card = own_card(copy.name, "npz", params, description, "", [])
         write_npz(copy, params, description, card)

@@ -5,6 +5,8 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
+import numpy as np
 from etils import epath
 
 from ibot_jax.config.flat import Flat, flatten, section
@@ -172,13 +174,14 @@ def _of_file(flat: Flat) -> Origin:
         found = read_model(
             path, weights="teacher", step="latest", head=head, known=known, whole=True
         )
+        params = jax.tree.map(np.asarray, found.params)
     except UserError as error:
         raise UserError(_by_keys(str(error))) from error
     return Origin(
         path,
         found.kind,
         flatten(described_config(found.description, path)),
-        found.params,
+        params,
         found.centers,
         facts=_facts(found.description),
         notes=tuple(map(_by_keys, found.notes)),

@@ -3,24 +3,28 @@
 A folder has its card in README.md; a file NAME has it beside it, in NAME.md.
 """
 
-import io
-from collections.abc import Callable, Mapping
-from typing import Any
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 import flax.traverse_util
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
 from ibot_jax.errors import UserError
-from ibot_jax.files.atomic import renamed, write_bytes, write_json
+from ibot_jax.files.atomic import renamed, write_bytes, write_json, writing
 from ibot_jax.files.json_files import as_json
 from ibot_jax.files.paths import absolute_path, require_writable
 from ibot_jax.models.parameters import Params
-from ibot_jax.weights.formats import CONFIG, PARAMS, import_safetensors
+from ibot_jax.weights.deferred import Array
+from ibot_jax.weights.formats import CONFIG, PARAMS
 
 CARD = "README.md"
 _SUFFIXES = {"npz": ".npz", "safetensors": ".safetensors"}  # of files that are known by them
+_SAFETENSORS = {"float64": "F64", "float32": "F32", "bfloat16": "BF16"}  # dtypes of weights
 
 
 def target_of(out: str, to: str) -> epath.Path:
@@ -83,7 +87,7 @@ def write_items(
     target.parent.mkdir(parents=True, exist_ok=True)
     with renamed(target) as temporary, ocp.StandardCheckpointer() as checkpointer:
         for name, tree in items.items():
-            checkpointer.save(temporary / name, tree)
+            checkpointer.save(temporary / name, jax.tree.map(np.asarray, tree))
         checkpointer.wait_until_finished()
         (temporary / CARD).write_text(card)
     # Last, and on its own: a bucket renames a folder file by file.
@@ -92,17 +96,35 @@ def write_items(
 
 def write_npz(target: epath.Path, params: Params, description: Any, card: str) -> None:
     """Writes arrays by "backbone/blocks_0/attn/qkv/kernel", the description as "config"."""
-    buffer = io.BytesIO()
     flat = flax.traverse_util.flatten_dict(params, sep="/")
-    np.savez(buffer, config=as_json(description), **flat)
-    write_file(target, buffer.getvalue(), card)
+    with written(target, card) as file:
+        np.savez(file, config=as_json(description), **flat)
 
 
 def write_safetensors(target: epath.Path, params: Params, description: Any, card: str) -> None:
     """Writes tensors by "backbone.blocks_0.attn.qkv.kernel", the description as "config"."""
     tensors = flax.traverse_util.flatten_dict(params, sep=".")
-    metadata = {"config": as_json(description)}
-    write_file(target, import_safetensors().numpy.save(tensors, metadata=metadata), card)
+    with written(target, card) as file:
+        save_safetensors(file, tensors, {"config": as_json(description)})
+
+
+def save_safetensors(
+    file: BinaryIO, tensors: Mapping[str, Array], metadata: Mapping[str, str]
+) -> None:
+    """Writes a file of safetensors, one tensor after the other, of which one is in memory."""
+    header, end = {"__metadata__": dict(metadata)}, 0
+    # The widest come first, so that each lies where its dtype may.
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    for name in names:
+        tensor = tensors[name]
+        start, end = end, end + tensor.nbytes
+        kind, shape = _SAFETENSORS[tensor.dtype.name], list(tensor.shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in names:
+        file.write(np.asarray(tensors[name]).tobytes())
 
 
 # By format: whoever writes {"backbone": ..., "head": ...} so that `load.load` reads it.
@@ -114,8 +136,10 @@ OWN_FORMATS: dict[str, Callable[[epath.Path, Params, Any, str], None]] = {
 FOLDERS = {"orbax": (PARAMS, CONFIG, CARD)}  # what each format that is a folder holds
 
 
-def write_file(target: epath.Path, content: bytes, card: str) -> None:
-    """Writes a file, and its card beside it; missing parents are made."""
+@contextlib.contextmanager
+def written(target: epath.Path, card: str) -> Iterator[BinaryIO]:
+    """Yields a file to write to, see `atomic.writing`, and writes its card beside it."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(target, content)
+    with writing(target) as file:
+        yield file
     write_bytes(target.with_name(f"{target.name}.md"), card.encode())

@@ -13,6 +13,7 @@ from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
 from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.build import build_backbone, build_head
+from ibot_jax.weights.deferred import Deferred
 from ibot_jax.weights.foreign import original_names, swin, vit
 from ibot_jax.weights.foreign.accounting import (
     MASK_TOKEN,
@@ -35,7 +36,7 @@ class Taken:
 
     Attributes:
       config: the default config, flattened, with the sections `model`, `head` and `data` as found.
-      params: {"backbone": ..., and by option "head": ...}.
+      params: {"backbone": ..., and by option "head": ...}, arrays that are `Deferred`.
       dialect: whose names the tensors had.
       notes: what a person should know: neutral values, tensors left out.
     """
@@ -99,7 +100,7 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool | 
     if names.dialect.arch == "swin":
         notes += _check_windows(names.dialect, buffers, model, data.global_size, path)
     values = {
-        name: _read(names, tensors, name, path).reshape(shape)
+        name: _deferred(names, tensors, name, shape, path)
         if name in shapes
         else np.full(shape, neutral(name), np.float32)
         for name, shape in expected.items()
@@ -209,6 +210,15 @@ def expected_shapes(
     return {n: tensor.shape for n, tensor in tensors.items() if not swin.is_buffer(n)}
 
 
+def _deferred(
+    names: FileNames, tensors: Tensors, name: str, shape: tuple[int, ...], path: str
+) -> Deferred:
+    """Returns one of the original's tensors, which stays in the file until it is asked for."""
+    there = [tensors[part].dtype for part in names.find(name) if part is not None]
+    dtype = np.result_type(np.float32, *(np.promote_types(x, np.float32) for x in there))
+    return Deferred(shape, dtype, lambda: _read(names, tensors, name, path).reshape(shape))
+
+
 def _read(names: FileNames, tensors: Tensors, name: str, path: str) -> np.ndarray:
     """Reads one of the original's tensors of whatever parts it has in a file."""
     parts = names.find(name)
@@ -230,7 +240,7 @@ def read_tensor(tensor: Stored | np.ndarray, name: str, path: str) -> np.ndarray
     """
     array = _array(tensor, name, path)
     check_finite({name: array}, path)
-    return array.astype(np.promote_types(array.dtype, np.float32))
+    return array.astype(np.promote_types(array.dtype, np.float32), copy=False)
 
 
 def _array(tensor: Stored | np.ndarray, name: str, path: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from ibot_jax.config.section import Section
+from ibot_jax.weights.deferred import Array, mapped, split
 
 Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
 Shapes = Mapping[str, Sequence[int]]
@@ -327,19 +328,19 @@ def find_dialect(shapes: Shapes) -> Dialect | None:
     return next((dialect for dialect in _DIALECTS if dialect.takes(shapes)), None)
 
 
-def to_dialect(dialect: Dialect, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def to_dialect(dialect: Dialect, tensors: Mapping[str, Array]) -> dict[str, Array]:
     """Renames the original's tensors, and splits and joins what the dialect has otherwise."""
     tensors = dict(tensors)
     if dialect.class_has_position:
-        positions = tensors["pos_embed"]
-        tensors["cls_token"] = tensors["cls_token"] + positions[:, :1]
+        token, positions = np.asarray(tensors["cls_token"]), np.asarray(tensors["pos_embed"])
+        tensors["cls_token"] = token + positions[:, :1]
         tensors["pos_embed"] = positions[:, 1:]
-    renamed: dict[str, np.ndarray] = {}
+    renamed: dict[str, Array] = {}
     for original, tensor in sorted(tensors.items()):
         names = dialect.names(original)
-        for name, part in zip(names, np.split(tensor, len(names)), strict=True):
+        for name, part in zip(names, split(tensor, len(names)), strict=True):
             if dialect.half(original) == 1:  # the first half came before it
-                part = np.concatenate([renamed[name], part])
+                part = mapped(lambda *halves: np.concatenate(halves), renamed[name], part)
             if name is not None:
                 renamed[name] = part
     return renamed

@@ -15,6 +15,7 @@ import flax.traverse_util
 import numpy as np
 
 from ibot_jax.models.parameters import Params
+from ibot_jax.weights.deferred import Array, mapped
 
 TABLE, INDEX = "relative_position_bias_table", "relative_position_index"
 
@@ -127,7 +128,7 @@ def _flax_path(name: str) -> tuple[str, ...]:
     return tuple(path.format(*numbers).split("/"))
 
 
-def to_flax(tensors: dict[str, np.ndarray], shared_head: bool) -> Params:
+def to_flax(tensors: dict[str, Array], shared_head: bool) -> Params:
     """Converts the original's tensors to a Flax tree.
 
     Args:
@@ -149,14 +150,14 @@ def to_flax(tensors: dict[str, np.ndarray], shared_head: bool) -> Params:
         if shared_head and "patch_last_layer" in path:
             continue
         if name == "backbone.patch_embed.proj.weight":  # (D, C, p, p) -> [p * p * C, D]
-            tensor = tensor.transpose(2, 3, 1, 0).reshape(-1, tensor.shape[0])
+            tensor = mapped(lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]), tensor)
         elif path[-1] in ("kernel", "v", "g"):
-            tensor = tensor.T
+            tensor = mapped(np.transpose, tensor)
         flat[path] = tensor
     return flax.traverse_util.unflatten_dict(flat)
 
 
-def to_torch(params: Params, patch_size: int) -> dict[str, np.ndarray]:
+def to_torch(params: Params, patch_size: int) -> dict[str, Array]:
     """Converts a Flax tree to the original's names and layouts; the inverse of `to_flax`.
 
     A shared last layer comes out under both of its names, as in the original's checkpoints.
@@ -165,9 +166,7 @@ def to_torch(params: Params, patch_size: int) -> dict[str, np.ndarray]:
       params: {"backbone": ..., "head": ...}, or part of it.
       patch_size: of the patch projection, in pixels.
     """
-    flat = {
-        path: np.asarray(leaf) for path, leaf in flax.traverse_util.flatten_dict(params).items()
-    }
+    flat = flax.traverse_util.flatten_dict(params)
     for path in list(flat):
         if path[:2] == ("head", "last_layer"):
             flat.setdefault(("head", "patch_last_layer", path[2]), flat[path])
@@ -178,7 +177,7 @@ def to_torch(params: Params, patch_size: int) -> dict[str, np.ndarray]:
         for path, leaf in flat.items()
     }
     for name in [name for name in tensors if name.endswith(f".{TABLE}")]:
-        window = (math.isqrt(len(tensors[name])) + 1) // 2
+        window = (math.isqrt(tensors[name].shape[0]) + 1) // 2
         tensors[name.replace(TABLE, INDEX)] = relative_index(window)
     return tensors
 
@@ -209,7 +208,8 @@ def _torch_name(path: tuple[str, ...], gated: bool) -> str:
     return f"{layer.format(*numbers)}.{leaf}"
 
 
-def _torch_layout(path: tuple[str, ...], leaf: np.ndarray, patch_size: int) -> np.ndarray:
+def _torch_layout(path: tuple[str, ...], leaf: Array, patch_size: int) -> Array:
     if path == ("backbone", "patch_embed", "proj", "kernel"):  # [p * p * C, D] -> (D, C, p, p)
-        return leaf.reshape(patch_size, patch_size, -1, leaf.shape[1]).transpose(3, 2, 0, 1)
-    return leaf.T if path[-1] in ("kernel", "v", "g") else leaf
+        sides = (patch_size, patch_size)
+        return mapped(lambda x: x.reshape(*sides, -1, x.shape[1]).transpose(3, 2, 0, 1), leaf)
+    return mapped(np.transpose, leaf) if path[-1] in ("kernel", "v", "g") else leaf

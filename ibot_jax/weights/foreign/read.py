@@ -32,7 +32,7 @@ class Found:
     Attributes:
       kind: where it was, for people.
       description: as `description.describe`, and what else is known.
-      params: by "teacher" and "student", as many as were wanted; NumPy arrays.
+      params: by "teacher" and "student", as many as were wanted; NumPy arrays, or `Deferred`.
       centers: of the losses, {"class": [K], "patch": [K]}, where they are in the file.
       notes: what a person should know.
     """

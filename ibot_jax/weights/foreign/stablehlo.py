@@ -7,6 +7,7 @@ are constants in it.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from ibot_jax.errors import UserError
@@ -16,7 +17,7 @@ from ibot_jax.weights.foreign.write import MakeCard
 from ibot_jax.weights.hashes import flat_tensors
 from ibot_jax.weights.model import Model
 from ibot_jax.weights.quoting import quoted
-from ibot_jax.weights.write import write_file
+from ibot_jax.weights.write import written
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -27,7 +28,7 @@ def write_stablehlo(target: epath.Path, found: Found, make_card: MakeCard) -> No
     Raises:
       UserError: if the weights are too large for such a file, 2 GiB.
     """
-    (params,) = found.params.values()
+    (params,) = (jax.tree.map(np.asarray, params) for params in found.params.values())
     config = described_config(found.description, target.name)
     config.dtype = "float32"
     config.model.kernels = "xla"  # what runs on every platform
@@ -63,7 +64,8 @@ def write_stablehlo(target: epath.Path, found: Found, make_card: MakeCard) -> No
         usage=USAGE.format(name=quoted(target.name)),
         library="jax",
     )
-    write_file(target, content, text)
+    with written(target, text) as file:
+        file.write(content)
 
 
 USAGE = """

@@ -11,6 +11,7 @@ from ibot_jax.config.flat import Flat
 from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
 from ibot_jax.models.rope import Rope
+from ibot_jax.weights.deferred import Array, mapped
 from ibot_jax.weights.foreign.dialects import Dialect
 
 Shapes = Mapping[str, Sequence[int]]
@@ -238,34 +239,35 @@ def _rotations(model: Section, library: str) -> list[tuple[bool, str]]:
     ]
 
 
-def without_key_bias(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def without_key_bias(tensors: Mapping[str, Array]) -> dict[str, Array]:
     """Returns tensors, by the original's names, with zeros for biases of keys."""
     return {
-        name: tensor * np.repeat(np.float32([1, 0, 1]), tensor.size // 3)
+        name: np.asarray(tensor) * np.repeat(np.float32([1, 0, 1]), tensor.size // 3)
         if name.endswith(".qkv.bias")
         else tensor
         for name, tensor in tensors.items()
     }
 
 
-def with_gains(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def with_gains(tensors: Mapping[str, Array]) -> dict[str, Array]:
     """Returns tensors, by the original's names, with gains of 1 where there is no LayerScale."""
     norm = re.compile(r"(blocks\.\d+\.)norm([12])\.weight")
     gains = {
-        f"{match[1]}gamma_{match[2]}": np.ones_like(tensor)
+        f"{match[1]}gamma_{match[2]}": np.ones(tensor.shape, tensor.dtype)
         for name, tensor in tensors.items()
         if (match := norm.fullmatch(name))
     }
     return gains | dict(tensors)
 
 
-def without_gains(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def without_gains(tensors: Mapping[str, Array]) -> dict[str, Array]:
     """Multiplies LayerScale's gains into the linear layers before them, by the original's names."""
     scaled = {name: tensor for name, tensor in tensors.items() if ".gamma_" not in name}
     for name, gains in tensors.items():
         block, _, number = name.partition(".gamma_")
         if number:
             layer = f"{block}.{'attn.proj' if number == '1' else 'mlp.fc2'}"
-            scaled[f"{layer}.weight"] = gains[:, None] * scaled[f"{layer}.weight"]
-            scaled[f"{layer}.bias"] = gains * scaled[f"{layer}.bias"]
+            weight, bias = scaled[f"{layer}.weight"], scaled[f"{layer}.bias"]
+            scaled[f"{layer}.weight"] = mapped(lambda x, w: x[:, None] * w, gains, weight)
+            scaled[f"{layer}.bias"] = mapped(np.multiply, gains, bias)
     return scaled

@@ -15,12 +15,13 @@ import numpy as np
 from etils import epath
 
 from ibot_jax.config.section import Section
-from ibot_jax.files.atomic import renamed
+from ibot_jax.files.atomic import renamed, writing
 from ibot_jax.files.json_files import as_json
+from ibot_jax.weights.deferred import Array
 from ibot_jax.weights.description import described_model, described_view
 from ibot_jax.weights.foreign import dialects, original_names, swin, vit
 from ibot_jax.weights.foreign.files.contents import DESCRIPTION
-from ibot_jax.weights.foreign.files.torch_writer import torch_bytes
+from ibot_jax.weights.foreign.files.torch_writer import write_torch
 from ibot_jax.weights.foreign.preprocessing import to_transformers
 from ibot_jax.weights.foreign.read import Found
 from ibot_jax.weights.foreign.write_configs import (
@@ -29,10 +30,10 @@ from ibot_jax.weights.foreign.write_configs import (
     timm_pretrained_cfg,
     transformers_config,
 )
-from ibot_jax.weights.formats import CONFIG, import_safetensors
+from ibot_jax.weights.formats import CONFIG
 from ibot_jax.weights.hashes import flat_tensors
 from ibot_jax.weights.quoting import quoted
-from ibot_jax.weights.write import CARD, write_file, write_items
+from ibot_jax.weights.write import CARD, save_safetensors, write_items, written
 
 MakeCard = Callable[..., str]  # `card.make_card` with all but what depends on the format
 _MASK_TOKEN = "masked_embed"
@@ -65,7 +66,6 @@ def write_pth(target: epath.Path, found: Found, make_card: MakeCard) -> Sequence
         remarks = _resampled_otherwise(found, dialect)
     prefix = "module." if who == "student" else ""  # as torch's DistributedDataParallel has it
     tensors = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
-    content = torch_bytes({who: tensors, DESCRIPTION: as_json(found.description)})
     text = make_card(
         tensors=tensors,
         reading=f"""
@@ -87,7 +87,8 @@ def write_pth(target: epath.Path, found: Found, make_card: MakeCard) -> Sequence
         library="pytorch",
         remarks=remarks,
     )
-    write_file(target, content, text)
+    with written(target, text) as file:
+        write_torch(file, {who: tensors, DESCRIPTION: as_json(found.description)})
     return remarks
 
 
@@ -163,7 +164,7 @@ def write_hf(target: epath.Path, found: Found, make_card: MakeCard) -> Sequence[
     elif model.arch == "vit":
         tensors = vit.with_gains(tensors)
     if name == "DINOv3ViTModel":  # which has an axis more
-        tensors[_MASK_TOKEN] = tensors[_MASK_TOKEN][None]
+        tensors[_MASK_TOKEN] = np.asarray(tensors[_MASK_TOKEN])[None]
         if not model.registers:
             tensors["register_tokens"] = np.zeros((1, 0, model.width), np.float32)
     if model.arch == "swin" and model.norm_eps != dialect.norm_eps:
@@ -270,7 +271,7 @@ def write_checkpoint(target: epath.Path, found: Found, make_card: MakeCard) -> N
     write_items(target, items, found.description, text)
 
 
-def _backbone(found: Found) -> dict[str, np.ndarray]:
+def _backbone(found: Found) -> dict[str, Array]:
     """Returns what features are of, by the original's names, and the mask token."""
     (params,) = found.params.values()
     model = described_model(found.description)
@@ -286,19 +287,18 @@ def _backbone(found: Found) -> dict[str, np.ndarray]:
 
 def _write_folder(
     target: epath.Path,
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, Array],
     found: Found,
     text: str,
     configs: Mapping[str, Any],
 ) -> None:
     """Writes TARGET/model.safetensors, the card and JSON files."""
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     metadata = {"format": "pt", DESCRIPTION: as_json(found.description)}
-    content = import_safetensors().numpy.save(tensors, metadata=metadata)
     target.parent.mkdir(parents=True, exist_ok=True)
     with renamed(target) as temporary:
         temporary.mkdir()
-        (temporary / _MODEL).write_bytes(content)
+        with writing(temporary / _MODEL) as file:
+            save_safetensors(file, tensors, metadata)
         (temporary / CARD).write_text(text)
         for name, config in configs.items():
             (temporary / name).write_text(as_json(config))

@@ -5,48 +5,58 @@ they can be imported; so its few opcodes are put together here (pickle protocol 
 """
 
 import io
+import math
 import struct
 import zipfile
 from collections.abc import Mapping
+from typing import BinaryIO
 
 import numpy as np
 
+from ibot_jax.weights.deferred import Array
 from ibot_jax.weights.foreign.files.torch_reader import STORAGES
 
-Tree = Mapping[str, "Tree | np.ndarray | str | int"]
+Tree = Mapping[str, "Tree | Array | str | int"]
 
 _ALIGNMENT = 64  # of storages in the file, as torch.save has it, so that they can be mapped
 _FOLDER = "archive"
 
 
 def torch_bytes(tree: Tree) -> bytes:
-    """Returns the file that torch.save would write of nested dicts.
-
-    Args:
-      tree: dicts whose leaves are arrays (tensors of which share no memory), text or integers.
-    """
-    arrays: list[np.ndarray] = []
-    program = b"\x80\x02" + _pickled(tree, arrays) + b"."
+    """Returns what `write_torch` writes."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        _add(archive, buffer, "data.pkl", program)
-        _add(archive, buffer, "byteorder", b"little")
-        for key, array in enumerate(arrays):
-            little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-            _add(archive, buffer, f"data/{key}", little.tobytes())
-        _add(archive, buffer, "version", b"3\n")
+    write_torch(buffer, tree)
     return buffer.getvalue()
 
 
-def _add(archive: zipfile.ZipFile, buffer: io.BytesIO, name: str, content: bytes) -> None:
+def write_torch(file: BinaryIO, tree: Tree) -> None:
+    """Writes the file that torch.save would write of nested dicts.
+
+    Args:
+      file: to write to and seek in.
+      tree: dicts whose leaves are arrays (tensors of which share no memory), text or integers; of
+        arrays that are `Deferred` one at a time is in memory.
+    """
+    arrays: list[Array] = []
+    program = b"\x80\x02" + _pickled(tree, arrays) + b"."
+    with zipfile.ZipFile(file, "w") as archive:
+        _add(archive, file, "data.pkl", program)
+        _add(archive, file, "byteorder", b"little")
+        for key, array in enumerate(arrays):
+            little = np.asarray(array, array.dtype.newbyteorder("<"))
+            _add(archive, file, f"data/{key}", little.tobytes())
+        _add(archive, file, "version", b"3\n")
+
+
+def _add(archive: zipfile.ZipFile, file: BinaryIO, name: str, content: bytes) -> None:
     info = zipfile.ZipInfo(f"{_FOLDER}/{name}")
-    start = buffer.tell() + zipfile.sizeFileHeader + len(info.filename) + 4
+    start = file.tell() + zipfile.sizeFileHeader + len(info.filename) + 4
     padding = -start % _ALIGNMENT
     info.extra = b"FB" + struct.pack("<H", padding) + bytes(padding)
     archive.writestr(info, content)
 
 
-def _pickled(value: Tree | np.ndarray | str | int, arrays: list[np.ndarray]) -> bytes:
+def _pickled(value: Tree | Array | str | int, arrays: list[Array]) -> bytes:
     """Returns the opcodes that push a value; arrays found on the way are appended to `arrays`."""
     if isinstance(value, Mapping):
         items = [_text(key) + _pickled(item, arrays) for key, item in value.items()]
@@ -55,20 +65,19 @@ def _pickled(value: Tree | np.ndarray | str | int, arrays: list[np.ndarray]) -> 
         return _text(value)
     if isinstance(value, int):
         return _integer(value)
-    array = np.asarray(value)
-    arrays.append(array)
-    strides = [stride // array.itemsize for stride in np.empty_like(array, order="C").strides]
+    arrays.append(value)
+    strides = [math.prod(value.shape[axis + 1 :]) for axis in range(len(value.shape))]
     storage = (
         _text("storage")
-        + _global("torch", _storage_name(array.dtype))
+        + _global("torch", _storage_name(value.dtype))
         + _text(str(len(arrays) - 1))
         + _text("cpu")
-        + _integer(array.size)
+        + _integer(value.size)
     )
     arguments = (
         b"(" + storage + b"tQ",  # the persistent id
         _integer(0),
-        b"(" + b"".join(map(_integer, array.shape)) + b"t",
+        b"(" + b"".join(map(_integer, value.shape)) + b"t",
         b"(" + b"".join(map(_integer, strides)) + b"t",
         b"\x89",  # requires_grad=False
         _global("collections", "OrderedDict") + b")R",  # backward hooks: none

@@ -36,6 +36,7 @@ from etils import epath
 
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
 from ibot_jax.cli.flags import add, positive
+from ibot_jax.config import host
 from ibot_jax.errors import UserError
 from ibot_jax.files.paths import absolute_path, warn_if_among_images, writing
 from ibot_jax.models.architectures import in_words
@@ -57,6 +58,7 @@ _FOREIGN = {
     "stablehlo": write_stablehlo,
 }
 _WITHOUT_HEAD = ("timm", "hf", "stablehlo")
+_AT_ONCE = ("orbax", "checkpoint", "stablehlo")  # are written of all tensors, not one by one
 _FOLDERS = write.FOLDERS | foreign.FOLDERS
 
 
@@ -148,6 +150,8 @@ def _convert(args: argparse.Namespace) -> None:
         whole=whole,
     )
     _say(args.source, found)
+    if to in _AT_ONCE:
+        _require_memory(to, found)
     trained_on = found.description.get("run", {}).get("data.source", "")
     warn_if_among_images(args.out, "--out", [trained_on])
     for params in found.params.values():
@@ -158,6 +162,16 @@ def _convert(args: argparse.Namespace) -> None:
         print(remark)
     card = target / "README.md" if to in _FOLDERS else f"{target}.md"
     print(f"{write.written_words(target, args.out, to)}, {card}")
+
+
+def _require_memory(to: str, found: Found) -> None:
+    needed, free = sum(x.nbytes for x in jax.tree.leaves(found.params)), host.host_memory()
+    if needed > free:
+        raise UserError(
+            f"--to={to} holds all tensors in memory, {host.in_words(needed)}, of which "
+            f"{host.in_words(free)} are free; npz, safetensors, pth, timm and hf are written one "
+            "tensor after the other"
+        )
 
 
 def _write(

@@ -407,7 +407,7 @@ def test_a_wrong_file_is_one_line(tmp_path, name, content, message):
         (hf_config(hidden_act="relu"), "hidden_act='relu'; here it is 'gelu' always"),
         (
             hf_config(num_attention_heads=3),
-            "says 3 attention heads, which do not divide the width of 32",
+            "says 3 attention heads, which do not divide the width of 16",
         ),
         (hf_config(num_hidden_layers=3), "lacks encoder.layer.2."),
     ],

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ibot_jax.config import SWIN_SIZES, VIT_SIZES, get_config
 from ibot_jax.config.defaults import KEYS
@@ -23,6 +23,7 @@ _HEADS = {size["width"]: size["heads"] for size in VIT_SIZES.values()} | {1280: 
 _POSITIONS, _PATCHES = "backbone.pos_embed", "backbone.patch_embed.proj.weight"
 _WIDTH = {"vit": ("backbone.cls_token", 3), "swin": ("backbone.patch_embed.norm.weight", 1)}
 Shapes = Mapping[str, Sequence[int]]
+_Sizes = tuple[dict[str, Any], list[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,16 @@ class Known:
         """Returns what counts of what the user says and the file tells; None is nothing."""
         one, other = (told, said) if self.file_first else (said, told)
         return other if one is None else one
+
+
+class _Evidence(NamedTuple):
+    """What tells the sizes of a model; see `infer_config`."""
+
+    shapes: Shapes
+    depths: Sequence[int]
+    facts: Mapping[str, Any]
+    known: Known
+    path: str
 
 
 def told_depths(facts: Mapping[str, Any]) -> tuple[int, ...]:
@@ -106,7 +117,7 @@ def infer_config(
         {"width": width, "channels": channels, "patch_size": patch, "hidden": hidden}, facts, path
     )
     sizes = _swin_sizes if arch == "swin" else _vit_sizes
-    found, guessed = sizes(shapes, depths, width, patch, facts, known, path)
+    found, guessed = sizes(_Evidence(shapes, depths, facts, known, path), width, patch)
     config |= found
     if arch == "vit":
         config |= vit.options(dialect, shapes, facts)
@@ -149,17 +160,9 @@ def _require_as_said(found: Mapping[str, Any], facts: Mapping[str, Any], path: s
             )
 
 
-def _vit_sizes(
-    shapes: Shapes,
-    depths: Sequence[int],
-    width: int,
-    patch: int,
-    facts: Mapping[str, Any],
-    known: Known,
-    path: str,
-) -> tuple[dict[str, Any], list[str]]:
+def _vit_sizes(evidence: _Evidence, width: int, patch: int) -> _Sizes:
     """Returns the keys that a Vision Transformer's own shapes tell, and what was guessed."""
-    (depth,) = depths
+    shapes, (depth,), facts, known, path = evidence
     registers = 0
     if "backbone.register_tokens" in shapes:
         registers = _shape(shapes, "backbone.register_tokens", 3, path)[1]
@@ -191,16 +194,9 @@ def _vit_sizes(
     }, guessed
 
 
-def _swin_sizes(
-    shapes: Shapes,
-    depths: Sequence[int],
-    width: int,
-    patch: int,
-    facts: Mapping[str, Any],
-    known: Known,
-    path: str,
-) -> tuple[dict[str, Any], list[str]]:
+def _swin_sizes(evidence: _Evidence, width: int, patch: int) -> _Sizes:
     """Returns the keys that a Swin's own shapes tell, and what was guessed."""
+    shapes, depths, facts, known, path = evidence
     if known.heads and not known.file_first:
         raise UserError("--heads is for Vision Transformers; a Swin's tables tell its heads")
     heads, windows = swin.heads_and_windows(shapes, len(depths), path)

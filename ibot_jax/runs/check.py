@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+from ibot_jax.config import globs
 from ibot_jax.config import relations as of_runs
 from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.flat import Flat, flatten, section
@@ -170,3 +171,7 @@ def too_late(flat: Flat, plan: Plan | None = None) -> Iterator[str]:
         late |= {"masks.start": 1.0} if wait else {}
         late["loss.teacher_temp_warmup"] = 1 - wait
     yield from run_too_short(flat, KEYS, late, plan)
+    for glob, text in globs.parse(flat["optim.freeze"]):
+        if share_of_run({**flat, "optim.freeze": text}, "optim.freeze", plan) > 1:
+            problem = f"freezes {glob} for longer than the run, {flat['duration']!r}"
+            yield stated(flat, "optim.freeze", f'{problem}; use up to "100%"')

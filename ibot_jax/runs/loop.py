@@ -113,11 +113,14 @@ class Loop(abc.ABC):
             signum = self._run(state, batches, lambda state, batch: train_step(state, batch, key))
             self._checkpoints.close()
         if signum:
-            self._reporter.say(
-                f"{signal.Signals(signum).name}: stopped and saved at step "
-                f"{self._checkpoints.latest_step()} of {self._plan.total_steps}; the same command "
-                "resumes"
+            latest = self._checkpoints.latest_step()
+            ended = (
+                "stopped before the first step; the same command starts anew"
+                if latest is None
+                else f"stopped and saved at step {latest} of {self._plan.total_steps}; the same "
+                "command resumes"
             )
+            self._reporter.say(f"{signal.Signals(signum).name}: {ended}")
         return signum
 
     @abc.abstractmethod
@@ -166,7 +169,8 @@ class Loop(abc.ABC):
                 if stop:
                     return stop
         except Interrupted as told:  # in an evaluation
-            self._save(state)
+            if step:
+                self._save(state)
             return told.number
         except SaveError:
             raise
@@ -178,12 +182,17 @@ class Loop(abc.ABC):
         return 0
 
     def _rescue(self, step: int, state: State) -> str:
-        """Saves the last good state after a failure; returns what became of it, in words."""
+        """Saves the last good state after a failure; returns what became of it, in words.
+
+        Before the first step there is nothing to save, and a start that failed leaves nothing.
+        """
         with contextlib.suppress(Exception):  # once not finite, a run remains so
             self._look()
         self._pending.clear()
         with contextlib.suppress(Exception):
             self._reporter.flush()
+        if not step:
+            return "nothing is saved before the first step"
         try:
             if any(array.is_deleted() for array in jax.tree.leaves(state)):
                 raise TrainingError("the failed step was given its memory")

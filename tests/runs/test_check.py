@@ -134,6 +134,10 @@ MISTAKES = {
         dict(optim__freeze="backbone: 1 epochs; head"),
         r"optim\.freeze='backbone: 1 epochs; head' has the entry 'head'; write \"GLOB: VALUE",
     ),
+    "a part frozen for longer than the run": (
+        dict(optim__freeze="head: 100%; backbone: 500 steps", duration="300 steps"),
+        r"optim\.freeze='.*' freezes backbone for longer than the run, '300 steps'; use up to",
+    ),
     "an entry of no duration": (
         dict(optim__freeze="backbone: ten"),
         r"optim\.freeze='backbone: ten' has 'ten' for 'backbone', which is no duration; write",

@@ -14,6 +14,7 @@ from ibot_jax.config.plan import Plan
 from ibot_jax.errors import SaveError, TrainingError, UserError
 from ibot_jax.parallel.agreement import until_told
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.signals import Interrupted
 from ibot_jax.parallel.watchdog import Watchdog
 from ibot_jax.runs.loop import Loop
 
@@ -160,10 +161,26 @@ def test_an_error_in_an_evaluation_costs_no_step():
     assert run.files.saved == {3: 24.0}
 
 
-def test_an_error_in_the_first_evaluation_saves_what_there_is():
+def test_before_the_first_step_nothing_is_saved():
+    """Or a start that failed would be resumed, under whatever config comes next."""
     run = Run()
     run.loop.measure = raising(ValueError("odd"))
-    assert run.fails(ValueError) == ["while step 0 was evaluated", "saved at step 0"]
+    saved = "nothing is saved before the first step"
+    assert run.fails(ValueError) == ["while step 0 was evaluated", saved]
+    assert run.files.saved == {}
+
+    run = Run()
+    notes = run.fails(ValueError, train_step=at_step(1, raising(ValueError("odd"))))
+    assert notes == ["in step 1", saved]
+    assert run.files.saved == {}
+
+    run = Run()
+    run.loop.measure = raising(Interrupted(signal.SIGTERM))
+    said = []
+    run.files.say = said.append
+    assert run() == signal.SIGTERM
+    assert run.files.saved == {}
+    assert said == ["SIGTERM: stopped before the first step; the same command starts anew"]
 
 
 def test_an_error_in_a_step_leaves_the_step_before():
@@ -263,13 +280,6 @@ def test_a_signal_in_an_evaluation_ends_it_at_its_next_batch():
     assert seen == [0]
     assert run.files.saved == {3: 24.0} and run.files.figures == {}
     assert "report 3" not in run.files.events
-
-
-def test_a_signal_in_the_very_first_evaluation_saves_the_state_it_is_of():
-    run = Run()
-    run.loop.measure = lambda: [os.kill(os.getpid(), signal.SIGTERM), *until_told(range(9))]
-    assert run() == signal.SIGTERM
-    assert run.files.saved == {0: 0.0}
 
 
 @pytest.mark.parametrize("method", ["save", "close"])

@@ -18,6 +18,8 @@ def blocks(text: str) -> tuple[int, ...]:
         if not match or int(match[2] or match[1]) < int(match[1]):
             raise ValueError('names no blocks; write it as "0-5" or "0,2,4"')
         numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+    if text and not numbers:
+        raise ValueError('names no blocks; write it as "0-5" or "0,2,4"')
     return tuple(numbers)
 
 
@@ -40,4 +42,6 @@ def channels(text: str, old: int, new: int) -> tuple[int | str, ...]:
     parts = text.replace(" ", "").split(",")
     if len(parts) != new or not all(part in known for part in parts):
         raise ValueError(f"needs {new} entries, each one of {', '.join(known)}; or expand")
+    if set(parts) == {"zero"}:
+        raise ValueError("leaves no channel to see by; use expand, or name one that is there")
     return tuple(known[part] for part in parts)

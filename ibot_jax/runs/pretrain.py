@@ -64,6 +64,7 @@ from ibot_jax.runs.training import (
     step_arguments,
 )
 from ibot_jax.runs.workdir import open_workdir, require_shared
+from ibot_jax.weights.history import read_start
 from ibot_jax.weights.model import Model
 
 
@@ -103,7 +104,9 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
         )
         resumed = checkpoints.latest_step() is not None
         frozen = read_frozen(flat, folder, mesh, resumed=resumed)
-        state, started = _first_state(config, plan, mesh, checkpoints, frozen.modules, origin)
+        state, started = _first_state(
+            config, plan, mesh, checkpoints, frozen.modules, origin, folder
+        )
         del origin  # the host's copy
         start_step = int(state.step)
         with same_end():
@@ -216,14 +219,14 @@ def _first_state(
     checkpoints: Checkpoints,
     frozen: dict[str, Network],
     origin: Origin | None,
+    folder: epath.Path,
 ) -> tuple[TrainState, Start]:
     """Returns the state that the loop starts from, and where it comes from."""
     latest = checkpoints.latest_step()
     if latest is not None:
         complete = "; the run is complete" if latest == plan.total_steps else ""
         state = checkpoints.restore(state_layout(config, plan, mesh, frozen))
-        began = f"; it began with the weights of {config.init_from}" if config.init_from else ""
-        return state, Start(f"resumed at step {latest:,}{complete}{began}")
+        return state, Start(f"resumed at step {latest:,}{complete}{_began(config, folder)}")
     init = jit_init(config, plan, mesh, frozen)
     if origin is None:
         return init(jax.random.key(config.seed)), Start(f"random weights, seed {config.seed}")
@@ -233,6 +236,17 @@ def _first_state(
     if config.lora.rank:
         table |= {"lora": lora_in_words(flatten(config), plan, like.params)}
     return state, Start(origin.words(table), origin.record(table))
+
+
+def _began(config: ConfigDict, folder: epath.Path) -> str:
+    """Returns in words from which weights a run that goes on once started."""
+    start = read_start(folder)
+    source = start["source"] if start else config.init_from
+    if not source:
+        return ""
+    other = config.init_from not in ("", source)
+    unread = f"; init_from={config.init_from!r} is not read" if other else ""
+    return f"; it began with the weights of {source}{unread}"
 
 
 def _batches(

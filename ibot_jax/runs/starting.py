@@ -144,8 +144,9 @@ def _table(
     table["centers"] = "those there" if "centers" in taken else "fresh"
     table |= changes
     for key in ("data.mean", "data.std"):
-        if origin.model and origin.model[key] != flat[key]:
-            table[key] = f"{origin.model[key]} there, {flat[key]} here: other pixels than it knows"
+        there = origin.model[key] if origin.model else flat[key]
+        if there != flat[key] and len(there) == len(flat[key]):
+            table[key] = f"{there} there, {flat[key]} here: other pixels than it knows"
     return table | ({"notes": "; ".join(origin.notes)} if origin.notes else {})
 
 

@@ -4,6 +4,7 @@ Every program that reads a model asks `find`; `read` reads what it names.
 """
 
 import dataclasses
+import difflib
 from typing import Literal
 
 from etils import epath
@@ -80,7 +81,10 @@ def find(path: str, step: str = "latest") -> Source:
     """
     place = hub.fetch(path) if hub.is_on_hub(path) else absolute_path(path)
     if not place.exists():
-        raise UserError(f"{path} does not exist; give a run's workdir, a checkpoint or an export")
+        raise UserError(
+            f"{path} does not exist{_near(place)}; give a run's workdir, a checkpoint, an export, "
+            "a file or folder of weights, or hf://ORG/NAME of the hub"
+        )
     if not place.is_dir():
         is_own = is_own_npz(place) or is_own_safetensors(place)
         return Source("export" if is_own else "foreign", place)
@@ -93,6 +97,13 @@ def find(path: str, step: str = "latest") -> Source:
     if (workdir / "checkpoints").is_dir() or (config is not None and "data.source" in config):
         return Source("run", workdir, step, config)
     return Source("foreign", place)
+
+
+def _near(place: epath.Path) -> str:
+    """Returns a hint at what lies beside a path that does not exist, and is called nearly so."""
+    names = [other.name for other in place.parent.iterdir()] if place.parent.is_dir() else []
+    close = difflib.get_close_matches(place.name, names, n=1, cutoff=0.75)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _find_workdir(path: epath.Path, step: str) -> tuple[epath.Path, str]:

@@ -1,5 +1,6 @@
 """Models on Hugging Face's hub, hf://ORG/NAME or hf://ORG/NAME@REVISION, as folders on the disk."""
 
+import functools
 import re
 import types
 
@@ -18,6 +19,7 @@ def is_on_hub(path: str) -> bool:
     return path.startswith("hf://")
 
 
+@functools.cache  # a branch may move between two looks at it
 def fetch(address: str) -> epath.Path:
     """Returns the folder of a model of the hub, fetched if it is not there already.
 

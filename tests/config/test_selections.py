@@ -13,7 +13,7 @@ def test_blocks(text, numbers):
     assert selections.blocks(text) == numbers
 
 
-@pytest.mark.parametrize("text", ["3-1", "a", "-1", "0--2", "1.5", "99999"])
+@pytest.mark.parametrize("text", ["3-1", "a", "-1", "0--2", "1.5", "99999", ",", " "])
 def test_no_blocks(text):
     with pytest.raises(ValueError, match="names no blocks"):
         selections.blocks(text)
@@ -39,3 +39,8 @@ def test_channels(text, old, new, entries):
 def test_no_channels(text, old, new):
     with pytest.raises(ValueError, match=f"needs {new} entries, each one of 0, 1"):
         selections.channels(text, old, new)
+
+
+def test_channels_that_see_nothing():
+    with pytest.raises(ValueError, match="leaves no channel to see by"):
+        selections.channels("zero,zero", 3, 2)

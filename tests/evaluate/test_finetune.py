@@ -205,7 +205,7 @@ def test_the_projection_is_kept_where_the_weights_have_one(finetune, workdir, tm
         (["--config.test_every=0"], "test_every='0' is less than one step; make it longer"),
         (["--test-split=val"], "--test-split='val' is no subfolder of"),
         (["--data=synthetic:64"], "has no labels in --train-split=train; this task needs"),
-        (["--from=nowhere"], "nowhere does not exist; give a run's workdir, a checkpoint or"),
+        (["--from=nowhere"], "nowhere does not exist; give a run's workdir, a checkpoint, an"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(finetune, flags, message, tmp_path):

@@ -39,7 +39,7 @@ def test_every_task_explains_itself(task, capsys):
     ("flags", "message"),
     [
         (["--speed=3"], "unrecognized arguments: --speed=3; see --help"),
-        (["--from=nowhere"], "nowhere does not exist; give a run's workdir, a checkpoint or"),
+        (["--from=nowhere"], "nowhere does not exist; give a run's workdir, a checkpoint, an"),
         (["--step=5"], "step=5 is not in "),
         (["--test-split=val"], "--test-split='val' is no subfolder of "),
         (["--data=folder:nowhere"], "--data=folder:nowhere: data.source="),

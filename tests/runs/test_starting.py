@@ -205,7 +205,9 @@ def test_other_sizes_patches_channels_and_blocks(run):
     assert table["channels"] == "of the 3 there 0, 1, 2, zero"
     assert table["patches"] == "4 pixels there, 8 here, by the pseudo-inverse of resizing"
     assert table["positions"] == "of 4x4 patches there, 4x6 here, resampled"
-    assert table["data.mean"].endswith("other pixels than it knows")
+    assert "data.mean" not in table  # of other channels
+    _, table = start(workdir, model__depth=3, data__mean=(0.4, 0.5, 0.6))
+    assert table["data.mean"].endswith("(0.4, 0.5, 0.6) here: other pixels than it knows")
 
 
 def test_a_converted_checkpoint_tells_its_model_too(tmp_path):
@@ -483,6 +485,11 @@ def test_my_folder_their_weights(file, tmp_path):
     assert status == 0, err
     assert f"the run is complete; it began with the weights of {file}\n" in out
 
+    others = "--config.init_from=others.npz", "--allow_config_change"
+    status, out, err = cli.finish(cli.start(*arguments, *others))
+    assert status == 0, err
+    assert f"weights of {file}; init_from='others.npz' is not read\n" in out
+
 
 @pytest.mark.slow
 def test_a_run_that_loses_old_images_says_so(file, tmp_path):
@@ -520,6 +527,21 @@ def test_recorded_files_tell_their_models(name, heads, model, reference):
     assert tuple(config.model[key] for key in ("width", "depth", "heads", "patch_size")) == model
     weights, _ = taken(path, config, state_layout(config, tiny_plan(config), make_mesh()))
     assert ("head" in weights["teacher"]) == (name == "checkpoint.pth")
+
+
+def test_a_file_of_other_channels_that_says_nothing_of_pixels(tmp_path):
+    """Mean and deviation in the config are of the images to come, and have their number."""
+    name, tensors = "patch_embed.proj.weight", vit()
+    np.savez(tmp_path / "four.npz", **tensors | {name: tensors[name][:, [0, 1, 2, 0]]})
+    pixels = "--config.data.channels=3", "--config.data.mean=0.1,0.2,0.3"
+    config = continued(
+        tmp_path / "four.npz", *pixels, "--config.data.std=0.5,0.5,0.5", "--config.model.heads=4"
+    )
+    assert (config.data.channels, config.data.mean) == (3, (0.1, 0.2, 0.3))
+    layout = state_layout(config, tiny_plan(config), make_mesh())
+    _, table = taken(tmp_path / "four.npz", config, layout)
+    assert table["channels"] == "of the 4 there mean, mean, mean"
+    assert "data.mean" not in table
 
 
 _OF_MODEL = ("--config=", "--config.model.", "--config.head.")

@@ -103,3 +103,7 @@ def test_what_a_file_holds(tmp_path):
         assert find(str(path)).kind == ("export" if path.stem == "own" else "foreign")
     with pytest.raises(UserError, match=r"absent does not exist; give a run's workdir, a check"):
         find(str(tmp_path / "absent"))
+    with pytest.raises(
+        UserError, match=r"othr.pth does not exist \(did you mean other.pth\?\); give"
+    ):
+        find(str(tmp_path / "othr.pth"))

@@ -22,6 +22,7 @@ def library(monkeypatch):
         setattr(found.errors, name, type(name, (base,), {}))
     monkeypatch.setitem(sys.modules, "huggingface_hub", found)
     monkeypatch.setitem(sys.modules, "huggingface_hub.errors", found.errors)
+    hub.fetch.cache_clear()
     return found
 
 
@@ -38,6 +39,8 @@ def test_weights_in_safetensors_come_before_pickles(library, tmp_path):
     assert str(hub.fetch("hf://some/model@v1.0")) == str(tmp_path)
     expected = [("some/model", "v1.0", "*.safetensors"), ("some/model", "v1.0", "*.pth")]
     assert asked == expected
+    hub.fetch("hf://some/model@v1.0")
+    assert asked == expected  # once a program: all that it reads is of one commit
 
 
 @pytest.mark.parametrize(

@@ -136,8 +136,8 @@ def infer_config(
     }
     for name in ("mean", "std"):
         said = getattr(known, name)
-        if known.file_first and said and len(said) != channels:  # of the images to come
-            said = None
+        if known.file_first and said and len(said) != channels:
+            said = (0.5,) * channels  # that of the images to come, which have other channels
         said = known.first(said, facts.get(name))
         value = said or config[f"data.{name}"]
         if not said:

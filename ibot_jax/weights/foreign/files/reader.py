@@ -9,6 +9,7 @@ A kind of file is a module with `takes(path)` and `read(path)`, and a place in `
 """
 
 import dataclasses
+import re
 
 from etils import epath
 
@@ -21,6 +22,7 @@ from ibot_jax.weights.foreign.tensor_names import split_by_owner
 
 _KINDS = (safetensors_file, npz_file, torch_file)  # the first that takes a file reads it
 _WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
+_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".npz")
 _INDEXES = tuple(f"{name}.index.json" for name in _WEIGHTS_FILES)
 
 
@@ -42,8 +44,8 @@ def _read_file(path: epath.Path) -> Contents:
     kind = next((kind for kind in _KINDS if kind.takes(path)), None)
     if kind is None:
         raise UserError(
-            f"{path} is no .pth, .safetensors or .npz file; give one, or a folder of a run, of an "
-            "export, of timm or of transformers"
+            f"{path} is no .pth, .safetensors or .npz file by its content; give one, or a "
+            "folder of a run, of an export, of timm or of transformers"
         )
     return kind.read(path)
 
@@ -54,6 +56,7 @@ def _read_folder(path: epath.Path) -> Contents:
     if file is None and index is None:
         raise UserError(
             f"{path} holds no model: no run, no export, and no {' or '.join(_WEIGHTS_FILES)}"
+            f"{_what_there_is(path)}"
         )
     if not (path / "config.json").exists():
         raise UserError(
@@ -63,6 +66,16 @@ def _read_folder(path: epath.Path) -> Contents:
     contents = _read_file(file) if file else _read_shards(index)
     kind, facts = read_configs(path)
     return dataclasses.replace(contents, kind=kind, facts=facts | contents.facts)
+
+
+def _what_there_is(folder: epath.Path) -> str:
+    """Returns what a folder holds in place of weights that are called as usual, and what helps."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in _SUFFIXES)
+    if not names:
+        return ", nor any other weights"
+    if re.search(r"-\d+-of-\d+$", names[0].rpartition(".")[0]):
+        return f", but {names[0]}, a part of them: its index, {_INDEXES[0]}, is missing; restore it"
+    return f", but {', '.join(names)}; give {folder / names[0]} itself"
 
 
 def _read_shards(index: epath.Path) -> Contents:

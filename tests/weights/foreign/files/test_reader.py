@@ -10,6 +10,7 @@ from etils import epath
 from foreign_weights import convert, failure, safetensors_bytes, vit
 
 import ibot_jax
+from ibot_jax.errors import UserError
 from ibot_jax.weights.foreign.files.reader import read_contents
 from ibot_jax.weights.foreign.files.torch_writer import torch_bytes
 
@@ -161,3 +162,23 @@ def test_weights_of_another_kind_of_numbers(tmp_path, suffix, dtype):
     shown = "C64" if (suffix, dtype) == ("safetensors", "complex64") else dtype
     assert f"holds {name} as {shown}" in message
     assert not (tmp_path / "o.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["config.json"], "no model.safetensors or pytorch_model.bin, nor any other weights"),
+        (["config.json", "vits.pth"], r"but vits.pth; give .*folder/vits.pth itself"),
+        (
+            [SHARDS[0], "config.json"],
+            f"but {SHARDS[0]}, a part of them: its index, {INDEX}, is missing",
+        ),
+    ],
+)
+def test_a_folder_without_weights_says_what_it_holds(tmp_path, names, message):
+    folder = epath.Path(tmp_path / "folder")
+    folder.mkdir()
+    for name in names:
+        (folder / name).touch()
+    with pytest.raises(UserError, match=message):
+        read_contents(folder)

@@ -123,9 +123,9 @@ DINOV2 = Dialect(
     norm_eps=1e-6,
 )
 DINOV2_PACKED = dataclasses.replace(DINOV2, rules=(_LS, _MASK_TOKEN, _W12), packed=_PACKED)
-_WITH_REGISTERS = dict(marks=(r"^register_tokens$",), resampling=(0.0, True))
-DINOV2_REGISTERS = dataclasses.replace(DINOV2, **_WITH_REGISTERS)
-DINOV2_REGISTERS_PACKED = dataclasses.replace(DINOV2_PACKED, **_WITH_REGISTERS)
+_HUB_REGISTERS = dict(marks=(r"^register_tokens$",), resampling=(0.0, True))
+DINOV2_REGISTERS = dataclasses.replace(DINOV2, **_HUB_REGISTERS)
+DINOV2_REGISTERS_PACKED = dataclasses.replace(DINOV2_PACKED, **_HUB_REGISTERS)
 DINOV3 = Dialect(
     "DINOv3",
     "vit",
@@ -147,11 +147,11 @@ TIMM = Dialect(
 TIMM_PACKED = dataclasses.replace(
     TIMM, marks=(r"^blocks\.0\.mlp\.fc1\.",), rules=(_LS, *_FC1_FC2), packed=_PACKED
 )
-_WITH_REGISTERS = dict(marks=(r"^reg_token$", r"^pos_embed$"), class_has_position=True)
+_TIMM_REGISTERS = dict(marks=(r"^reg_token$", r"^pos_embed$"), class_has_position=True)
 _REGISTERS = ("^register_tokens$", "reg_token")
-TIMM_REGISTERS = dataclasses.replace(TIMM, rules=(*TIMM.rules, _REGISTERS), **_WITH_REGISTERS)
+TIMM_REGISTERS = dataclasses.replace(TIMM, rules=(*TIMM.rules, _REGISTERS), **_TIMM_REGISTERS)
 TIMM_REGISTERS_PACKED = dataclasses.replace(
-    TIMM_PACKED, rules=(*TIMM_PACKED.rules, _REGISTERS), **_WITH_REGISTERS
+    TIMM_PACKED, rules=(*TIMM_PACKED.rules, _REGISTERS), **_TIMM_REGISTERS
 )
 TIMM_EVA = Dialect(
     "timm's Eva",
@@ -235,13 +235,15 @@ HUGGING_FACE_DINOV2 = Dialect(
     resampling=(0.0, False),
 )
 HUGGING_FACE_DINOV2_PACKED = dataclasses.replace(HUGGING_FACE_DINOV2, packed=_PACKED)
-_WITH_REGISTERS = dict(
+_HUGGING_FACE_REGISTERS = dict(
     name="Hugging Face's DINOv2 with registers",
     marks=(*HUGGING_FACE_DINOV2.marks, r"^embeddings\.register_tokens$"),
     resampling=(0.0, True),
 )
-HUGGING_FACE_REGISTERS = dataclasses.replace(HUGGING_FACE_DINOV2, **_WITH_REGISTERS)
-HUGGING_FACE_REGISTERS_PACKED = dataclasses.replace(HUGGING_FACE_DINOV2_PACKED, **_WITH_REGISTERS)
+HUGGING_FACE_REGISTERS = dataclasses.replace(HUGGING_FACE_DINOV2, **_HUGGING_FACE_REGISTERS)
+HUGGING_FACE_REGISTERS_PACKED = dataclasses.replace(
+    HUGGING_FACE_DINOV2_PACKED, **_HUGGING_FACE_REGISTERS
+)
 HUGGING_FACE_DINOV2_LOADED = dataclasses.replace(
     HUGGING_FACE_DINOV2,
     marks=(r"^encoder\.layer\.0\.attention\.q_proj\.",),
@@ -250,7 +252,7 @@ HUGGING_FACE_DINOV2_LOADED = dataclasses.replace(
 )
 HUGGING_FACE_REGISTERS_LOADED = dataclasses.replace(
     HUGGING_FACE_DINOV2_LOADED,
-    **_WITH_REGISTERS
+    **_HUGGING_FACE_REGISTERS
     | dict(marks=(*HUGGING_FACE_DINOV2_LOADED.marks, r"^embeddings\.register_tokens$")),
 )
 # Where keys have no bias, which is how it is published; one that has it is the other.

@@ -140,6 +140,7 @@ def finetune(
             require_shared(folder)
             lock = stack.enter_context(Lock(folder, flag="--out").held())
         checkpoints = Checkpoints(folder, keep=config.checkpoint.keep, parts=_PARTS)
+        stack.enter_context(checkpoints.none_left_empty())
         state, start = _first_state(config, plan, task, classifier, mesh, checkpoints)
         for array in jax.tree.leaves(task.params):
             array.delete()  # a second copy, which would stay there all along

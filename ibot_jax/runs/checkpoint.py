@@ -15,8 +15,10 @@ Another kind of state has other parts, and another figure that tells the best (`
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -30,6 +32,7 @@ from ibot_jax.errors import SaveError
 from ibot_jax.files.checksums import ANNOUNCED, add_figures, read_figures, write_checksums
 from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.optim.lora import PART, Lora, base_of, networks, with_base
+from ibot_jax.parallel import signals
 from ibot_jax.parallel.agreement import same_end, wait_for_all
 from ibot_jax.parallel.processes import is_first
 from ibot_jax.weights.checkpoints import RESTORE, set_damaged_aside
@@ -101,6 +104,20 @@ class Checkpoints:
                 ),
             ),
         )
+
+    @contextlib.contextmanager
+    def none_left_empty(self) -> Iterator[None]:
+        """Removes the folder at the end of the block, also at that by a signal, if it is empty."""
+
+        def remove() -> None:
+            with contextlib.suppress(OSError):  # it is not; or a bucket, which has no folders
+                os.rmdir(self._manager.directory)
+
+        try:
+            with signals.before_end(remove):
+                yield
+        finally:
+            remove()
 
     def latest_step(self) -> int | None:
         """Returns the step of the latest complete checkpoint."""

@@ -7,6 +7,7 @@ A resumed run reads its copy, so what the config names may be gone by then. No c
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from etils import epath
 
 from ibot_jax.config.flat import Flat
 from ibot_jax.config.problems import refuse, stated
-from ibot_jax.errors import about_key
+from ibot_jax.errors import UserError, about_key
 from ibot_jax.methods.method import Network
 from ibot_jax.methods.state import Params
 from ibot_jax.models.build import param_dtype
@@ -32,6 +33,8 @@ from ibot_jax.weights.model import Model
 from ibot_jax.weights.write import write_npz
 
 _READ_FROM = "read_from"  # in the description of the copy
+# What a file does not tell, no key of a config does: an export by `convert` tells it.
+_FLAGS = re.compile(r"(?=--(heads|norm-eps|grid|mean|std|allow)\b)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +125,10 @@ def _keep(path: str, copy: epath.Path, key: str) -> None:
     on. The copy is what the first one found.
     """
     with about_key(key, path):
-        found = read_model(path, weights="teacher", step="latest", head=True, known=Known())
+        try:
+            found = read_model(path, weights="teacher", step="latest", head=True, known=Known())
+        except UserError as error:
+            raise UserError(_FLAGS.sub("ibot_jax.convert ", str(error))) from error
         (params,) = (jax.tree.map(np.asarray, params) for params in found.params.values())
     if is_first():
         description = found.description | {_READ_FROM: path}

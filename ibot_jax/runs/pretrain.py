@@ -102,6 +102,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
         checkpoints = Checkpoints(
             folder, keep=config.checkpoint.keep, parts=parts_of(make_lora(config.lora))
         )
+        stack.enter_context(checkpoints.none_left_empty())
         resumed = checkpoints.latest_step() is not None
         frozen = read_frozen(flat, folder, mesh, resumed=resumed)
         state, started = _first_state(

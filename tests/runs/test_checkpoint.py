@@ -1,6 +1,7 @@
 """Checkpoints: exact, resumable, the latest and the best kept, usable as a start."""
 
 import concurrent.futures
+import contextlib
 import errno
 import json
 import os
@@ -201,6 +202,39 @@ def test_what_a_killed_save_left_behind_is_no_checkpoint(workdir):
     reopened.close()
     assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"4", "8"}
     assert Checkpoints(workdir, keep=3).latest_step() == 8
+
+
+def test_a_start_that_failed_leaves_no_folder(workdir):
+    for error in (None, UserError("odd"), KeyboardInterrupt()):
+        checkpoints = Checkpoints(workdir, keep=1)
+        assert (workdir / "checkpoints").is_dir()
+        with contextlib.suppress(UserError, KeyboardInterrupt), checkpoints.none_left_empty():
+            if error:
+                raise error
+        assert not (workdir / "checkpoints").exists()
+        checkpoints.close()
+
+    checkpoints = Checkpoints(workdir, keep=1)
+    with checkpoints.none_left_empty():
+        checkpoints.save(at_step(first_state(tiny_config()), 4))
+        checkpoints.close()
+    assert Checkpoints(workdir, keep=1).latest_step() == 4
+
+
+def test_a_start_that_a_signal_ends_at_once_leaves_no_folder(workdir):
+    script = """
+import os, signal, sys
+from etils import epath
+from ibot_jax.parallel import signals
+from ibot_jax.runs.checkpoint import Checkpoints
+
+signals.end_at_once()
+with Checkpoints(epath.Path(sys.argv[1]), keep=1).none_left_empty():
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+    command = [sys.executable, "-c", script, str(workdir)]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 143
+    assert workdir.exists() and not (workdir / "checkpoints").exists()
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """A frozen network of another architecture teaches: read once, never changed, in no checkpoint."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -177,6 +179,31 @@ def test_another_projects_file_teaches(tmp_path):
     np.testing.assert_array_equal(kernel.T, vit()["blocks.1.mlp.fc1.weight"])
     kernel = params["head"]["last_layer"]["v"]
     np.testing.assert_array_equal(kernel.T, projection_head()["last_layer.weight_v"])
+
+
+def heads_first(vit):
+    return prefixed("backbone.", vit) | prefixed("head.", projection_head())
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (vit(), "holds no projection head as this project has them, and one is needed; give"),
+        (heads_first(vit()), "does not tell .*; say so by ibot_jax.convert --heads=N$"),
+        (
+            heads_first(vit() | {"fc.weight": np.ones((3, 32), np.float32)}),
+            r".* holds backbone.fc.weight .* named: ibot_jax.convert --allow='backbone.fc",
+        ),
+    ],
+    ids=["head", "heads", "left over"],
+)
+def test_what_a_file_does_not_tell_is_told_to_convert(tensors, message, tmp_path):
+    """No key of the run is about the model of the teacher, and a run has no such flags."""
+    np.savez(tmp_path / "x.npz", **tensors)
+    with pytest.raises(UserError, match=f"^frozen.teacher='.*x.npz' {message}") as error:
+        read(config_of(tmp_path / "x.npz"), epath.Path(tmp_path / "run"), make_mesh())
+    assert not re.findall(r"(?<!ibot_jax.convert )--[a-z]", str(error.value))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_classifier_is_no_teacher(tmp_path):

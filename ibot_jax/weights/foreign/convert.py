@@ -65,8 +65,8 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool | 
     names = FileNames.of(tensors, path)
     if head and not names.head:
         raise UserError(
-            f"{path} holds no projection head as this project has them, which --head, "
-            "--to=checkpoint and frozen.teacher need; give weights with one"
+            f"{path} holds no projection head as this project has them, and one is needed; give "
+            "weights with one"
         )
     is_buffer = {"swin": swin.is_buffer, "vit": vit.is_buffer}[names.dialect.arch]
     buffers = {n: _array(tensors[n], n, path) for n in tensors if is_buffer(n)}

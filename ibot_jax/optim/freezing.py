@@ -40,8 +40,8 @@ class Freezing:
         """Returns the tree with, at each leaf, how many steps it is frozen; `total` for all.
 
         Raises:
-          UserError: if an entry names no parameter, all parameters are frozen at first, or a
-            matrix that has an adapter is not frozen all along.
+          UserError: if an entry names no parameter, or a matrix that has an adapter is not frozen
+            all along.
         """
         names = names_of(params)
         try:
@@ -56,10 +56,6 @@ class Freezing:
                     f"{KEY}={self.text!r} lets {name} learn, which has an adapter; name others, or "
                     "leave its layer out of lora.targets"
                 )
-        if self.entries and min(jax.tree.leaves(steps)) > 0:
-            raise UserError(
-                f"{KEY}={self.text!r} leaves nothing to train at first; name fewer parameters"
-            )
         return steps
 
     def trained(self, params: Params, step: int) -> Params:

@@ -2,8 +2,9 @@
 
 import jax
 
+from ibot_jax.errors import UserError
 from ibot_jax.models.parameters import Params, names_of
-from ibot_jax.optim.freezing import Freezing
+from ibot_jax.optim.freezing import KEY, Freezing
 
 _LAST_LAYERS = ("last_layer", "patch_last_layer")
 
@@ -22,6 +23,9 @@ def parameter_groups(
       freezing: what is frozen.
       freeze_last_layer: steps in which last layers are.
       norm_last_layer: whether the prototypes' norms stay as they are.
+
+    Raises:
+      UserError: as `Freezing.steps`; or if what is frozen leaves nothing to train at first.
     """
 
     def label(name: str, frozen: int) -> str:
@@ -33,4 +37,12 @@ def parameter_groups(
             return "last_layer"
         return f"frozen_{freezing.thaws.index(frozen)}" if frozen else "rest"
 
-    return jax.tree.map(label, names_of(params), freezing.steps(params))
+    groups = jax.tree.map(label, names_of(params), freezing.steps(params))
+    found = set(jax.tree.leaves(groups))
+    trained = {"rest"} if freeze_last_layer else {"rest", "last_layer"}
+    if freezing.entries and not found & trained:
+        hint = ", or shorten optim.freeze_last_layer" if "last_layer" in found else ""
+        raise UserError(
+            f"{KEY}={freezing.text!r} leaves nothing to train at first; name fewer parameters{hint}"
+        )
+    return groups

@@ -39,6 +39,7 @@ from ibot_jax.models.rope import draw_noise
 from ibot_jax.optim import freezing
 from ibot_jax.optim import optimizer as optimizers
 from ibot_jax.optim.ema_teacher import teacher_from_student
+from ibot_jax.optim.groups import parameter_groups
 from ibot_jax.optim.lora import make_lora
 from ibot_jax.optim.rates import given_rates, layer_decay
 from ibot_jax.optim.schedules import Schedule, cosine, rate_schedule, warmed_up
@@ -89,14 +90,21 @@ def make_optimizer(config: Section, plan: Plan) -> optax.GradientTransformationE
         betas=optim.betas,
         eps=optim.eps,
         rates=rates,
-        freezing=make_freezing(config, plan),
-        freeze_last_layer=plan.steps("optim.freeze_last_layer", optim.freeze_last_layer),
-        norm_last_layer=config.head.norm_last_layer,
+        **_frozen(config, plan),
         init_teacher=lambda params: teacher_from_student(
             lora.merged(params), config.head.shared_teacher
         ),
         averaged=lora.merged,
     )
+
+
+def _frozen(config: Section, plan: Plan) -> dict[str, Any]:
+    """Returns the arguments by which `parameter_groups` tells what is frozen."""
+    return {
+        "freezing": make_freezing(config, plan),
+        "freeze_last_layer": plan.steps("optim.freeze_last_layer", config.optim.freeze_last_layer),
+        "norm_last_layer": config.head.norm_last_layer,
+    }
 
 
 def make_freezing(config: Section, plan: Plan) -> freezing.Freezing:
@@ -159,7 +167,7 @@ def name_problems(config: Section, plan: Plan) -> list[str]:
     if found:
         return found
     with noted(found):
-        make_freezing(config, plan).steps(params)
+        parameter_groups(params, **_frozen(config, plan))
     with noted(found):
         given_rates(optim.rates)(params)
     return found

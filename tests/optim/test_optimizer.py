@@ -315,16 +315,25 @@ class TestFrozenParts:
             assert moves == [False] * steps + [True] * (4 - steps)
 
     @pytest.mark.parametrize(
-        ("entries", "problem"),
+        ("entries", "last", "problem"),
         [
-            ([("backbone/fd", 1)], "has 'backbone/fd', which names no parameter; did you mean"),
-            ([("*", 1)], "leaves nothing to train at first"),
-            ([("backbone", 9), ("head", 1)], "leaves nothing to train at first"),
+            ([("backbone/fd", 1)], 0, "has 'backbone/fd', which names no parameter; did you mean"),
+            ([("*", 1)], 0, "leaves nothing to train at first; name fewer parameters$"),
+            ([("backbone", 9), ("head", 1)], 0, "leaves nothing to train at first; name fewer"),
+            ([("backbone", 1)], 2, "leaves nothing .* parameters, or shorten optim.freeze_last_la"),
+            ([("backbone", 1), ("head/last_layer", 3)], 2, "leaves nothing .* or shorten optim"),
         ],
     )
-    def test_what_cannot_be_is_told(self, params, entries, problem):
+    def test_what_cannot_be_is_told(self, params, entries, last, problem):
         with pytest.raises(UserError, match=f"optim.freeze='.*' {problem}"):
-            self.frozen(*entries).steps(params)
+            make(freezing=self.frozen(*entries), freeze_last_layer=last).init(params)
+
+    def test_last_layers_may_learn_alone(self, params, gradients):
+        history = run(make(freezing=self.frozen(("backbone", 1))), params, gradients)
+        moves = [
+            s["head"]["last_layer"]["v"] != params["head"]["last_layer"]["v"] for s, _ in history
+        ]
+        assert moves[0].any()
 
 
 def test_a_tree_is_split_and_joined(params):

@@ -130,6 +130,15 @@ def test_names_that_are_none_are_found_before_anything_compiles():
         "optim.rates='heads: 2' has 'heads', which names no parameter; did you mean head?",
     ]
     assert name_problems(tiny_config(), tiny_plan(config)) == []
+    alone = "backbone: 100%; head/mlp*: 100%"  # of what is left, last layers are frozen at first
+    config = tiny_config(optim__freeze=alone, optim__freeze_last_layer="50%")
+    assert name_problems(config, tiny_plan(config)) == [
+        f"optim.freeze='{alone}' leaves nothing to train at first; name fewer parameters, or "
+        "shorten optim.freeze_last_layer"
+    ]
+    config.optim.freeze_last_layer = "0%"
+    assert name_problems(config, tiny_plan(config)) == []
+    config = tiny_config(optim__freeze="backbone/block_0: 100%")
     with pytest.raises(UserError, match="names no parameter"):
         jax.eval_shape(make_init(config, tiny_plan(config)), KEY)
 

@@ -76,8 +76,8 @@ def _values(flat: Flat, told: Flat, origin: Origin | None) -> Flat:
     """Returns values of the keys that are open; those of a head that is not there by default."""
     if not told:
         raise UserError(
-            f"init_from={flat['init_from']!r} has no config beside it and does not tell its model; "
-            "use a config that does, not one that leaves it to the weights"
+            f"init_from={flat['init_from']!r} lacks {CONFIG}, which tells its model; restore it, "
+            "or use a config that says all of the model, such as configs/vits16.py"
         )
     with_head = origin is None or (origin.has_head and flat["init_head"] == "load")
     values = {
@@ -168,12 +168,17 @@ def _block_problems(flat: Flat, depth: int, path: str) -> Iterator[str]:
         yield stated(flat, "init_blocks", f"names blocks above {depth - 1}, the last of {path}")
     elif len(numbers) != wanted:
         which = f"init_blocks={text!r} names {len(numbers)}" if text else f"{path} has {depth}"
+        ranges = [_range(min(depth, wanted - done)) for done in range(0, wanted, depth)]
         yield stated(
             flat,
             "model.depth",
             f"blocks, and {which}; say which become blocks 0 to {wanted - 1} by init_blocks, such "
-            'as "0-5" or "0,2,4", where one may come twice',
+            f'as "{",".join(ranges)}", where one may come twice',
         )
+
+
+def _range(number: int) -> str:
+    return "0" if number == 1 else f"0-{number - 1}"
 
 
 def _listed(keys: list[str], flat: Flat, there: Flat) -> str:

@@ -359,6 +359,28 @@ def test_processes_that_read_other_files_hear_of_it(file, monkeypatch):
     assert first != second and what == f"init_from={str(file)!r}"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (dict(model__depth=1), 'such as "0", where'),
+        (dict(model__depth=5), 'such as "0-1,0-1,0", where'),
+        (
+            dict(model__depth=2, init_blocks="0"),
+            "init_blocks='0' names 1; .* such as \"0-1\", where",
+        ),
+        (dict(model__depth=1, init_blocks="0-1"), 'such as "0", where'),
+    ],
+)
+def test_blocks_that_are_proposed_are_there(file, overrides, message):
+    with pytest.raises(UserError, match=f"model.depth=.* {message}"):
+        start(file, **FOREIGN | overrides)
+    number = overrides["model__depth"]
+    proposed = re.search('such as "(.*)", where', message)[1]
+    weights, _ = start(file, **FOREIGN | dict(model__depth=number, init_blocks=proposed))
+    blocks = [name for name in weights["teacher"]["backbone"] if name.startswith("blocks_")]
+    assert len(blocks) == number
+
+
 # configs/continue.py
 
 
@@ -423,7 +445,7 @@ def test_what_is_said_counts_where_it_can_be_adapted_and_else_is_refused(run, fi
 
 def test_a_checkpoint_without_its_config_tells_no_model(run, tmp_path):
     shutil.copytree(run[0] / "checkpoints", tmp_path / "checkpoints")
-    with pytest.raises(UserError, match="has no config beside it and does not tell its model"):
+    with pytest.raises(UserError, match="lacks config.json, which tells its model; restore it"):
         continued(tmp_path)
 
 

@@ -9,10 +9,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from ibot_jax.config.flat import Flat, flatten, section
-from ibot_jax.config.open_keys import BACKBONE, open_keys
+from ibot_jax.config.flat import Flat, flatten
 from ibot_jax.errors import UserError, about_key
-from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.agreement import first_text, require_same, same_end
 from ibot_jax.parallel.processes import is_alone, is_first
@@ -35,6 +33,7 @@ _FLAGS = {
     "--heads=N": "--config.model.heads=N",
     "--heads": "model.heads",
     "; --head takes it": "",
+    "patches (--grid)": "patches (ibot_jax.convert --grid)",  # of positions, not of images to come
     "(--grid)": "(data.global_size)",
     "--grid=HxW": "ibot_jax.convert --grid=HxW",
     "--allow": "ibot_jax.convert --allow",
@@ -58,6 +57,7 @@ class Origin:
       checkpoint: the folder of this project with "student" and "teacher"; else None.
       facts: what else is known of them and goes to the cards of what they become.
       notes: what a person should know.
+      named: whether the weights say whether they are a student's or a teacher's.
     """
 
     path: str
@@ -68,6 +68,7 @@ class Origin:
     checkpoint: epath.Path | None = None
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    named: bool = True
 
     @property
     def has_head(self) -> bool:
@@ -185,6 +186,7 @@ def _of_file(flat: Flat) -> Origin:
         found.centers,
         facts=_facts(found.description),
         notes=tuple(map(_by_keys, found.notes)),
+        named=found.named,
     )
 
 
@@ -194,15 +196,12 @@ def _facts(description: dict[str, Any]) -> dict[str, Any]:
 
 def _known(flat: Flat) -> Known:
     """Returns what the config says of the model, for a file that does not tell it."""
-    grid = None
-    if not set(open_keys(flat)) & {*BACKBONE, "data.global_size"}:
-        grid = geometry_of(section(flat, "model")).grid(flat["data.global_size"])
     return Known(
         heads=flat["model.heads"],
         norm_eps=flat["model.norm_eps"],
         mean=flat["data.mean"],
         std=flat["data.std"],
-        grid=grid,
+        size=flat["data.global_size"],
         file_first=True,
         backbone_only=True,
     )

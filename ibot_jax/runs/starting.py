@@ -140,7 +140,8 @@ def _table(
     table = {}
     for who in _NETWORKS:
         fresh = "" if "head" in taken[who] else "; its head is fresh"
-        table[who] = f"{' and '.join(taken[who])} of the {origin.owner(who)} there{fresh}"
+        whose = f" of the {origin.owner(who)}" if origin.named else ""
+        table[who] = f"{' and '.join(taken[who])}{whose} there{fresh}"
     table["centers"] = "those there" if "centers" in taken else "fresh"
     table |= changes
     for key in ("data.mean", "data.std"):

@@ -82,7 +82,7 @@ def test_a_backbone_alone_starts_both_and_heads_are_fresh(file):
     assert_equal(teacher_params(state)["head"], before.params["head"])
     assert_equal(state.buffers, before.buffers)
     assert int(state.step) == 0
-    assert table["student"] == "backbone of the teacher there; its head is fresh"
+    assert table["student"] == "backbone there; its head is fresh"
     assert table["student"] == table["teacher"]
     assert table["centers"] == "fresh"
     assert "no mask token" in table["notes"] and "--" not in table["notes"]
@@ -280,6 +280,54 @@ def test_windows_of_a_swin_are_compared_as_they_are(overrides, message):
     assert [bool(re.search(message, text)) for text in found] == [True] if message else not found
 
 
+@pytest.fixture
+def hub(reference):
+    """Returns a file of DINOv3 without positions: nothing in it tells a size of images."""
+    return reference("checkpoints/dinov3_hub.pth")
+
+
+def notes_of(path, *arguments):
+    return "; ".join(completed(path, *arguments)[1].notes)
+
+
+def test_what_is_said_is_not_noted_as_usual(file, hub):
+    heads, size = "--config.model.heads=4", "--config.data.global_size=48,32"
+    pixels = "--config.data.mean=0.1,0.2,0.3", "--config.data.std=0.5,0.5,0.4"
+    usual = "a square grid of 4x4 patches (ibot_jax.convert --grid), ImageNet's mean (data.mean), "
+    assert usual in notes_of(file, heads)
+    assert "not told" not in notes_of(file, heads, size, *pixels)
+    assert "224x224 pixels (data.global_size)" in notes_of(hub, "--config.model.heads=2")
+    assert "pixels" not in notes_of(hub, "--config.model.heads=2", size)
+
+
+def test_images_to_come_tell_a_grid_only_where_no_square_fits(tmp_path):
+    """Positions of 4 x 4 patches are not those of the 2 x 8 in images here."""
+    np.savez(tmp_path / "square.npz", **vit())
+    np.savez(tmp_path / "wide.npz", **vit(grid=(2, 3)))
+    for name, size, row in (
+        ("square.npz", (8, 32), "of 4x4 patches there, 2x8 here, resampled"),
+        ("wide.npz", (8, 12), None),
+    ):
+        config = continued(
+            tmp_path / name,
+            "--config.model.heads=4",
+            f"--config.data.global_size={size[0]},{size[1]}",
+        )
+        layout = state_layout(config, tiny_plan(config), make_mesh())
+        assert taken(tmp_path / name, config, layout)[1].get("positions") == row
+    with pytest.raises(UserError, match=r"say which by ibot_jax.convert --grid=HxW"):
+        continued(tmp_path / "wide.npz", "--config.model.heads=4")
+
+
+def test_an_export_says_what_and_whose_it_is(run, tmp_path):
+    export.export(str(run[0]), str(tmp_path / "own.npz"), to="npz")
+    config = tiny_config(model__depth=3, init_from=str(tmp_path / "own.npz"))
+    found = origin.read_origin(flatten(config))
+    assert found.words({}) == f"weights of {tmp_path / 'own.npz'} (export of ibot_jax)"
+    _, table = start(tmp_path / "own.npz", model__depth=3)
+    assert table["student"] == "backbone of the teacher there; its head is fresh"
+
+
 def without(name):
     return {n: tensor for n, tensor in vit().items() if n != name}
 
@@ -384,12 +432,16 @@ def test_blocks_that_are_proposed_are_there(file, overrides, message):
 # configs/continue.py
 
 
-def continued(path, *arguments, workdir="/nowhere"):
+def completed(path, *arguments, workdir="/nowhere"):
     arguments = (f"--config.init_from={path}", "--config.data.source=digits", *arguments)
     config = parse_config(
         ["", "--config=continue", *arguments], flags.FlagValues(), check=problems_at_hand
     )
-    return complete(config, str(workdir))[0]
+    return complete(config, str(workdir))
+
+
+def continued(path, *arguments, workdir="/nowhere"):
+    return completed(path, *arguments, workdir=workdir)[0]
 
 
 def section_of(config, name):
@@ -488,7 +540,7 @@ def test_my_folder_their_weights(file, tmp_path):
     assert status == 0, err
     assert "ViT of width 32, depth 2, 4 heads, patch 4" in out
     assert f"start      weights of {file} (NumPy arrays with names of iBOT or DINO)\n" in out
-    assert "\n               student    backbone of the teacher there; its head is fresh\n" in out
+    assert "\n               student    backbone there; its head is fresh\n" in out
     recorded = json.loads((workdir / "config.json").read_text())
     assert recorded["model.width"] == 32 and recorded["data.local_size"] == [8, 8]
 
@@ -500,7 +552,7 @@ def test_my_folder_their_weights(file, tmp_path):
         assert f"| weights | {file} (NumPy arrays with names of iBOT or DINO) |" in text
         assert f"| SHA-256 of the file | {checksum} |" in text
         assert "| their licence | not stated in them |" in text
-        assert "| teacher | backbone of the teacher there; its head is fresh |" in text
+        assert "| teacher | backbone there; its head is fresh |" in text
 
     file.unlink()
     status, out, err = cli.finish(cli.start(*arguments))

@@ -39,6 +39,7 @@ class Known:
       allow: patterns, as of shells, of names of tensors that may be missing or left over.
       file_first: whether all this counts only where the file tells nothing.
       backbone_only: whether whatever reads the tokens may be left over.
+      size: (height, width) of images in pixels, in place of `grid`, which takes the patches.
     """
 
     heads: int | None = None
@@ -49,6 +50,11 @@ class Known:
     allow: tuple[str, ...] = ()
     file_first: bool = False
     backbone_only: bool = False
+    size: tuple[int, int] | None = None
+
+    def grid_by(self, geometry: Geometry) -> tuple[int, int] | None:
+        """Returns rows and columns of output patches, as far as the user says them."""
+        return self.grid or (geometry.grid(self.size) if self.size else None)
 
     def first(self, said: Any, told: Any) -> Any:
         """Returns what counts of what the user says and the file tells; None is nothing."""
@@ -183,9 +189,9 @@ def _vit_sizes(evidence: _Evidence, width: int, patch: int) -> _Sizes:
         usual = f"a square grid of {grid[0]}x{grid[1]} patches (--grid)"
     else:
         size = geometry.whole(tuple(facts.get("size") or get_config().data.global_size))
-        grid = known.grid or geometry.grid(size)
+        grid = known.grid_by(geometry) or geometry.grid(size)
         usual = f"images of {size[0]}x{size[1]} pixels (--grid)"
-    if not (known.grid or facts.get("size")):
+    if not (known.grid_by(geometry) or facts.get("size")):
         guessed.append(usual)
     return {
         "model.depth": depth,
@@ -211,7 +217,7 @@ def _swin_sizes(evidence: _Evidence, width: int, patch: int) -> _Sizes:
     size, guessed = facts.get("size"), []
     if not size and (grid := swin.told_grid(windows)):
         size = [side * patch for side in grid]
-    of_user = known.grid and [side * stride for side in known.grid]
+    of_user = known.size or (known.grid and [side * stride for side in known.grid])
     size = known.first(of_user, size)
     if not size:
         size = get_config().data.global_size
@@ -274,15 +280,21 @@ def _shape(shapes: Shapes, name: str, rank: int, path: str) -> Sequence[int]:
 def _grid(
     patches: int, size: Sequence[int] | None, geometry: Geometry, known: Known, path: str
 ) -> tuple[int, int]:
-    """Returns the rows and columns of patches that positions are trained for."""
-    if known.grid and not (known.file_first and (size or math.prod(known.grid) != patches)):
-        rows, columns = known.grid
+    """Returns the rows and columns of patches that positions are trained for.
+
+    Images to come (`file_first`) tell them only where they fit and a square would not: as many
+    patches in another shape are no reason to take positions for those of that shape.
+    """
+    said, side = known.grid_by(geometry), math.isqrt(max(patches, 0))
+    is_square = side > 0 and side * side == patches
+    if said and not (known.file_first and (size or is_square or math.prod(said) != patches)):
+        rows, columns = said
         if rows * columns != patches:
             raise UserError(
                 f"--grid={rows}x{columns} are {rows * columns} patches; {path} has positions of a "
                 f"class token and {patches}"
             )
-        return known.grid
+        return said
     if size is not None:
         rows, columns = geometry.grid(size)
         if rows * columns != patches:
@@ -292,8 +304,7 @@ def _grid(
                 "which by --grid=HxW"
             )
         return rows, columns
-    side = math.isqrt(max(patches, 0))
-    if side * side != patches or not side:
+    if not is_square:
         raise UserError(
             f"{path} has {patches + 1} positions: no class token and a square grid of patches, and "
             "nothing tells another grid; say which by --grid=HxW, in patches"

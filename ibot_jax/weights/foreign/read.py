@@ -35,6 +35,7 @@ class Found:
       params: by "teacher" and "student", as many as were wanted; NumPy arrays, or `Deferred`.
       centers: of the losses, {"class": [K], "patch": [K]}, where they are in the file.
       notes: what a person should know.
+      named: whether it is told whether they are a student's or a teacher's.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Found:
     params: dict[str, Params]
     centers: dict[str, np.ndarray]
     notes: tuple[str, ...]
+    named: bool = True
 
 
 def read_model(
@@ -70,11 +72,12 @@ def read_model(
                 f"{path} says all of its model; leave out --heads, --norm-eps, --grid, "
                 "--mean, --std, --allow"
             )
-        return _read_own(path, weights=weights, step=step, head=head)
+        kind = f"{source.kind} of ibot_jax"
+        return _read_own(path, kind, weights=weights, step=step, head=head)
     contents = read_contents(source.place)
-    unnamed = "" in contents.sets
+    unnamed, told = "" in contents.sets, contents.facts.get("description", {}).get("weights")
     if unnamed:
-        wanted = (contents.facts.get("description", {}).get("weights", weights),)
+        wanted = (told or weights,)
     elif whole:  # of one of them both are made
         wanted = tuple(who for who in SETS if who in contents.sets)
     else:
@@ -94,10 +97,11 @@ def read_model(
             if whole
         },
         notes=_notes(contents, taken),
+        named=not unnamed or bool(told),
     )
 
 
-def _read_own(path: str, *, weights: str, step: str, head: bool | None) -> Found:
+def _read_own(path: str, kind: str, *, weights: str, step: str, head: bool | None) -> Found:
     model, params = load(path, weights=weights, step=step, head=head)
     head = len(params) > 1
     if head and model.classifier is not None:
@@ -106,7 +110,7 @@ def _read_own(path: str, *, weights: str, step: str, head: bool | None) -> Found
             "it: ibot_jax.export --head takes its classifier along"
         )
     who = model.facts.get("weights", weights)
-    return Found("ibot_jax", model.description(head=head), {who: params}, {}, ())
+    return Found(kind, model.description(head=head), {who: params}, {}, ())
 
 
 def _describe(

@@ -48,47 +48,103 @@ def sum_of_chunks(
 
 
 def _run(chunk_loss, chunk, params, rows, fixed, constants, selected, gradients=False):
-    total = selected.shape[0]
-    count = selected.sum()
-    # Where each row goes, the selected ones first; counted, since a TPU's compiler is slow to sort.
-    place = jnp.where(selected, jnp.cumsum(selected), count + jnp.cumsum(~selected)) - 1
-    order = jnp.zeros_like(place).at[place].set(jnp.arange(total), unique_indices=True)
-    slots = jnp.pad(order, (0, -total % chunk))
+    def arguments(index, valid):
+        of_rows = jax.tree.map(lambda x: x[index], fixed)
+        return params, rows[index], of_rows, constants, valid
 
-    def take(turn):
-        index = jax.lax.dynamic_slice_in_dim(slots, turn * chunk, chunk)
-        valid = turn * chunk + jnp.arange(chunk) < count
-        return params, rows[index], jax.tree.map(lambda x: x[index], fixed), constants, valid
-
-    def body(carry):
-        turn, outputs, grads = carry
-        arguments = take(turn)
+    def turn(carry, start, index, valid):
+        outputs, grads = carry
         if gradients:
             grad_fn = jax.value_and_grad(chunk_loss, argnums=(0, 1), has_aux=True)
-            new, (of_params, of_rows) = grad_fn(*arguments)
+            new, (of_params, of_rows) = grad_fn(*arguments(index, valid))
             grads = (
                 jax.tree.map(jnp.add, grads[0], of_params),
-                jax.lax.dynamic_update_slice_in_dim(grads[1], of_rows, turn * chunk, axis=0),
+                jax.lax.dynamic_update_slice_in_dim(grads[1], of_rows, start, axis=0),
             )
         else:
-            new = chunk_loss(*arguments)
-        return turn + 1, jax.tree.map(jnp.add, outputs, new), grads
+            new = chunk_loss(*arguments(index, valid))
+        return jax.tree.map(jnp.add, outputs, new), grads
 
     def zeros(tree):
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
 
-    outputs = zeros(jax.eval_shape(lambda: chunk_loss(*take(0))))
+    index, valid = jnp.zeros(chunk, jnp.int32), jnp.zeros(chunk, bool)
+    outputs = zeros(jax.eval_shape(lambda: chunk_loss(*arguments(index, valid))))
     grads = ()
     if gradients:
-        grads = zeros((params, jax.ShapeDtypeStruct((len(slots), *rows.shape[1:]), rows.dtype)))
-    _, outputs, grads = jax.lax.while_loop(
-        lambda carry: carry[0] * chunk < count, body, (jnp.int32(0), outputs, grads)
-    )
+        slots = num_slots(len(selected), chunk)
+        grads = zeros((params, jax.ShapeDtypeStruct((slots, *rows.shape[1:]), rows.dtype)))
+    (outputs, grads), place = fold_chunks(turn, chunk, (outputs, grads), selected)
     if gradients:
         # Back to where the rows came from: a gather, which accelerators do better than a scatter.
         of_rows = grads[1][place]
         grads = grads[0], of_rows
     return outputs, grads
+
+
+def fold_chunks(
+    turn: Callable[[Tree, Array, Array, Array], Tree], chunk: int, carry: Tree, selected: Array
+) -> tuple[Tree, Array]:
+    """Goes through the selected rows, a chunk at a time.
+
+    Args:
+      turn: of (carry, start, index [C], valid [C] bool) to the next carry: the places of a chunk's
+        rows, which of them are selected ones, and how many rows came before it.
+      chunk: rows of a chunk, C.
+      carry: what the first turn gets, a tree of arrays.
+      selected: [T] bool.
+
+    Returns:
+      The last carry, and which row each one was, [T] int32: the selected ones come first.
+    """
+    total = selected.shape[0]
+    count = selected.sum()
+    # Where each row goes, the selected ones first; counted, since a TPU's compiler is slow to sort.
+    place = jnp.where(selected, jnp.cumsum(selected), count + jnp.cumsum(~selected)) - 1
+    order = jnp.zeros_like(place).at[place].set(jnp.arange(total), unique_indices=True)
+    slots = jnp.pad(order, (0, num_slots(total, chunk) - total))
+
+    def body(state):
+        number, carry = state
+        start = number * chunk
+        index = jax.lax.dynamic_slice_in_dim(slots, start, chunk)
+        valid = start + jnp.arange(chunk) < count
+        return number + 1, turn(carry, start, index, valid)
+
+    _, carry = jax.lax.while_loop(
+        lambda state: state[0] * chunk < count, body, (jnp.int32(0), carry)
+    )
+    return carry, place
+
+
+def num_slots(rows: int, chunk: int) -> int:
+    """Returns the rows of as many chunks as hold all rows."""
+    return rows + -rows % chunk
+
+
+def map_chunks(
+    function: Callable[[Array], Array], chunk: int, rows: Array, selected: Array
+) -> Array:
+    """Maps the selected rows, a chunk at a time.
+
+    Args:
+      function: from rows [C, ...] to [C, ...].
+      chunk: rows of a chunk, C.
+      rows: [T, ...].
+      selected: [T] bool.
+
+    Returns:
+      [T, ...]; what it holds of rows that are not selected is any number.
+    """
+
+    def turn(mapped, start, index, valid):
+        del valid
+        return jax.lax.dynamic_update_slice_in_dim(mapped, function(rows[index]), start, axis=0)
+
+    shape = jax.eval_shape(function, jax.ShapeDtypeStruct((chunk, *rows.shape[1:]), rows.dtype))
+    mapped = jnp.zeros((num_slots(len(rows), chunk), *shape.shape[1:]), shape.dtype)
+    mapped, place = fold_chunks(turn, chunk, mapped, selected)
+    return mapped[place]
 
 
 def _forward(chunk_loss, chunk, *arguments):

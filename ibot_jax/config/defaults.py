@@ -199,6 +199,18 @@ KEYS = {
     "head.norm_last_layer": Key(True, "keep the prototypes' norms at 1"),
     "head.shared": Key(True, "one last layer for class and patch tokens, in the student"),
     "head.shared_teacher": Key(True, "and in the teacher"),
+    "head.separate": Key(
+        False, "a whole head of their own for patch tokens, in both (DINOv2); none is shared then"
+    ),
+    "head.patch_hidden_dim": Key(
+        0, "hidden units of a separate head of patch tokens; 0 is head.hidden_dim", SIZE_OR_RULE
+    ),
+    "head.patch_bottleneck_dim": Key(
+        0, "of its vectors that meet the prototypes; 0 is head.bottleneck_dim", SIZE_OR_RULE
+    ),
+    "head.weight_norm": Key(
+        True, "prototypes are directions and norms; False takes plain weights (DINOv3)"
+    ),
     "loss.class_weight": Key(1.0, "of the loss of class tokens", WEIGHT),
     "loss.patch_weight": Key(1.0, "of the loss of masked patches", WEIGHT),
     "loss.student_temp": Key(0.1, "temperature of the student's softmax", TEMPERATURE),

@@ -50,11 +50,21 @@ class TeacherHead:
     temps: dict[str, Array]
 
 
-def units_of(head: Head, params: Params, tokens: Tokens) -> Tokens:
-    """Runs a head on all tokens up to its bottleneck; returns unit vectors [..., U]."""
+def units_of(head: Head, params: Params, tokens: Tokens) -> dict[str, Array | Tokens]:
+    """Runs a head on all tokens up to its bottleneck.
+
+    Returns:
+      Unit vectors by kind: "class", of class tokens [..., U], and "patch", of all tokens as patch
+      tokens.
+    """
+
+    def units(kind, rows):
+        return head.apply({"params": params}, rows, kind, method="bottleneck")
+
     # As rows: a TPU pads what has more dimensions.
-    units = head.apply({"params": params}, rows_of(tokens), method="bottleneck")
-    return tokens.replace(sequence=units.reshape(*tokens.sequence.shape[:-1], -1))
+    of_patches = tokens.with_rows(units("patch", rows_of(tokens)))
+    of_class = units("class", tokens.cls) if head.separate else of_patches.cls
+    return {"class": of_class, "patch": of_patches}
 
 
 def mean_logits(head: Head, params: Params, units: Array, kind: str) -> Array:
@@ -71,6 +81,16 @@ def mean_logits(head: Head, params: Params, units: Array, kind: str) -> Array:
 def rows_of(tokens: Tokens) -> Array:
     """Returns tokens of all kinds as rows [T, D]: to leave some out would be to copy the others."""
     return tokens.sequence.reshape(-1, tokens.sequence.shape[-1])
+
+
+def rows_of_masked(tokens: Tokens, masks: Array) -> Array:
+    """Returns which of `rows_of` are masked patches, [T] bool.
+
+    Args:
+      tokens: which lead with [B * G].
+      masks: [B, G, h, w] bool.
+    """
+    return tokens.of_patches(masks.reshape(-1, *masks.shape[2:])).reshape(-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +141,7 @@ class Comparison:
             }
 
         images, views = tokens.shape[:2]
-        at_once = self._most_tokens("class") // views
+        at_once = self.most_tokens("class") // views
         arguments = student, tokens, units, teacher, jnp.ones(images, bool)
         if at_once < images:
             loss, sums = sum_of_chunks(chunk, max(at_once, 1), *arguments)
@@ -165,11 +185,11 @@ class Comparison:
 
         if tokens.num_registers != units.num_registers:  # whose rows are not at the same places
             tokens, units = tokens.without_registers(), units.without_registers()
-        images, views, *grid = masks.shape
-        slots = masked_capacity(share, images * views, math.prod(grid), self._most_tokens("patch"))
+        images, views = masks.shape[:2]
+        slots = self.masked_slots(masks, share)
         weights = patch_weights(masks.reshape(images, views, -1), units.sequence.dtype)
         selected, weights = (
-            tokens.of_patches(x.reshape(-1, *grid)).reshape(-1) for x in (masks, weights)
+            rows_of_masked(tokens, x.reshape(masks.shape)) for x in (masks, weights)
         )
         fixed = {"units": rows_of(units), "weights": weights}
         loss, entropy = sum_of_chunks(
@@ -183,10 +203,15 @@ class Comparison:
             "masked_capacity_used": number / slots,
         }
 
+    def masked_slots(self, masks: Array, share: tuple[float, float]) -> int:
+        """Returns the slots of a chunk for the masked tokens of a device, see `patch_terms`."""
+        images, views, *grid = masks.shape
+        return masked_capacity(share, images * views, math.prod(grid), self.most_tokens("patch"))
+
     def _logits(self, kind: str, params: Params, tokens: Array) -> Array:
         """Returns the student's logits of tokens, [..., D] to [..., K]."""
         head, variables = _part(self.student), {"params": params}
-        units = head.apply(variables, tokens, method="bottleneck")
+        units = head.apply(variables, tokens, kind, method="bottleneck")
         return head.apply(variables, units, method=f"{kind}_logits")
 
     def _targets(self, kind: str, teacher: TeacherHead, units: Array) -> Array:
@@ -199,7 +224,7 @@ class Comparison:
         variables = {"params": teacher.params}
         return _part(self.teacher).apply(variables, units, method=f"{kind}_logits")
 
-    def _most_tokens(self, kind: str) -> int:
+    def most_tokens(self, kind: str) -> int:
         """Returns how many tokens' logits a device may hold at a time."""
         prototypes = self.student.patch_prototypes if kind == "patch" else self.student.prototypes
         return self.max_logits * tensor_size() // prototypes

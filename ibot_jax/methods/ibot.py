@@ -16,6 +16,7 @@ from ibot_jax.methods.comparison import Comparison, TeacherHead, masked_share, m
 from ibot_jax.methods.method import Array, Modules, Networks, Targets, Tree
 from ibot_jax.methods.views import Views, by_view, student_tokens, tokens_of
 from ibot_jax.models.parameters import Params
+from ibot_jax.models.tokens import Tokens
 from ibot_jax.optim.schedules import Schedule, temperature_schedule
 from ibot_jax.parallel.tensor import over_prototypes
 
@@ -49,8 +50,8 @@ class IBOT:
         tokens = tokens_of(backbone, params, views.global_views)
         units = units_of(head, params["head"], tokens)
         means = {
-            "class": mean_logits(head, params["head"], units.cls, "class"),
-            "patch": mean_logits(head, params["head"], units.patches, "patch"),
+            "class": mean_logits(head, params["head"], units["class"], "class"),
+            "patch": mean_logits(head, params["head"], units["patch"].patches, "patch"),
         }
         temps = {"class": now["teacher_temp"], "patch": now["teacher_patch_temp"]}
         shared = TeacherHead(params["head"], networks.buffers["centers"], temps)
@@ -59,23 +60,24 @@ class IBOT:
     def terms(self, student: Params, views: Views, targets: Targets) -> dict[str, Tree]:
         """Runs the student, and both heads on class tokens and on masked patch tokens."""
         tokens, class_tokens = student_tokens(self.modules.student.backbone, student, views)
-        rows = {
-            "class": class_tokens,
-            "tokens": tokens,
-            "masks": views.masks,
-            "units": targets.rows,
-        }
+        return self.comparisons(student, tokens, class_tokens, views.masks, targets)
+
+    def comparisons(
+        self, student: Params, tokens: Tokens, class_tokens: Array, masks: Array, targets: Targets
+    ) -> dict[str, Tree]:
+        """Compares tokens of `student_tokens` with targets, by both heads."""
+        rows = {"class": class_tokens, "tokens": tokens, "masks": masks, "units": targets.rows}
         heads = student["head"], targets.shared
         terms, by_prototype = over_prototypes(self._compare)(heads, rows)
         return terms | by_prototype
 
     def _compare(self, heads: tuple[Params, TeacherHead], rows: dict[str, Tree]):
-        units = rows["units"]
+        units, masks = rows["units"], rows["masks"]
         terms, by_prototype = self.comparison.class_terms(
-            *heads, rows["class"], by_view(units.cls, rows["masks"])
+            *heads, rows["class"], by_view(units["class"], masks)
         )
         terms |= self.comparison.patch_terms(
-            *heads, rows["tokens"], units, rows["masks"], self.masked
+            *heads, rows["tokens"], units["patch"], masks, self.masked
         )
         return terms, by_prototype
 

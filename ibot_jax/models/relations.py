@@ -93,6 +93,19 @@ def _check_prototypes(flat: Flat) -> Iterator[str]:
         yield stated(flat, "head.patch_prototypes", problem)
 
 
+def _check_head(flat: Flat) -> Iterator[str]:
+    for key in ("head.shared", "head.shared_teacher"):
+        if flat["head.separate"] and flat[key]:
+            problem = "shares a last layer between heads that head.separate=True keeps apart"
+            yield stated(flat, key, f"{problem}; set it to false")
+    for key in ("head.patch_hidden_dim", "head.patch_bottleneck_dim"):
+        if flat[key] and not flat["head.separate"]:
+            yield stated(flat, key, "is of a separate head; set head.separate to true, or leave it")
+    if not flat["head.weight_norm"] and flat["head.norm_last_layer"]:
+        problem = "keeps the prototypes' norms, which head.weight_norm=False has none of"
+        yield stated(flat, "head.norm_last_layer", f"{problem}; set it to false")
+
+
 def _check_global_size(flat: Flat) -> Iterator[str]:
     yield from _whole_patches(flat, "data.global_size")
 
@@ -119,6 +132,7 @@ RELATIONS = (
     _check_positions,
     _check_kernels,
     _check_prototypes,
+    _check_head,
     _check_global_size,
     _check_local_size,
 )

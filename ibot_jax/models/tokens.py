@@ -37,6 +37,11 @@ class Tokens:
         patches = self.sequence[..., 1 + self.num_registers :, :]
         return patches.reshape(*patches.shape[:-2], *self.grid, patches.shape[-1])
 
+    def with_rows(self, rows: Array) -> "Tokens":
+        """Returns the same tokens with other numbers, rows [T, U] of all of them."""
+        shape = self.sequence.shape[:-1]
+        return self.replace(sequence=rows.reshape(*shape, rows.shape[-1]))
+
     def without_registers(self) -> "Tokens":
         """Returns the others alone."""
         if not self.num_registers:

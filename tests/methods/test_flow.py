@@ -114,7 +114,7 @@ def test_ibot_compares_class_tokens_across_views_and_masked_patches(method, scal
     whole = sequence(scale, VIEWS.global_views)
     head, variables = built.modules.teacher.head, {"params": params["head"]}
     units = head.apply(variables, whole.sequence, method="bottleneck")
-    equal(targets.rows.sequence, units)
+    equal(targets.rows, {"class": units[:, 0], "patch": Tokens(units, GRID)})
     class_logits, patch_logits = head.apply(variables, whole.sequence)
     means = {"class": class_logits[:, 0].mean(0), "patch": patch_logits[:, 1:].mean((0, 1))}
     equal(targets.means, means)

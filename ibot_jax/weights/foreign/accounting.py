@@ -96,7 +96,7 @@ def _left_over(
 ) -> tuple[list[str], list[str], list[str]]:
     """Returns what is left over and cannot be, what must be allowed to be, and notes."""
     used = {part for name in expected for part in names.find(name)}
-    with_head = any(name.startswith("head.") for name in expected)
+    with_head = any(name.startswith(("head.", "patch_head.")) for name in expected)
     foreign, surplus, permitted, of_head = [], [], [], []
     for name, tensor in tensors.items():
         if name in used:

@@ -332,13 +332,21 @@ def _heads(width: int, facts: Mapping[str, Any], known: Known, path: str) -> int
 def _infer_head(shapes: Shapes, act: str) -> dict[str, Any]:
     """Returns the keys of the section `head`, as far as there are shapes for them."""
     found = {"head.act": act}
-    for key, name in (
-        ("head.hidden_dim", "head.mlp.0.weight"),
-        ("head.bottleneck_dim", "head.mlp.4.weight"),
-        ("head.prototypes", "head.last_layer.weight_v"),
-        ("head.patch_prototypes", "head.last_layer.weight_v"),  # where they share a last layer
-        ("head.patch_prototypes", "head.last_layer2.weight_v"),
+    outputs = ("weight_v", "weight")
+    for key, names in (
+        ("head.hidden_dim", ["head.mlp.0.weight"]),
+        ("head.bottleneck_dim", ["head.mlp.4.weight"]),
+        ("head.patch_hidden_dim", ["patch_head.mlp.0.weight"]),
+        ("head.patch_bottleneck_dim", ["patch_head.mlp.4.weight"]),
+        ("head.prototypes", [f"head.last_layer.{leaf}" for leaf in outputs]),
+        # Of the layer that they share, if they do.
+        ("head.patch_prototypes", [f"head.last_layer.{leaf}" for leaf in outputs]),
+        ("head.patch_prototypes", [f"head.last_layer2.{leaf}" for leaf in outputs]),
+        ("head.patch_prototypes", [f"patch_head.last_layer.{leaf}" for leaf in outputs]),
     ):
-        if name in shapes:
-            found[key] = shapes[name][0]
+        if there := [shapes[name] for name in names if name in shapes]:
+            found[key] = there[0][0]
+    for name in ("hidden_dim", "bottleneck_dim"):
+        if found.get(f"head.patch_{name}") == found.get(f"head.{name}"):
+            found.pop(f"head.patch_{name}", None)
     return found

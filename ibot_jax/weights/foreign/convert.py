@@ -1,6 +1,7 @@
 """From another project's tensors to this project's model, with every tensor accounted for."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,11 @@ from ibot_jax.weights.foreign.dialects import TIMM_SWIN, Dialect
 from ibot_jax.weights.foreign.files.contents import Contents, Stored, Tensors
 from ibot_jax.weights.foreign.tensor_names import FileNames
 from ibot_jax.weights.sanity import check_finite
+
+# Of heads, by the original's names: all; what a separate last layer has; a separate head; and last
+# layers without weight normalisation.
+_HEADS, _PATCH_HEAD = r"^(patch_)?head\.", r"^patch_head\."
+_SECOND, _PLAIN = r"\.last_layer2\.", r"\.last_layer2?\.weight$"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +85,7 @@ def take(contents: Contents, who: str, path: str, known: Known, *, head: bool | 
     wanted = _expected_names(names, tensors, depths, facts, head=head is not False, student=student)
     if head is None:
         head = _has_head(names, tensors, wanted)
-        wanted = [name for name in wanted if head or not name.startswith("head.")]
+        wanted = [name for name in wanted if head or not _is_of_heads(name)]
     notes = account(names, tensors, wanted, path, known.allow, backbone_only=known.backbone_only)
     shapes = {name: shape_of(names, tensors, name) for name in wanted}
     shapes = {name: shape for name, shape in shapes.items() if shape is not None}
@@ -139,20 +145,28 @@ def _expected_names(
     said = args.get("shared_head", True)
     separate = not (said if student else args.get("shared_head_teacher", said))
 
-    second = [part for n in parts if "last_layer2" in n for part in names.find(n)]
-    with_second = separate or any(part in tensors for part in second)
-    return [
-        name
-        for name in parts
-        if (head or not name.startswith("head."))
-        and (with_second or "last_layer2" not in name)
-        and not (names.has_decoder and name == MASK_TOKEN)
-    ]
+    def any_of(pattern: str) -> bool:
+        found = [part for n in parts if re.search(pattern, n) for part in names.find(n)]
+        return any(part in tensors for part in found)
+
+    unwanted = [] if head else [_HEADS]
+    if not (separate or any_of(_SECOND)):
+        unwanted.append(_SECOND)
+    if not any_of(_PATCH_HEAD):
+        unwanted.append(_PATCH_HEAD)
+    unwanted.append(r"last_layer2?\.weight_" if any_of(_PLAIN) else _PLAIN)
+    if names.has_decoder:
+        unwanted.append(f"^{re.escape(MASK_TOKEN)}$")
+    return [name for name in parts if not any(re.search(pattern, name) for pattern in unwanted)]
+
+
+def _is_of_heads(name: str) -> bool:
+    return re.search(_HEADS, name) is not None
 
 
 def _has_head(names: FileNames, tensors: Tensors, wanted: Sequence[str]) -> bool:
     """Returns whether a file has all tensors of the original's head, and none of another head."""
-    ours = {part for name in wanted if name.startswith("head.") for part in names.find(name)}
+    ours = {part for name in wanted if _is_of_heads(name) for part in names.find(name)}
     heads = {name for name in tensors if names.is_head(name) or names.is_other_head(name)}
     return bool(names.head) and heads == ours
 
@@ -172,22 +186,29 @@ def _check_windows(
 
 
 def _infer_last_layers(values: Mapping[str, np.ndarray]) -> dict[str, bool]:
-    """Returns the keys that say whether all tokens share a last layer, and whether its norms are 1.
+    """Returns the keys that say what all tokens share, and whether the prototypes' norms are 1.
 
     Args:
       values: of the last layers' tensors, by the original's names.
     """
-    pairs = [
-        (f"head.last_layer.{leaf}", f"head.last_layer2.{leaf}") for leaf in ("weight_g", "weight_v")
-    ]
-    shared = not any(second in values for _, second in pairs) or all(
-        first in values and second in values and np.array_equal(values[first], values[second])
-        for first, second in pairs
+    leaves = ("weight_g", "weight_v", "weight")
+    pairs = [(f"head.last_layer.{leaf}", f"head.last_layer2.{leaf}") for leaf in leaves]
+    separate = any(name.startswith("patch_head.") for name in values)
+    shared = not separate and (
+        not any(second in values for _, second in pairs)
+        or all(
+            first in values and second in values and np.array_equal(values[first], values[second])
+            for first, second in pairs
+            if first in values or second in values
+        )
     )
+    weight_norm = pairs[2][0] not in values
     return {
         "head.shared": shared,
         "head.shared_teacher": shared,
-        "head.norm_last_layer": bool(np.all(values.get(pairs[0][0], 1) == 1)),
+        "head.separate": separate,
+        "head.weight_norm": weight_norm,
+        "head.norm_last_layer": weight_norm and bool(np.all(values.get(pairs[0][0], 1) == 1)),
     }
 
 

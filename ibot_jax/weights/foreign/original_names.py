@@ -1,7 +1,8 @@
 """The original's PyTorch parameter names and layouts <-> this project's Flax trees.
 
 What only the heirs have is named as in DINOv2 and DINOv3: `register_tokens`, `cls_norm`, and a
-gated network's gate, value and output, `mlp.w1`, `w2` and `w3`. PyTorch keeps linear weights as
+gated network's gate, value and output, `mlp.w1`, `w2` and `w3`; a head of patch tokens alone is
+`patch_head`. PyTorch keeps linear weights as
 (out, in), the patch projection as (out, channels, p, p), and the prototypes as directions (K, in)
 with norms (K, 1). A Swin's tables of relative positions lie there beside a buffer of integers that
 says which row is whose.
@@ -9,7 +10,7 @@ says which row is whose.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import flax.traverse_util
 import numpy as np
@@ -34,6 +35,8 @@ def _of_blocks(paths: dict[str, str]) -> dict[str, str]:
     }
 
 
+_SECOND = "head.last_layer2"  # of patch tokens, in the head of class tokens
+
 # PyTorch layer name and the Flax path of the same layer.
 _LAYERS = {
     "backbone.patch_embed.proj": "backbone/patch_embed/proj",
@@ -47,7 +50,11 @@ _LAYERS = {
     "head.mlp.2": "head/mlp_1",
     "head.mlp.4": "head/mlp_2",
     "head.last_layer": "head/last_layer",
-    "head.last_layer2": "head/patch_last_layer",
+    _SECOND: "head/patch_last_layer",
+    "patch_head.mlp.0": "head/patch_mlp_0",
+    "patch_head.mlp.2": "head/patch_mlp_1",
+    "patch_head.mlp.4": "head/patch_mlp_2",
+    "patch_head.last_layer": "head/patch_last_layer",
     **_of_blocks(
         {
             "norm1": "norm1",
@@ -96,7 +103,9 @@ def all_names(arch: str, depths: Sequence[int]) -> list[str]:
     """
     patterns = list(_TENSORS)
     for layer in _LAYERS:
-        leaves = ("weight_g", "weight_v") if "last_layer" in layer else ("weight", "bias")
+        leaves = ("weight", "bias")
+        if "last_layer" in layer:
+            leaves = ("weight_g", "weight_v", "weight")  # the last without weight normalisation
         leaves = ("weight",) if layer.endswith(".reduction") else leaves
         patterns += [f"{layer}.{leaf}" for leaf in leaves]
     numbers = {
@@ -121,8 +130,9 @@ def _flax_path(name: str) -> tuple[str, ...]:
     if pattern in _TENSORS:
         path = _TENSORS[pattern]
     elif layer in _LAYERS and leaf in _LEAVES:
-        is_norm = "norm" in layer.rpartition(".")[-1]
-        path = f"{_LAYERS[layer]}/{_LEAVES[leaf] or ('scale' if is_norm else 'kernel')}"
+        kinds = {"norm": "scale", "last_layer": "v"}
+        weight = next((kinds[k] for k in kinds if k in layer.rpartition(".")[-1]), "kernel")
+        path = f"{_LAYERS[layer]}/{_LEAVES[leaf] or weight}"
     else:
         raise KeyError(name)
     return tuple(path.format(*numbers).split("/"))
@@ -171,9 +181,7 @@ def to_torch(params: Params, patch_size: int) -> dict[str, Array]:
         if path[:2] == ("head", "last_layer"):
             flat.setdefault(("head", "patch_last_layer", path[2]), flat[path])
     tensors = {
-        _torch_name(path, (*path[:-2], "gate", "kernel") in flat): _torch_layout(
-            path, leaf, patch_size
-        )
+        _torch_name(path, flat.keys()): _torch_layout(path, leaf, patch_size)
         for path, leaf in flat.items()
     }
     for name in [name for name in tensors if name.endswith(f".{TABLE}")]:
@@ -194,7 +202,8 @@ def relative_index(window: int) -> np.ndarray:
     return down * side + right
 
 
-def _torch_name(path: tuple[str, ...], gated: bool) -> str:
+def _torch_name(path: tuple[str, ...], paths: Collection[tuple[str, ...]]) -> str:
+    """Returns the original's name of a tensor, one of `paths`."""
     joined = "/".join(path)
     numbers = re.findall(r"(?:blocks|stages)_(\d+)", joined)
     pattern = re.sub(r"(blocks|stages)_\d+", r"\1_{}", joined)
@@ -202,9 +211,17 @@ def _torch_name(path: tuple[str, ...], gated: bool) -> str:
         if pattern == tensor:
             return name.format(*numbers)
     layer_path, _, leaf = pattern.rpartition("/")
-    layer = next(name for name, path in _LAYERS.items() if path == layer_path)
-    layer = layer.replace(".fc2", ".w3") if gated else layer
+    separate = ("head", "patch_mlp_0", "kernel") in paths
+    layer = next(
+        name
+        for name, path in _LAYERS.items()
+        if path == layer_path and not (separate and name == _SECOND)
+    )
+    if (*path[:-2], "gate", "kernel") in paths:
+        layer = layer.replace(".fc2", ".w3")
     leaf = {"bias": "bias", "v": "weight_v", "g": "weight_g"}.get(leaf, "weight")
+    if leaf == "weight_v" and (*path[:-1], "g") not in paths:
+        leaf = "weight"
     return f"{layer.format(*numbers)}.{leaf}"
 
 

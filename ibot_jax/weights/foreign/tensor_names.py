@@ -107,8 +107,8 @@ class FileNames:
         What the file lacks is named as it would be there; None is a part that is zeros.
         """
         part, _, name = original.partition(".")
-        if part == "head":
-            plain = (f"{self.head}{name}",)
+        if part in ("head", "patch_head"):
+            plain = (f"{self.head if part == 'head' else self.patch_head}{name}",)
         else:
             parts = self.dialect.names(name)
             plain = tuple(part and f"{self.backbone}{part}" for part in parts)
@@ -116,10 +116,14 @@ class FileNames:
 
     def is_head(self, name: str) -> bool:
         """Returns whether a name in the file is that of a tensor of a projection head."""
-        if not self.head:
-            return False
-        patches = self.head.replace("dino_head", "ibot_head")  # DINOv2's of patches, if apart
-        return plain_name(name).startswith((self.head, patches))
+        return bool(self.head) and plain_name(name).startswith((self.head, self.patch_head))
+
+    @property
+    def patch_head(self) -> str:
+        """What the plain names of a head of patch tokens alone start with, if there is one."""
+        if "dino_head" in self.head:
+            return self.head.replace("dino_head", "ibot_head")
+        return re.sub(r"head\.$", "patch_head.", self.head)
 
     def is_other_head(self, name: str) -> bool:
         """Returns whether a name in the file is that of a tensor of another head."""

@@ -291,7 +291,7 @@ KEYS = {
     ),
     "optim.clip_by": Key(
         "tensor",
-        "what has that norm: each tensor; backbone and head apart (module; DINOv2); or all "
+        "what has that norm: each tensor; backbone and heads apart (module; DINOv2); or all "
         "gradients together (global)",
         OneOf(("tensor", "module", "global")),
     ),
@@ -314,6 +314,11 @@ KEYS = {
     ),
     "optim.freeze_last_layer": Key(
         "1 epochs", "in which the prototypes stay as they are", Duration()
+    ),
+    "optim.freeze_last_layer_by": Key(
+        "skipping",
+        "how: skipping leaves out moments and decay, too; rate is a learning rate of 0 (DINOv2)",
+        OneOf(("skipping", "rate")),
     ),
     "lora.rank": Key(0, "of the adapters; 0 for none", Between(1, 10**6, off=0)),
     "lora.alpha": Key(16.0, "over the rank, the factor of their products", Between(1e-4, 1e6)),

@@ -1,4 +1,4 @@
-"""Which parameters the optimiser treats apart: what is frozen, for a while or for the whole run."""
+"""Which parameters the optimiser treats apart: frozen ones, last layers, modules of a student."""
 
 import jax
 
@@ -7,6 +7,29 @@ from ibot_jax.models.parameters import Params, names_of
 from ibot_jax.optim.freezing import KEY, Freezing
 
 _LAST_LAYERS = ("last_layer", "patch_last_layer")
+
+
+_PATCH_HEAD = "patch_mlp_0"  # is there where patch tokens have a head of their own
+
+
+def is_last_layer(name: str) -> bool:
+    """Returns whether a parameter is one of the prototypes."""
+    return any(part in _LAST_LAYERS for part in name.split("/"))
+
+
+def modules(params: Params) -> Params:
+    """Returns the tree with its module's name at each leaf.
+
+    Modules are the branches of the tree, "backbone" and "head"; where patch tokens have a head of
+    their own, that is "patch_head".
+    """
+
+    def module(name: str) -> str:
+        first, _, rest = name.partition("/")
+        is_patch_head = rest.startswith("patch_") and _PATCH_HEAD in params[first]
+        return f"patch_{first}" if is_patch_head else first
+
+    return jax.tree.map(module, names_of(params))
 
 
 def parameter_groups(
@@ -29,9 +52,8 @@ def parameter_groups(
     """
 
     def label(name: str, frozen: int) -> str:
-        path = name.split("/")
-        is_last = any(layer in path for layer in _LAST_LAYERS)
-        if (is_last and norm_last_layer and path[-1] == "g") or 0 < frozen == freezing.total:
+        is_last = is_last_layer(name)
+        if (is_last and norm_last_layer and name.endswith("/g")) or 0 < frozen == freezing.total:
             return "fixed"
         if is_last and frozen <= freeze_last_layer:
             return "last_layer"

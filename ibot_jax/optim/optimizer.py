@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ibot_jax.models.parameters import Params
+from ibot_jax.models.parameters import Params, names_of
 from ibot_jax.optim.ema_teacher import ema_teacher
 from ibot_jax.optim.freezing import Freezing
-from ibot_jax.optim.groups import parameter_groups
+from ibot_jax.optim.groups import is_last_layer, modules, parameter_groups
 from ibot_jax.optim.rates import Factors, scale_by
 from ibot_jax.optim.schedules import Schedule
 
@@ -47,18 +47,20 @@ def clip_by_norm(clip: float, *, by_module: bool) -> optax.GradientTransformatio
 
     Args:
       clip: largest norm.
-      by_module: whether the norm is that of a module, whose gradients the tree has under one name
-        (DINOv2), or that of all gradients.
+      by_module: whether the norm is that of a module, see `groups.modules` (DINOv2), or that of all
+        gradients.
     """
 
-    def clipped(gradients):
-        factor = jnp.minimum(1, clip / (optax.tree.norm(gradients) + 1e-6))
-        return jax.tree.map(lambda gradient: gradient * factor, gradients)
-
     def update(gradients, _):
-        if by_module:
-            return {name: clipped(module) for name, module in gradients.items()}
-        return clipped(gradients)
+        names = modules(gradients) if by_module else jax.tree.map(lambda _: "", gradients)
+        by_name = {}
+        for name, gradient in zip(*map(jax.tree.leaves, (names, gradients)), strict=True):
+            by_name.setdefault(name, []).append(gradient)
+        factors = {
+            name: jnp.minimum(1, clip / (optax.tree.norm(parts) + 1e-6))
+            for name, parts in by_name.items()
+        }
+        return jax.tree.map(lambda gradient, name: gradient * factors[name], gradients, names)
 
     return optax.stateless(update)
 
@@ -114,6 +116,20 @@ def descent(
     return optax.chain(*clipping, *links, scale_by_negative(lr))
 
 
+def last_layers_from(first: int) -> optax.GradientTransformationExtraArgs:
+    """Gives the last layers a learning rate of 0 before a step, as DINOv2 does."""
+
+    def update(updates, state, params, *, step, **_):
+        names = names_of(params)
+        trained = jnp.where(step < first, 0, 1)
+        updates = jax.tree.map(
+            lambda update, name: update * trained if is_last_layer(name) else update, updates, names
+        )
+        return updates, state
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+
+
 def make_optimizer(
     name: str,
     *,
@@ -126,6 +142,7 @@ def make_optimizer(
     rates: Sequence[Factors],
     freezing: Freezing,
     freeze_last_layer: int,
+    freeze_last_layer_by: str,
     norm_last_layer: bool,
     teacher_rate: Schedule,
     init_teacher: Callable[[Params], Params],
@@ -143,13 +160,15 @@ def make_optimizer(
       eps: of AdamW.
       rates: factors of the learning rate, by parameter.
       freezing: what gets no update, no decay and no moments, and for how long.
-      freeze_last_layer: steps in which the last layers do not.
+      freeze_last_layer: steps in which the last layers stay as they are.
+      freeze_last_layer_by: how: "skipping", without moments and steps of their own, or "rate", a
+        learning rate of 0, whose moments go on.
       norm_last_layer: whether the prototypes' norms stay as they are.
       teacher_rate: 1 - the teacher's momentum, by step.
       init_teacher: from the student's parameters to the teacher's.
       averaged: from the student's parameters to those that the teacher averages.
     """
-    by_tensor = clip_by == "tensor"
+    by_tensor, by_rate = clip_by == "tensor", freeze_last_layer_by == "rate"
     optimizer = descent(
         name,
         lr=lr,
@@ -166,7 +185,7 @@ def make_optimizer(
         return parameter_groups(
             params,
             freezing=freezing,
-            freeze_last_layer=freeze_last_layer,
+            freeze_last_layer=0 if by_rate else freeze_last_layer,
             norm_last_layer=norm_last_layer,
         )
 
@@ -183,7 +202,7 @@ def make_optimizer(
     )
     groups = {
         "rest": optimizer,
-        "last_layer": from_step(freeze_last_layer),
+        "last_layer": optimizer if by_rate else from_step(freeze_last_layer),
         "fixed": optax.set_to_zero(),
         **{f"frozen_{i}": from_step(first) for i, first in enumerate(freezing.thaws)},
     }
@@ -191,5 +210,6 @@ def make_optimizer(
         *clipping,
         optax.partition(groups, labels),
         *map(scale_by, rates),
+        *([last_layers_from(freeze_last_layer)] if by_rate else []),
         ema_teacher(teacher_rate, init_teacher, averaged),
     )

@@ -91,6 +91,7 @@ def make_optimizer(config: Section, plan: Plan) -> optax.GradientTransformationE
         eps=optim.eps,
         rates=rates,
         **_frozen(config, plan),
+        freeze_last_layer_by=optim.freeze_last_layer_by,
         init_teacher=lambda params: teacher_from_student(
             lora.merged(params), config.head.shared_teacher
         ),

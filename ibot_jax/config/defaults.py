@@ -62,7 +62,7 @@ KEYS = {
     "method": Key(
         "ibot",
         "what is learned: the name of a file in methods/",
-        OneOf(("ibot", "dino", "distillation")),
+        OneOf(("ibot", "dino", "dinov2", "distillation")),
     ),
     "dtype": Key(
         "bfloat16",
@@ -225,7 +225,28 @@ KEYS = {
         "in which the teacher's temperatures rise, by epochs if it is in epochs, else by steps",
         Duration(),
     ),
+    "loss.targets": Key(
+        "centering",
+        "the teacher's outputs become targets by centers, or by sinkhorn, with which each batch "
+        "uses all prototypes alike; of dinov2",
+        OneOf(("centering", "sinkhorn")),
+    ),
     "loss.center_momentum": Key(0.9, "of the moving average of the teacher's outputs", SHARE),
+    "loss.sinkhorn_turns": Key(3, "of scaling prototypes and tokens", Between(1, 100)),
+    "loss.local_weight": Key(
+        1.0, "factor of the pairs with a local view in the loss of class tokens", WEIGHT
+    ),
+    "loss.koleo_weight": Key(
+        0.0, "of KoLeo, which spreads the class tokens of each global view; of dinov2", WEIGHT
+    ),
+    "loss.koleo_group": Key(
+        0,
+        "consecutive images of a batch among which neighbours are sought; 0 is the whole batch",
+        SIZE_OR_RULE,
+    ),
+    "loss.koleo_nearest": Key(
+        1, "neighbours that each image is pushed away from", Between(1, 1000)
+    ),
     "loss.max_logits": Key(
         2**27, "tokens x prototypes at a time on a device: bounds memory, not K", SIZE, EXECUTED
     ),

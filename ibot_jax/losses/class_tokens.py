@@ -13,7 +13,11 @@ Array = jax.Array
 
 
 def class_loss(
-    student_logits: Array, targets: Array, student_temp: float, over: str | None = None
+    student_logits: Array,
+    targets: Array,
+    student_temp: float,
+    over: str | None = None,
+    local_weight: float = 1.0,
 ) -> Array:
     """Cross-view distillation of class tokens: L_[CLS] of equation 3, image by image.
 
@@ -25,6 +29,7 @@ def class_loss(
       targets: [B, G, K] teacher probabilities.
       student_temp: the student's temperature.
       over: the axis of the prototypes, if they are spread.
+      local_weight: factor of the pairs with a local view, by which the mean is not divided.
 
     Returns:
       [B]; the loss is its mean.
@@ -38,4 +43,6 @@ def class_loss(
     cross_entropy = normalizer[:, None] - product  # [B, G, V]
     num_global, num_views = cross_entropy.shape[1:]
     other_view = 1 - jnp.eye(num_global, num_views)
+    if local_weight != 1:
+        other_view *= jnp.where(jnp.arange(num_views) < num_global, 1, local_weight)
     return (cross_entropy * other_view).sum(axis=(1, 2)) / (num_global * (num_views - 1))

@@ -102,12 +102,14 @@ class Comparison:
       teacher: the teacher's head; it has the same prototypes.
       student_temp: the student's temperature.
       max_logits: tokens x prototypes at a time on a device.
+      local_weight: of pairs with a local view, see `class_loss`.
     """
 
     student: Head
     teacher: Head
     student_temp: float
     max_logits: int
+    local_weight: float = 1.0
 
     def class_terms(
         self, student: Params, teacher: TeacherHead, tokens: Array, units: Array
@@ -132,7 +134,8 @@ class Comparison:
             logits = self._logits("class", student, tokens)
             targets = self._targets("class", teacher, units)
             soft = jax.lax.stop_gradient(logits) / self.student_temp
-            return total(class_loss(logits, targets, self.student_temp, over)), {
+            options = self.student_temp, over, self.local_weight
+            return total(class_loss(logits, targets, *options)), {
                 "student_entropy": total(monitors.entropy_of_logits(soft, over).mean(axis=1)),
                 "teacher_entropy": total(monitors.entropy(targets, over).mean(axis=1)),
                 "teacher_mean_entropy": total(targets.mean(axis=1)),

@@ -98,7 +98,9 @@ def build(config: Section, modules: Modules, plan: Plan) -> DINO:
             )
     return DINO(
         modules,
-        Comparison(modules.student.head, head, loss.student_temp, loss.max_logits),
+        Comparison(
+            modules.student.head, head, loss.student_temp, loss.max_logits, loss.local_weight
+        ),
         loss_weights={"class_loss": loss.class_weight},
         schedules={
             "teacher_temp": temperature_schedule(

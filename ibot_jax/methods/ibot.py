@@ -103,7 +103,9 @@ def build(config: Section, modules: Modules, plan: Plan) -> IBOT:
     rise = dict(warmup=loss.teacher_temp_warmup, plan=plan)
     return IBOT(
         modules,
-        Comparison(modules.student.head, head, loss.student_temp, loss.max_logits),
+        Comparison(
+            modules.student.head, head, loss.student_temp, loss.max_logits, loss.local_weight
+        ),
         loss_weights={"class_loss": loss.class_weight, "patch_loss": loss.patch_weight},
         schedules={
             "teacher_temp": temperature_schedule(

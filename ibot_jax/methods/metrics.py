@@ -44,6 +44,9 @@ METRICS = {
     "loss": Metric("nats", "the sum of the weighted losses", STEP),
     "class_loss": Metric("nats", "cross-entropy of class tokens, weighted", is_loss=True),
     "patch_loss": Metric("nats", "cross-entropy of masked patches, weighted", is_loss=True),
+    "koleo_loss": Metric(
+        "nats", "of KoLeo: minus log distances of class tokens, weighted", is_loss=True
+    ),
     "student_entropy": Metric("nats", "of the student's class tokens"),
     "teacher_entropy": Metric("nats", "of the targets of class tokens"),
     "teacher_mean_entropy": Metric("nats", "of the mean target of class tokens", MEAN_TARGET),
@@ -51,6 +54,15 @@ METRICS = {
     "teacher_views_kl": Metric("nats", "between the targets of an image's global views"),
     "teacher_student_agreement": Metric(
         "share", "global views for which both networks choose the same prototype"
+    ),
+    "nearest_distance": Metric(
+        "", "between a student's unit class token and the nearest one of another image"
+    ),
+    "sinkhorn_class_error": Metric(
+        "share", "of class tokens on other prototypes than equal use has, before the last turn"
+    ),
+    "sinkhorn_patch_error": Metric(
+        "share", "of masked patches on other prototypes than equal use has, before the last turn"
     ),
     "mask_ratio": Metric("share", "masked patches of the global views"),
     "masked_capacity_used": Metric(

@@ -1,11 +1,11 @@
 """All kinds of recordings: which one a file is of."""
 
 from ibot_jax.errors import UserError
-from ibot_jax.tools.replaying import color_ops, forward, heirs, neighbours, training
+from ibot_jax.tools.replaying import color_ops, forward, heir_runs, heirs, neighbours, training
 from ibot_jax.tools.replaying.recording import Kind, Recording
 
 KINDS = (training.KIND, forward.KIND, heirs.KIND, heirs.LAYOUTS)
-KINDS += (neighbours.KIND, color_ops.KIND)
+KINDS += (heir_runs.KIND, neighbours.KIND, color_ops.KIND)
 
 # What else is recorded of this field's programs, by what the names of its arrays begin with.
 _NOT_YET = {

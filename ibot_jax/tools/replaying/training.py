@@ -63,13 +63,13 @@ def replay(recording: Recording) -> Deviations:
     moments = {"final": len(losses)}
     if recording.has("epoch1/"):
         moments = {"epoch1": plan.steps_per_epoch, **moments}
-    _refuse_incomplete(recording, moments)
+    refuse_incomplete(recording, moments)
     mesh = make_mesh(jax.devices()[:1])  # recorded batches may not divide by more
     train_step = jax.jit(steps.make_train_step(config, plan, mesh), donate_argnums=0)
     state = _first_state(recording, config, plan)
     metrics, found = [], []
     for step in range(len(losses)):
-        batch = _batch(recording, step, config)
+        batch = batch_of(recording, step, config)
         state, of_step = train_step(state, batch, jax.random.key(0))
         metrics.append({name: float(value) for name, value in of_step.items()})
         for when in moments:
@@ -93,7 +93,7 @@ def _refuse_other_heads(recording: Recording) -> None:
             )
 
 
-def _refuse_incomplete(recording: Recording, moments: dict[str, int]) -> None:
+def refuse_incomplete(recording: Recording, moments: dict[str, int]) -> None:
     """Raises where a moment lacks something that the start has, or is never reached."""
     first = {name.partition("/")[2] for name in recording.names if name.startswith("init/")}
     for when in moments:
@@ -142,7 +142,7 @@ def _centers(recording: Recording, when: str) -> dict[str, np.ndarray]:
     return {kind: recording[f"{when}/{name}"] for kind, name in _CENTERS.items()}
 
 
-def _batch(recording: Recording, step: int, config: Section) -> Batch:
+def batch_of(recording: Recording, step: int, config: Section) -> Batch:
     """Returns a step's batch, batch-major and channels last, its views normalised."""
     size, data = config.batch_size, config.data
     sizes = {"global": (data.global_views, data.global_size)}

@@ -1,21 +1,28 @@
 """All kinds of recordings: which one a file is of."""
 
 from ibot_jax.errors import UserError
-from ibot_jax.tools.replaying import color_ops, forward, heir_runs, heirs, neighbours, training
+from ibot_jax.tools.replaying import (
+    color_ops,
+    forward,
+    heir_losses,
+    heir_runs,
+    heirs,
+    neighbours,
+    training,
+)
 from ibot_jax.tools.replaying.recording import Kind, Recording
 
 KINDS = (training.KIND, forward.KIND, heirs.KIND, heirs.LAYOUTS)
-KINDS += (heir_runs.KIND, neighbours.KIND, color_ops.KIND)
+KINDS += (heir_runs.KIND, heir_losses.KIND, heir_losses.PROCESSES)
+KINDS += (neighbours.KIND, color_ops.KIND)
 
 # What else is recorded of this field's programs, by what the names of its arrays begin with.
 _NOT_YET = {
     "crop/": "statistics of drawn crops and masks",
     "dinov2/grid=": "statistics of masks of DINOv2 and DINOv3",
-    "koleo/": "losses of DINOv2 and DINOv3",
     "seghead/": "dense evaluation of DINOv2 and DINOv3",
     "drop/": "stochastic depth and RoPE of DINOv2 and DINOv3",
     "cosine/": "schedules of DINOv2 and DINOv3",
-    "rank0/": "losses of DINOv2 and DINOv3 on several processes",
 }
 
 

@@ -4,6 +4,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.tools.replaying import (
     color_ops,
     forward,
+    heir_blocks,
     heir_losses,
     heir_runs,
     heirs,
@@ -13,7 +14,7 @@ from ibot_jax.tools.replaying import (
 from ibot_jax.tools.replaying.recording import Kind, Recording
 
 KINDS = (training.KIND, forward.KIND, heirs.KIND, heirs.LAYOUTS)
-KINDS += (heir_runs.KIND, heir_losses.KIND, heir_losses.PROCESSES)
+KINDS += (heir_runs.KIND, heir_losses.KIND, heir_losses.PROCESSES, heir_blocks.KIND)
 KINDS += (neighbours.KIND, color_ops.KIND)
 
 # What else is recorded of this field's programs, by what the names of its arrays begin with.
@@ -21,7 +22,6 @@ _NOT_YET = {
     "crop/": "statistics of drawn crops and masks",
     "dinov2/grid=": "statistics of masks of DINOv2 and DINOv3",
     "seghead/": "dense evaluation of DINOv2 and DINOv3",
-    "drop/": "stochastic depth and RoPE of DINOv2 and DINOv3",
     "cosine/": "schedules of DINOv2 and DINOv3",
 }
 

@@ -91,7 +91,7 @@ def test_the_swin_of_cifar10_costs_what_a_vit_does():
     """So the curves of docs/results.md are of equal FLOPs, and of the same recipe."""
     swin, vit = load("cifar10:swin"), load("cifar10")
     vit.model.depth = 6
-    cost = [flops.total(flops.step_flops(c.model, c.head, c.data, c.masks)) for c in (swin, vit)]
+    cost = [flops.total(flops.of_run(c)) for c in (swin, vit)]
     assert cost[0] == pytest.approx(cost[1], rel=0.03)
     swin.model = vit.model
     assert flatten(swin) == flatten(vit)

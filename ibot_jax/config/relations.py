@@ -9,6 +9,9 @@ from ibot_jax.config.host import MOST_PER_CORE, num_cores
 from ibot_jax.config.plan import peak_rate
 from ibot_jax.config.problems import stated
 
+_OF_BATCHES = ("dinov2",)  # methods with terms or targets that relate the images of a batch
+_MOST_PROTOTYPES = 1000  # for each class token of a batch; of DINOv2's and DINOv3's recipes 32
+
 
 def _check_lengths(flat: Flat) -> Iterator[str]:
     channels = flat["data.channels"]
@@ -80,6 +83,51 @@ def _check_losses(flat: Flat) -> Iterator[str]:
         yield stated(flat, "loss.class_weight", problem)
 
 
+def _check_balance(flat: Flat) -> Iterator[str]:
+    if flat["loss.targets"] != "sinkhorn":
+        return
+    key = "loss.targets"
+    yield from _of_whole_batches(flat, key)
+    tokens = flat["batch_size"] * flat["data.global_views"]
+    of_each = flat["head.prototypes"] / tokens
+    if of_each > _MOST_PROTOTYPES:
+        problem = (
+            f"shares head.prototypes={flat['head.prototypes']} among the {tokens} class tokens of "
+            f"a batch, {of_each:,.0f} for each: its targets tell nothing; use at most "
+            f"{tokens * _MOST_PROTOTYPES} prototypes, or raise batch_size"
+        )
+        yield stated(flat, key, problem)
+
+
+def _check_koleo(flat: Flat) -> Iterator[str]:
+    if not flat["loss.koleo_weight"]:
+        return
+    yield from _of_whole_batches(flat, "loss.koleo_weight")
+    size, nearest = flat["batch_size"], flat["loss.koleo_nearest"]
+    group = flat["loss.koleo_group"] or size
+    if size % group:
+        problem = f"does not divide batch_size={size}; use a divisor, or 0 for the whole batch"
+        yield stated(flat, "loss.koleo_group", problem)
+    elif group <= nearest:
+        key = "loss.koleo_group" if flat["loss.koleo_group"] else "batch_size"
+        problem = (
+            f"leaves an image {group - 1} others, and loss.koleo_nearest={nearest} are sought; use "
+            f"{nearest + 1} or more"
+        )
+        yield stated(flat, key, problem)
+
+
+def _of_whole_batches(flat: Flat, key: str) -> Iterator[str]:
+    """Yields a sentence if a key relates images to each other that are not seen together."""
+    if flat["method"] not in _OF_BATCHES:
+        problem = f'is of method="{_OF_BATCHES[0]}", not {flat["method"]!r}; change one of them'
+        yield stated(flat, key, problem)
+    if flat["grad_accum_steps"] > 1:
+        parts = flat["grad_accum_steps"]
+        problem = f"relates all images of a batch, which grad_accum_steps={parts} takes apart"
+        yield stated(flat, key, f"{problem}; set that to 1")
+
+
 def _check_masks(flat: Flat) -> Iterator[str]:
     key, ratios, variances = "masks.ratios", flat["masks.ratios"], flat["masks.variances"]
     if not 0 < len(ratios) == len(variances):
@@ -126,6 +174,8 @@ RELATIONS = (
     _check_optimizer,
     _check_lora,
     _check_losses,
+    _check_balance,
+    _check_koleo,
     _check_masks,
     _check_views,
     _check_resize,

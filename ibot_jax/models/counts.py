@@ -78,3 +78,9 @@ def parameters(model: Section, channels: int, trained: Size) -> tuple[int, int]:
     first, last = parts[0], parts[-1]
     mask_and_norm = first.width + 2 * last.width
     return of_blocks, embedding + mask_and_norm + architecture.parameters_of_rest(model, parts)
+
+
+def head_sizes(head: Section) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Returns hidden and bottleneck units of the MLPs of class tokens, and of patch tokens."""
+    sizes = head.hidden_dim, head.bottleneck_dim
+    return sizes, (head.patch_hidden_dim or sizes[0], head.patch_bottleneck_dim or sizes[1])

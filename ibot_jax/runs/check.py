@@ -146,7 +146,10 @@ def device_problems(flat: Flat, num_devices: int, num_processes: int = 1) -> Ite
         if flat[key] % spread:
             nearest = max(round(flat[key] / spread), 1) * spread
             yield stated(flat, key, f"is not divisible by the {spread} devices; {nearest} is")
-    rows = flat["batch_size"] // spread
+    rows, group = flat["batch_size"] // spread, flat["loss.koleo_group"]
+    if flat["loss.koleo_weight"] and group and rows and rows % group and group % rows:
+        problem = f"neither divides the {rows} images of a batch on each device, nor is a multiple"
+        yield stated(flat, "loss.koleo_group", f"{problem}; use {rows}")
     if flat["batch_size"] % spread == 0 and rows % flat["grad_accum_steps"]:
         problem = f"does not divide the {rows} images of a batch on each device"
         yield stated(flat, "grad_accum_steps", f"{problem}; use a number that does")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 _NEAR = 0.01  # of ln K
 _LOW_RANK = 2.0
 _FEW = 0.01  # of the prototypes that could be in use
+_UNEQUAL = 0.1  # of the tokens; made batches of well-spread tokens have less than 0.001
+_ALIKE = 0.05  # between unit vectors: a cosine of 0.9988
 
 
 def collapse_signs(metrics: Mapping[str, float], prototypes: int) -> dict[str, str]:
@@ -18,7 +20,8 @@ def collapse_signs(metrics: Mapping[str, float], prototypes: int) -> dict[str, s
     all images (`teacher_mean_entropy` near 0).
 
     Args:
-      metrics: with `class_loss` (not weighted), `teacher_entropy` and `teacher_mean_entropy`.
+      metrics: with `class_loss` (not weighted), `teacher_entropy` and `teacher_mean_entropy`;
+        where there is one, `nearest_distance`.
       prototypes: K.
 
     Returns:
@@ -47,6 +50,36 @@ def collapse_signs(metrics: Mapping[str, float], prototypes: int) -> dict[str, s
             "prototype); raise loss.teacher_temp, lower loss.center_momentum or optim.lr, and "
             "keep head.norm_last_layer"
         )
+    if metrics.get("nearest_distance", _ALIKE) < _ALIKE:
+        signs["nearest"] = (
+            f"the student's class tokens are {metrics['nearest_distance']:.4f} from the nearest of "
+            "another image (unit vectors): images look all but alike to it; raise "
+            "loss.koleo_weight, lower optim.lr, or lengthen optim.warmup"
+        )
+    return signs
+
+
+def balance_signs(metrics: Mapping[str, float]) -> dict[str, str]:
+    """Returns the signs that Sinkhorn and Knopp's turns were too few in one step, of any time.
+
+    That is where the last turn still found more than a tenth of the tokens on other prototypes
+    than equal use has.
+
+    Args:
+      metrics: with `sinkhorn_class_error` and `sinkhorn_patch_error`, where there are any.
+
+    Returns:
+      As `collapse_signs` does.
+    """
+    signs = {}
+    for kind in ("class", "patch"):
+        error = metrics.get(f"sinkhorn_{kind}_error", 0.0)
+        if error > _UNEQUAL:
+            signs[f"sinkhorn_{kind}"] = (
+                f"the last turn of sinkhorn found {error:.0%} of the {kind} tokens on prototypes "
+                "that others should have: targets are not balanced; raise loss.sinkhorn_turns, "
+                "loss.teacher_temp or batch_size"
+            )
     return signs
 
 

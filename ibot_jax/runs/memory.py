@@ -49,14 +49,18 @@ def num_parameters(flat: Flat) -> dict[tuple[str, ...], int]:
     """
     model, head, data = (section(flat, name) for name in ("model", "head", "data"))
     of_blocks, others = counts.parameters(model, data.channels, data.global_size)
-    mlp = (geometry_of(model).width + 1) * head.hidden_dim + (head.hidden_dim + 1) * head.hidden_dim
-    mlp += (head.hidden_dim + 1) * head.bottleneck_dim
-    outputs = head.prototypes + (0 if head.shared else head.patch_prototypes)
+    width = geometry_of(model).width
+    of_class, of_patches = counts.head_sizes(head)
+    mlps = [of_class, of_patches] if head.separate else [of_class]
+    mlp = sum((width + 1 + hidden + 1) * hidden + (hidden + 1) * units for hidden, units in mlps)
+    outputs = head.prototypes * (of_class[1] + head.weight_norm)
+    if not head.shared:
+        outputs += head.patch_prototypes * (of_patches[1] + head.weight_norm)
     return {
         ("model.width", depth_key(model), "model.mlp_ratio"): of_blocks,
         ("data.global_size", "model.patch_size", "model.width"): others,
         ("head.hidden_dim", "head.bottleneck_dim", "model.width"): mlp,
-        ("head.prototypes", "head.bottleneck_dim"): outputs * (head.bottleneck_dim + 1),
+        ("head.prototypes", "head.bottleneck_dim"): outputs,
     }
 
 

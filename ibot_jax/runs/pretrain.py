@@ -42,7 +42,7 @@ from ibot_jax.parallel.watchdog import Watchdog
 from ibot_jax.runs.beginning import after_first, record_beginning
 from ibot_jax.runs.check import device_problems, length_problems
 from ibot_jax.runs.checkpoint import Checkpoints, parts_of
-from ibot_jax.runs.collapse import collapse_signs, evaluation_signs
+from ibot_jax.runs.collapse import balance_signs, collapse_signs, evaluation_signs
 from ibot_jax.runs.completing import complete
 from ibot_jax.runs.forgetting import forgetting_signs
 from ibot_jax.runs.frozen import FrozenNetworks, read_frozen
@@ -360,6 +360,7 @@ class PretrainLoop(Loop):
 
     def _report(self, step: int, values: dict[str, float]) -> None:
         super()._report(step, values)
+        self._warn(step, balance_signs(values))
         weight = self._config.loss.class_weight
         if step > self._warm_after and weight and "class_loss" in values:
             unweighted = values | {"class_loss": values["class_loss"] / weight}

@@ -246,7 +246,7 @@ def _speed(
     config: Section, mesh: jax.sharding.Mesh, compiled: jax.stages.Compiled, seconds: float
 ) -> dict:
     """Relates the time of a step to the work in it."""
-    by_part = flops.step_flops(config.model, config.head, config.data, config.masks)
+    by_part = flops.of_run(config)
     model = flops.total(by_part)
     # Of one device's program. XLA counts the body of a loop once, and custom calls not at all.
     compiler = compiled.cost_analysis()["flops"] * mesh.size / config.batch_size

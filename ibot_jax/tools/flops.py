@@ -2,12 +2,13 @@
 
 Matrix products only, a multiplication and an addition being 2 FLOPs; norms, activations, softmax,
 losses and the optimiser are left out, as the model FLOPs utilisation (MFU; PaLM, appendix B) has
-it. A backward pass is two products for each one of the forward pass, by the weights and by the
-inputs; the patch embedding has only the first, since no gradient reaches pixels.
+it; so are logits that are computed anew, as the turns of Sinkhorn and Knopp do. A backward pass is
+two products for each one of the forward pass, by the weights and by the inputs; the patch embedding
+has only the first, since no gradient reaches pixels.
 
-This is the least that a step can do: the student's head runs on class tokens and on masked patch
-tokens; so does the teacher's last layer, while its MLP runs on all tokens of the global views,
-whose mean moves the patch center. What is computed besides (empty slots for masked tokens, a block
+This is the least that a step can do: heads run on class tokens and on masked patch tokens. Only
+where the mean over all patches moves a center (iBOT), the MLP of the teacher's head runs on all
+tokens of the global views. What is computed besides (empty slots for masked tokens, a block
 once more for the backward pass) takes time, but is no part of the model.
 """
 
@@ -21,7 +22,9 @@ from ibot_jax.models.architectures import geometry_of
 _BACKWARD = 2  # times the forward pass
 
 
-def head_flops(head: Section, width: int, *, mlp: float, classes: float, patches: float) -> dict:
+def head_flops(
+    head: Section, width: int, *, mlp: tuple[float, float], classes: float, patches: float
+) -> dict[str, float]:
     """Counts a head's forward pass.
 
     With width D, hidden width H, bottleneck U and K prototypes.
@@ -29,18 +32,22 @@ def head_flops(head: Section, width: int, *, mlp: float, classes: float, patches
     Args:
       head: the config's section.
       width: of the backbone's tokens.
-      mlp: tokens that pass the MLP.
+      mlp: class tokens and patch tokens that pass the MLP, each its own where heads are separate.
       classes: class tokens that meet their prototypes.
       patches: patch tokens that meet theirs.
 
     Returns:
       FLOPs by kind: "mlp", 2 (D H + H^2 + H U) each token; "last_layer", 2 U K each token.
     """
-    hidden, bottleneck = head.hidden_dim, head.bottleneck_dim
-    outputs = classes * head.prototypes + patches * head.patch_prototypes
+    sizes = counts.head_sizes(head)
+    prototypes = head.prototypes, head.patch_prototypes
+    compared = zip(sizes, prototypes, (classes, patches), strict=True)
     return {
-        "mlp": mlp * 2 * hidden * (width + hidden + bottleneck),
-        "last_layer": 2 * bottleneck * outputs,
+        "mlp": sum(
+            number * 2 * hidden * (width + hidden + units)
+            for number, (hidden, units) in zip(mlp, sizes, strict=True)
+        ),
+        "last_layer": sum(number * 2 * units * outputs for (_, units), outputs, number in compared),
     }
 
 
@@ -58,7 +65,7 @@ def expected_masked(ratios: tuple[float, ...], grid: tuple[int, int]) -> float:
 
 
 def step_flops(
-    model: Section, head: Section, data: Section, masks: Section
+    model: Section, head: Section, data: Section, masks: Section, *, mean_of_patches: bool = True
 ) -> dict[str, dict[str, float]]:
     """Counts one training step, forward and backward, of which the batch has masks.
 
@@ -67,6 +74,7 @@ def step_flops(
       head: likewise.
       data: likewise.
       masks: likewise.
+      mean_of_patches: whether the mean over all patches moves a center.
 
     Returns:
       FLOPs for each image of the batch, by part of the step and kind of product.
@@ -80,16 +88,24 @@ def step_flops(
     masked = data.global_views * expected_masked(masks.ratios, grid)
     views = data.global_views + data.local_views
     # Where nothing is masked, no patch token is compared, nor has a center that counts.
-    global_tokens = data.global_views * (1 + (math.prod(grid) if masked else 0))
+    seen = data.global_views * math.prod(grid) if masked and mean_of_patches else masked
     of_head = functools.partial(head_flops, head, geometry.width)
-    student_head = of_head(mlp=views + masked, classes=views, patches=masked)
+    student_head = of_head(mlp=(views, masked), classes=views, patches=masked)
     return {
         "student_backbone_global": _times(data.global_views, _trained(global_view)),
         "student_backbone_local": _times(data.local_views, _trained(local_view)),
         "student_head": _trained(student_head),
         "teacher_backbone": _times(data.global_views, global_view),
-        "teacher_head": of_head(mlp=global_tokens, classes=data.global_views, patches=masked),
+        "teacher_head": of_head(
+            mlp=(data.global_views, seen), classes=data.global_views, patches=masked
+        ),
     }
+
+
+def of_run(config: Section) -> dict[str, dict[str, float]]:
+    """Counts a step of a run, as `step_flops` does."""
+    sections = config.model, config.head, config.data, config.masks
+    return step_flops(*sections, mean_of_patches=config.method != "dinov2")
 
 
 def total(flops: dict[str, dict[str, float]]) -> float:

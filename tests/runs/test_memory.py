@@ -36,6 +36,15 @@ def test_parameters_are_counted_without_a_model(name, published):
         {},
         dict(model__layer_scale=1e-5, model__mlp_ratio=2.5),
         dict(head__shared=False, head__shared_teacher=False, head__patch_prototypes=20),
+        dict(
+            head__separate=True,
+            head__shared=False,
+            head__shared_teacher=False,
+            head__patch_hidden_dim=10,
+            head__patch_bottleneck_dim=6,
+            head__norm_last_layer=False,
+            head__weight_norm=False,
+        ),
         dict(data__global_size=(16, 32), data__channels=1, data__mean=(0.5,), data__std=(0.5,)),
     ],
 )

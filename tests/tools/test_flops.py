@@ -33,11 +33,6 @@ def products(jaxpr) -> int:
     return count
 
 
-def sections(config):
-    """What `step_flops` takes of a config."""
-    return config.model, config.head, config.data, config.masks
-
-
 def tiny(**overrides):
     """Returns a tiny config whose masks fill their slots, and whose positions need no products."""
     settings = dict(
@@ -63,7 +58,7 @@ def test_kinds_by_hand():
         "linear": 2 * 17 * 2 * (16 * 48 + 16 * 16 + 16 * 64 + 64 * 16),
         "attention": 2 * 2 * 2 * 17 * 17 * 16,
     }
-    assert flops.head_flops(config.head, 16, mlp=5, classes=3, patches=2) == {
+    assert flops.head_flops(config.head, 16, mlp=(3, 2), classes=3, patches=2) == {
         "mlp": 5 * 2 * (16 * 24 + 24 * 24 + 24 * 8),
         "last_layer": 5 * 2 * 8 * 12,
     }
@@ -102,6 +97,14 @@ def test_a_backbones_products_are_counted(size):
         },
         {"model__scan_blocks": True},
         {"method": "dino", "masks__ratios": (0.0,)},
+        {
+            "method": "dinov2",
+            "head__separate": True,
+            "head__shared": False,
+            "head__shared_teacher": False,
+            "head__patch_hidden_dim": 30,
+            "head__patch_bottleneck_dim": 12,
+        },
     ],
 )
 def test_a_steps_products_are_counted(overrides):
@@ -114,7 +117,7 @@ def test_a_steps_products_are_counted(overrides):
     batch = jax.tree.map(jnp.asarray, tiny_batch(config))
     step = steps.make_train_step(config, plan, mesh)
     program = jax.make_jaxpr(step)(state, batch, jax.random.key(0))
-    counted = flops.total(flops.step_flops(*sections(config))) * config.batch_size
+    counted = flops.total(flops.of_run(config)) * config.batch_size
     # What is not the model's: the mean outputs for the centers, the class loss of all pairs of
     # views with its gradient, and sums over the batch.
     head, data = config.head, config.data
@@ -155,5 +158,5 @@ def test_the_compilers_count_of_a_vit_s_step_is_close():
     }
     train_step = jax.jit(steps.make_train_step(config, plan, mesh), donate_argnums=0)
     compiled = train_step.lower(state, batch, key).compile()
-    counted = 4 * flops.total(flops.step_flops(*sections(config)))
+    counted = 4 * flops.total(flops.of_run(config))
     assert counted <= compiled.cost_analysis()["flops"] <= 1.08 * counted

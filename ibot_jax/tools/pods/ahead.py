@@ -163,7 +163,7 @@ def _time(
     program = read_program(compiled.as_text(), mesh.shape, read_schedules(_schedules()))
     in_kernels = sum(kernel.seconds(chip) for kernel in program.kernels)
     seconds = program.cycles / chip.clock + in_kernels + _rooflines(program, chip)
-    by_part = flops.step_flops(config.model, config.head, config.data, config.masks)
+    by_part = flops.of_run(config)
     model_flops = flops.total(by_part) * config.batch_size / mesh.size
     costs = compiled.cost_analysis()
     return {

@@ -196,7 +196,9 @@ KEYS = {
         Between(2, 10**15),
     ),
     "head.act": Key("gelu", "activation", OneOf(("gelu", "relu"))),
-    "head.norm_last_layer": Key(True, "keep the prototypes' norms at 1"),
+    "head.norm_last_layer": Key(
+        True, "keep the prototypes' norms as they are, at 1, where they are parameters of their own"
+    ),
     "head.shared": Key(True, "one last layer for class and patch tokens, in the student"),
     "head.shared_teacher": Key(True, "and in the teacher"),
     "head.separate": Key(

@@ -29,7 +29,7 @@ from ibot_jax.methods.comparison import (
     rows_of_masked,
 )
 from ibot_jax.methods.method import Array, Modules, Networks, Targets, Tree
-from ibot_jax.methods.views import Views, student_tokens, tokens_of
+from ibot_jax.methods.views import Views, by_view, student_tokens, tokens_of
 from ibot_jax.models.parameters import Params
 from ibot_jax.models.tokens import Tokens
 from ibot_jax.parallel.mesh import BATCH_AXES
@@ -120,7 +120,7 @@ class DINOv2(ibot.IBOT):
         tokens, class_tokens = student_tokens(self.modules.student.backbone, student, views)
         terms = self.comparisons(student, tokens, class_tokens, views.masks, targets)
         if self.koleo:
-            terms |= self._spread(class_tokens[:, : views.global_views.shape[1]])
+            terms |= self._spread(by_view(tokens.cls, views.global_views))
         return terms | (targets.means if self.turns else {})
 
     def _spread(self, class_tokens: Array) -> dict[str, Array]:

@@ -101,9 +101,6 @@ def _check_head(flat: Flat) -> Iterator[str]:
     for key in ("head.patch_hidden_dim", "head.patch_bottleneck_dim"):
         if flat[key] and not flat["head.separate"]:
             yield stated(flat, key, "is of a separate head; set head.separate to true, or leave it")
-    if not flat["head.weight_norm"] and flat["head.norm_last_layer"]:
-        problem = "keeps the prototypes' norms, which head.weight_norm=False has none of"
-        yield stated(flat, "head.norm_last_layer", f"{problem}; set it to false")
 
 
 def _check_global_size(flat: Flat) -> Iterator[str]:

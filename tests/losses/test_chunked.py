@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ibot_jax.losses.chunked import sum_of_chunks
+from ibot_jax.losses.chunked import map_chunks, sum_of_chunks
 
 ROWS, WIDTH = 37, 5
 
@@ -49,6 +49,20 @@ def test_sums_and_gradients_are_those_of_the_selected_rows(problem, chunk):
     ):
         ours, expected = (wrap(f)(params, rows) for f in (chunked, plain))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), ours, expected)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 37, 100])
+def test_selected_rows_are_mapped_where_they_are(problem, chunk):
+    selected, (params, rows, _, _) = problem
+    seen = []
+
+    def function(rows):
+        seen.append(rows.shape)
+        return jnp.tanh(rows @ params["w"])
+
+    found = jax.jit(lambda: map_chunks(function, chunk, rows, jnp.array(selected)))()
+    assert set(seen) == {(chunk, WIDTH)} and found.shape == (ROWS, 3)
+    np.testing.assert_allclose(found[selected], jnp.tanh(rows @ params["w"])[selected], atol=1e-6)
 
 
 def test_the_memory_is_that_of_a_chunk():

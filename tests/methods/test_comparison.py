@@ -201,8 +201,23 @@ def test_losses_have_gradients_of_the_student_and_nothing_else_has(at_once):
 def test_units_are_those_of_each_token():
     found = comparison.units_of(TEACHER, TEACHER_PARAMS, TOKENS)
     expected = TEACHER.apply({"params": TEACHER_PARAMS}, TOKENS.sequence, method="bottleneck")
-    assert (found.grid, found.num_registers) == (GRID, REGISTERS)
-    np.testing.assert_allclose(found.sequence, expected, rtol=1e-5, atol=1e-6)
+    tokens = found["patch"]
+    assert (tokens.grid, tokens.num_registers) == (GRID, REGISTERS)
+    np.testing.assert_allclose(tokens.sequence, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(found["class"], tokens.cls)
+
+
+def test_units_of_separate_heads_are_those_of_each_kind():
+    head = Head(7, U, K, PATCH_K, shared=False, act="gelu", separate=True, patch_bottleneck_dim=3)
+    params = head.init(jax.random.key(0), TOKENS.cls)["params"]
+    found = comparison.units_of(head, params, TOKENS)
+    for kind, units, tokens in (
+        ("class", found["class"], TOKENS.cls),
+        ("patch", found["patch"].patches, TOKENS.patches),
+    ):
+        expected = head.apply({"params": params}, tokens, kind, method="bottleneck")
+        assert units.shape[-1] == (U if kind == "class" else 3)
+        np.testing.assert_allclose(units, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["class", "patch"])

@@ -16,9 +16,9 @@ def make(**overrides):
     return Head(**{**kwargs, **overrides})
 
 
-def by_hand(params, x, act, layer):
+def by_hand(params, x, act, layer, mlp="mlp"):
     for i in range(3):
-        x = x @ params[f"mlp_{i}"]["kernel"] + params[f"mlp_{i}"]["bias"]
+        x = x @ params[f"{mlp}_{i}"]["kernel"] + params[f"{mlp}_{i}"]["bias"]
         if i < 2:
             gelu = x * (1 + erf(x / np.sqrt(2))) / 2
             x = np.maximum(x, 0) if act == "relu" else gelu
@@ -43,6 +43,32 @@ def test_logits_are_those_of_the_definition(act, shared):
     np.testing.assert_allclose(class_logits, by_hand(params, tokens, act, "last_layer"), atol=1e-5)
     layer = "last_layer" if shared else "patch_last_layer"
     np.testing.assert_allclose(patch_logits, by_hand(params, tokens, act, layer), atol=1e-5)
+
+
+@pytest.mark.parametrize("weight_norm", [True, False])
+def test_separate_heads_share_nothing(weight_norm):
+    head = make(
+        shared=False,
+        separate=True,
+        patch_prototypes=5,
+        patch_hidden_dim=4,
+        patch_bottleneck_dim=3,
+        weight_norm=weight_norm,
+    )
+    tokens = jax.random.normal(jax.random.key(1), (4, 7))
+    params = head.init(jax.random.key(0), tokens)["params"]
+    assert params["patch_mlp_0"]["kernel"].shape == (7, 4)
+    assert params["patch_last_layer"]["v"].shape == (3, 5)
+    assert ("g" in params["last_layer"]) == ("g" in params["patch_last_layer"]) == weight_norm
+    params = jax.tree.map(lambda p: np.random.default_rng(p.size).normal(size=p.shape), params)
+    found = head.apply({"params": params}, tokens)
+    tokens = np.asarray(tokens, np.float64)
+    for kind, logits in zip(("", "patch_"), found, strict=True):
+        last = params[f"{kind}last_layer"]
+        norms = {} if weight_norm else {"g": np.linalg.norm(last["v"], axis=0, keepdims=True)}
+        whole = {**params, f"{kind}last_layer": last | norms}
+        expected = by_hand(whole, tokens, "gelu", f"{kind}last_layer", f"{kind}mlp")
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
 def test_a_shared_head_has_one_last_layer():

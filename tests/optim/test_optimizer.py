@@ -37,6 +37,7 @@ def make(name="adamw", **overrides):
         rates=(),
         freezing=Freezing(),
         freeze_last_layer=0,
+        freeze_last_layer_by="skipping",
         norm_last_layer=True,
         teacher_rate=constant(0.1),
         init_teacher=lambda params: params,
@@ -205,6 +206,28 @@ class TestFreezing:
             history[-1][0]["head"]["last_layer"]["v"], expected, rtol=2e-5, atol=1e-5
         )
 
+    def test_by_their_rate_moments_go_on(self, params, gradients):
+        """DINOv2's way: a rate of 0, which is decay's, too, while Adam counts and averages."""
+        history = run(make(freeze_last_layer=2, freeze_last_layer_by="rate"), params, gradients)
+        free = run(make(), params, gradients)
+        for (frozen, _), (other, _) in zip(history[:2], free[:2], strict=True):
+            for layer in ("last_layer", "patch_last_layer"):
+                np.testing.assert_array_equal(
+                    frozen["head"][layer]["v"], params["head"][layer]["v"]
+                )
+            jax.tree.map(np.testing.assert_array_equal, frozen["backbone"], other["backbone"])
+        gradient = [np.asarray(g["head"]["last_layer"]["v"], np.float64) for g in gradients]
+        value = np.asarray(params["head"]["last_layer"]["v"], np.float64)
+        first, second = np.zeros_like(value), np.zeros_like(value)
+        for step, g in enumerate(gradient, start=1):
+            first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+            if step > 2:
+                direction = first / (1 - 0.9**step)
+                direction /= np.sqrt(second / (1 - 0.999**step)) + 1e-8
+                value -= 0.1 * (direction + 0.2 * value)
+        found = history[-1][0]["head"]["last_layer"]["v"]
+        np.testing.assert_allclose(found, value, rtol=2e-5, atol=1e-5)
+
     @pytest.mark.parametrize("norm_last_layer", [True, False])
     def test_prototype_norms_are_trained_only_without_norm_last_layer(
         self, params, gradients, norm_last_layer
@@ -242,6 +265,26 @@ class TestClippingTogether:
             "class": gradients[0]["head"],
             "patch": gradients[1]["head"],
         }
+
+    @pytest.mark.parametrize("separate", [True, False])
+    def test_a_head_of_patch_tokens_is_a_module_of_its_own(self, gradients, separate):
+        head = dict(gradients[0]["head"])
+        if separate:
+            head["patch_mlp_0"] = {"kernel": gradients[1]["backbone"]["fc"]["kernel"]}
+        tree = {"head": head}
+        ours, _ = optimizers.clip_by_norm(0.5, by_module=True).update(tree, optax.EmptyState())
+        patches = {name for name in head if name.startswith("patch_")} if separate else set()
+        for names in (patches, head.keys() - patches):
+            leaves = jax.tree.leaves([head[name] for name in names])
+            norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in leaves))
+            for name in names:
+                jax.tree.map(
+                    lambda a, b, norm=norm: np.testing.assert_allclose(
+                        a, b * 0.5 / norm, rtol=1e-5
+                    ),
+                    ours["head"][name],
+                    head[name],
+                )
 
     @pytest.mark.parametrize("by_module", [True, False])
     def test_norms_are_of_modules_or_of_all(self, tree, by_module):

@@ -98,7 +98,27 @@ HEIR = dict(
 )
 # Adapters of all layers, in loops and in parts.
 LORA = dict(lora__rank=3, model__scan_blocks=True, grad_accum_steps=2)
+# Losses that relate all images of a batch: in groups of two devices, or within one.
+OF_BATCHES = dict(
+    method="dinov2",
+    head__separate=True,
+    head__shared=False,
+    head__shared_teacher=False,
+    head__patch_prototypes=24,
+    head__norm_last_layer=False,
+    loss__targets="sinkhorn",
+    loss__koleo_weight=0.1,
+    loss__koleo_group=4,
+    loss__koleo_nearest=2,
+    loss__local_weight=0.5,
+    loss__max_logits=24 * 8,
+    model__drop_path_kind="uniform",
+    optim__clip_by="module",
+    optim__freeze_last_layer_by="rate",
+)
+CENTERS_OF_MASKED = OF_BATCHES | dict(loss__targets="centering", loss__koleo_group=0)
 CASES = {"vit": {}, "vit in parts": IN_PARTS, "swin": SWIN, "heir": HEIR, "lora": LORA}
+CASES |= {"dinov2": OF_BATCHES, "dinov2 by centers": CENTERS_OF_MASKED}
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +144,9 @@ def alone(float64):
         ("2x2x2", "swin"),
         ("2x2x2", "heir"),
         ("2x2x2", "lora"),
+        ("8x1x1", "dinov2"),
+        ("2x2x2", "dinov2"),
+        ("1x2x4", "dinov2 by centers"),
     ],
 )
 def test_losses_updates_and_centers_are_those_of_one_device(name, case, alone):

@@ -23,7 +23,50 @@ def test_the_default_config_is_sound():
 
 
 # (changes, what the line must say)
+DINOV2 = dict(method="dinov2", data__local_views=2)
 MISTAKES = {
+    "balanced targets of another method": (
+        dict(loss__targets="sinkhorn"),
+        r"loss\.targets='sinkhorn' is of method=\"dinov2\", not 'ibot'",
+    ),
+    "balanced targets in parts": (
+        DINOV2 | dict(loss__targets="sinkhorn", grad_accum_steps=2),
+        r"loss\.targets='sinkhorn' relates all images .*grad_accum_steps=2 .*set that to 1",
+    ),
+    "balanced targets of few tokens": (
+        DINOV2 | dict(loss__targets="sinkhorn", batch_size=4, optim__min_lr=0.0),
+        r"loss\.targets='sinkhorn' shares head\.prototypes=8192 among the 8 class tokens .*at most "
+        r"8000 prototypes",
+    ),
+    "koleo of another method": (dict(loss__koleo_weight=0.1), r"loss\.koleo_weight=0\.1 is of "),
+    "koleo in parts": (
+        DINOV2 | dict(loss__koleo_weight=0.1, grad_accum_steps=4),
+        r"loss\.koleo_weight=0\.1 relates all images .*grad_accum_steps=4",
+    ),
+    "koleo of one image": (
+        DINOV2 | dict(loss__koleo_weight=0.1, loss__koleo_group=1),
+        r"loss\.koleo_group=1 leaves an image 0 others, .*use 2 or more",
+    ),
+    "koleo of a batch of one": (
+        DINOV2 | dict(loss__koleo_weight=0.1, batch_size=1, optim__min_lr=0.0),
+        r"batch_size=1 leaves an image 0 others",
+    ),
+    "koleo of more neighbours than there are": (
+        DINOV2 | dict(loss__koleo_weight=0.1, loss__koleo_group=4, loss__koleo_nearest=4),
+        r"loss\.koleo_group=4 leaves an image 3 others, and loss\.koleo_nearest=4 .*use 5 or more",
+    ),
+    "koleo in groups that do not divide": (
+        DINOV2 | dict(loss__koleo_weight=0.1, loss__koleo_group=100),
+        r"loss\.koleo_group=100 does not divide batch_size=1024",
+    ),
+    "separate heads that share": (
+        dict(head__separate=True, head__shared_teacher=False),
+        r"head\.shared=True shares a last layer between heads that head\.separate=True keeps apart",
+    ),
+    "units of a head that is not there": (
+        dict(head__patch_bottleneck_dim=128),
+        r"head\.patch_bottleneck_dim=128 is of a separate head",
+    ),
     "mask ratio below its variance": (
         dict(masks__ratios=(0.0, 0.1), masks__variances=(0.0, 0.2)),
         r"masks\.ratios=\(0\.0, 0\.1\) has 0\.1 below its variance 0\.2",
@@ -340,6 +383,15 @@ def test_once_something_is_wrong_data_at_hand_is_looked_at_for_more():
     assert [text.split("=")[0] for text in found(True, knn__k=1)] == ["batch_size"]
     assert found(knn__k=1) == []  # the run looks itself
     assert found(data__source="folder:/nowhere")[-1].startswith("data.source='folder:/nowhere'")
+
+
+def test_groups_of_images_divide_or_join_those_of_the_devices():
+    changes = DINOV2 | dict(loss__koleo_weight=0.1, loss__koleo_group=48, batch_size=192)
+    config = config_with(**changes, knn__batch_size=64)
+    config_check.check_devices(config, 2)
+    config_check.check_devices(config, 8)
+    with pytest.raises(UserError, match=r"koleo_group=48 neither divides the 64 images .*use 64"):
+        config_check.check_devices(config, 3)
 
 
 def test_batches_divide_by_the_devices():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ibot_jax.runs.collapse import collapse_signs, evaluation_signs
+from ibot_jax.runs.collapse import balance_signs, collapse_signs, evaluation_signs
 
 K = 64
 UNIFORM = math.log(K)
@@ -55,6 +55,23 @@ def test_near_is_one_percent_of_ln_k_for_the_entropy(share, sign):
     assert set(signs(UNIFORM / 2, share * UNIFORM)) == {sign}
     inside = share + 0.01 if share < 0.5 else share - 0.01
     assert signs(UNIFORM / 2, inside * UNIFORM) == {}
+
+
+@pytest.mark.parametrize(("distance", "seen"), [(0.06, False), (0.04, True)])
+def test_images_that_look_alike(distance, seen):
+    metrics = {"class_loss": 2.0, "teacher_entropy": 1.0, "teacher_mean_entropy": UNIFORM}
+    found = collapse_signs(metrics | {"nearest_distance": distance}, K)
+    assert set(found) == ({"nearest"} if seen else set())
+    assert all("raise loss.koleo_weight" in text for text in found.values())
+
+
+def test_targets_that_are_not_balanced():
+    assert balance_signs({}) == {}
+    assert balance_signs({"sinkhorn_class_error": 0.05, "sinkhorn_patch_error": 0.1}) == {}
+    found = balance_signs({"sinkhorn_class_error": 0.05, "sinkhorn_patch_error": 0.25})
+    assert set(found) == {"sinkhorn_patch"}
+    assert "25% of the patch tokens" in found["sinkhorn_patch"]
+    assert "raise loss.sinkhorn_turns" in found["sinkhorn_patch"]
 
 
 def evaluated(rank=20.0, used=0.3, patches_used=0.3, images=1000, patch=K):

@@ -128,27 +128,55 @@ def test_student_teacher_heads_and_centers_of_the_original(tmp_path):
 _LAST = ("weight_g", "weight_v")
 
 
-def test_a_head_of_another_kind_stays_behind(tmp_path):
-    """That of DINOv3 has no weight norm."""
-    tensors = prefixed("teacher.backbone.", vit()) | prefixed(
-        "teacher.dino_head.", projection_head()
-    )
-    for leaf in _LAST:
-        del tensors[f"teacher.dino_head.last_layer.{leaf}"]
-    tensors["teacher.dino_head.last_layer.weight"] = np.ones((24, 16), np.float32)
-    np.savez(tmp_path / "x.npz", **tensors)
-    _, table = start(tmp_path / "x.npz", **FOREIGN)
-    assert table["student"].endswith("its head is fresh")
-    assert "left out: the projection head, 7 tensors; no mask token" in table["notes"]
-
-
-def test_heads_apart_stay_behind(tmp_path):
-    """As DINOv2 trains them: one of class tokens, and one of patches."""
+def heads_apart(weight_norm):
+    """A teacher with a head of class tokens, and one of patches, as DINOv2 and DINOv3 have them."""
     tensors = prefixed("teacher.backbone.", vit())
-    for name in ("dino_head", "ibot_head"):
-        tensors |= prefixed(f"teacher.{name}.", projection_head())
+    for seed, name in enumerate(("dino_head", "ibot_head")):
+        head = projection_head(seed=seed, prototypes=24 + 6 * seed)
+        if not weight_norm:
+            head = {n: x for n, x in head.items() if n.partition("last_layer.")[2] not in _LAST}
+            head["last_layer.weight"] = np.full((24 + 6 * seed, 16), 1.0 + seed, np.float32)
+        tensors |= prefixed(f"teacher.{name}.", head)
+    return tensors
+
+
+HEADS_APART = dict(
+    head__shared=False,
+    head__shared_teacher=False,
+    head__separate=True,
+    head__hidden_dim=48,
+    head__bottleneck_dim=16,
+    head__prototypes=24,
+    head__patch_prototypes=30,
+)
+
+
+@pytest.mark.parametrize("weight_norm", [True, False])
+def test_heads_apart_come_along(weight_norm, tmp_path):
+    tensors = heads_apart(weight_norm)
     np.savez(tmp_path / "x.npz", **tensors)
-    _, table = start(tmp_path / "x.npz", **FOREIGN)
+    weights, table = start(
+        tmp_path / "x.npz", **FOREIGN, **HEADS_APART, head__weight_norm=weight_norm
+    )
+    assert table["student"] == "backbone and head of the teacher there"
+    head, leaf = weights["teacher"]["head"], "weight_v" if weight_norm else "weight"
+    for theirs, ours in (("dino_head", ""), ("ibot_head", "patch_")):
+        for layer, name in (("mlp.0.weight", "mlp_0"), ("mlp.4.weight", "mlp_2")):
+            kernel = head[f"{ours}{name}"]["kernel"]
+            np.testing.assert_array_equal(kernel.T, tensors[f"teacher.{theirs}.{layer}"])
+        last = head[f"{ours}last_layer"]
+        np.testing.assert_array_equal(last["v"].T, tensors[f"teacher.{theirs}.last_layer.{leaf}"])
+        assert last.keys() == ({"v", "g"} if weight_norm else {"v"})
+
+
+def test_heads_apart_do_not_start_from_a_shared_one(tmp_path):
+    tensors = prefixed("teacher.backbone.", vit())
+    np.savez(tmp_path / "x.npz", **tensors, **prefixed("teacher.head.", projection_head()))
+    sizes = dict(HEADS_APART, head__patch_prototypes=24)
+    found = r"another head: .*separate is False there and True here; .*init_head=\"fresh\""
+    with pytest.raises(UserError, match=found):
+        start(tmp_path / "x.npz", **FOREIGN, **sizes)
+    _, table = start(tmp_path / "x.npz", **FOREIGN, **sizes, init_head="fresh")
     assert table["student"].endswith("its head is fresh")
 
 

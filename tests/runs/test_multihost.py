@@ -99,6 +99,31 @@ def test_a_run_goes_on_whatever_the_number_of_processes(left_alone, tmp_path):
         )
 
 
+def test_losses_over_a_batch_do_not_depend_on_the_number_of_processes(tmp_path):
+    """Balanced targets and spread images, in float64: of neighbours on other processes, too."""
+    rows = []
+    for count in (1, 2):
+        workdir = tmp_path / str(count)
+        run = Run(
+            count,
+            *(*cli.TINY, f"--workdir={workdir}", "--config.duration=3 steps"),
+            *("--config.dtype=float64", "--config.method=dinov2", "--config.knn.every="),
+            *("--config.loss.targets=sinkhorn", "--config.loss.koleo_weight=0.1"),
+            *("--config.head.separate=true", "--config.head.shared=false"),
+            *("--config.head.shared_teacher=false", "--config.checkpoint.every=3 steps"),
+            *("--config.optim.warmup=1 steps", "--config.optim.freeze_last_layer=1 steps"),
+            "--config.loss.teacher_temp_warmup=1 steps",
+        )
+        statuses, _, errors = run.finish()
+        assert statuses == [0] * count, errors
+        rows.append(cli.rows(workdir))
+    assert [row["step"] for row in rows[0]] == [1, 2, 3]
+    for one, two in zip(*rows, strict=True):
+        assert one.keys() == two.keys() >= {"koleo_loss", "sinkhorn_patch_error"}
+        for name in one.keys() - {"mask_ratio", "masked_capacity_used"}:  # float32, and by device
+            np.testing.assert_allclose(two[name], one[name], rtol=1e-10, err_msg=name)
+
+
 @pytest.fixture
 def folders(tmp_path):
     """Returns two working directories, in each a folder of 32 images."""

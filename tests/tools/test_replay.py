@@ -222,7 +222,8 @@ def test_what_is_not_known_is_told_and_what_is_optional_may_lack(changed, table,
         ({}, {"nlayers": 4}, "nlayers=4 is not there yet"),
         ({}, {"qkv_bias": False}, "qkv_bias=False is not there yet"),
         ({}, {"center_momentum": 0.9, "center_momentum2": 0.8}, "two momenta"),
-        ({}, {"recipe": "dinov2"}, "the method dinov2 is not there yet"),
+        ({}, {"recipe": "dinov2"}, "its config has no whole_config"),
+        ({}, {"recipe": "vicreg"}, "the method vicreg is not there yet"),
         ({}, {"arch": "resnet50"}, "the architecture resnet50 is not there yet"),
         ({}, {"hidden_dim": 20}, "its init/student is not of the model"),
         ({}, {"hidden_dim": "many"}, "hidden_dim='many' is no value of head.hidden_dim"),
@@ -245,7 +246,8 @@ def test_a_setting_that_is_needed_is_named(changed, refused, name):
 @pytest.mark.parametrize(
     ("arrays", "settings", "reason"),
     [
-        ("koleo/plain/input", None, "losses of DINOv2 and DINOv3 are not there yet"),
+        ("koleo/plain/input", None, "it has no class/temps"),
+        ("cosine/plain", None, "schedules of DINOv2 and DINOv3 are not there yet"),
         ("something", None, "no recording of a known kind"),
     ],
 )
@@ -327,3 +329,65 @@ HEIRS = ("dinov2_vit_registers", "dinov2_vit_swiglu", "dinov3_vit", "dinov3_vit_
 def test_so_are_all_recorded_outputs_and_layouts(reference, table, file):
     status, rows = table(reference(f"{file}.npz"))
     assert status == 0 and len(rows) >= 20
+
+
+def test_losses_of_two_processes_are_found_again(pytestconfig, table):
+    status, rows = table(pytestconfig.rootpath / "tests/data/two_processes.npz")
+    assert status == 0 and not above(rows)
+    assert {"rank0 class/sinkhorn_v2", "rank1 koleo/all_top2/grad"} < set(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "quantities"),
+    [
+        ("dino_losses", {"class v2_local_grad", "patch sinkhorn3", "koleo plain/loss_top2"}),
+        ("stochastic_depth_and_rope", {"drop/rate=0.9,batch=3/dinov3/second_output", "rope/sin"}),
+    ],
+)
+def test_parts_of_the_heirs_are_found_again(reference, table, file, quantities):
+    status, rows = table(reference(f"{file}.npz"))
+    assert status == 0 and not above(rows) and quantities < set(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["small", "separate_sinkhorn", "shared_centering"])
+def test_runs_of_dinov2_are_reproduced(reference, table, name):
+    status, rows = table(reference(f"dinov2_step_{name}.npz"))
+    assert status == 0 and not above(rows)
+    losses = {f"{kind} loss" for kind in ("total", "class", "patch", "koleo")}
+    steps = {f"gradients of step {step}, clipped" for step in (0, 1)}
+    moments = {f"{when} {who}" for when in ("epoch1", "final") for who in ("student", "teacher")}
+    assert set(rows) > losses | steps | moments
+    assert ("final patch center" in rows) == (name == "shared_centering")
+
+
+@pytest.mark.slow
+def test_settings_of_dinov2_count(reference, changed, table):
+    path = reference("dinov2_step_small.npz")
+    whole = json.loads(str(np.load(path)["config"]))["whole_config"]
+    whole["dino"]["koleo_loss_weight"] = 0.11
+    whole["teacher"]["teacher_temp"] = 0.06
+    whole["optim"] |= {"layerwise_decay": 0.8, "freeze_last_layer_epochs": 0}
+    status, rows = table(changed(path=path, whole_config=whole))
+    assert status == 1
+    assert above(rows) > {"koleo loss", "teacher_temp", "epoch1 student", "final teacher"}
+    assert not above(rows) & {"lr", "wd", "momentum"}
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "reason"),
+    [
+        ("train", {"centering": "whitening"}, "train.centering='whitening' is not there yet"),
+        ("student", {"drop_path_rate": 0.3}, "student.drop_path_rate=0.3 is not there yet"),
+        ("optim", {"scaling_rule": "cubic"}, "optim.scaling_rule='cubic' is not there yet"),
+        ("optim", {"clip_grad": -1.0}, "its settings are of no run here: optim.clip=-1.0"),
+    ],
+)
+def test_what_dinov2_does_and_nobody_here_is_one_line(
+    reference, changed, refused, section, settings, reason
+):
+    path = reference("dinov2_step_small.npz")
+    whole = json.loads(str(np.load(path)["config"]))["whole_config"]
+    whole[section] |= settings
+    assert reason in refused(changed(path=path, whole_config=whole))

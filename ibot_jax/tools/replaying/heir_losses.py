@@ -34,7 +34,7 @@ _CHUNK = 5  # rows at a time, so that there are several chunks
 
 def _replay(recording: Recording) -> Deviations:
     for part in _PARTS:
-        for name, ours in _PARTS[part](recording.below(f"{part}/")).items():
+        for name, ours in _of_part(recording, part).items():
             theirs, ours = recording[f"{part}/{name}"], np.asarray(ours)
             quantity, tolerance = f"{part} {name}", TOLERANCE
             if name.startswith("zero_row/") and name.endswith("_top2"):
@@ -44,6 +44,13 @@ def _replay(recording: Recording) -> Deviations:
                     others = recording[f"{part}/zero_row/input"].any(axis=1)
                     ours, theirs, quantity = ours[others], theirs[others], f"{quantity}, other rows"
             yield Deviation(quantity, difference(ours, theirs), tolerance)
+
+
+def _of_part(recording: Recording, part: str) -> dict[str, Array]:
+    try:
+        return _PARTS[part](recording.below(f"{part}/"))
+    except KeyError as error:
+        raise recording.problem(f"it has no {part}/{error.args[0]}") from None
 
 
 def _balanced(

@@ -90,8 +90,9 @@ class Method(Protocol):
 
     A step sees a batch by the rows of each device, and those perhaps part by part, and averages
     what it finds. So terms and means are means over images. What relates the images of a batch to
-    each other is summed over the devices in `targets` (`jax.lax.psum` over `mesh.BATCH_AXES`; all
-    devices call it as often), and its method refuses more than one part, `grad_accum_steps`.
+    each other is summed over the devices, or gathered from them (`jax.lax.psum`, `all_gather` over
+    `mesh.BATCH_AXES`; all devices call it as often), and takes no more than one part,
+    `grad_accum_steps`, as `config.relations` has it.
 
     Attributes:
       modules: the networks' architectures.

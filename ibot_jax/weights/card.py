@@ -10,9 +10,10 @@ import numpy as np
 from etils import epath
 
 from ibot_jax.errors import UserError
+from ibot_jax.models import counts
 from ibot_jax.models.architectures import architecture_of, geometry_of
 from ibot_jax.models.parameters import Params
-from ibot_jax.weights.description import described_model, described_view
+from ibot_jax.weights.description import described_config, described_model, described_view
 from ibot_jax.weights.hashes import backbone_hash, weights_hash
 from ibot_jax.weights.quoting import hub_id, yaml_scalar
 
@@ -202,11 +203,15 @@ def _architecture(description: Mapping[str, Any]) -> str:
     }
     if "head" in description:
         head = description["head"]
-        rows["projection head"] = (
-            f"{head['hidden_dim']}, {head['hidden_dim']}, {head['bottleneck_dim']}, then "
-            f"{head['prototypes']} prototypes"
-        )
+        of_class, of_patches = counts.head_sizes(described_config(dict(description), "it").head)
+        rows["projection head"] = _layers(*of_class, head["prototypes"])
+        if head.get("separate"):
+            rows["head of patch tokens"] = _layers(*of_patches, head["patch_prototypes"])
     return _table(rows)
+
+
+def _layers(hidden_dim: int, bottleneck_dim: int, prototypes: int) -> str:
+    return f"{hidden_dim}, {hidden_dim}, {bottleneck_dim}, then {prototypes} prototypes"
 
 
 def _dtype(description: Mapping[str, Any]) -> str:

@@ -247,7 +247,7 @@ def test_a_setting_that_is_needed_is_named(changed, refused, name):
     ("arrays", "settings", "reason"),
     [
         ("koleo/plain/input", None, "it has no class/temps"),
-        ("cosine/plain", None, "schedules of DINOv2 and DINOv3 are not there yet"),
+        ("seghead/features/0", None, "dense evaluation of DINOv2 and DINOv3 are not there yet"),
         ("something", None, "no recording of a known kind"),
     ],
 )
@@ -342,6 +342,7 @@ def test_losses_of_two_processes_are_found_again(pytestconfig, table):
     ("file", "quantities"),
     [
         ("dino_losses", {"class v2_local_grad", "patch sinkhorn3", "koleo plain/loss_top2"}),
+        ("recipe_tables", {"cosine/truncated", "v2/linear_cosine", "scaling/dinov2_sqrt_wrt_1024"}),
         ("stochastic_depth_and_rope", {"drop/rate=0.9,batch=3/dinov3/second_output", "rope/sin"}),
     ],
 )

@@ -7,6 +7,7 @@ from ibot_jax.tools.replaying import (
     heir_blocks,
     heir_losses,
     heir_runs,
+    heir_tables,
     heirs,
     neighbours,
     training,
@@ -14,7 +15,8 @@ from ibot_jax.tools.replaying import (
 from ibot_jax.tools.replaying.recording import Kind, Recording
 
 KINDS = (training.KIND, forward.KIND, heirs.KIND, heirs.LAYOUTS)
-KINDS += (heir_runs.KIND, heir_losses.KIND, heir_losses.PROCESSES, heir_blocks.KIND)
+KINDS += (heir_runs.KIND, heir_losses.KIND, heir_losses.PROCESSES)
+KINDS += (heir_blocks.KIND, heir_tables.KIND)
 KINDS += (neighbours.KIND, color_ops.KIND)
 
 # What else is recorded of this field's programs, by what the names of its arrays begin with.
@@ -22,7 +24,6 @@ _NOT_YET = {
     "crop/": "statistics of drawn crops and masks",
     "dinov2/grid=": "statistics of masks of DINOv2 and DINOv3",
     "seghead/": "dense evaluation of DINOv2 and DINOv3",
-    "cosine/": "schedules of DINOv2 and DINOv3",
 }
 
 

@@ -19,8 +19,14 @@ from foreign_weights import (
     safetensors_bytes,
     vit,
 )
+from tiny import tiny_config
 
 import ibot_jax
+from ibot_jax.models.build import build_backbone, build_head, init_params
+from ibot_jax.weights.foreign import original_names
+from ibot_jax.weights.foreign.architecture import Known
+from ibot_jax.weights.foreign.convert import take
+from ibot_jax.weights.foreign.files.contents import Contents
 from ibot_jax.weights.foreign.files.torch_writer import torch_bytes
 
 HEADS = "--heads=4"
@@ -468,3 +474,26 @@ def test_a_teacher_alone_starts_both(tmp_path):
         for name in ("start", "again")
     )
     jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+@pytest.mark.parametrize("weight_norm", [True, False])
+def test_heads_apart_there_and_back(weight_norm):
+    config = tiny_config(
+        head__separate=True,
+        head__shared=False,
+        head__shared_teacher=False,
+        head__patch_hidden_dim=10,
+        head__patch_prototypes=20,
+        head__weight_norm=weight_norm,
+    )
+    size, head = config.data.global_size, build_head(config.head, "float32", teacher=False)
+    backbone = build_backbone(config.model, size, "float32")
+    params = jax.tree.map(np.asarray, init_params(backbone, head, jax.random.key(0), size, 3))
+    tensors = original_names.to_torch(params, config.model.patch_size)
+    assert "patch_head.mlp.0.weight" in tensors and "head.last_layer2.weight_v" not in tensors
+    contents = Contents("made", {"": tensors})
+    taken = take(contents, "", "made", Known(heads=2), head=True)
+    jax.tree.map(np.testing.assert_array_equal, taken.params, params)
+    for key in ("separate", "shared", "hidden_dim", "patch_hidden_dim", "patch_bottleneck_dim"):
+        assert taken.config[f"head.{key}"] == config.head[key]
+    assert taken.config["head.weight_norm"] == weight_norm

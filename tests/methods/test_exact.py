@@ -116,9 +116,19 @@ def class_loss():
     return jax.grad(loss), jnp.ones((2, 4, 12))
 
 
-def pretraining(dtype):
+DINOV2 = dict(
+    method="dinov2",
+    loss__targets="sinkhorn",
+    loss__koleo_weight=0.1,
+    head__separate=True,
+    head__shared=False,
+    head__shared_teacher=False,
+)
+
+
+def pretraining(dtype, **changes):
     """In bfloat16, too: losses are summed, and the means that move the centers made, in float32."""
-    config = tiny_config(dtype=dtype)
+    config = tiny_config(dtype=dtype, **changes)
     plan, mesh = tiny_plan(config), make_mesh(jax.devices()[:1])
     state = jax.eval_shape(make_init(config, plan), jax.random.key(0))
     return make_train_step(config, plan, mesh), state, tiny_batch(config), jax.random.key(0)
@@ -172,6 +182,8 @@ FUNCTIONS = {
     "fine-tuning in bfloat16": lambda: finetuning("bfloat16"),
     "pre-training": lambda: pretraining("float32"),
     "pre-training in bfloat16": lambda: pretraining("bfloat16"),
+    "pre-training by dinov2": lambda: pretraining("float32", **DINOV2),
+    "pre-training by dinov2 in bfloat16": lambda: pretraining("bfloat16", **DINOV2),
 }
 
 

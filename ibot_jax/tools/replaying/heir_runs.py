@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
 from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.models.parameters import Params
@@ -106,7 +107,7 @@ def _taken(recording: Recording, prefix: str) -> Taken:
     return take(contents, "", recording.path, known, head=True)
 
 
-def _first_state(recording: Recording, config: Section, plan, taken: Taken) -> TrainState:
+def _first_state(recording: Recording, config: Section, plan: Plan, taken: Taken) -> TrainState:
     state = jax.jit(steps.make_init(config, plan))(jax.random.key(0))
     params = {"student": taken.params, "teacher": _taken(recording, "init/teacher/").params}
     ours = {"student": state.params, "teacher": teacher_params(state)}

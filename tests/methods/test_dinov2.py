@@ -1,4 +1,4 @@
-"""DINOv2's losses over the whole batch, on one device and on a mesh of all axes."""
+"""DINOv2's losses over the whole batch, from all logits at once in NumPy."""
 
 import jax
 import numpy as np
@@ -7,7 +7,6 @@ from tiny import normalized, tiny_batch, tiny_config, tiny_plan
 
 from ibot_jax.models.build import build_backbone, build_head
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.parallel.rows import to_global
 from ibot_jax.runs import training
 
 KEY = jax.random.key(0)
@@ -87,26 +86,43 @@ def expected(config, params, batch):
     }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mesh", [dict(devices=1), dict(devices=8, fsdp=2, tensor=2)], ids=str)
-def test_sums_over_batch_devices_and_chunks_make_the_losses(mesh):
-    config = tiny_config(**DINOV2)
-    mesh = make_mesh(jax.devices()[: mesh.pop("devices")], **mesh)
-    plan, batch = tiny_plan(config), tiny_batch(config)
+def start(**changes):
+    """Returns a first state and the step, on one device; `tests/parallel` compares meshes."""
+    config, mesh = tiny_config(**DINOV2 | changes), make_mesh(jax.devices()[:1])
+    plan = tiny_plan(config)
     state = training.jit_init(config, plan, mesh)(KEY)
-    losses = expected(config, jax.device_get(state.params), batch)
-    train_step = training.jit_train_step(config, plan, mesh)
-    _, metrics = train_step(state, to_global(batch, mesh), KEY)
+    return config, state, jax.jit(training.make_train_step(config, plan, mesh))
+
+
+@pytest.fixture(scope="module")
+def balanced():
+    return start()
+
+
+def test_sums_over_the_batch_and_chunks_make_the_losses(balanced):
+    config, state, train_step = balanced
+    batch = tiny_batch(config)
+    losses = expected(config, state.params, batch)
+    _, metrics = train_step(state, batch, KEY)
     found = {name: float(metrics[name]) for name in losses}
     assert found == pytest.approx(losses, rel=1e-4)
     assert 0 <= metrics["sinkhorn_class_error"] < 0.5 > metrics["sinkhorn_patch_error"] >= 0
 
 
+def test_a_term_that_is_no_number_is_named(balanced):
+    config, state, train_step = balanced
+    head = dict(state.params["head"])
+    head["patch_mlp_1"] = jax.tree.map(lambda x: x * np.nan, head["patch_mlp_1"])
+    spoiled = state.replace(params={**state.params, "head": head})
+    _, metrics = train_step(spoiled, tiny_batch(config), KEY)
+    assert not metrics["finite"]
+    losses = ("class_loss", "patch_loss", "koleo_loss")
+    assert [bool(np.isfinite(metrics[name])) for name in losses] == [True, False, True]
+
+
 def test_a_batch_without_masks_has_no_patch_loss_and_keeps_the_center():
-    config = tiny_config(**DINOV2 | dict(loss__targets="centering"))
-    plan, batch = tiny_plan(config), tiny_batch(config)
-    train_step = training.jit_train_step(config, plan, make_mesh(jax.devices()[:1]))
-    state = training.jit_init(config, plan, make_mesh(jax.devices()[:1]))(KEY)
+    config, state, train_step = start(loss__targets="centering")
+    batch = tiny_batch(config)
     state, _ = train_step(state, batch, KEY)
     center = np.asarray(state.buffers["centers"]["patch"])
     assert np.abs(center).max() > 0
@@ -114,17 +130,3 @@ def test_a_batch_without_masks_has_no_patch_loss_and_keeps_the_center():
     state, metrics = train_step(state, without, KEY)
     assert metrics["patch_loss"] == 0 and metrics["finite"]
     np.testing.assert_allclose(state.buffers["centers"]["patch"], center, rtol=1e-6)
-
-
-def test_a_term_that_is_no_number_is_named():
-    """A class token of zeros is as far from all others: its loss is finite; one of NaN is not."""
-    config = tiny_config(**DINOV2)
-    plan, mesh = tiny_plan(config), make_mesh(jax.devices()[:1])
-    state = training.jit_init(config, plan, mesh)(KEY)
-    head = jax.tree.map(np.asarray, state.params["head"])
-    head = {**head, "patch_mlp_1": jax.tree.map(lambda x: x * np.nan, head["patch_mlp_1"])}
-    spoiled = state.replace(params={**state.params, "head": head})
-    _, metrics = training.jit_train_step(config, plan, mesh)(spoiled, tiny_batch(config), KEY)
-    assert not metrics["finite"]
-    losses = ("class_loss", "patch_loss", "koleo_loss")
-    assert [bool(np.isfinite(metrics[name])) for name in losses] == [True, False, True]

@@ -144,7 +144,6 @@ def alone(float64):
         ("2x2x2", "swin"),
         ("2x2x2", "heir"),
         ("2x2x2", "lora"),
-        ("8x1x1", "dinov2"),
         ("2x2x2", "dinov2"),
         ("1x2x4", "dinov2 by centers"),
     ],

@@ -55,10 +55,10 @@ def test_targets_are_those_of_the_definition(chunk, turns, float64):
 
 
 def test_in_the_end_all_prototypes_are_used_alike(float64):
-    found, unequal = offsets(PARAMS, ROWS, SELECTED, turns=40)
+    found, unequal = offsets(PARAMS, ROWS, SELECTED, turns=100)
     targets = teacher_probs((ROWS @ PARAMS)[SELECTED], found, TEMP)
-    np.testing.assert_allclose(targets.sum(axis=0), SELECTED.sum() / K, rtol=3e-2)
-    assert unequal < 5e-3 < offsets(PARAMS, ROWS, SELECTED, turns=2)[1]
+    np.testing.assert_allclose(targets.sum(axis=0), SELECTED.sum() / K, rtol=1e-2)
+    assert unequal < 1e-3 < offsets(PARAMS, ROWS, SELECTED, turns=2)[1]
 
 
 @pytest.mark.parametrize("spread", ["tokens", "prototypes"])

@@ -257,10 +257,26 @@ KEYS = {
         "what the student of method=distillation learns from: a run, an export with its head, or "
         "another project's file of backbone and head",
     ),
-    "masks.kind": Key("block", "shape", OneOf(("block", "random"))),
+    "masks.kind": Key(
+        "block",
+        "shape: iBOT's block and random, of which each view draws its share; dinov2 and dinov3 "
+        "deal shares out over a batch, dinov3 with exact counts",
+        OneOf(("block", "random", "dinov2", "dinov3")),
+    ),
     "masks.ratios": Key((0.0, 0.3), "each global view draws one of these shares ...", SHARE),
     "masks.variances": Key(
         (0.0, 0.2), "... plus uniform noise within that entry's variance", SHARE
+    ),
+    "masks.share": Key(
+        0.5, "of a batch's global views that are masked, by kinds dinov2 and dinov3", SHARE
+    ),
+    "masks.range": Key(
+        (0.1, 0.5),
+        "of the shares of patches that these mask, which climb in equal steps",
+        Interval(0, 1),
+    ),
+    "masks.shift": Key(
+        False, "roll these masks by a random number of patches: all places are masked as often"
     ),
     "masks.start": Key(
         "0 epochs", "no masks before; the patch temperature waits as long", Duration()

@@ -6,6 +6,7 @@ from ibot_jax.config import durations
 from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.flat import Flat
 from ibot_jax.config.host import MOST_PER_CORE, num_cores
+from ibot_jax.config.masking import DEALT
 from ibot_jax.config.plan import peak_rate
 from ibot_jax.config.problems import stated
 
@@ -128,6 +129,20 @@ def _of_whole_batches(flat: Flat, key: str) -> Iterator[str]:
         yield stated(flat, key, f"{problem}; set that to 1")
 
 
+def _check_kind_of_masks(flat: Flat) -> Iterator[str]:
+    kind, dealt = flat["masks.kind"], flat["masks.kind"] in DEALT
+    for name in ("ratios", "variances") if dealt else ("share", "range", "shift"):
+        key = f"masks.{name}"
+        if flat[key] != KEYS[key].default:
+            others = " and ".join(repr(x) for x in (("block", "random") if dealt else DEALT))
+            problem = f"is for masks.kind {others}, not {kind!r}; leave it at {KEYS[key].default!r}"
+            yield stated(flat, key, problem)
+    views = flat["batch_size"] * flat["data.global_views"]
+    if dealt and int(views * flat["masks.share"]) < 1:
+        problem = f"of a batch's {views} global views is none; use at least {1 / views:.3g}"
+        yield stated(flat, "masks.share", problem)
+
+
 def _check_masks(flat: Flat) -> Iterator[str]:
     key, ratios, variances = "masks.ratios", flat["masks.ratios"], flat["masks.variances"]
     if not 0 < len(ratios) == len(variances):
@@ -177,6 +192,7 @@ RELATIONS = (
     _check_balance,
     _check_koleo,
     _check_masks,
+    _check_kind_of_masks,
     _check_views,
     _check_resize,
 )

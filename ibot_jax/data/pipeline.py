@@ -1,17 +1,20 @@
 """The input pipeline: the batches of a training, and those of an evaluation."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ibot_jax.config.masking import DEALT
 from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
 from ibot_jax.data.batching import chunk_rows, run_batches
 from ibot_jax.data.draw.central import CentralView
+from ibot_jax.data.draw.dealt_masks import deal
 from ibot_jax.data.make.bad_images import BadImages
 from ibot_jax.data.make.chunks import EvalChunks, Request, TrainChunks
-from ibot_jax.data.make.examples import ORDER, MakeCentralView, MakeExample, stream
+from ibot_jax.data.make.examples import ORDER, STEPS, MakeCentralView, MakeExample, stream
 from ibot_jax.data.make.order import Positions
 from ibot_jax.data.make.workers import Task, Workers
 from ibot_jax.data.pixels.images import Decoding
@@ -74,8 +77,18 @@ def train_batches(
     check_method(data.resize)
     mask_start = plan.steps("masks.start", masks.start)
 
+    @functools.lru_cache(maxsize=8)  # threads work on a few batches at a time
+    def steps(step: int) -> np.ndarray:
+        """Returns [B, G, 2]: the steps of the ratio dealt out over the views of a whole batch."""
+        rng = stream(seed, 0, step, STEPS)
+        views = rows.batch_size * data.global_views
+        return deal(rng, views, masks.share, masks.range).reshape(rows.batch_size, -1, 2)
+
     def arguments(request: Request) -> tuple:
-        return request.located, request.epoch, request.index, request.step >= mask_start
+        masked = request.step >= mask_start
+        if masked and masks.kind in DEALT:
+            masked = steps(request.step)[request.row]
+        return request.located, request.epoch, request.index, masked
 
     return task_batches(
         source,

@@ -11,7 +11,6 @@ prototypes.
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import flax
@@ -171,8 +170,8 @@ class Comparison:
           tokens: of the student, which lead with [B * G].
           units: of the teacher, likewise, [..., U].
           masks: [B, G, h, w] bool.
-          share: of `masked_share`, by which a chunk has slots; where more are masked, another
-            chunk follows.
+          share: of `masking.masked_share`, by which a chunk has slots; where more are masked,
+            another chunk follows.
 
         Returns:
           Terms that are the same on all devices of the tensor axis.
@@ -246,25 +245,13 @@ def _part(head: Head) -> Head:
     )
 
 
-def masked_share(ratios: Sequence[float], variances: Sequence[float]) -> tuple[float, float]:
-    """Returns mean and standard deviation of the share of a view that is masked.
-
-    Each view draws one of the ratios, plus uniform noise within that entry's variance.
-    """
-    pairs = list(zip(ratios, variances, strict=True))
-    mean = sum(ratio for ratio, _ in pairs) / len(pairs)
-    # Of a uniform entry, and of uniform noise of half-width v.
-    square = sum(ratio**2 + v**2 / 3 for ratio, v in pairs) / len(pairs)
-    return mean, math.sqrt(max(square - mean**2, 0))
-
-
 def masked_capacity(share: tuple[float, float], views: int, patches: int, most: int) -> int:
     """Returns the slots of a chunk for the masked tokens of some views.
 
     Two standard deviations above their expected number.
 
     Args:
-      share: mean and standard deviation, of `masked_share`.
+      share: mean and standard deviation, of `masking.masked_share`.
       views: number of views.
       patches: tokens of a view.
       most: slots that there may be.

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 
 import jax
 
+from ibot_jax.config.masking import masked_share
 from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
 from ibot_jax.losses.centering import update_center
-from ibot_jax.methods.comparison import Comparison, TeacherHead, masked_share, mean_logits, units_of
+from ibot_jax.methods.comparison import Comparison, TeacherHead, mean_logits, units_of
 from ibot_jax.methods.method import Array, Modules, Networks, Targets, Tree
 from ibot_jax.methods.views import Views, by_view, student_tokens, tokens_of
 from ibot_jax.models.parameters import Params
@@ -122,5 +123,5 @@ def build(config: Section, modules: Modules, plan: Plan) -> IBOT:
             }
         },
         center_momentum=loss.center_momentum,
-        masked=masked_share(masks.ratios, masks.variances),
+        masked=masked_share(masks),
     )

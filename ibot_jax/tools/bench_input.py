@@ -23,6 +23,7 @@ from ibot_jax.cli import exits, flags
 from ibot_jax.cli.config_file import add_config_arguments, given_config
 from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
+from ibot_jax.data.draw.dealt_masks import draw_dealt_mask
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.data.draw.views import draw_views
 from ibot_jax.data.make.examples import MakeExample
@@ -48,7 +49,7 @@ _PARTS = {
     "draw": (draw_views,),
     "crop": (crop_and_resize,),
     "color": (apply_color,),
-    "mask": (draw_mask,),
+    "mask": (draw_mask, draw_dealt_mask),
 }
 
 

@@ -18,9 +18,11 @@ import numpy as np
 from ibot_jax.cli import exits, flags
 from ibot_jax.cli.config_file import add_config_arguments, given_config
 from ibot_jax.config.flat import flatten
+from ibot_jax.config.masking import DEALT
 from ibot_jax.config.plan import make_plan
 from ibot_jax.config.problems import refuse
 from ibot_jax.config.section import Section
+from ibot_jax.data.draw.dealt_masks import deal, draw_dealt_mask
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.errors import UserError
 from ibot_jax.files.atomic import write_json
@@ -144,10 +146,14 @@ def _draw_masks(
     masks: Section, grid: tuple[int, int], shape: tuple[int, int], rng: np.random.Generator
 ) -> np.ndarray:
     """Draws masks [*shape, h, w] bool, on a grid of (h, w)."""
-    drawn = [
-        draw_mask(rng, masks.kind, grid, masks.ratios, masks.variances)
-        for _ in range(math.prod(shape))
-    ]
+    views = math.prod(shape)
+    if masks.kind in DEALT:
+        steps = deal(rng, views, masks.share, masks.range)
+        drawn = [draw_dealt_mask(rng, masks.kind, grid, step, masks.shift) for step in steps]
+    else:
+        drawn = [
+            draw_mask(rng, masks.kind, grid, masks.ratios, masks.variances) for _ in range(views)
+        ]
     return np.stack(drawn).reshape(*shape, *grid)
 
 
@@ -211,7 +217,7 @@ def measure(
         **_speed(config, mesh, compiled, statistics.median(seconds)),
         "memory_bytes": _memory(compiled, mesh),
         "masked_tokens_per_image": {
-            "expected": config.data.global_views * flops.expected_masked(config.masks.ratios, grid),
+            "expected": config.data.global_views * flops.expected_masked(config.masks, grid),
             "drawn": float(np.sum(masks) / len(masks) / config.batch_size),
         },
         "loss": float(metrics["loss"]) if metrics["finite"] else None,

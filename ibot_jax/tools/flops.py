@@ -15,6 +15,7 @@ once more for the backward pass) takes time, but is no part of the model.
 import functools
 import math
 
+from ibot_jax.config.masking import masked_share
 from ibot_jax.config.section import Section
 from ibot_jax.models import counts
 from ibot_jax.models.architectures import geometry_of
@@ -51,17 +52,18 @@ def head_flops(
     }
 
 
-def expected_masked(ratios: tuple[float, ...], grid: tuple[int, int]) -> float:
+def expected_masked(masks: Section, grid: tuple[int, int]) -> float:
     """Returns how many tokens of a global view are masked on average: the mean ratio's share.
 
-    The noise of a ratio has mean 0. A mask may stay below its ratio, never pass it: random ones
-    round down, and of block-wise ones the last block does not always fit.
+    The noise of a ratio has mean 0. A mask may stay below its ratio: random ones round down, and of
+    block-wise ones the last block does not always fit. Only those of kind "dinov3" have a little
+    more, the upper ends of their steps.
 
     Args:
-      ratios: that views draw from.
+      masks: the config's section.
       grid: of a mask.
     """
-    return sum(ratios) / len(ratios) * math.prod(grid)
+    return masked_share(masks)[0] * math.prod(grid)
 
 
 def step_flops(
@@ -85,7 +87,7 @@ def step_flops(
         counts.flops(model, data.channels, size, data.global_size)
         for size in (data.global_size, data.local_size)
     )
-    masked = data.global_views * expected_masked(masks.ratios, grid)
+    masked = data.global_views * expected_masked(masks, grid)
     views = data.global_views + data.local_views
     # Where nothing is masked, no patch token is compared, nor has a center that counts.
     seen = data.global_views * math.prod(grid) if masked and mean_of_patches else masked

@@ -126,6 +126,22 @@ def test_processes_share_the_rows_of_the_same_batches(config, folder, divide, co
         assert_equal_batches(run(config, folder, rows), own)
 
 
+def test_masks_are_dealt_out_over_whole_batches(config, folder):
+    """Whoever makes which rows, and wherever the run goes on."""
+    config.masks.update(kind="dinov3", share=0.3, range=(0.25, 0.75))
+    whole = run(config, folder)
+    rows = {tuple(batch["masks"].any((2, 3)).ravel()) for batch in whole}
+    assert len(rows) == len(whole)  # each batch is dealt anew
+    for batch in whole:  # 4 of 16 views, in steps of an eighth of 16 patches
+        assert sorted(batch["masks"].sum((2, 3)).ravel()) == [0] * 12 + [6, 8, 10, 12]
+    assert_equal_batches(run(config, folder, start_step=3), whole[3:])
+    for rows in in_turn(config.batch_size, 2):
+        own = [{key: batch[key][rows.numbers] for key in KEYS} for batch in whole]
+        assert_equal_batches(run(config, folder, rows), own)
+    config.masks.start = "1 epochs"
+    assert not any(batch["masks"].any() for batch in run(config, folder)[:2])
+
+
 def test_every_epoch_is_another_permutation(config, flat_folder):
     config.batch_size = 10
     config.data.update(jitter=0.0, gray=0.0, blur=(0.0, 0.0, 0.0), solarize=(0.0, 0.0, 0.0))

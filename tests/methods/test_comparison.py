@@ -1,7 +1,6 @@
 """Logits compared token by token in NumPy, whatever is computed at a time and on however many."""
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -225,19 +224,6 @@ def test_the_mean_output_is_that_of_all_tokens(kind):
     found = comparison.mean_logits(TEACHER, TEACHER_PARAMS, UNITS.patches, kind)
     logits = TEACHER.apply({"params": TEACHER_PARAMS}, UNITS.patches, method=f"{kind}_logits")
     np.testing.assert_allclose(found, logits.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
-
-
-def test_the_share_that_is_masked_is_that_of_its_draws():
-    mean, deviation = comparison.masked_share((0.1, 0.4), (0.0, 0.2))
-    assert mean == pytest.approx(0.25)
-    # Half of the views always have 0.1; the others are uniform in [0.2, 0.6].
-    second_moment = (0.1**2 + (0.6**3 - 0.2**3) / 3 / 0.4) / 2
-    assert deviation == pytest.approx(math.sqrt(second_moment - 0.25**2))
-    assert comparison.masked_share((0.3,), (0.0,)) == pytest.approx((0.3, 0), abs=1e-8)
-    with pytest.raises(ValueError):
-        comparison.masked_share((0.1, 0.4), (0.0,))
-    # Of equal ratios the variance may be rounded to less than nothing.
-    assert comparison.masked_share((0.15,) * 6, (0.0,) * 6) == pytest.approx((0.15, 0), abs=1e-8)
 
 
 @pytest.mark.parametrize(

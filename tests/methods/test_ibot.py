@@ -6,8 +6,9 @@ import pytest
 from tiny import tiny_batch, tiny_config, tiny_plan
 
 from ibot_jax.config import get_config
+from ibot_jax.config.masking import masked_share
 from ibot_jax.data.draw.masks import draw_mask
-from ibot_jax.methods.comparison import masked_capacity, masked_share
+from ibot_jax.methods.comparison import masked_capacity
 from ibot_jax.models.architectures import geometry_of
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs import training
@@ -19,7 +20,7 @@ KEY = jax.random.key(0)
 def test_the_capacity_rarely_needs_a_second_chunk_and_is_not_idle(views):
     config = get_config()
     masks, grid = config.masks, geometry_of(config.model).grid(config.data.global_size)
-    share = masked_share(masks.ratios, masks.variances)
+    share = masked_share(masks)
     capacity = masked_capacity(share, views, grid[0] * grid[1], most=10**9)
     rng = np.random.default_rng(0)
     counts = np.array(
@@ -31,8 +32,7 @@ def test_the_capacity_rarely_needs_a_second_chunk_and_is_not_idle(views):
 
 
 def test_the_capacity_is_bounded_by_the_tokens_and_by_the_logits():
-    share = masked_share((1.0,), (0.0,))
-    assert share == (1, 0)
+    share = (1, 0)
     assert masked_capacity(share, 3, 16, most=10**9) == 3 * 16
     assert masked_capacity(share, 3, 16, most=5) == 5
     assert masked_capacity(share, 3, 16, most=0) == 1
@@ -59,7 +59,7 @@ def test_any_number_of_masked_tokens_is_exact(devices):
         )
         fullest = (8 // devices + 1) // 2 * 2 * masked
         assert metrics.pop("masked_capacity_used") == fullest / masked_capacity(
-            masked_share((0.05,), (0.0,)), 16 // devices, 16, most=8
+            (0.05, 0), 16 // devices, 16, most=8
         )
         assert of_many.pop("masked_capacity_used") <= 1
         ours, theirs = (after.params, metrics), (expected.params, of_many)
@@ -82,6 +82,6 @@ def test_prototypes_beyond_the_logits_bound_cost_no_logits():
 
     bounded = temporaries()
     config.loss.max_logits = 2**30
-    share = masked_share(config.masks.ratios, config.masks.variances)
+    share = masked_share(config.masks)
     masked_logits = 4 * 65_536 * masked_capacity(share, 128, 16, most=10**9)
     assert temporaries() > masked_logits > 1.5 * bounded

@@ -80,6 +80,18 @@ MISTAKES = {
         r"masks\.ratios=\(0\.3,\) and masks\.variances=\(0\.0, 0\.2\)",
     ),
     "no mask ratio": (dict(masks__ratios=(), masks__variances=()), r"masks\.ratios=\(\)"),
+    "dealt ratios": (
+        dict(masks__kind="dinov2", masks__ratios=(0.3,), masks__variances=(0.2,)),
+        r"masks\.ratios=\(0\.3,\) is for masks\.kind 'block' and 'random', not 'dinov2'",
+    ),
+    "share of masks that are not dealt": (
+        dict(masks__share=0.4),
+        r"masks\.share=0\.4 is for masks\.kind 'dinov2' and 'dinov3', not 'block'",
+    ),
+    "nothing dealt": (
+        dict(masks__kind="dinov3", masks__share=1e-4),
+        r"masks\.share=0\.0001 of a batch's \d+ global views is none; use at least 0\.0",
+    ),
     "mask kind": (dict(masks__kind="blocks"), r"masks\.kind='blocks' .*block or random"),
     "global crop and patch": (
         dict(data__global_size=(224, 230)),

@@ -136,7 +136,9 @@ def test_masks_have_the_expected_number_of_tokens(kind, shortfall, ratios, varia
     rng = np.random.default_rng(0)
     drawn = [draw_mask(rng, kind, (14, 14), ratios, variances).sum() for _ in range(4000)]
     error = 4 * np.std(drawn) / math.sqrt(len(drawn))
-    expected = flops.expected_masked(ratios, (14, 14))
+    masks = configs.get_config().masks
+    masks.update(ratios=ratios, variances=variances)
+    expected = flops.expected_masked(masks, (14, 14))
     assert expected - shortfall - error <= np.mean(drawn) <= expected + error
 
 

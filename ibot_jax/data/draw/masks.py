@@ -49,24 +49,43 @@ def _random_mask(rng: np.random.Generator, grid: tuple[int, int], count: int) ->
 
 
 def _block_mask(rng: np.random.Generator, grid: tuple[int, int], budget: float) -> np.ndarray:
+    """The smallest area, (min(h, w) // 3)^2, may exceed what is left: see `_add_block`."""
     mask = np.zeros(grid, bool)
-    masked = 0
-    while masked < budget:
-        added = _add_block(rng, mask, budget - masked)
-        if not added:
-            break
-        masked += added
+    add_blocks(rng, mask, budget, (min(grid) // 3) ** 2)
     return mask
 
 
-def _add_block(rng: np.random.Generator, mask: np.ndarray, budget: float) -> int:
+def add_blocks(
+    rng: np.random.Generator,
+    mask: np.ndarray,
+    budget: float,
+    smallest: float,
+    largest: float = math.inf,
+) -> None:
+    """Masks rectangles in place until so many patches are masked, or no rectangle fits any more.
+
+    Args:
+      rng: where the randomness comes from.
+      mask: [h, w] bool, all False.
+      budget: patches to be masked, at most.
+      smallest: area of a rectangle, in patches.
+      largest: area of a rectangle, and patches that it may add.
+    """
+    masked = 0
+    while masked < budget:
+        added = _add_block(rng, mask, smallest, min(budget - masked, largest))
+        if not added:
+            break
+        masked += added
+
+
+def _add_block(rng: np.random.Generator, mask: np.ndarray, smallest: float, budget: float) -> int:
     """Masks one rectangle in place; returns how many patches it adds, 0 if none could be placed.
 
-    The smallest area, (min(h, w) // 3)^2, may exceed what is left; the draw then lies between the
-    two all the same, and what does not fit the budget is rejected.
+    The smallest area may exceed what is left; the draw then lies between the two all the same, and
+    what does not fit the budget is rejected.
     """
     grid_height, grid_width = mask.shape
-    smallest = (min(mask.shape) // 3) ** 2
     max_log_aspect = math.log(MAX_ASPECT)
     for _ in range(TRIES):
         area = smallest + (budget - smallest) * rng.random()

@@ -33,6 +33,7 @@ class Request:
       step: of the run.
       epoch: of the run.
       index: of the example.
+      row: of the batch.
     """
 
     located: Any
@@ -41,6 +42,7 @@ class Request:
     step: int
     epoch: int
     index: int
+    row: int
 
 
 class TrainChunks:
@@ -73,7 +75,8 @@ class TrainChunks:
         for position in positions:
             step, epoch, place = self._positions.locate(position)
             index = int(self._order(epoch)[place])
-            requests.append(Request(*self._find(index), step, epoch, index))
+            row = self._positions.row(position)
+            requests.append(Request(*self._find(index), step, epoch, index, row))
         return self._make(requests, lambda rng: self._find(int(rng.integers(len(self._source)))))
 
     def from_records(
@@ -91,7 +94,8 @@ class TrainChunks:
         requests = []
         for position, image, label, name in zip(positions, encoded, labels, names, strict=True):
             step, epoch, place = self._positions.locate(position)
-            requests.append(Request(image, int(label), name.decode(), step, epoch, place))
+            row = self._positions.row(position)
+            requests.append(Request(image, int(label), name.decode(), step, epoch, place, row))
         return self._make(
             requests, lambda rng: self._source.standby[rng.integers(len(self._source.standby))]
         )

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ibot_jax.config.masking import DEALT
 from ibot_jax.config.section import Section
 from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.draw.crops import largest_shrink
+from ibot_jax.data.draw.dealt_masks import deal, draw_dealt_mask
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.data.draw.views import draw_views, view_settings
 from ibot_jax.data.pixels.host_colors import apply_color
@@ -22,7 +24,7 @@ from ibot_jax.data.pixels.resize import crop_and_resize
 from ibot_jax.kernels.color_table import COLUMNS
 
 # Purposes of randomness: no two share a stream.
-ORDER, CROPS, COLORS, MASKS, STAND_INS = range(5)
+ORDER, CROPS, COLORS, MASKS, STAND_INS, STEPS = range(6)
 
 Example = tuple[np.ndarray, ...]
 Fetch = Callable[[Any], bytes | np.ndarray]
@@ -57,7 +59,10 @@ class MakeExample:
         global_settings, local_settings = view_settings(data)
         self._settings = global_settings + local_settings
         self._sizes = [view.size for view in self._settings]
-        self._mask_settings = (masks.kind, grid, tuple(masks.ratios), tuple(masks.variances))
+        self._mask_kind, self._grid = masks.kind, grid  # plain values: workers get a copy
+        self._ratios = tuple(masks.ratios), tuple(masks.variances)
+        self._deal = masks.share, tuple(masks.range)
+        self._shift = masks.shift
         num_views = data.global_views, data.local_views
         self._arrays = [
             ((num_views[0], *data.global_size, data.channels), np.uint8),
@@ -71,7 +76,9 @@ class MakeExample:
         """Returns an example that is all zero."""
         return tuple(np.zeros(shape, dtype) for shape, dtype in self._arrays)
 
-    def __call__(self, out: Example, located: Any, epoch: int, index: int, masked: bool) -> str:
+    def __call__(
+        self, out: Example, located: Any, epoch: int, index: int, masked: bool | np.ndarray
+    ) -> str:
         """Makes one example; returns what is odd about its image, "" if nothing is.
 
         Args:
@@ -81,7 +88,8 @@ class MakeExample:
           located: what `Source.locate` returned.
           epoch: of the run.
           index: of the example; randomness depends on (seed, epoch, index) alone.
-          masked: whether masks are drawn; if not, they are all False.
+          masked: whether masks are drawn; if not, they are all False. Of a kind that is dealt out
+            over a batch, the steps of this example's views [G, 2]; True deals them over these.
         """
         crop_rng, color_rng, mask_rng = (
             stream(self._seed, epoch, index, purpose) for purpose in (CROPS, COLORS, MASKS)
@@ -98,11 +106,24 @@ class MakeExample:
             if self._color_on_host:
                 view = np.asarray(apply_color(Image.fromarray(view), color))
             target[:] = view.reshape(target.shape)
-        for mask in masks:
-            mask[:] = draw_mask(mask_rng, *self._mask_settings) if masked else False
+        self._draw_masks(masks, mask_rng, masked)
         for target, color in zip(itertools.chain(*color_rows), colors, strict=False):
             target[:] = color.row()
         return image.note
+
+    def _draw_masks(
+        self, masks: np.ndarray, rng: np.random.Generator, masked: bool | np.ndarray
+    ) -> None:
+        kind, grid = self._mask_kind, self._grid
+        if masked is False:
+            masks[:] = False
+        elif kind in DEALT:
+            steps = deal(rng, len(masks), *self._deal) if masked is True else masked
+            for mask, step in zip(masks, steps, strict=True):
+                mask[:] = draw_dealt_mask(rng, kind, grid, step, self._shift)
+        else:
+            for mask in masks:
+                mask[:] = draw_mask(rng, kind, grid, *self._ratios)
 
 
 class MakeCentralView:

@@ -27,6 +27,10 @@ class Positions:
         place = step_of_epoch * self.rows.batch_size + int(self.rows.numbers[row])
         return step, epoch, place
 
+    def row(self, position: int) -> int:
+        """Returns the row of its batch (over all processes) that an example is."""
+        return int(self.rows.numbers[int(position) % len(self.rows)])
+
 
 class EpochOrder:
     """The order of the examples, a permutation for each epoch."""

@@ -130,7 +130,7 @@ def block_of(*draws, masked=0, grid=(9, 12), budget=20.0):
     """Adds one block to a mask whose first rows are masked; returns all that came of it."""
     dice, mask = Dice(*draws), np.zeros(grid, bool)
     mask[:masked] = True
-    added = masks._add_block(dice, mask, budget)
+    added = masks._add_block(dice, mask, (min(grid) // 3) ** 2, budget)
     assert dice.left == []
     if not added:
         return 0, None, dice.limits

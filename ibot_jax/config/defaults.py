@@ -215,6 +215,9 @@ KEYS = {
     ),
     "loss.class_weight": Key(1.0, "of the loss of class tokens", WEIGHT),
     "loss.patch_weight": Key(1.0, "of the loss of masked patches", WEIGHT),
+    "loss.visible_weight": Key(
+        0.0, "of visible patches beside the masked ones in that loss; 1 is iBOT++", WEIGHT
+    ),
     "loss.student_temp": Key(0.1, "temperature of the student's softmax", TEMPERATURE),
     "loss.teacher_temp_start": Key(0.04, "of the teacher's class tokens at first", TEMPERATURE),
     "loss.teacher_temp": Key(0.07, "and after its warm-up", TEMPERATURE),

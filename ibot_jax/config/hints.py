@@ -43,6 +43,7 @@ KNOWN_AS = {
     "head.shared_teacher": "shared_head_teacher",
     "loss.class_weight": "lambda1",
     "loss.patch_weight": "lambda2",
+    "loss.visible_weight": "visible_loss_weight ibot_plus_plus",
     "loss.student_temp": "temperature",
     "loss.teacher_temp_start": "warmup_teacher_temp",
     "loss.teacher_patch_temp_start": "warmup_teacher_patch_temp",

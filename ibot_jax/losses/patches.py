@@ -12,22 +12,28 @@ from ibot_jax.losses import prototypes
 Array = jax.Array
 
 
-def patch_weights(masks: Array, dtype: jnp.dtype) -> Array:
+def patch_weights(masks: Array, dtype: jnp.dtype, visible: float = 0.0) -> Array:
     """What each patch token weighs in the patch loss.
 
     Each view's tokens are averaged over its masked ones (a view without masks counts as 0), then
-    views over batch and global views.
+    views over batch and global views. With iBOT++ (TIPSv2, 2604.12012) a view's mean over its
+    visible tokens is added.
 
     Args:
       masks: [B, G, N] bool.
       dtype: of the result.
+      visible: what the mean over visible tokens weighs.
 
     Returns:
-      [B, G, N], 0 where not masked.
+      [B, G, N], without `visible` 0 where not masked.
     """
-    masks = masks.astype(dtype)
-    counts = masks.sum(axis=-1, keepdims=True)
-    return masks / jnp.maximum(counts, 1) / (masks.shape[0] * masks.shape[1])
+
+    def share(tokens: Array) -> Array:
+        tokens = tokens.astype(dtype)
+        return tokens / jnp.maximum(tokens.sum(axis=-1, keepdims=True), 1)
+
+    weights = share(masks) + visible * share(~masks) if visible else share(masks)
+    return weights / (masks.shape[0] * masks.shape[1])
 
 
 def patch_loss(

@@ -102,6 +102,7 @@ class Comparison:
       student_temp: the student's temperature.
       max_logits: tokens x prototypes at a time on a device.
       local_weight: of pairs with a local view, see `class_loss`.
+      visible_weight: of visible patch tokens in the patch loss, see `patches.patch_weights`.
     """
 
     student: Head
@@ -109,6 +110,7 @@ class Comparison:
     student_temp: float
     max_logits: int
     local_weight: float = 1.0
+    visible_weight: float = 0.0
 
     def class_terms(
         self, student: Params, teacher: TeacherHead, tokens: Array, units: Array
@@ -164,6 +166,8 @@ class Comparison:
     ) -> Terms:
         """Compares masked patch tokens with the targets of the same tokens, which are not masked.
 
+        Where `visible_weight` is not 0, visible ones are compared, too.
+
         Args:
           student: parameters of the student's head.
           teacher: for the targets.
@@ -188,16 +192,21 @@ class Comparison:
         if tokens.num_registers != units.num_registers:  # whose rows are not at the same places
             tokens, units = tokens.without_registers(), units.without_registers()
         images, views = masks.shape[:2]
+        compared = masks
+        if self.visible_weight:
+            compared, share = jnp.ones_like(masks), (1.0, 0.0)
         slots = self.masked_slots(masks, share)
-        weights = patch_weights(masks.reshape(images, views, -1), units.sequence.dtype)
+        weights = patch_weights(
+            masks.reshape(images, views, -1), units.sequence.dtype, self.visible_weight
+        )
         selected, weights = (
-            rows_of_masked(tokens, x.reshape(masks.shape)) for x in (masks, weights)
+            rows_of_masked(tokens, x.reshape(masks.shape)) for x in (compared, weights)
         )
         fixed = {"units": rows_of(units), "weights": weights}
         loss, entropy = sum_of_chunks(
             chunk, slots, student, rows_of(tokens), fixed, teacher, selected
         )
-        number = masks.sum()
+        number = compared.sum()
         return {
             "patch_loss": loss,
             "teacher_patch_entropy": (entropy / (images * views), number / (images * views)),

@@ -105,7 +105,12 @@ def build(config: Section, modules: Modules, plan: Plan) -> IBOT:
     return IBOT(
         modules,
         Comparison(
-            modules.student.head, head, loss.student_temp, loss.max_logits, loss.local_weight
+            modules.student.head,
+            head,
+            loss.student_temp,
+            loss.max_logits,
+            loss.local_weight,
+            loss.visible_weight,
         ),
         loss_weights={"class_loss": loss.class_weight, "patch_loss": loss.patch_weight},
         schedules={

@@ -43,7 +43,11 @@ class Metric:
 METRICS = {
     "loss": Metric("nats", "the sum of the weighted losses", STEP),
     "class_loss": Metric("nats", "cross-entropy of class tokens, weighted", is_loss=True),
-    "patch_loss": Metric("nats", "cross-entropy of masked patches, weighted", is_loss=True),
+    "patch_loss": Metric(
+        "nats",
+        "cross-entropy of masked patches (with loss.visible_weight of all), weighted",
+        is_loss=True,
+    ),
     "koleo_loss": Metric(
         "nats", "of KoLeo: minus log distances of class tokens, weighted", is_loss=True
     ),

@@ -40,6 +40,7 @@ SECTIONS = {
     "head": "the projection heads",
     "loss": "the losses of class and patch tokens, and the teacher's targets",
     "frozen": "networks that no step changes",
+    "gram": "gram anchoring (DINOv3)",
     "masks": "which patches the student does not see",
     "optim": "the optimiser",
     "lora": "adapters of low rank, in place of the backbone's matrices (see optim/lora.py)",
@@ -218,6 +219,9 @@ KEYS = {
     "loss.visible_weight": Key(
         0.0, "of visible patches beside the masked ones in that loss; 1 is iBOT++", WEIGHT
     ),
+    "loss.kernel_weight": Key(
+        0.0, "of patch-kernel alignment: patches as alike as they are for the teacher", WEIGHT
+    ),
     "loss.student_temp": Key(0.1, "temperature of the student's softmax", TEMPERATURE),
     "loss.teacher_temp_start": Key(0.04, "of the teacher's class tokens at first", TEMPERATURE),
     "loss.teacher_temp": Key(0.07, "and after its warm-up", TEMPERATURE),
@@ -260,6 +264,51 @@ KEYS = {
         "what the student of method=distillation learns from: a run, an export with its head, or "
         "another project's file of backbone and head",
     ),
+    "frozen.gram": Key(
+        "",
+        "the first gram teacher: a run, an export, or another project's file; '' takes the teacher "
+        "as it is at gram.start",
+    ),
+    "gram.weight": Key(
+        0.0, "of gram anchoring: patches as alike as they are for the gram teacher", WEIGHT
+    ),
+    "gram.teacher": Key(
+        "earlier",
+        "whose likenesses: the gram teacher's, which is the teacher as it once was (earlier), or "
+        "the teacher's of this step (current)",
+        OneOf(("earlier", "current")),
+    ),
+    "gram.start": Key("0 epochs", "no gram loss before", Duration()),
+    "gram.every": Key(
+        "",
+        "from there on between updates, by which the gram teacher becomes the teacher; '' keeps "
+        "the first one",
+        Duration(never=True),
+    ),
+    "gram.updates": Key(0, "how many at most; 0 is any number", COUNT),
+    "gram.scale": Key(
+        2.0, "how many times larger a global view is for the gram teacher", Between(1, 16)
+    ),
+    "gram.colors": Key(False, "change the colours of these views as those of the global views"),
+    "gram.level": Key(
+        "image",
+        "likenesses between patches of a view (image), or of all views that a device sees at a "
+        "time (batch)",
+        OneOf(("image", "batch")),
+    ),
+    "gram.negatives": Key(
+        "keep",
+        "negative likenesses: kept; 0 instead, of both (drop) or of the gram teacher's alone "
+        "(drop_teacher)",
+        OneOf(("keep", "drop", "drop_teacher")),
+    ),
+    "gram.tokens": Key(
+        "all",
+        "patches that are compared, by the student's masks; but all need gram.level=batch",
+        OneOf(("all", "masked", "unmasked")),
+    ),
+    "gram.normalize": Key(True, "likenesses are cosines, not products"),
+    "gram.antialias": Key(False, "antialiasing where the gram teacher's patches are made fewer"),
     "masks.kind": Key(
         "block",
         "shape: iBOT's block and random, of which each view draws its share; dinov2 and dinov3 "

@@ -129,6 +129,30 @@ def _of_whole_batches(flat: Flat, key: str) -> Iterator[str]:
         yield stated(flat, key, f"{problem}; set that to 1")
 
 
+_OF_AN_EARLIER_TEACHER = (
+    "frozen.gram",
+    *(f"gram.{name}" for name in ("start", "every", "updates", "scale", "colors")),
+)
+
+
+def _check_gram(flat: Flat) -> Iterator[str]:
+    gram = {key: flat[key] for key in KEYS if key.startswith("gram.")} | {
+        "frozen.gram": flat["frozen.gram"]
+    }
+    current = gram["gram.teacher"] == "current"
+    for key, value in gram.items():
+        if value == KEYS[key].default:
+            continue
+        if not gram["gram.weight"]:
+            yield stated(flat, key, "needs a positive gram.weight")
+        elif current and key in _OF_AN_EARLIER_TEACHER:
+            yield stated(flat, key, 'needs gram.teacher="earlier"')
+    if gram["gram.tokens"] != "all" and gram["gram.level"] != "batch":
+        yield stated(flat, "gram.tokens", 'needs gram.level="batch": views have different numbers')
+    if gram["gram.updates"] and not gram["gram.every"]:
+        yield stated(flat, "gram.updates", "needs gram.every, the time between them")
+
+
 def _check_kind_of_masks(flat: Flat) -> Iterator[str]:
     kind, dealt = flat["masks.kind"], flat["masks.kind"] in DEALT
     for name in ("ratios", "variances") if dealt else ("share", "range", "shift"):
@@ -193,6 +217,7 @@ RELATIONS = (
     _check_koleo,
     _check_masks,
     _check_kind_of_masks,
+    _check_gram,
     _check_views,
     _check_resize,
 )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ibot_jax.config.anchor import anchor_is_kept, gram_size
 from ibot_jax.config.masking import DEALT
 from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
@@ -27,9 +28,6 @@ from ibot_jax.parallel.shares import Rows
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# In the order of `MakeExample`'s arrays; the last two only where the accelerator needs them.
-BATCH_KEYS = ("global_views", "local_views", "masks", "global_colors", "local_colors")
-
 Batch = dict[str, np.ndarray]
 
 _PLAIN = Decoding()
@@ -44,6 +42,7 @@ def train_batches(
     data: Section,
     masks: Section,
     grid: tuple[int, int],
+    gram: Section | None = None,
     start_step: int = 0,
 ) -> "TrainBatches":
     """Returns this process's share of every batch from `start_step` to the end of the run.
@@ -62,6 +61,7 @@ def train_batches(
       data: how views are made, and by whom.
       masks: how masks are drawn, and from when on.
       grid: rows and columns of masks, those of the backbone for a global view.
+      gram: what the gram teacher sees, and from when on; None without.
       start_step: of the first batch.
 
     Returns:
@@ -72,10 +72,13 @@ def train_batches(
         global_colors: [b, G, 12] float32, the columns of `colors.COLUMNS`: what is left to do
           to the global views; absent, as the next, where `data.augment` is "host".
         local_colors: [b, L, 12] float32.
+        gram_views: [b, G, H'', W'', C] uint8, the global views as the gram teacher sees them, all 0
+          before `gram.start`; absent where there is none.
       It raises `TrainingError` when the share of bad images passes `data.max_bad_share`.
     """
     check_method(data.resize)
     mask_start = plan.steps("masks.start", masks.start)
+    gram_start = plan.steps("gram.start", gram.start) if gram is not None else 0
 
     @functools.lru_cache(maxsize=8)  # threads work on a few batches at a time
     def steps(step: int) -> np.ndarray:
@@ -88,13 +91,17 @@ def train_batches(
         masked = request.step >= mask_start
         if masked and masks.kind in DEALT:
             masked = steps(request.step)[request.row]
-        return request.located, request.epoch, request.index, masked
+        return request.located, request.epoch, request.index, masked, request.step >= gram_start
 
+    views = {}
+    if gram is not None and anchor_is_kept(gram):
+        views = dict(gram_size=gram_size(gram, data), gram_colors=gram.colors)
+    task = MakeExample(source.fetch, seed, data, masks, grid, **views)
     return task_batches(
         source,
-        MakeExample(source.fetch, seed, data, masks, grid),
+        task,
         arguments,
-        BATCH_KEYS,
+        task.keys,
         plan,
         rows,
         seed=seed,

@@ -192,9 +192,7 @@ class Comparison:
         if tokens.num_registers != units.num_registers:  # whose rows are not at the same places
             tokens, units = tokens.without_registers(), units.without_registers()
         images, views = masks.shape[:2]
-        compared = masks
-        if self.visible_weight:
-            compared, share = jnp.ones_like(masks), (1.0, 0.0)
+        compared = self.compared(masks)
         slots = self.masked_slots(masks, share)
         weights = patch_weights(
             masks.reshape(images, views, -1), units.sequence.dtype, self.visible_weight
@@ -214,9 +212,14 @@ class Comparison:
             "masked_capacity_used": number / slots,
         }
 
+    def compared(self, masks: Array) -> Array:
+        """Returns which patches are compared, [B, G, h, w] bool: masked ones, or all."""
+        return jnp.ones_like(masks) if self.visible_weight else masks
+
     def masked_slots(self, masks: Array, share: tuple[float, float]) -> int:
         """Returns the slots of a chunk for the masked tokens of a device, see `patch_terms`."""
         images, views, *grid = masks.shape
+        share = (1.0, 0.0) if self.visible_weight else share
         return masked_capacity(share, images * views, math.prod(grid), self.most_tokens("patch"))
 
     def _logits(self, kind: str, params: Params, tokens: Array) -> Array:

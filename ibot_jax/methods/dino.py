@@ -90,6 +90,10 @@ def build(config: Section, modules: Modules, plan: Plan) -> DINO:
         raise UserError(
             'loss.class_weight=0 leaves method="dino" nothing to learn from; make it positive'
         )
+    of_patches = {"gram.weight": config.gram.weight, "loss.kernel_weight": loss.kernel_weight}
+    for key, weight in of_patches.items():
+        if weight:
+            raise UserError(f'{key}={weight} is of patches, which method="dino" has not; use 0')
     for key, of_network in (("shared", modules.student.head), ("shared_teacher", head)):
         if not of_network.shared:
             raise UserError(

@@ -55,16 +55,17 @@ class DINOv2(ibot.IBOT):
         """Runs the teacher on whole global views, and its head on what the losses read."""
         params, masks = networks.teacher, views.masks
         tokens = tokens_of(self.modules.teacher.backbone, params, views.global_views)
-        masked = rows_of_masked(tokens, masks)
+        masked = rows_of_masked(tokens, self.comparison.compared(masks))
         units = self._units(params["head"], tokens, masked, masks)
+        rows = units | self.beside(networks, views, tokens)
         temps = {"class": now["teacher_temp"], "patch": now["teacher_patch_temp"]}
         shared = TeacherHead(params["head"], networks.buffers.get("centers", {}), temps)
         if not self.turns:
             means = self._means(shared, units, masked)
-            return Targets(rows=units, shared=shared, means=means)
+            return Targets(rows=rows, shared=shared, means=means)
         balance = functools.partial(self._balance, slots=self.slots(masks))
         unequal, offsets = over_prototypes(balance)(shared, (units, masked))
-        return Targets(rows=units, shared=shared.replace(offsets=offsets), means=unequal)
+        return Targets(rows=rows, shared=shared.replace(offsets=offsets), means=unequal)
 
     def slots(self, masks: Array) -> int:
         """Returns how many masked tokens a device compares at a time."""

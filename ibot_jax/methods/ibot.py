@@ -14,6 +14,7 @@ from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
 from ibot_jax.losses.centering import update_center
 from ibot_jax.methods.comparison import Comparison, TeacherHead, mean_logits, units_of
+from ibot_jax.methods.likeness import Likeness, make_likeness
 from ibot_jax.methods.method import Array, Modules, Networks, Targets, Tree
 from ibot_jax.methods.views import Views, by_view, student_tokens, tokens_of
 from ibot_jax.models.parameters import Params
@@ -34,6 +35,7 @@ class IBOT:
       buffers: shapes of the centers.
       center_momentum: share of themselves that the centers keep.
       masked: mean and standard deviation of the share of patches that is masked.
+      likeness: of patches, compared besides; None without.
     """
 
     modules: Modules
@@ -43,6 +45,7 @@ class IBOT:
     buffers: dict[str, Tree]
     center_momentum: float
     masked: tuple[float, float]
+    likeness: Likeness | None = None
 
     def targets(self, networks: Networks, views: Views, now: Mapping[str, Array]) -> Targets:
         """Runs the teacher on whole global views, up to the unit vectors before its prototypes."""
@@ -56,20 +59,30 @@ class IBOT:
         }
         temps = {"class": now["teacher_temp"], "patch": now["teacher_patch_temp"]}
         shared = TeacherHead(params["head"], networks.buffers["centers"], temps)
-        return Targets(rows=units, shared=shared, means=means)
+        rows = units | self.beside(networks, views, tokens)
+        return Targets(rows=rows, shared=shared, means=means)
 
     def terms(self, student: Params, views: Views, targets: Targets) -> dict[str, Tree]:
         """Runs the student, and both heads on class tokens and on masked patch tokens."""
         tokens, class_tokens = student_tokens(self.modules.student.backbone, student, views)
         return self.comparisons(student, tokens, class_tokens, views.masks, targets)
 
+    def beside(self, networks: Networks, views: Views, tokens: Tokens) -> dict[str, Tree]:
+        """Returns targets besides those of the heads, from the teacher's tokens."""
+        if self.likeness is None:
+            return {}
+        return {"likeness": self.likeness.targets(networks, views, tokens)}
+
     def comparisons(
         self, student: Params, tokens: Tokens, class_tokens: Array, masks: Array, targets: Targets
     ) -> dict[str, Tree]:
-        """Compares tokens of `student_tokens` with targets, by both heads."""
-        rows = {"class": class_tokens, "tokens": tokens, "masks": masks, "units": targets.rows}
+        """Compares tokens of `student_tokens` with targets, by both heads and by likenesses."""
+        units = {kind: targets.rows[kind] for kind in ("class", "patch")}
+        rows = {"class": class_tokens, "tokens": tokens, "masks": masks, "units": units}
         heads = student["head"], targets.shared
         terms, by_prototype = over_prototypes(self._compare)(heads, rows)
+        if self.likeness is not None:
+            terms |= self.likeness.terms(targets.rows["likeness"], tokens, masks)
         return terms | by_prototype
 
     def _compare(self, heads: tuple[Params, TeacherHead], rows: dict[str, Tree]):
@@ -93,7 +106,7 @@ class IBOT:
 
 
 def build(config: Section, modules: Modules, plan: Plan) -> IBOT:
-    """Builds the method from the sections `loss` and `masks` of a run's config.
+    """Builds the method from the sections `loss`, `masks` and `gram` of a run's config.
 
     Args:
       config: of the run.
@@ -101,6 +114,8 @@ def build(config: Section, modules: Modules, plan: Plan) -> IBOT:
       plan: the run's length.
     """
     loss, masks, head = config.loss, config.masks, modules.teacher.head
+    likeness = make_likeness(config, modules)
+    weights = {"class_loss": loss.class_weight, "patch_loss": loss.patch_weight}
     rise = dict(warmup=loss.teacher_temp_warmup, plan=plan)
     return IBOT(
         modules,
@@ -112,7 +127,7 @@ def build(config: Section, modules: Modules, plan: Plan) -> IBOT:
             loss.local_weight,
             loss.visible_weight,
         ),
-        loss_weights={"class_loss": loss.class_weight, "patch_loss": loss.patch_weight},
+        loss_weights=weights | (likeness.loss_weights if likeness else {}),
         schedules={
             "teacher_temp": temperature_schedule(
                 loss.teacher_temp_start, loss.teacher_temp, **rise
@@ -129,4 +144,5 @@ def build(config: Section, modules: Modules, plan: Plan) -> IBOT:
         },
         center_momentum=loss.center_momentum,
         masked=masked_share(masks),
+        likeness=likeness,
     )

@@ -51,6 +51,11 @@ METRICS = {
     "koleo_loss": Metric(
         "nats", "of KoLeo: minus log distances of class tokens, weighted", is_loss=True
     ),
+    "gram_loss": Metric("", "squared difference of likenesses of patches, weighted", is_loss=True),
+    "kernel_loss": Metric("", "1 - alignment of patch kernels, weighted", is_loss=True),
+    "gram_drift": Metric(
+        "", "how far the teacher's likenesses of patches are from the gram teacher's, squared"
+    ),
     "student_entropy": Metric("nats", "of the student's class tokens"),
     "teacher_entropy": Metric("nats", "of the targets of class tokens"),
     "teacher_mean_entropy": Metric("nats", "of the mean target of class tokens", MEAN_TARGET),

@@ -31,6 +31,7 @@ class Views:
       gains: [B, V, depth, 2] of the student's stochastic depth; None without.
       rope_noise: [depth, 2, 2] of the student's rotary positions by kind, "global" and "local";
         None without.
+      gram_views: [B, G, H'', W'', C], the global views as the gram teacher sees them; None without.
     """
 
     global_views: Array
@@ -38,6 +39,7 @@ class Views:
     masks: Array | None
     gains: Array | None
     rope_noise: Mapping[str, Array] | None = None
+    gram_views: Array | None = None
 
 
 @flax.struct.dataclass
@@ -56,27 +58,40 @@ def make_views(
     std: tuple,
     dtype: jnp.dtype,
     apply_colors: Callable[[Array, Array], Array],
+    gram_colors: bool = False,
 ) -> Views:
     """Returns the views of a batch, or of some of its rows, their colours changed and normalised.
 
     Args:
       batch: `global_views`, `local_views` (uint8, or normalised floats) and `masks` as in `Views`;
-        `gains` where there is stochastic depth; and, where colours are still to be changed,
-        `global_colors` [B, G, 12] and `local_colors` [B, L, 12], see `color_table.COLUMNS`.
+        `gains` where there is stochastic depth; `gram_views` where there is a gram teacher; and,
+        where colours are still to be changed, `global_colors` [B, G, 12] and `local_colors`
+        [B, L, 12], see `color_table.COLUMNS`.
       rope_noise: as in `Views`.
       mean: of each channel.
       std: of each channel.
       dtype: of the networks' computation.
       apply_colors: changes the colours of uint8 views.
+      gram_colors: whether those of the global views are changed in `gram_views`, too.
     """
 
-    def views(kind: str) -> Array:
-        pixels, colors = batch[f"{kind}_views"], batch.get(f"{kind}_colors")
+    def views(kind: str, colored: str) -> Array:
+        pixels, colors = batch[f"{kind}_views"], batch.get(f"{colored}_colors")
         if colors is not None:
             pixels = apply_colors(pixels, colors)
         return normalize(pixels, mean, std, dtype)
 
-    return Views(views("global"), views("local"), batch["masks"], batch.get("gains"), rope_noise)
+    gram_views = None
+    if "gram_views" in batch:
+        gram_views = views("gram", "global" if gram_colors else "no")
+    return Views(
+        views("global", "global"),
+        views("local", "local"),
+        batch["masks"],
+        batch.get("gains"),
+        rope_noise,
+        gram_views,
+    )
 
 
 def tokens_of(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from ibot_jax.config.anchor import anchor_is_kept, gram_size
 from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.flat import Flat, section
 from ibot_jax.config.problems import stated
@@ -112,6 +113,14 @@ def _check_local_size(flat: Flat) -> Iterator[str]:
         yield from _whole_patches(flat, "data.local_size")
 
 
+def _check_gram_size(flat: Flat) -> Iterator[str]:
+    gram, data = section(flat, "gram"), section(flat, "data")
+    size = gram_size(gram, data)
+    if anchor_is_kept(gram) and geometry_of(section(flat, "model")).whole(size) != size:
+        problem = f"times data.global_size={data.global_size} is not of whole patches; use 1 or 2"
+        yield stated(flat, "gram.scale", problem)
+
+
 def _whole_patches(flat: Flat, key: str) -> Iterator[str]:
     geometry = geometry_of(section(flat, "model"))
     if geometry.whole(flat[key]) != tuple(flat[key]):
@@ -132,6 +141,7 @@ RELATIONS = (
     _check_head,
     _check_global_size,
     _check_local_size,
+    _check_gram_size,
 )
 
 

@@ -262,6 +262,7 @@ def _batches(
         data=config.data,
         masks=config.masks,
         grid=geometry_of(config.model).grid(config.data.global_size),
+        gram=config.gram,
         start_step=start_step,
     )
 

@@ -208,6 +208,7 @@ def make_train_step(
             apply_colors=functools.partial(
                 apply_colors, max_blur_radius=data.blur_radius[1], kernels=kernels
             ),
+            gram_colors=config.gram.colors,
         ),
         draw_noise=_draw_noise(config),
         trained=functools.partial(make_freezing(config, plan).trained, step=at),

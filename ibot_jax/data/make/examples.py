@@ -20,8 +20,8 @@ from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.data.draw.views import draw_views, view_settings
 from ibot_jax.data.pixels.host_colors import apply_color
 from ibot_jax.data.pixels.images import Decoding, EncodedImage
-from ibot_jax.data.pixels.resize import crop_and_resize
-from ibot_jax.kernels.color_table import COLUMNS
+from ibot_jax.data.pixels.resize import Box, crop_and_resize
+from ibot_jax.kernels.color_table import COLUMNS, Color
 
 # Purposes of randomness: no two share a stream.
 ORDER, CROPS, COLORS, MASKS, STAND_INS, STEPS = range(6)
@@ -36,10 +36,21 @@ def stream(seed: int, epoch: int, index: int, purpose: int) -> np.random.Generat
 
 
 class MakeExample:
-    """Makes training examples from what a source locates; a `workers.Task`."""
+    """Makes training examples from what a source locates; a `workers.Task`.
+
+    Attributes:
+      keys: names of the arrays of an example, in their order.
+    """
 
     def __init__(
-        self, fetch: Fetch, seed: int, data: Section, masks: Section, grid: tuple[int, int]
+        self,
+        fetch: Fetch,
+        seed: int,
+        data: Section,
+        masks: Section,
+        grid: tuple[int, int],
+        gram_size: tuple[int, int] | None = None,
+        gram_colors: bool = False,
     ):
         """Prepares it.
 
@@ -49,6 +60,9 @@ class MakeExample:
           data: how views are made.
           masks: how masks are drawn.
           grid: rows and columns of masks, those of the backbone for a global view.
+          gram_size: height and width of what the gram teacher sees of a global view; None without
+            a gram teacher.
+          gram_colors: whether colours of these views are changed, too, as those of global views.
         """
         self._fetch = fetch
         self._seed = seed
@@ -63,33 +77,51 @@ class MakeExample:
         self._ratios = tuple(masks.ratios), tuple(masks.variances)
         self._deal = masks.share, tuple(masks.range)
         self._shift = masks.shift
-        num_views = data.global_views, data.local_views
-        self._arrays = [
-            ((num_views[0], *data.global_size, data.channels), np.uint8),
-            ((num_views[1], *data.local_size, data.channels), np.uint8),
-            ((num_views[0], *grid), bool),
-        ]
+        self._gram_colors = gram_colors
+        number, local = data.global_views, data.local_views
+        arrays = {
+            "global_views": ((number, *data.global_size, data.channels), np.uint8),
+            "local_views": ((local, *data.local_size, data.channels), np.uint8),
+            "masks": ((number, *grid), bool),
+        }
         if not self._color_on_host:
-            self._arrays += [((count, len(COLUMNS)), np.float32) for count in num_views]
+            for kind, count in (("global", number), ("local", local)):
+                arrays[f"{kind}_colors"] = (count, len(COLUMNS)), np.float32
+        if gram_size is not None:
+            arrays["gram_views"] = (number, *gram_size, data.channels), np.uint8
+            self._sizes += [gram_size] * number
+        self._arrays = arrays
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self._arrays)
 
     def blank(self) -> Example:
         """Returns an example that is all zero."""
-        return tuple(np.zeros(shape, dtype) for shape, dtype in self._arrays)
+        return tuple(np.zeros(shape, dtype) for shape, dtype in self._arrays.values())
 
     def __call__(
-        self, out: Example, located: Any, epoch: int, index: int, masked: bool | np.ndarray
+        self,
+        out: Example,
+        located: Any,
+        epoch: int,
+        index: int,
+        masked: bool | np.ndarray,
+        anchored: bool = True,
     ) -> str:
         """Makes one example; returns what is odd about its image, "" if nothing is.
 
         Args:
           out: arrays as of `blank`, which are filled in: global views [G, H, W, C] uint8, local
-            views [L, H', W', C] uint8, masks [G, h, w] bool and, where the accelerator is to
-            change the colours, what was drawn for them: [G, 12] and [L, 12] float32.
+            views [L, H', W', C] uint8, masks [G, h, w] bool; where the accelerator is to change
+            the colours, what was drawn for them: [G, 12] and [L, 12] float32; and where there is a
+            gram teacher, the global views as it sees them, [G, H'', W'', C] uint8.
           located: what `Source.locate` returned.
           epoch: of the run.
           index: of the example; randomness depends on (seed, epoch, index) alone.
           masked: whether masks are drawn; if not, they are all False. Of a kind that is dealt out
             over a batch, the steps of this example's views [G, 2]; True deals them over these.
+          anchored: whether views for the gram teacher are made; if not, they are all 0.
         """
         crop_rng, color_rng, mask_rng = (
             stream(self._seed, epoch, index, purpose) for purpose in (CROPS, COLORS, MASKS)
@@ -98,16 +130,31 @@ class MakeExample:
         boxes, colors = draw_views(image.height, image.width, self._settings, crop_rng, color_rng)
         # Pillow's views are the original's to the byte, and so must be what they are cut from.
         margin = 0 if self._resize == "pillow" else self._shrink_margin
-        shrink = largest_shrink(boxes, self._sizes, margin)
+        arrays = dict(zip(self._arrays, out, strict=True))
+        gram_views = arrays.get("gram_views", ())
+        seen = boxes + boxes[: len(gram_views)] if anchored else boxes
+        shrink = largest_shrink(seen, self._sizes[: len(seen)], margin)
         pixels = image.decode(shrink)
-        global_views, local_views, masks, *color_rows = out
-        for target, box, color in zip((*global_views, *local_views), boxes, colors, strict=True):
+
+        def cut(target: np.ndarray, box: Box, color: Color | None) -> None:
             view = crop_and_resize(pixels, box, target.shape[:2], self._resize, shrink)
-            if self._color_on_host:
+            if color is not None:
                 view = np.asarray(apply_color(Image.fromarray(view), color))
             target[:] = view.reshape(target.shape)
-        self._draw_masks(masks, mask_rng, masked)
-        for target, color in zip(itertools.chain(*color_rows), colors, strict=False):
+
+        views = *arrays["global_views"], *arrays["local_views"]
+        for target, box, color in zip(views, boxes, colors, strict=True):
+            cut(target, box, color if self._color_on_host else None)
+        for target, box, color in zip(gram_views, boxes, colors, strict=False):
+            if not anchored:
+                target[:] = 0
+            elif not self._gram_colors:
+                cut(target, box, Color(color.flip, (), False, 0.0, False))
+            else:
+                cut(target, box, color if self._color_on_host else None)
+        self._draw_masks(arrays["masks"], mask_rng, masked)
+        rows = (arrays.get(f"{kind}_colors", ()) for kind in ("global", "local"))
+        for target, color in zip(itertools.chain(*rows), colors, strict=False):
             target[:] = color.row()
         return image.note
 

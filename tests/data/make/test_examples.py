@@ -76,6 +76,37 @@ def test_masks_are_cleared_where_there_are_none(config):
     assert not make(config, picture(50, 60), masked=False)[2].any()
 
 
+@pytest.mark.parametrize("colors", [False, True])
+@pytest.mark.parametrize("augment", ["device", "host"])
+def test_the_gram_teacher_sees_the_same_crops_larger(config, augment, colors):
+    """Turned as the global views, their colours changed only if that is asked for."""
+    config.data.update(augment=augment, resize="pillow")
+    task = MakeExample(bytes, **example_settings(config), gram_size=(128, 192), gram_colors=colors)
+    assert task.keys[-1] == "gram_views"
+    encoded, turned = picture(120, 160), set()
+    for index in range(6):
+        out = dict(zip(task.keys, task.blank(), strict=True))
+        task(tuple(out.values()), encoded, 2, index, True)
+        plain = make(config, encoded, index)
+        config.data.augment = "device"
+        *_, rows, _ = device = make(config, encoded, index)
+        config.data.augment = augment
+        np.testing.assert_array_equal(out["global_views"], plain[0])
+        for view, row, raw, colored in zip(
+            out["gram_views"], rows, device[0], plain[0], strict=True
+        ):
+            small = np.asarray(Image.fromarray(view).resize((96, 64), Image.Resampling.BOX))
+            expected = colored if colors else raw
+            if not colors and row[0]:
+                expected = raw[:, ::-1]
+            turned.add(bool(row[0]))
+            blurred = colors and augment == "host"  # by as many pixels, of smaller ones
+            assert np.abs(small.astype(int) - expected).mean() < (12 if blurred else 2)
+    assert turned == {False, True}
+    task(tuple(out.values()), encoded, 2, 0, True, anchored=False)
+    assert not out["gram_views"].any() and out["global_views"].any()
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize(
     ("height", "width", "resize", "expected"),

@@ -28,11 +28,11 @@ class Network:
 
     Attributes:
       backbone: from images to `Tokens`.
-      head: from tokens to logits.
+      head: from tokens to logits; None of a network whose tokens alone are asked for.
     """
 
     backbone: nn.Module
-    head: Head
+    head: Head | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,8 @@ from ibot_jax.config.problems import (
 from ibot_jax.models import relations as of_models
 
 RELATIONS = (*of_runs.RELATIONS, *of_models.RELATIONS)
-_PERIODS = ("log_every", "knn.every", "checkpoint.every")  # what happens again and again
+# What happens again and again.
+_PERIODS = ("log_every", "knn.every", "checkpoint.every", "gram.every")
 
 
 def check_config(config: ConfigDict) -> None:
@@ -166,6 +167,8 @@ def too_late(flat: Flat, plan: Plan | None = None) -> Iterator[str]:
         for key in ("optim.warmup", "optim.freeze_last_layer", "masks.start")
         if share(key) >= 1
     }
+    if flat["gram.weight"] and share("gram.start") >= 1:
+        late["gram.start"] = 1.0
     warmup = share("optim.warmup")
     if warmup < 1 < warmup + share("optim.cooldown"):
         late["optim.cooldown"] = 1 - warmup

@@ -1,7 +1,7 @@
 """Networks of a run that no step changes: read once, kept in the workdir, sharded as the state is.
 
-    frozen/NAME.npz   the network that `frozen.NAME` names, with its head, as an export; what is
-                      named may be of another project, too
+    frozen/NAME.npz   the network that `frozen.NAME` names, as an export, that of a teacher with its
+                      head; what is named may be of another project, too
 
 A resumed run reads its copy, so what the config names may be gone by then. No checkpoint holds it.
 """
@@ -15,7 +15,9 @@ import jax
 import numpy as np
 from etils import epath
 
-from ibot_jax.config.flat import Flat
+from ibot_jax.config.defaults import KEYS
+from ibot_jax.config.flat import Flat, flatten
+from ibot_jax.config.keys import Kind
 from ibot_jax.config.problems import refuse, stated
 from ibot_jax.errors import UserError, about_key
 from ibot_jax.methods.method import Network
@@ -35,6 +37,7 @@ from ibot_jax.weights.write import write_npz
 _READ_FROM = "read_from"  # in the description of the copy
 # What a file does not tell, no key of a config does: an export by `convert` tells it.
 _FLAGS = re.compile(r"(?=--(heads|norm-eps|grid|mean|std|allow)\b)")
+_HEADLESS = ("gram",)  # of which the patch tokens alone are compared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +66,9 @@ def read_frozen(
         the config names may be another file by now.
 
     Raises:
-      UserError: if a network cannot be read, has no head, was trained on other pixels (`data.mean`,
-        `data.std`, `data.channels`), or does not fit into memory beside the state.
+      UserError: if a network cannot be read, has no head where one is needed, was trained on other
+        pixels (`data.mean`, `data.std`, `data.channels`), is not of the architecture of what is to
+        follow it, or does not fit into memory beside the state.
     """
     paths = {
         key.removeprefix("frozen."): path
@@ -80,8 +84,13 @@ def read_frozen(
             with same_end():
                 _keep(path, copy, f"frozen.{name}")
     with same_end():
-        read = {name: load(str(workdir / "frozen" / f"{name}.npz"), head=True) for name in paths}
+        read = {
+            name: load(str(workdir / "frozen" / f"{name}.npz"), head=name not in _HEADLESS)
+            for name in paths
+        }
         refuse(problem for name in read for problem in _pixel_problems(flat, name, read[name][0]))
+        if "gram" in read and flat["gram.every"]:
+            refuse(_problems_of_updates(flat, read["gram"][0]))
         sizes = {
             name: sum(leaf.size for leaf in jax.tree.leaves(params))
             for name, (_, params) in read.items()
@@ -99,13 +108,26 @@ def _pixel_problems(flat: Flat, name: str, model: Model) -> Iterator[str]:
             yield stated(flat, f"data.{key}", problem)
 
 
+def _problems_of_updates(flat: Flat, model: Model) -> Iterator[str]:
+    """Yields in what the first gram teacher is no such network as the teacher, the next one."""
+    theirs = flatten(model.config)
+    for key, entry in KEYS.items():
+        if key.startswith("model.") and entry.kind is Kind.LEARNED and flat[key] != theirs[key]:
+            yield (
+                f"frozen.gram has {key}={theirs[key]!r}, not {flat[key]!r} as the teacher, which "
+                'takes its place; set gram.every="", or give a network of the same architecture'
+            )
+            return
+
+
 def _place(
     read: dict[str, tuple[Model, Params]], dtype: str, mesh: jax.sharding.Mesh
 ) -> FrozenNetworks:
     frozen = FrozenNetworks({}, {})
     for name, (model, params) in read.items():
         model.config.dtype = dtype
-        frozen.modules[name] = Network(model.backbone, model.head)
+        head = None if name in _HEADLESS else model.head
+        frozen.modules[name] = Network(model.backbone, head)
         frozen.params[name] = jax.tree.map(
             lambda x, layout: jax.make_array_from_callback(x.shape, layout, x.__getitem__),
             jax.tree.map(lambda x: x.astype(param_dtype(dtype)), params),
@@ -125,8 +147,9 @@ def _keep(path: str, copy: epath.Path, key: str) -> None:
     on. The copy is what the first one found.
     """
     with about_key(key, path):
+        head = copy.stem not in _HEADLESS
         try:
-            found = read_model(path, weights="teacher", step="latest", head=True, known=Known())
+            found = read_model(path, weights="teacher", step="latest", head=head, known=Known())
         except UserError as error:
             raise UserError(_FLAGS.sub("ibot_jax.convert ", str(error))) from error
         (params,) = (jax.tree.map(np.asarray, params) for params in found.params.values())

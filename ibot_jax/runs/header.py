@@ -7,6 +7,7 @@ import jax
 from etils import epath
 
 import ibot_jax
+from ibot_jax.config.anchor import gram_size
 from ibot_jax.config.flat import Flat, section
 from ibot_jax.config.plan import Plan, peak_rate
 from ibot_jax.config.section import Section
@@ -81,6 +82,7 @@ def header(
         "rate": _rate(section(flat, "optim"), plan),
         **({"lora": lora_in_words(flat, plan, params)} if PART in params else {}),
         **({"frozen": _frozen(flat, plan, params)} if flat["optim.freeze"] else {}),
+        **({"gram": _gram(flat, plan)} if flat["gram.weight"] else {}),
         "teacher": _momentum_in_words(flat["teacher_momentum"], plan),
         "start": start,
         "writes": str(workdir),
@@ -147,6 +149,22 @@ def _frozen(flat: Flat, plan: Plan, params: Any) -> str:
         until = f" until step {end:,}" if end else " to the end"
         words.append(f"{millions:.2f} M parameters{until}" if millions else "then none")
     return f"{', '.join(words)} ({freezing.text})"
+
+
+def _gram(flat: Flat, plan: Plan) -> str:
+    """Returns with what likenesses of patches are compared, and when that changes."""
+    gram = section(flat, "gram")
+    if gram.teacher == "current":
+        return f"{gram.weight:g} x gram loss with the teacher of each step"
+    start = plan.steps("gram.start", gram.start)
+    height, width = gram_size(gram, section(flat, "data"))
+    first = flat["frozen.gram"] or f"the teacher of step {start:,}"
+    text = f"{gram.weight:g} x gram loss from step {start:,}, with {first} at {height} x {width} px"
+    if not gram.every:
+        return text
+    most = f", {gram.updates} times" if gram.updates else ""
+    every = plan.steps("gram.every", gram.every)
+    return f"{text}; the teacher takes its place every {every:,} steps{most}"
 
 
 def _momentum_in_words(momentum: float, plan: Plan) -> str:

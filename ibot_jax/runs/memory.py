@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 import jax
 
 from ibot_jax.config import durations, globs
+from ibot_jax.config.anchor import anchor_is_kept, gram_size
 from ibot_jax.config.flat import Flat, section
 from ibot_jax.config.host import host_memory, in_words
 from ibot_jax.config.section import Section
@@ -83,10 +84,16 @@ def device_needs(
         copies = _FROZEN  # of all, at the least: which parameters they are, only their names tell
     for keys, number in num_parameters(flat).items():
         yield Need("state", keys, number * copies * max(item, 4) // parts)
+    if anchor_is_kept(section(flat, "gram")) and not flat["frozen.gram"]:
+        number = sum(counts.parameters(model, flat["data.channels"], flat["data.global_size"]))
+        yield Need("the gram teacher", ("gram.weight",), number * max(item, 4) // parts)
     for name, number in (frozen or {}).items():  # whose activations are gone before the student's
         yield Need("a frozen network", (f"frozen.{name}",), number * max(item, 4) // parts)
     rows = flat["batch_size"] * flat["mesh.tensor"] // num_devices
     at_once = math.ceil(rows / flat["grad_accum_steps"])
+    if pixels := _gram_views(flat):
+        keys = "gram.scale", "data.global_size", "batch_size"
+        yield Need("views of the gram teacher", keys, pixels * (rows + at_once * item))
     for kind in ("global", "local"):
         size, number = flat[f"data.{kind}_size"], flat[f"data.{kind}_views"]
         if not number:
@@ -102,6 +109,15 @@ def device_needs(
             yield Need(f"attention of {kind} views", (*keys, "model.patch_size"), weights)
 
 
+def _gram_views(flat: Flat) -> int:
+    """Returns the pixels that the gram teacher sees of an image."""
+    gram = section(flat, "gram")
+    if not anchor_is_kept(gram):
+        return 0
+    pixels = math.prod(gram_size(gram, section(flat, "data")))
+    return flat["data.global_views"] * pixels * flat["data.channels"]
+
+
 def host_needs(flat: Flat, num_processes: int) -> Iterator[Need]:
     """Yields what a host takes memory for beside its devices."""
     rows = -(-flat["batch_size"] // num_processes)
@@ -110,6 +126,9 @@ def host_needs(flat: Flat, num_processes: int) -> Iterator[Need]:
         pixels *= flat[f"data.{kind}_views"]
         keys = f"data.{kind}_size", f"data.{kind}_views", "batch_size"
         yield Need(f"a batch's {kind} views", keys, rows * pixels)
+    if pixels := _gram_views(flat):
+        keys = "gram.scale", "data.global_size", "batch_size"
+        yield Need("a batch's views of the gram teacher", keys, rows * pixels)
     if flat["knn.every"]:
         image = flat["knn.resize"] ** 2 * flat["data.channels"]
         yield Need("an image to evaluate", ("knn.resize",), image)

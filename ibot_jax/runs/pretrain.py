@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 
 from ibot_jax.cli import exits
 from ibot_jax.cli.unforeseen import told_in
+from ibot_jax.config.anchor import anchor_is_kept
 from ibot_jax.config.flat import as_json, flatten
 from ibot_jax.config.plan import Plan, make_plan
 from ibot_jax.config.problems import noted, refuse
@@ -46,6 +48,7 @@ from ibot_jax.runs.collapse import balance_signs, collapse_signs, evaluation_sig
 from ibot_jax.runs.completing import complete
 from ibot_jax.runs.forgetting import forgetting_signs
 from ibot_jax.runs.frozen import FrozenNetworks, read_frozen
+from ibot_jax.runs.gram_teacher import GramTeacher
 from ibot_jax.runs.header import header, lora_in_words
 from ibot_jax.runs.lock import Lock
 from ibot_jax.runs.loop import Loop, make_watchdog
@@ -115,7 +118,9 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
             stack.enter_context(contextlib.closing(reporter))
             batches = _batches(config, opened, mesh, start_step)
             lock.watch("checkpoints", *WRITTEN)
-        proven = _prove(config, plan, mesh, frozen)
+        layout = state_layout(config, plan, mesh, frozen.modules)
+        gram = GramTeacher(config.gram, plan, folder, layout, frozen.params.pop("gram", None))
+        proven = _prove(config, plan, mesh, frozen, gram)
         for name, text in proven.warnings().items():
             reporter.warn_once(name, text)
         evaluation = _evaluation(config, opened.splits, proven, watchdog)
@@ -136,8 +141,14 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
         program = in_turn(
             _programs(config, plan, mesh, frozen, proven), start_step, reporter.paused
         )
+        number = itertools.count(start_step)
+
+        def at_once(state: TrainState, *arguments: Any) -> tuple[TrainState, Metrics]:
+            anchor = gram(next(number), state)
+            return program(state, *arguments, frozen.params | anchor)
+
         train_step = after_first(
-            lambda *arguments: program(*arguments, frozen.params),
+            at_once,
             lambda: record_beginning(
                 folder, recorded, opened.data, start_step, reporter, started.record
             ),
@@ -268,12 +279,17 @@ def _batches(
 
 
 def _prove(
-    config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh, frozen: FrozenNetworks
+    config: ConfigDict,
+    plan: Plan,
+    mesh: jax.sharding.Mesh,
+    frozen: FrozenNetworks,
+    gram: GramTeacher,
 ) -> Proven:
     """Returns the step with the kernels that compute here what they should."""
+    others = frozen.params | gram.shapes(plan.total_steps - 1)
     return prove(
         functools.partial(jit_train_step, config, plan, mesh, frozen=frozen.modules),
-        (*step_arguments(config, plan, mesh, frozen.modules), frozen.params),
+        (*step_arguments(config, plan, mesh, frozen.modules), others),
         choose(config.model.kernels, device_of(mesh)),
     )
 
@@ -285,7 +301,10 @@ def _programs(
 
     The last one, in which most is trained, is the proven one; each compiles when it is called.
     """
-    starts = (0, *make_freezing(config, plan).thaws)
+    starts = {0, *make_freezing(config, plan).thaws}
+    if anchor_is_kept(config.gram):  # before, there is none: a step takes other arguments
+        starts.add(plan.steps("gram.start", config.gram.start))
+    starts = sorted(starts)
     programs = {
         start: jit_train_step(config, plan, mesh, proven.kernels, frozen.modules, at=start)
         for start in starts[:-1]

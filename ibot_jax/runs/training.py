@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ibot_jax.config.anchor import anchor_is_kept, gram_size
 from ibot_jax.config.plan import Plan, peak_rate
 from ibot_jax.config.problems import noted
 from ibot_jax.config.section import Section
@@ -23,7 +24,7 @@ from ibot_jax.kernels.colors import apply_colors
 from ibot_jax.kernels.linear import matmul_precision
 from ibot_jax.methods import step as steps
 from ibot_jax.methods.method import Method, Modules, Network
-from ibot_jax.methods.state import TrainState
+from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.methods.views import Batch, Noise, make_views
 from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.block import drop_path_gains
@@ -291,12 +292,27 @@ def jit_train_step(
     )
 
 
+def own_gram_teacher(config: Section, layout: TrainState) -> dict[str, Any]:
+    """Returns {"gram": ...} of a gram teacher that is a copy of the teacher, {} without one.
+
+    Args:
+      config: of the run.
+      layout: of its state, of which the teacher's part is taken.
+    """
+    if not anchor_is_kept(config.gram):
+        return {}
+    return {"gram": {"backbone": teacher_params(layout)["backbone"]}}
+
+
 def step_arguments(
     config: Section, plan: Plan, mesh: jax.sharding.Mesh, frozen: Architectures | None = None
 ) -> tuple[Any, ...]:
     """Returns shapes and layouts of a step's arguments: state, batch and key."""
     data, grid = config.data, geometry_of(config.model).grid(config.data.global_size)
     arrays = {"masks": ((data.global_views, *grid), bool)}
+    if anchor_is_kept(config.gram):
+        pixels = (data.global_views, *gram_size(config.gram, data), data.channels)
+        arrays["gram_views"] = (pixels, jnp.uint8)
     for kind in ("global", "local"):
         views, size = (getattr(data, f"{kind}_{what}") for what in ("views", "size"))
         pixels = (views, *size, data.channels)

@@ -13,10 +13,12 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ibot_jax.cli import exits, flags
 from ibot_jax.cli.config_file import add_config_arguments, given_config
+from ibot_jax.config.anchor import anchor_is_kept, gram_size
 from ibot_jax.config.flat import flatten
 from ibot_jax.config.masking import DEALT
 from ibot_jax.config.plan import make_plan
@@ -39,7 +41,7 @@ from ibot_jax.parallel.rows import to_global
 from ibot_jax.runs.check import check_config, check_devices
 from ibot_jax.runs.memory import memory_problems
 from ibot_jax.runs.proof import prove
-from ibot_jax.runs.training import jit_init, jit_train_step
+from ibot_jax.runs.training import jit_init, jit_train_step, own_gram_teacher
 from ibot_jax.tools import flops
 from ibot_jax.tools.peak import device_peak
 from ibot_jax.tools.step_table import table
@@ -103,17 +105,21 @@ def _open_outputs(args: argparse.Namespace) -> None:
         raise UserError(f"{error.filename} cannot be written: {error.strerror}") from None
 
 
-def _draw_views(data: Section, batch_size: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _draw_views(
+    data: Section, gram: Section, batch_size: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
     """Draws a batch as the pipeline would deliver it, but for its masks.
 
     Args:
       data: the config's section.
+      gram: likewise.
       batch_size: images, B.
       rng: where the randomness comes from.
 
     Returns:
       `global_views` [B, G, H, W, C] and `local_views` [B, L, H', W', C], uint8; and with
-      `data.augment="device"` `global_colors` [B, G, 12] and `local_colors` [B, L, 12], float32.
+      `data.augment="device"` `global_colors` [B, G, 12] and `local_colors` [B, L, 12], float32;
+      with a gram teacher `gram_views`.
     """
     batch = {}
     for kind in ("global", "local"):
@@ -122,6 +128,9 @@ def _draw_views(data: Section, batch_size: int, rng: np.random.Generator) -> dic
         batch[f"{kind}_views"] = rng.integers(0, 256, pixels, dtype=np.uint8)
         if data.augment == "device":
             batch[f"{kind}_colors"] = _draw_colors(rng, shape, data.blur_radius)
+    if anchor_is_kept(gram):
+        pixels = batch_size, data.global_views, *gram_size(gram, data), data.channels
+        batch["gram_views"] = rng.integers(0, 256, pixels, dtype=np.uint8)
     return batch
 
 
@@ -173,7 +182,7 @@ def measure(
       as such.
     """
     rng = np.random.default_rng(config.seed)
-    views = to_global(_draw_views(config.data, config.batch_size, rng), mesh)
+    views = to_global(_draw_views(config.data, config.gram, config.batch_size, rng), mesh)
     grid = geometry_of(config.model).grid(config.data.global_size)
     shape = config.batch_size, config.data.global_views
     masks = [_draw_masks(config.masks, grid, shape, rng) for _ in range(_BATCHES)]
@@ -181,27 +190,28 @@ def measure(
     plan = make_plan(config, _STEPS_PER_EPOCH * config.batch_size)
     key = jax.device_put(jax.random.key(config.seed), replicated(mesh))
     state = jit_init(config, plan, mesh)(key)
+    frozen = jax.tree.map(jnp.copy, own_gram_teacher(config, state))
     parameters = {name: _size(tree) for name, tree in state.params.items()}
 
     proven = prove(
         functools.partial(jit_train_step, config, plan, mesh),
-        (state, batches[0], key),
+        (state, batches[0], key, frozen),
         choose(config.model.kernels, device_of(mesh)),
     )
     for text in proven.warnings().values():
         print(f"warning: {text}", file=sys.stderr)
     train_step = jit_train_step(config, plan, mesh, proven.kernels)
     start = time.perf_counter()
-    lowered = train_step.lower(state, batches[0], key)
+    lowered = train_step.lower(state, batches[0], key, frozen)
     traced = time.perf_counter()
     compiled = lowered.compile()
     compiled_at = time.perf_counter()
 
-    state, metrics, seconds = _time(compiled, state, batches, key, steps)
+    state, metrics, seconds = _time(compiled, state, batches, (key, frozen), steps)
     if trace:
         with jax.profiler.trace(trace):
             for batch in batches[:_TRACED_STEPS]:
-                state, metrics = compiled(state, batch, key)
+                state, metrics = compiled(state, batch, key, frozen)
             jax.block_until_ready(metrics)
     return {
         "device": mesh.devices.flat[0].device_kind,
@@ -230,7 +240,7 @@ def _size(tree: dict) -> int:
 
 
 def _time(
-    compiled: jax.stages.Compiled, state: TrainState, batches: list, key: jax.Array, steps: int
+    compiled: jax.stages.Compiled, state: TrainState, batches: list, others: tuple, steps: int
 ) -> tuple[TrainState, dict, list[float]]:
     """Runs steps back to back; returns state and metrics of the last, and seconds of each.
 
@@ -239,7 +249,7 @@ def _time(
     """
     ends, previous = [], None
     for number in range(steps + 2):
-        state, metrics = compiled(state, batches[number % len(batches)], key)
+        state, metrics = compiled(state, batches[number % len(batches)], *others)
         if previous is not None:
             jax.block_until_ready(previous)
             ends.append(time.perf_counter())

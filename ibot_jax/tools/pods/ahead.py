@@ -21,7 +21,7 @@ from ibot_jax.kernels.devices import device_of
 from ibot_jax.methods.state import TrainState, teacher_params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.check import check_devices, check_plan
-from ibot_jax.runs.training import jit_train_step, step_arguments
+from ibot_jax.runs.training import jit_train_step, own_gram_teacher, step_arguments
 from ibot_jax.tools import flops
 from ibot_jax.tools.pods.chips import CHIPS, Chip
 from ibot_jax.tools.pods.tpu_program import Program, read_program, read_schedules, schedule_flags
@@ -94,7 +94,9 @@ def compile_ahead(config: Section, devices: list[jax.Device], images: int) -> di
     start = time.perf_counter()
     state, batch, key = step_arguments(config, plan, mesh)
     kernels = choose(config.model.kernels, device_of(mesh))  # as after a check that all passed
-    lowered = jit_train_step(config, plan, mesh, kernels).lower(state, batch, key)
+    lowered = jit_train_step(config, plan, mesh, kernels).lower(
+        state, batch, key, own_gram_teacher(config, state)
+    )
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:

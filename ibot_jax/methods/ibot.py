@@ -45,7 +45,7 @@ class IBOT:
     buffers: dict[str, Tree]
     center_momentum: float
     masked: tuple[float, float]
-    likeness: Likeness | None = None
+    likeness: Likeness | None
 
     def targets(self, networks: Networks, views: Views, now: Mapping[str, Array]) -> Targets:
         """Runs the teacher on whole global views, up to the unit vectors before its prototypes."""

@@ -1,10 +1,11 @@
-"""Runs of DINOv2: every step is done again from the recorded start and batches.
+"""Runs of DINOv2 and DINOv3: every step is done again from the recorded start and batches.
 
 A file holds, as one of the original does, `{init,step1,epoch1,final}/{student,teacher}/NAME`, the
-centers of the same moments where there are any, and the batches `in/STEP/{global,local,mask}`;
-besides, `loss` [steps, columns], whose `loss_names` are JSON: `total` is what is differentiated,
-the others are what the program logs; `grad/STEP/NAME`, gradients before clipping, and `grad_norm`
-[steps, modules], of those that `grad_norm_names` says; and schedules by step. Its `config` has, in
+centers of the same moments where there are any, and the batches `in/STEP/{global,local,mask}`; with
+a gram loss `init/gram_teacher/NAME`, and what that sees, `in/STEP/gram`. Besides, there is `loss`
+[steps, columns], whose `loss_names` are JSON: `total` is what is differentiated, the others are
+what the program logs; `grad/STEP/NAME`, gradients before clipping, and `grad_norm` [steps,
+modules], of those that `grad_norm_names` says; and schedules by step. Its `config` has, in
 `whole_config`, the program's own.
 """
 
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ibot_jax.config.anchor import anchor_is_kept
 from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
 from ibot_jax.methods.state import TrainState, teacher_params
@@ -27,6 +29,7 @@ from ibot_jax.optim.groups import modules
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs import training as steps
 from ibot_jax.tools.replaying import heir_settings
+from ibot_jax.tools.replaying.heirs import EPSILONS
 from ibot_jax.tools.replaying.recording import (
     Deviation,
     Deviations,
@@ -52,9 +55,9 @@ _MODULES = {"backbone": "backbone", "dino_head": "head", "ibot_head": "patch_hea
 
 
 def takes(recording: Recording) -> bool:
-    """Returns whether a recording is of a run of DINOv2."""
+    """Returns whether a recording is of a run of DINOv2 or DINOv3."""
     of_run = recording.has("init/student/")
-    return of_run and recording.settings.get("recipe") == "dinov2"
+    return of_run and recording.settings.get("recipe") in ("dinov2", "dinov3")
 
 
 def replay(recording: Recording) -> Deviations:
@@ -74,37 +77,45 @@ def replay(recording: Recording) -> Deviations:
     mesh = make_mesh(jax.devices()[:1])
     train_step = jax.jit(steps.make_train_step(config, plan, mesh))
     state = _first_state(recording, config, plan, taken)
+    gram = {}
+    if anchor_is_kept(config.gram):
+        params = _taken(recording, "init/gram_teacher/", head=False).params
+        gram["gram"] = jax.tree.map(jnp.asarray, params)
     metrics, found = [], []
     for step in range(len(losses)):
         batch = batch_of(recording, step, config)
         before = state
-        state, of_step = train_step(state, batch, jax.random.key(0))
+        state, of_step = train_step(state, batch, jax.random.key(0), gram)
         metrics.append({name: float(value) for name, value in of_step.items()})
         if recording.has(f"grad/{step:03d}/"):
             found.append(_compare_gradients(recording, step, before, state, config))
         for when in moments:
             if moments[when] == step + 1:
                 found += _compare_state(recording, when, state)
-    yield from _compare_losses(recording, metrics)
+    yield from _compare_losses(recording, metrics, config)
     yield from found
     for name, ours in _SCHEDULES.items():
         values = np.array([of_step[ours] for of_step in metrics])
         yield Deviation(name, difference(values, recording[name]), TENSOR_TOLERANCE)
 
 
-KIND = Kind("a run of DINOv2", takes, replay)
+KIND = Kind("a run of DINOv2 or DINOv3", takes, replay)
 
 
-def _taken(recording: Recording, prefix: str) -> Taken:
+def _taken(recording: Recording, prefix: str, *, head: bool = True) -> Taken:
     """Converts the tensors whose names begin with a prefix, as `convert` does a file's."""
     tensors = recording.below(prefix)
     theirs = heir_settings.whole_config(recording)
     ways = tuple(theirs.get(f"student.interpolate_{way}") for way in ("offset", "antialias"))
     size = [recording.setting("image_size")] * 2
     facts: dict[str, Any] = {"size": size, "resampling": ways}
+    norm = theirs.get("student.norm_layer", "layernorm")
+    if norm not in EPSILONS:
+        raise recording.problem(f"student.norm_layer={norm!r} is not there yet")
+    facts["epsilon"] = EPSILONS[norm]
     known = Known(heads=recording.setting("num_heads"))
     contents = Contents("recording", {"": tensors}, {}, facts)
-    return take(contents, "", recording.path, known, head=True)
+    return take(contents, "", recording.path, known, head=head)
 
 
 def _first_state(recording: Recording, config: Section, plan: Plan, taken: Taken) -> TrainState:
@@ -171,10 +182,14 @@ def _first_moments(state: TrainState) -> Mapping[str, np.ndarray]:
     return found
 
 
-def _compare_losses(recording: Recording, metrics: list[dict[str, float]]) -> Deviations:
-    """Compares what is differentiated, and its terms, which are logged by halves."""
+def _compare_losses(
+    recording: Recording, metrics: list[dict[str, float]], config: Section
+) -> Deviations:
+    """Compares what is differentiated, and its terms, which are logged in parts of it."""
     names = json.loads(str(recording["loss_names"]))
     columns = dict(zip(names, recording["loss"].T, strict=True))
+    if recording.settings["recipe"] == "dinov3":
+        columns = _weighted(columns, config)
     theirs = {
         "total loss": ("loss", columns["total"]),
         "class loss": (
@@ -184,6 +199,8 @@ def _compare_losses(recording: Recording, metrics: list[dict[str, float]]) -> De
         "koleo loss": ("koleo_loss", 2 * columns["koleo_loss"]),
         "patch loss": ("patch_loss", 2 * columns["ibot_loss"]),
     }
+    if "gram_loss" in columns:
+        theirs["gram loss"] = "gram_loss", columns["gram_loss"]
     for quantity, (ours, values) in theirs.items():
         found = [
             difference(np.array(of_step[ours]), value)
@@ -191,3 +208,15 @@ def _compare_losses(recording: Recording, metrics: list[dict[str, float]]) -> De
         ]
         worst = int(np.argmax(found))  # the first NaN, if there is one
         yield Deviation(quantity, found[worst], LOSS_TOLERANCE, f"step {worst}")
+
+
+def _weighted(columns: Mapping[str, np.ndarray], config: Section) -> dict[str, np.ndarray]:
+    """Returns DINOv3's columns, means without weights, as DINOv2 logs them."""
+    loss, pairs = config.loss, {"global": 2, "local": 2 * config.data.local_views}
+    weighted = {
+        f"dino_{kind}_crops_loss": loss.class_weight * number / sum(pairs.values())
+        for kind, number in pairs.items()
+    }
+    weighted |= {"koleo_loss": loss.koleo_weight, "ibot_loss": loss.patch_weight / 2}
+    weighted |= {"gram_loss": config.gram.weight}
+    return {name: x * weighted.get(name, 1) for name, x in columns.items()}

@@ -1,10 +1,11 @@
-"""DINOv2's settings, as its recordings have them, in this project's config.
+"""Settings of DINOv2 and DINOv3, as their recordings have them, in this project's config.
 
 The model is told by its tensors, all else by the YAML that ran, `whole_config`.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ibot_jax.config.defaults import KEYS, get_config
@@ -48,6 +49,16 @@ _ONLY = {
     "dino.head_nlayers": (3,),
     "ibot.head_nlayers": (3,),
 }
+# And of DINOv3.
+_ONLY_V3 = {
+    "dino.global_ignore_diagonal": (True,),
+    "dino.koleo_loss_distributed": (False,),
+    "dino.reweight_dino_local_loss": (False,),
+    "student.pos_embed_rope_shift_coords": (None,),  # what was drawn is not recorded
+    "student.pos_embed_rope_jitter_coords": (None,),
+    "student.pos_embed_rope_rescale_coords": (None,),
+    "gram.loss_weight_schedule": (None,),
+}
 
 
 def whole_config(recording: Recording) -> dict[str, Any]:
@@ -86,7 +97,8 @@ def run_of(recording: Recording, taken: Taken) -> tuple[Section, Plan]:
             raise recording.problem(f"its whole_config has no {name}")
         return theirs[name]
 
-    for name, allowed in _ONLY.items():
+    third = recording.settings["recipe"] == "dinov3"
+    for name, allowed in (_ONLY | (_ONLY_V3 if third else {})).items():
         if of(name) not in allowed:
             raise recording.problem(f"{name}={theirs[name]!r} is not there yet")
     epoch = of("train.OFFICIAL_EPOCH_LENGTH")
@@ -100,7 +112,7 @@ def run_of(recording: Recording, taken: Taken) -> tuple[Section, Plan]:
         "model.drop_path": 0.0,
         "head.norm_last_layer": False,
         "loss.targets": _TARGETS[of("train.centering")],
-        "optim.lr": of("optim.base_lr") * math.sqrt(256 / 1024),
+        "optim.lr": of("optim.lr") / math.sqrt(size / 256),  # which is scaled already
         "optim.lr_scaling": "sqrt",
         "optim.betas": (of("optim.adamw_beta1"), of("optim.adamw_beta2")),
         "optim.clip_by": "module",
@@ -110,6 +122,8 @@ def run_of(recording: Recording, taken: Taken) -> tuple[Section, Plan]:
         "data.global_size": (recording.setting("image_size"),) * 2,
         "data.local_size": (recording.setting("local_size"),) * 2,
     }
+    if third:
+        values |= _of_dinov3(of, recording.problem)
     for when in ("", "_start"):
         values[f"loss.teacher_patch_temp{when}"] = values[f"loss.teacher_temp{when}"]
     values = {key: _of_kind(value, KEYS[key].default) for key, value in values.items()}
@@ -120,6 +134,32 @@ def run_of(recording: Recording, taken: Taken) -> tuple[Section, Plan]:
         return config, make_plan(config, epoch * size)
     except UserError as error:
         raise recording.problem(f"its length is none: {error}") from None
+
+
+def _of_dinov3(of: Callable[[str], Any], problem: Callable[[str], UserError]) -> dict[str, Any]:
+    """Returns what DINOv3 has besides, by the names in the YAML."""
+    values = {"loss.koleo_nearest": of("dino.koleo_topk")}
+    if extra := of("optim.schedule_trunc_extra"):
+        values |= {"optim.trunc_extra": extra, "optim.schedule_end": "included"}
+    if not of("gram.use_loss"):
+        return values
+    if of("gram.rep_update"):
+        raise problem("gram.rep_update=True is not there yet")
+    negatives = "drop" if of("gram.remove_neg") else "keep"
+    current = of("gram.ema_teacher")
+    values |= {
+        "gram.weight": of("gram.loss_weight"),
+        "gram.teacher": "current" if current else "earlier",
+        "gram.level": "image" if of("gram.img_level") else "batch",
+        "gram.negatives": "drop_teacher" if of("gram.remove_only_teacher_neg") else negatives,
+        "gram.tokens": of("gram.tokens_used"),
+        "gram.normalize": of("gram.normalized"),
+        "gram.antialias": of("gram.global_teacher_resize_antialias"),
+    }
+    if not current:
+        sizes = (of(f"crops.{kind}_crops_size") for kind in ("gram_teacher", "global"))
+        values["gram.scale"] = operator.truediv(*sizes)
+    return values
 
 
 def _of_kind(value: Any, default: Any) -> Any:

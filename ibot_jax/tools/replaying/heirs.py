@@ -40,7 +40,7 @@ from ibot_jax.weights.foreign.files.contents import Contents
 TOLERANCES = {np.dtype(np.float64): 1e-8, np.dtype(np.float32): 1e-6}
 FLOAT32, BFLOAT16 = 1e-6, 1e-3
 
-_EPSILONS = {"layernorm": 1e-6, "layernormbf16": 1e-5}
+EPSILONS = {"layernorm": 1e-6, "layernormbf16": 1e-5}
 _LAYOUTS = ("vit_small_", "Dinov2", "DINOv3")
 _KNOWN = {"seed", "image_size", "patch_size", "embed_dim", "depth", "num_heads", "registers", "ffn"}
 _KNOWN |= {"layer_scale", "sizes", "ffn_ratio", "qkv_bias", "mask_k_bias", "norm", "untie_patch"}
@@ -63,9 +63,9 @@ def _unknown(recording: Recording) -> list[str]:
 def _replay(recording: Recording) -> Deviations:
     settings = recording.settings
     facts = {"heads": recording.setting("num_heads"), "size": [recording.setting("image_size")] * 2}
-    if settings.get("norm", "layernorm") not in _EPSILONS:
+    if settings.get("norm", "layernorm") not in EPSILONS:
         raise recording.problem(f"norm={settings['norm']!r} is not there yet")
-    facts["epsilon"] = _EPSILONS[settings.get("norm", "layernorm")]
+    facts["epsilon"] = EPSILONS[settings.get("norm", "layernorm")]
     model, params = _model(recording.below("params/"), facts, recording)
     model = model.clone(rope_coordinates=settings.get("coords", "separate"))
     for size in sorted(name.partition("/")[0] for name in recording.names if "/image" in name):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ibot_jax.config.anchor import anchor_is_kept, gram_size
 from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
 from ibot_jax.methods.state import TrainState, teacher_params
@@ -96,6 +97,7 @@ def _refuse_other_heads(recording: Recording) -> None:
 def refuse_incomplete(recording: Recording, moments: dict[str, int]) -> None:
     """Raises where a moment lacks something that the start has, or is never reached."""
     first = {name.partition("/")[2] for name in recording.names if name.startswith("init/")}
+    first = {name for name in first if not name.startswith("gram_teacher/")}  # which stays
     for when in moments:
         if missing := {f"{when}/{name}" for name in first} - recording.names:
             raise recording.problem(f"it has no {min(missing)}")
@@ -147,6 +149,8 @@ def batch_of(recording: Recording, step: int, config: Section) -> Batch:
     size, data = config.batch_size, config.data
     sizes = {"global": (data.global_views, data.global_size)}
     sizes["local"] = (data.local_views, data.local_size)
+    if anchor_is_kept(config.gram):
+        sizes["gram"] = data.global_views, gram_size(config.gram, data)
     batch = {}
     for kind, (number, (height, width)) in sizes.items():
         shape = (number, size, data.channels, height, width)

@@ -86,7 +86,7 @@ def test_a_run_goes_on_with_the_gram_teacher_that_it_had(tmp_path, capsys):
     left_alone = tmp_path / "left_alone"
     assert main.main([*arguments, f"--workdir={left_alone}"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "2 x gram loss from step 3, with the teacher of step 3 at 32 x 32 px" in told
+    assert "2 x gram loss from step 3, with the teacher of step 3 at 48 x 48 px" in told
     assert "the teacher takes its place every 3 steps, 1 times" in told
     assert {path.name for path in (left_alone / "frozen").iterdir()} == {"gram-3", "gram-6"}
     with ocp.PyTreeCheckpointer() as checkpointer:

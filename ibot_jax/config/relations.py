@@ -10,7 +10,8 @@ from ibot_jax.config.masking import DEALT
 from ibot_jax.config.plan import peak_rate
 from ibot_jax.config.problems import stated
 
-_OF_BATCHES = ("dinov2",)  # methods with terms or targets that relate the images of a batch
+# Methods with terms or targets that relate the images of a batch.
+_OF_BATCHES = ("dinov2", "distillation")
 _MOST_PROTOTYPES = 1000  # for each class token of a batch; of DINOv2's and DINOv3's recipes 32
 
 

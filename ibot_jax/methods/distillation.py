@@ -2,6 +2,7 @@
 
 The student learns from the targets of a frozen network of any architecture, `frozen.teacher`, by
 the losses of iBOT; its moving average is the product. Centers follow the frozen network's outputs.
+With balanced targets (`loss.targets`) or KoLeo, losses and targets are those of `dinov2`.
 """
 
 import dataclasses
@@ -10,22 +11,30 @@ from collections.abc import Mapping
 from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
-from ibot_jax.methods import ibot
+from ibot_jax.methods import dinov2, ibot
 from ibot_jax.methods.method import Array, Modules, Networks, Targets
 from ibot_jax.methods.views import Views
 from ibot_jax.models.architectures import geometry_of
 
 
-class Distillation(ibot.IBOT):
-    """iBOT, but for who is the teacher."""
+class _OfFrozen:
+    """What is the same whatever the losses: who is the teacher."""
 
     def targets(self, networks: Networks, views: Views, now: Mapping[str, Array]) -> Targets:
         """Runs the frozen network on whole global views."""
         return super().targets(networks.replace(teacher=networks.frozen["teacher"]), views, now)
 
 
-def build(config: Section, modules: Modules, plan: Plan) -> Distillation:
-    """Builds the method as `ibot.build` does.
+class Distillation(_OfFrozen, ibot.IBOT):
+    """iBOT, but for who is the teacher."""
+
+
+class BalancedDistillation(_OfFrozen, dinov2.DINOv2):
+    """DINOv2, but for who is the teacher."""
+
+
+def build(config: Section, modules: Modules, plan: Plan) -> Distillation | BalancedDistillation:
+    """Builds the method as `ibot.build` or `dinov2.build` does.
 
     Raises:
       UserError: if there is no frozen network, or its outputs and the student's cannot be compared.
@@ -49,5 +58,7 @@ def build(config: Section, modules: Modules, plan: Plan) -> Distillation:
             f"a global view has {ours[0]} x {ours[1]} patches, and for frozen.teacher "
             f"{theirs[0]} x {theirs[1]}; use its model.patch_size"
         )
-    learned = ibot.build(config, dataclasses.replace(modules, teacher=frozen), plan)
-    return Distillation(**vars(learned))
+    modules = dataclasses.replace(modules, teacher=frozen)
+    if config.loss.targets == "sinkhorn" or config.loss.koleo_weight:
+        return BalancedDistillation(**vars(dinov2.build(config, modules, plan)))
+    return Distillation(**vars(ibot.build(config, modules, plan)))

@@ -7,6 +7,7 @@ _NEAR = 0.01  # of ln K
 _LOW_RANK = 2.0
 _FEW = 0.01  # of the prototypes that could be in use
 _UNEQUAL = 0.2  # of the tokens; runs on digits, in batches of 32, have 0.07
+_DRIFTED = 0.1  # squared, of cosines
 _ALIKE = 0.05  # between unit vectors: a cosine of 0.9988
 
 
@@ -21,7 +22,7 @@ def collapse_signs(metrics: Mapping[str, float], prototypes: int) -> dict[str, s
 
     Args:
       metrics: with `class_loss` (not weighted), `teacher_entropy` and `teacher_mean_entropy`;
-        where there is one, `nearest_distance`.
+        where there are any, `nearest_distance` and `gram_drift`.
       prototypes: K.
 
     Returns:
@@ -55,6 +56,12 @@ def collapse_signs(metrics: Mapping[str, float], prototypes: int) -> dict[str, s
             f"the student's class tokens are {metrics['nearest_distance']:.4f} from the nearest of "
             "another image (unit vectors): images look all but alike to it; raise "
             "loss.koleo_weight, lower optim.lr, or lengthen optim.warmup"
+        )
+    if metrics.get("gram_drift", 0) > _DRIFTED:
+        signs["gram_drift"] = (
+            f"the teacher's likenesses of patches (cosines) are {metrics['gram_drift'] ** 0.5:.2f} "
+            "from the gram teacher's (root mean square): patches lose what it knew of them; raise "
+            "gram.weight, lower optim.lr, or start earlier (gram.start)"
         )
     return signs
 

@@ -65,6 +65,14 @@ def test_images_that_look_alike(distance, seen):
     assert all("raise loss.koleo_weight" in text for text in found.values())
 
 
+@pytest.mark.parametrize(("drift", "seen"), [(0.09, False), (0.16, True)])
+def test_patches_that_drift_away(drift, seen):
+    metrics = {"class_loss": 2.0, "teacher_entropy": 1.0, "teacher_mean_entropy": UNIFORM}
+    found = collapse_signs(metrics | {"gram_drift": drift}, K)
+    assert set(found) == ({"gram_drift"} if seen else set())
+    assert all("are 0.40 from" in text and "raise gram.weight" in text for text in found.values())
+
+
 def test_targets_that_are_not_balanced():
     assert balance_signs({}) == {}
     assert balance_signs({"sinkhorn_class_error": 0.05, "sinkhorn_patch_error": 0.1}) == {}

@@ -5,9 +5,10 @@ import re
 import jax
 import numpy as np
 import pytest
+import scipy.special
 from etils import epath
 from foreign_weights import convert, prefixed, projection_head, vit
-from tiny import tiny_batch, tiny_config, tiny_plan
+from tiny import normalized, tiny_batch, tiny_config, tiny_plan
 
 from ibot_jax.config import flatten
 from ibot_jax.errors import UserError
@@ -109,6 +110,64 @@ def test_the_targets_are_the_frozen_networks(export, tmp_path):
     zero = jax.tree.map(lambda x: x * 0, frozen.params)
     zero["teacher"]["head"]["last_layer"] = frozen.params["teacher"]["head"]["last_layer"]
     assert step(state, batch, KEY, zero)[1]["loss"] != losses[0]
+
+
+def balanced(logits, temp):
+    """Sinkhorn and Knopp's targets of rows, in three turns."""
+    q = np.exp(np.asarray(logits, np.float64) / temp)
+    for _ in range(3):
+        q /= q.sum(0) * q.shape[1]
+        q /= q.sum(1, keepdims=True) * len(q)
+    return q * len(q)
+
+
+def test_whole_views_are_distilled_by_balanced_targets_of_all_tokens(export, tmp_path):
+    """As DINOv2 distils: nothing is masked, and each patch token has a target."""
+    config, mesh = (
+        config_of(
+            export,
+            masks__ratios=(0.0,),
+            masks__variances=(0.0,),
+            loss__targets="sinkhorn",
+            loss__visible_weight=1.0,
+            loss__koleo_weight=0.1,
+            optim__lr=1e-6,
+            data__local_views=0,
+        ),
+        make_mesh(jax.devices()[:1]),
+    )
+    batch = tiny_batch(config) | {"masks": np.zeros((8, 2, 4, 4), bool)}
+    frozen = read(config, epath.Path(tmp_path), mesh)
+    plan = tiny_plan(config)
+    state = training.make_init(config, plan, frozen.modules)(KEY)
+    assert state.buffers == {}
+    step = jax.jit(training.make_train_step(config, plan, mesh, frozen=frozen.modules))
+    _, metrics = step(state, batch, KEY, frozen.params)
+
+    views = normalized(config, batch["global_views"]).reshape(16, 16, 16, 3)
+    method = training.make_method(config, plan, frozen=frozen.modules)
+
+    def logits(network, params):
+        tokens = network.backbone.apply({"params": params["backbone"]}, views)
+        of_class, of_patches = (
+            network.head.apply({"params": params["head"]}, rows)[kind]
+            for kind, rows in enumerate(
+                (tokens.cls, tokens.patches.reshape(-1, tokens.cls.shape[1]))
+            )
+        )
+        return of_class, of_patches
+
+    theirs = logits(frozen.modules["teacher"], frozen.params["teacher"])
+    ours = [
+        scipy.special.log_softmax(np.asarray(x, np.float64) / config.loss.student_temp, axis=-1)
+        for x in logits(method.modules.student, state.params)
+    ]
+    temps = metrics["teacher_temp"], metrics["teacher_patch_temp"]
+    of_class, of_patches = (balanced(x, temp) for x, temp in zip(theirs, temps, strict=True))
+    crossed = ours[0].reshape(8, 2, -1)[:, ::-1].reshape(16, -1)
+    np.testing.assert_allclose(metrics["class_loss"], -(of_class * crossed).sum(1).mean(), 1e-4)
+    np.testing.assert_allclose(metrics["patch_loss"], -(of_patches * ours[1]).sum(1).mean(), 1e-4)
+    assert metrics["koleo_loss"] != 0 and metrics["mask_ratio"] == 0
 
 
 @pytest.mark.parametrize(

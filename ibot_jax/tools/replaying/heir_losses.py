@@ -4,7 +4,8 @@ A file of the first kind holds, below `class/`, `teacher_logits` [steps, views, 
 came of them, step by step: targets by centers (`centered/STEP`, with `center_before/STEP`) and by
 Sinkhorn and Knopp (`sinkhornTURNS/STEP`); and, weighted as in the total, losses of
 `student_global` and `student_local`; below `patch/` the same of masked tokens; below `koleo/CASE/`
-rows and their KoLeo. Gradients have names with `grad`.
+rows and their KoLeo; below `gram/` and `paka/` losses of likenesses, case by case, and below
+`plusplus/` the patch loss of iBOT++. Gradients have names with `grad`.
 
 One of the second kind holds the same of one batch on two processes, `rankR/...`, which have
 different numbers of masked tokens; each process gets the gradient of the sum over both.
@@ -19,7 +20,9 @@ import numpy as np
 
 from ibot_jax.losses.centering import teacher_probs, update_center
 from ibot_jax.losses.class_tokens import class_loss
+from ibot_jax.losses.gram import gram_loss, resize_patches
 from ibot_jax.losses.koleo import koleo
+from ibot_jax.losses.patch_kernels import patch_kernel_loss
 from ibot_jax.losses.patches import patch_loss, patch_weights
 from ibot_jax.losses.sinkhorn import sinkhorn_offsets
 from ibot_jax.tools.replaying.recording import Deviation, Deviations, Kind, Recording, difference
@@ -147,7 +150,66 @@ def _koleo(theirs: Mapping[str, Array]) -> dict[str, Array]:
     return found
 
 
+_NEGATIVES = {"keep": "keep", "remove": "drop", "teacher_only": "drop_teacher"}
+
+
+def _gram(theirs: Mapping[str, Array]) -> dict[str, Array]:
+    """A case is named by its options, NAME=VALUE between commas."""
+    found, mask = {}, theirs["mask"]
+    for case in sorted({name.removesuffix("/grad") for name in theirs if "normalized=" in name}):
+        options = dict(option.split("=") for option in case.split(","))
+        tokens = options.get("tokens")
+        loss = functools.partial(
+            gram_loss,
+            teacher=jnp.asarray(theirs["teacher"]),
+            used=jnp.asarray(mask if tokens == "masked" else ~mask) if tokens else None,
+            level="image" if options["img_level"] == "True" else "batch",
+            negatives=_NEGATIVES[options.get("negatives", "keep")],
+            normalize=options["normalized"] == "True",
+        )
+        found |= _with_gradient(loss, theirs["student"], case, f"{case}/grad")
+    large = theirs["resize/tokens_8x8"].reshape(2, 8, 8, -1)
+    for antialias in (False, True):
+        small = resize_patches(jnp.asarray(large), (4, 4), antialias)
+        found[f"resize/tokens_4x4,antialias={antialias}"] = small.reshape(2, 16, -1)
+    return found
+
+
+def _visible(theirs: Mapping[str, Array]) -> dict[str, Array]:
+    """iBOT++; without a mask all tokens count as visible ones."""
+    found, mask, shape = {}, theirs["mask"][:, None], theirs["student_logits"].shape
+    teacher, center = theirs["teacher_logits"], jnp.zeros(shape[-1])
+    moved = update_center(center, teacher.mean((0, 1)), _CENTER_MOMENTUM)
+    cases = {f"visible_weight={weight:g}": (mask, weight, center) for weight in (1.0, 0.3, 0.0)}
+    cases |= {"no_mask": (mask & False, 1.0, center), "second_call": (mask, 1.0, moved)}
+    for case, (masked, weight, before) in cases.items():
+        targets = teacher_probs(teacher, before, theirs["teacher_temp"])
+        weights = patch_weights(jnp.asarray(masked), np.float64, weight).reshape(shape[:-1])
+        loss = functools.partial(
+            patch_loss, targets=targets, weights=weights, student_temp=_STUDENT_TEMP
+        )
+        losses = _with_gradient(loss, theirs["student_logits"], case, f"{case}/grad")
+        losses[f"{case}/center_after"] = moved
+        found |= {name: x for name, x in losses.items() if name in theirs}
+    return found
+
+
+def _patch_kernels(theirs: Mapping[str, Array]) -> dict[str, Array]:
+    found, student = {}, theirs["student"]
+    teacher, used = jnp.asarray(theirs["teacher"]), jnp.asarray(~theirs["ignored"])
+    for case, rows, valid in (
+        ("all", student, None),
+        ("ignored_left_out", student, used),
+        ("constant_student", np.ones_like(student), None),
+    ):
+        loss = functools.partial(patch_kernel_loss, teacher=teacher, used=valid)
+        found |= _with_gradient(loss, rows, case, f"{case}/grad")
+    del found["constant_student/grad"]  # which is nothing but rounding there
+    return found
+
+
 _PARTS = {"class": _class_tokens, "patch": _patches, "koleo": _koleo}
+_PARTS |= {"gram": _gram, "plusplus": _visible, "paka": _patch_kernels}
 
 
 def _replay_processes(recording: Recording) -> Deviations:

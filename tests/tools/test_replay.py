@@ -341,7 +341,7 @@ def test_losses_of_two_processes_are_found_again(pytestconfig, table):
 @pytest.mark.parametrize(
     ("file", "quantities"),
     [
-        ("dino_losses", {"class v2_local_grad", "patch sinkhorn3", "koleo plain/loss_top2"}),
+        ("dino_losses", {"class v2_local_grad", "patch sinkhorn3", "paka all", "plusplus no_mask"}),
         ("recipe_tables", {"cosine/truncated", "v2/linear_cosine", "scaling/dinov2_sqrt_wrt_1024"}),
         ("stochastic_depth_and_rope", {"drop/rate=0.9,batch=3/dinov3/second_output", "rope/sin"}),
     ],
@@ -361,6 +361,28 @@ def test_runs_of_dinov2_are_reproduced(reference, table, name):
     moments = {f"{when} {who}" for when in ("epoch1", "final") for who in ("student", "teacher")}
     assert set(rows) > losses | steps | moments
     assert ("final patch center" in rows) == (name == "shared_centering")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["_small", "_gram", ""])
+def test_runs_of_dinov3_are_reproduced(reference, table, name):
+    status, rows = table(reference(f"dinov3_step{name}.npz"))
+    assert status == 0 and not above(rows)
+    moments = {f"{when} {who}" for when in ("epoch1", "final") for who in ("student", "teacher")}
+    assert set(rows) > {"total loss", "koleo loss", "gradients of step 1, clipped"} | moments
+    assert ("gram loss" in rows) == (name == "_gram")
+
+
+@pytest.mark.slow
+def test_settings_of_the_gram_loss_count(reference, changed, table):
+    path = reference("dinov3_step_gram.npz")
+    whole = json.loads(str(np.load(path)["config"]))["whole_config"]
+    whole["gram"] |= {"loss_weight": 2.1, "global_teacher_resize_antialias": True}
+    status, rows = table(changed(path=path, whole_config=whole))
+    assert status == 1
+    assert above(rows) > {"total loss", "epoch1 student", "final teacher"}
+    # The weight is theirs, too: only what is compared tells.
+    assert "gram loss" in above(rows) and not above(rows) & {"lr", "wd", "momentum"}
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ once more for the backward pass) takes time, but is no part of the model.
 import functools
 import math
 
+from ibot_jax.config.anchor import anchor_is_kept, gram_size
 from ibot_jax.config.masking import masked_share
 from ibot_jax.config.section import Section
 from ibot_jax.models import counts
@@ -67,7 +68,13 @@ def expected_masked(masks: Section, grid: tuple[int, int]) -> float:
 
 
 def step_flops(
-    model: Section, head: Section, data: Section, masks: Section, *, mean_of_patches: bool = True
+    model: Section,
+    head: Section,
+    data: Section,
+    masks: Section,
+    *,
+    mean_of_patches: bool = True,
+    visible: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Counts one training step, forward and backward, of which the batch has masks.
 
@@ -77,6 +84,7 @@ def step_flops(
       data: likewise.
       masks: likewise.
       mean_of_patches: whether the mean over all patches moves a center.
+      visible: whether visible patches are compared, too.
 
     Returns:
       FLOPs for each image of the batch, by part of the step and kind of product.
@@ -87,7 +95,8 @@ def step_flops(
         counts.flops(model, data.channels, size, data.global_size)
         for size in (data.global_size, data.local_size)
     )
-    masked = data.global_views * expected_masked(masks, grid)
+    of_view = math.prod(grid) if visible else expected_masked(masks, grid)
+    masked = data.global_views * of_view
     views = data.global_views + data.local_views
     # Where nothing is masked, no patch token is compared, nor has a center that counts.
     seen = data.global_views * math.prod(grid) if masked and mean_of_patches else masked
@@ -105,9 +114,20 @@ def step_flops(
 
 
 def of_run(config: Section) -> dict[str, dict[str, float]]:
-    """Counts a step of a run, as `step_flops` does."""
-    sections = config.model, config.head, config.data, config.masks
-    return step_flops(*sections, mean_of_patches=config.method != "dinov2")
+    """Counts a step of a run, as `step_flops` does; a gram teacher is taken for one of its size."""
+    model, data, gram = config.model, config.data, config.gram
+    found = step_flops(
+        model,
+        config.head,
+        data,
+        config.masks,
+        mean_of_patches=config.method != "dinov2",
+        visible=bool(config.loss.visible_weight),
+    )
+    if anchor_is_kept(gram):
+        view = counts.flops(model, data.channels, gram_size(gram, data), data.global_size)
+        found["gram_teacher"] = _times(data.global_views, view)
+    return found
 
 
 def total(flops: dict[str, dict[str, float]]) -> float:

@@ -96,7 +96,7 @@ def test_a_backbones_products_are_counted(size):
             "head__shared_teacher": False,
         },
         {"model__scan_blocks": True},
-        {"method": "dino", "masks__ratios": (0.0,)},
+        {"method": "dino", "masks__ratios": (0.0,), "masks__variances": (0.0,)},
         {
             "method": "dinov2",
             "head__separate": True,
@@ -140,6 +140,20 @@ def test_masks_have_the_expected_number_of_tokens(kind, shortfall, ratios, varia
     masks.update(ratios=ratios, variances=variances)
     expected = flops.expected_masked(masks, (14, 14))
     assert expected - shortfall - error <= np.mean(drawn) <= expected + error
+
+
+def test_a_gram_teacher_and_visible_patches_are_counted():
+    config = configs.get_config()
+    plain = flops.of_run(config)
+    config.gram.weight = 2.0
+    anchored = flops.of_run(config)
+    # Of a ViT-S/16 on two views of 448: 784 patches of 768 values, 785 tokens, width 384.
+    tokens, width = 785, 384
+    block = 24 * tokens * width**2 + 4 * tokens**2 * width
+    assert sum(anchored.pop("gram_teacher").values()) == 2 * (2 * 784 * 768 * width + 12 * block)
+    assert anchored == plain
+    config.loss.visible_weight = 1.0
+    assert flops.of_run(config)["student_head"] != plain["student_head"]
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ def test_a_backbones_products_are_counted(size):
             "head__shared_teacher": False,
         },
         {"model__scan_blocks": True},
-        {"method": "dino", "masks__ratios": (0.0,), "masks__variances": (0.0,)},
+        {"method": "dino", "masks__ratios": (0.0, 0.0)},
         {
             "method": "dinov2",
             "head__separate": True,

@@ -38,7 +38,7 @@ def test_a_recorded_run_without_masks_and_patch_loss_is_dino(step_small):
                 )
             losses = []
             for step in range(plan.total_steps):
-                batch = replaying._batch(recording, step, config)
+                batch = replaying.batch_of(recording, step, config)
                 batch["masks"] = np.zeros_like(batch["masks"])
                 state, metrics = train_step(state, batch, KEY)
                 losses.append(metrics["loss"])

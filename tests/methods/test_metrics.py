@@ -36,7 +36,7 @@ def test_a_mean_over_no_token_is_zero_and_over_less_than_one_is_a_mean():
 
 def test_what_is_a_loss_and_over_what_metrics_are_formed():
     losses = {name for name, metric in metrics.METRICS.items() if metric.is_loss}
-    assert losses == {"class_loss", "patch_loss", "koleo_loss"}
+    assert losses == {"class_loss", "patch_loss", "koleo_loss", "gram_loss", "kernel_loss"}
     by_over = {}
     for name, metric in metrics.METRICS.items():
         by_over.setdefault(metric.over, set()).add(name)

@@ -44,6 +44,7 @@ _PURPOSE = "an evaluation (knn.every)"
 
 # The share of prototypes in use, by the kind of tokens.
 _USED = {"class": "prototypes_used", "patch": "patch_prototypes_used"}
+_NO_CENTERS = {"class": 0.0, "patch": 0.0}  # targets are balanced over a batch instead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +132,8 @@ class Evaluation:
         self.splits = splits
         self._data, self._knn, self._probe = data, knn, probe
         self._watch = watch
+        head = model.config.head
+        self._prototypes = {"class": head.prototypes, "patch": head.patch_prototypes}
         self._outputs = _make_outputs(model)
 
     def __call__(self, networks: dict[str, Any], mesh: jax.sharding.Mesh) -> dict[str, float]:
@@ -149,22 +152,20 @@ class Evaluation:
           normalised mutual information of labels and the class tokens' first choices; `knn_top1`
           and `knn_top5`; `probe_top1` and `probe_top5` unless `probe.max_steps` is 0. A first
           choice is that of the teacher's logits less the centers, which are, but in a distillation,
-          of its own outputs; without centers nothing is told of prototypes. Where test images are
-          among the neighbours, too, `knn_shared_images` says how many. `old_knn_top1`, ... are the
-          same accuracies, of the images of `knn.old_source`.
+          of its own outputs; of the logits where no kind of token has a center, and where only one
+          has, nothing is told of the other. Where test images are among the neighbours, too,
+          `knn_shared_images` says how many. `old_knn_top1`, ... are the same accuracies, of the
+          images of `knn.old_source`.
 
         Raises:
           TrainingError: if too few images can be read.
         """
         splits = self.splits
         outputs, labels = self._extract(splits, splits.test, 1, networks, mesh)
-        values = {
-            "feature_rank": feature_rank(outputs["features"]),
-            **{
-                _USED[kind]: share_in_use(outputs[kind], len(center))
-                for kind, center in networks.get("centers", {}).items()
-            },
-        }
+        values = {"feature_rank": feature_rank(outputs["features"])}
+        for kind, name in _USED.items():
+            if kind in outputs:
+                values[name] = share_in_use(outputs[kind], self._prototypes[kind])
         if splits.train is not None:
             if "class" in outputs:
                 values["prototype_nmi"] = normalized_mutual_information(outputs["class"], labels)
@@ -352,8 +353,8 @@ def _make_outputs(model: Model) -> FeatureFn:
     """Returns the function from (networks, images [B, H, W, C] uint8) to what is measured.
 
     That is {"features": class tokens [B, D] float32, "class": [B] int32, "patch": [B] int32}, the
-    last two the prototypes that the teacher's targets favour for the class token and a patch token,
-    where the method has a center for them.
+    last two the prototypes that the teacher's targets favour for the class token and a patch token:
+    less the centers of a method that has some; it may have none for one of them.
     """
 
     def outputs(networks, images):
@@ -367,7 +368,7 @@ def _make_outputs(model: Model) -> FeatureFn:
         logits = {"class": class_logits, "patch": patch_logits}
         chosen = {
             kind: (logits[kind] - center).argmax(axis=-1).astype(jnp.int32)
-            for kind, center in networks.get("centers", {}).items()
+            for kind, center in networks.get("centers", _NO_CENTERS).items()
         }
         return {"features": tokens.cls.astype(jnp.float32), **chosen}
 

@@ -121,6 +121,7 @@ def evaluation_signs(
         if used <= max(1, _FEW * min(number, images)):
             signs[key] = (
                 f"the {kind} tokens of {images:,} images fall on {used:,} of {number:,} "
-                "prototypes; lower optim.lr or loss.center_momentum, and keep head.norm_last_layer"
+                "prototypes; lower optim.lr, of centered targets loss.center_momentum, and keep "
+                "head.norm_last_layer"
             )
     return signs

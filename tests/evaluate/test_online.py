@@ -104,6 +104,19 @@ def test_with_labels(config, images, weights):
     assert values["patch_prototypes_used"] == len(set(chosen)) / 10
 
 
+def test_prototypes_in_use_without_centers(config, images, weights):
+    """Of both kinds by the logits themselves; of one kind where it alone has a center."""
+    evaluation = evaluation_of(config, open_source(f"folder:{images}", "train"))
+    centers = {kind: np.zeros_like(center) for kind, center in weights["centers"].items()}
+    balanced = {name: tree for name, tree in weights.items() if name != "centers"}
+    without, zero = (
+        evaluation(networks, ONE) for networks in (balanced, weights | {"centers": centers})
+    )
+    assert without == zero and without.keys() > LABEL_FREE
+    values = evaluation(balanced | {"centers": {"class": centers["class"]}}, ONE)
+    assert values == {k: v for k, v in zero.items() if k != "patch_prototypes_used"}
+
+
 def test_images_that_are_their_own_neighbours_are_counted(config, images, weights, monkeypatch):
     told = []
     monkeypatch.setattr(online._log, "warning", lambda text, *words: told.append(text % words))

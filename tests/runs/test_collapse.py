@@ -107,7 +107,7 @@ def test_one_prototype_for_all_tokens():
     found = evaluated(used=1 / K)
     assert set(found) == {"prototypes_used"}
     assert "class tokens of 1,000 images fall on 1 of 64 prototypes" in found["prototypes_used"]
-    assert "lower optim.lr or loss.center_momentum" in found["prototypes_used"]
+    assert "lower optim.lr, of centered targets loss.center_momentum" in found["prototypes_used"]
     assert set(evaluated(patches_used=1 / K)) == {"patch_prototypes_used"}
 
 

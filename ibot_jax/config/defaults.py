@@ -417,9 +417,8 @@ KEYS = {
         "attn/* mlp/*",
         "globs of the layers that have one: their paths in the backbone, or ends of these",
     ),
-    "teacher_momentum": Key(
-        0.996, "of the teacher's moving average; rises to 1 on a cosine", SHARE
-    ),
+    "teacher_momentum": Key(0.996, "of the teacher's moving average, at first", SHARE),
+    "teacher_momentum_end": Key(1.0, "at the end of a cosine", SHARE),
     "data.source": Key("", "digits, folder:PATH, tfds:NAME or synthetic"),
     "data.split": Key(
         "train",

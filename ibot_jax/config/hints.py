@@ -82,6 +82,7 @@ KNOWN_AS = {
     "optim.rates": "lr_multipliers lr_mults param_groups patch_embed_lr_mult",
     "optim.freeze": "freeze_backbone frozen_layers freeze_layers freeze_backbone_epochs",
     "teacher_momentum": "momentum momentum_teacher ema ema_decay teacher_ema",
+    "teacher_momentum_end": "final_momentum_teacher momentum_end",
     "data.source": "path root data_path dataset dir name data_root",
     "data.split": "train_split",
     "data.channels": "in_chans num_channels",

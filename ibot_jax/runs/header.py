@@ -83,7 +83,7 @@ def header(
         **({"lora": lora_in_words(flat, plan, params)} if PART in params else {}),
         **({"frozen": _frozen(flat, plan, params)} if flat["optim.freeze"] else {}),
         **({"gram": _gram(flat, plan)} if flat["gram.weight"] else {}),
-        "teacher": _momentum_in_words(flat["teacher_momentum"], plan),
+        "teacher": _momentum_in_words(flat, plan),
         "start": start,
         "writes": str(workdir),
     }
@@ -167,8 +167,10 @@ def _gram(flat: Flat, plan: Plan) -> str:
     return f"{text}; the teacher takes its place every {every:,} steps{most}"
 
 
-def _momentum_in_words(momentum: float, plan: Plan) -> str:
-    text = f"momentum {momentum:g}, rising to 1"
+def _momentum_in_words(flat: Flat, plan: Plan) -> str:
+    first, last = flat["teacher_momentum"], flat["teacher_momentum_end"]
+    way = "constant" if first == last else f"{'rising' if last > first else 'falling'} to {last:g}"
+    text = f"momentum {first:g}, {way}"
     if plan.batch_size < 1024:
         suggested = suggested_momentum(plan.batch_size, plan.total_steps)
         text += f"; suggested for this batch and length: teacher_momentum {suggested:g}"

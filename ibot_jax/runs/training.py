@@ -53,7 +53,7 @@ Architectures = Mapping[str, Network]  # the architectures of frozen networks, b
 def make_schedules(config: Section, plan: Plan) -> dict[str, Schedule]:
     """Returns the schedules of the Optax chain, by name, as functions of the step.
 
-    `teacher_rate` is 1 - the teacher's momentum, which rises to 1 on a cosine.
+    `teacher_rate` is 1 - the teacher's momentum, which goes to its end on a cosine.
     """
     optim = config.optim
     last = plan.total_steps - (optim.schedule_end == "included")
@@ -72,7 +72,9 @@ def make_schedules(config: Section, plan: Plan) -> dict[str, Schedule]:
     return {
         "lr": warmed_up(rate, peak, warmup, end=optim.warmup_end == "included"),
         "weight_decay": cosine(optim.weight_decay, optim.weight_decay_end, **whole),
-        "teacher_rate": cosine(1 - config.teacher_momentum, 0.0, **whole),
+        "teacher_rate": cosine(
+            1 - config.teacher_momentum, 1 - config.teacher_momentum_end, **whole
+        ),
     }
 
 

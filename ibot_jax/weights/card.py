@@ -35,6 +35,7 @@ _SCHEDULE = (
     "optim.clip",
     "optim.freeze_last_layer",
     "teacher_momentum",
+    "teacher_momentum_end",
     "loss.teacher_temp",
     "loss.teacher_patch_temp",
     "loss.teacher_temp_warmup",

@@ -147,6 +147,24 @@ def test_cosines_that_are_cut_end_where_they_should():
         np.testing.assert_allclose(values(schedule, 5), expected[name], rtol=1e-6, atol=1e-9)
 
 
+def test_the_momentum_ends_where_it_is_told_to():
+    """A constant one is DINOv3's 7B; else half-way of a cosine is the middle."""
+    for first, last in ((0.9, 0.9), (0.9, 0.98)):
+        config = tiny_config(
+            duration="5 steps",
+            optim__warmup="0 steps",
+            optim__schedule_end="included",
+            teacher_momentum=first,
+            teacher_momentum_end=last,
+        )
+        rate = values(
+            make_schedules(config, make_plan(config, config.batch_size))["teacher_rate"], 5
+        )
+        np.testing.assert_allclose(
+            np.array(rate)[[0, 2, 4]], 1 - np.array([first, (first + last) / 2, last])
+        )
+
+
 class TestRecorded:
     """Schedules of DINOv2 and DINOv3, up to their ends."""
 

@@ -25,6 +25,7 @@ _SAME = {
     "dino.koleo_loss_weight": "loss.koleo_weight",
     "ibot.loss_weight": "loss.patch_weight",
     "teacher.momentum_teacher": "teacher_momentum",
+    "teacher.final_momentum_teacher": "teacher_momentum_end",
     "teacher.warmup_teacher_temp": "loss.teacher_temp_start",
     "teacher.teacher_temp": "loss.teacher_temp",
     "optim.min_lr": "optim.min_lr",
@@ -42,7 +43,6 @@ _EPOCHS = {
 }
 # What is here in one way only.
 _ONLY = {
-    "teacher.final_momentum_teacher": (1,),
     "student.drop_path_rate": (0,),  # what was dropped is not recorded
     "optim.scaling_rule": ("sqrt_wrt_1024",),
     "train.centering": tuple(_TARGETS),

@@ -67,6 +67,12 @@ def normalized(config: ConfigDict, views: np.ndarray) -> jnp.ndarray:
 
 
 def example_settings(config: ConfigDict) -> dict:
-    """What `MakeExample` and `train_batches` take of a config."""
+    """What `MakeExample` takes of a config."""
     grid = geometry_of(config.model).grid(config.data.global_size)
     return dict(seed=config.seed, data=config.data, masks=config.masks, grid=grid)
+
+
+def pipeline_settings(config: ConfigDict) -> dict:
+    """What `train_batches` takes of a config."""
+    sections = dict(data=config.data, masks=config.masks, high_res=config.high_res)
+    return dict(seed=config.seed, geometry=geometry_of(config.model), **sections)

@@ -45,6 +45,7 @@ SECTIONS = {
     "optim": "the optimiser",
     "lora": "adapters of low rank, in place of the backbone's matrices (see optim/lora.py)",
     "data": "images, and how views are made of them",
+    "high_res": "views of other sizes in the last part of a run: high resolution, or several",
     "knn": "what is measured of the teacher, and how often",
     "probe": "a linear classifier, beside k-NN",
     "checkpoint": "what is saved",
@@ -487,6 +488,22 @@ KEYS = {
         "simd decodes images smaller where each crop stays so many times its view's size; 1 is "
         "quicker and softens views, 0 never does it",
         Between(1, 1000, off=0),
+    ),
+    "high_res.last": Key(
+        "",
+        "how long that part is; 100% is the whole run, '' turns it off",
+        Duration(never=True),
+    ),
+    "high_res.global_sides": Key(
+        (512,),
+        "shorter side of global views there, in pixels; of several a batch has one",
+        Between(1, 10**9),
+    ),
+    "high_res.local_sides": Key(
+        (112,), "that of local views, for each of these", Between(1, 10**9)
+    ),
+    "high_res.shares": Key(
+        (1.0,), "of the batches that have each, whatever their sum", Between(1e-6, 1e6)
     ),
     "knn.every": Key(
         "10 epochs",

@@ -49,6 +49,7 @@ KNOWN_AS = {
     "loss.teacher_patch_temp_start": "warmup_teacher_patch_temp",
     "loss.teacher_temp_warmup": "warmup_teacher_temp_epochs",
     "loss.kernel_weight": "paka_weight",
+    "high_res.shares": "global_local_crop_pairs_ratios",
     "gram.weight": "gram_loss_weight",
     "gram.start": "it_load_ema_teacher gram_it_first_update",
     "gram.every": "update_frequency",

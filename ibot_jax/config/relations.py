@@ -196,6 +196,20 @@ def _check_views(flat: Flat) -> Iterator[str]:
         yield stated(flat, "data.global_views", f"{problem}; raise one of them")
 
 
+def _check_high_res(flat: Flat) -> Iterator[str]:
+    keys = [f"high_res.{name}" for name in ("global_sides", "local_sides", "shares")]
+    if not flat["high_res.last"]:
+        for key in keys:
+            if flat[key] != KEYS[key].default:
+                yield stated(flat, key, "needs high_res.last, the length of that part of the run")
+        return
+    number = len(flat[keys[0]])
+    for key in keys[1:]:
+        if not 0 < number == len(flat[key]):
+            problem = f"and {keys[0]}={flat[keys[0]]!r} need as many entries, at least one"
+            yield stated(flat, key, problem)
+
+
 def _check_resize(flat: Flat) -> Iterator[str]:
     size = flat["data.global_size"]
     if flat["knn.every"] and flat["knn.resize"] < max(size):
@@ -220,5 +234,6 @@ RELATIONS = (
     _check_kind_of_masks,
     _check_gram,
     _check_views,
+    _check_high_res,
     _check_resize,
 )

@@ -1,5 +1,6 @@
 """Batches to train a classifier on: one random view of each image, and its label."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ from ibot_jax.config.plan import Plan
 from ibot_jax.config.section import Section
 from ibot_jax.data.draw.crops import draw_crop, largest_shrink
 from ibot_jax.data.draw.rand_augment import RandAugment
+from ibot_jax.data.make.bad_images import BadImages
 from ibot_jax.data.make.chunks import Request
 from ibot_jax.data.make.examples import COLORS, CROPS, Fetch, stream
-from ibot_jax.data.pipeline import TrainBatches, task_batches
+from ibot_jax.data.pipeline import Batch, task_batches
 from ibot_jax.data.pixels.images import Decoding, EncodedImage
 from ibot_jax.data.pixels.resize import check_method, crop_and_resize
 from ibot_jax.data.sources.opening import Source
@@ -100,7 +102,7 @@ def labelled_batches(
     seed: int,
     data: Section,
     start_step: int = 0,
-) -> TrainBatches:
+) -> Iterator[Batch]:
     """Returns this process's share of every batch from `start_step` to the end of the run.
 
     Order, shares, and what happens to images that cannot be read are those of
@@ -132,7 +134,8 @@ def labelled_batches(
         ("images", "labels"),
         plan,
         rows,
+        BadImages(len(source), data.max_bad_share),
         seed=seed,
-        data=data,
-        start_step=start_step,
+        workers=data.workers,
+        steps=range(start_step, plan.total_steps),
     )

@@ -1,5 +1,7 @@
 """The input pipeline: the batches of a training, and those of an evaluation."""
 
+import bisect
+import collections
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -17,12 +19,14 @@ from ibot_jax.data.make.bad_images import BadImages
 from ibot_jax.data.make.chunks import EvalChunks, Request, TrainChunks
 from ibot_jax.data.make.examples import ORDER, STEPS, MakeCentralView, MakeExample, stream
 from ibot_jax.data.make.order import Positions
+from ibot_jax.data.make.sizes import SizesByStep
 from ibot_jax.data.make.workers import Task, Workers
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.data.pixels.resize import check_method
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.files.tf import import_tensorflow
+from ibot_jax.models.geometry import Geometry
 from ibot_jax.parallel.shares import Rows
 
 if TYPE_CHECKING:
@@ -41,7 +45,8 @@ def train_batches(
     seed: int,
     data: Section,
     masks: Section,
-    grid: tuple[int, int],
+    geometry: Geometry,
+    high_res: Section | None = None,
     gram: Section | None = None,
     start_step: int = 0,
 ) -> "TrainBatches":
@@ -60,7 +65,8 @@ def train_batches(
       seed: of the run.
       data: how views are made, and by whom.
       masks: how masks are drawn, and from when on.
-      grid: rows and columns of masks, those of the backbone for a global view.
+      geometry: of the backbone, whose output patches of a global view have masks.
+      high_res: which sizes views have in the last part of the run; None for those of `data`.
       gram: what the gram teacher sees, and from when on; None without.
       start_step: of the first batch.
 
@@ -74,7 +80,8 @@ def train_batches(
         local_colors: [b, L, 12] float32.
         gram_views: [b, G, H'', W'', C] uint8, the global views as the gram teacher sees them, all 0
           before `gram.start`; absent where there is none.
-      It raises `TrainingError` when the share of bad images passes `data.max_bad_share`.
+      Sizes are those of the batch's step. It raises `TrainingError` when the share of bad images
+      passes `data.max_bad_share`.
     """
     check_method(data.resize)
     mask_start = plan.steps("masks.start", masks.start)
@@ -93,21 +100,55 @@ def train_batches(
             masked = steps(request.step)[request.row]
         return request.located, request.epoch, request.index, masked, request.step >= gram_start
 
-    views = {}
-    if gram is not None and anchor_is_kept(gram):
-        views = dict(gram_size=gram_size(gram, data), gram_colors=gram.colors)
-    task = MakeExample(source.fetch, seed, data, masks, grid, **views)
-    return task_batches(
-        source,
-        task,
-        arguments,
-        task.keys,
-        plan,
-        rows,
-        seed=seed,
-        data=data,
-        start_step=start_step,
-    )
+    sizes = SizesByStep(seed, data, high_res, plan)
+    bad_images = BadImages(len(source), data.max_bad_share)
+
+    def of_size(number: int) -> Iterator[Batch]:
+        """Returns the batches with views of one size."""
+        views, anchored = sizes.views[number], {}
+        if gram is not None and anchor_is_kept(gram):
+            anchored = dict(gram_size=gram_size(gram, views), gram_colors=gram.colors)
+        grid = geometry.grid(views.global_size)
+        task = MakeExample(source.fetch, seed, views, masks, grid, **anchored)
+        return task_batches(
+            source,
+            task,
+            arguments,
+            task.keys,
+            plan,
+            rows,
+            bad_images,
+            seed=seed,
+            workers=data.workers,
+            steps=sizes.steps(number, start_step),
+        )
+
+    first, *others = sizes.numbers(start_step) or [0]
+    batches = of_size(first)
+    if others:
+        numbers = map(sizes.number, range(start_step, plan.total_steps))
+        batches = _merged(list(numbers), of_size, {first: batches})
+    return TrainBatches(batches, bad_images)
+
+
+def _merged(
+    numbers: Sequence[int], of_size: Callable[[int], Iterator[Batch]], begun: dict
+) -> Iterator[Batch]:
+    """Yields batches from several streams.
+
+    Args:
+      numbers: of the stream from which each batch comes.
+      of_size: opens a stream, when it is first needed; it ends with its last batch.
+      begun: streams that are open, by number.
+    """
+    left = collections.Counter(numbers)
+    for number in numbers:
+        if number not in begun:
+            begun[number] = of_size(number)
+        yield next(begun[number])
+        left[number] -= 1
+        if not left[number]:
+            del begun[number]
 
 
 def task_batches(
@@ -117,11 +158,12 @@ def task_batches(
     keys: Sequence[str],
     plan: Plan,
     rows: Rows,
+    bad_images: BadImages,
     *,
     seed: int,
-    data: Section,
-    start_step: int,
-) -> "TrainBatches":
+    workers: int,
+    steps: Sequence[int],
+) -> Iterator[Batch]:
     """Returns batches, as `train_batches` does, of whatever a task makes of an example.
 
     Args:
@@ -131,39 +173,38 @@ def task_batches(
       keys: of the batches, one for each of the task's arrays.
       plan: of the run.
       rows: of a batch that this process makes.
+      bad_images: where those that cannot be read are counted.
       seed: of the run.
-      data: with `workers` and `max_bad_share`.
-      start_step: of the first batch.
+      workers: processes that make the images; 0 takes one for each core.
+      steps: whose batches they are, rising.
+
+    Returns:
+      An iterator; its threads and processes end when it is dropped.
     """
     blank = task.blank()
     chunk = chunk_rows(blank, len(rows))
-    workers = Workers(task, data.workers, chunk)
-    bad_images = BadImages(len(source), data.max_bad_share)
-    positions = Positions(plan, rows)
-    chunks = TrainChunks(source, seed, positions, workers, arguments, bad_images)
+    pool = Workers(task, workers, chunk)
+    positions = Positions(plan, rows, steps)
+    chunks = TrainChunks(source, seed, positions, pool, arguments, bad_images)
     if isinstance(source, TfdsStream):
         make = chunks.from_records
-        inputs = _epochs(source, seed, plan, rows, start_step)
+        inputs = _epochs(source, seed, plan, rows, steps)
     else:
         make = chunks.from_positions
-        first, last = start_step * len(rows), plan.total_steps * len(rows)
-        inputs = iter([import_tensorflow().data.Dataset.range(first, last)])
-    batches = run_batches(inputs, make, blank, chunk, len(rows), workers)
-    return TrainBatches(batches, keys, bad_images)
+        inputs = iter([import_tensorflow().data.Dataset.range(len(steps) * len(rows))])
+    batches = run_batches(inputs, make, blank, chunk, len(rows), pool)
+    return (dict(zip(keys, arrays, strict=False)) for arrays in batches)
 
 
 class TrainBatches:
-    """The iterator that `task_batches` returns; its threads and processes end when it is dropped.
+    """The iterator that `train_batches` returns.
 
     Attributes:
       bad_images: how many different images could not be read so far.
     """
 
-    def __init__(
-        self, batches: Iterator[list[np.ndarray]], keys: Sequence[str], bad_images: BadImages
-    ):
+    def __init__(self, batches: Iterator[Batch], bad_images: BadImages):
         self._batches = batches
-        self._keys = keys
         self._bad_images = bad_images
 
     @property
@@ -174,7 +215,7 @@ class TrainBatches:
         return self
 
     def __next__(self) -> Batch:
-        return dict(zip(self._keys, next(self._batches), strict=False))
+        return next(self._batches)
 
 
 def eval_batches(
@@ -226,16 +267,20 @@ def _epochs(
     seed: int,
     plan: Plan,
     rows: Rows,
-    start_step: int,
+    steps: Sequence[int],
 ) -> Iterator["tf.data.Dataset"]:
-    """Yields (position, encoded image, label, name) of each epoch, or of what is left of it."""
+    """Yields (position, encoded image, label, name) of what each epoch has of these steps."""
     tf = import_tensorflow()
-    length = plan.steps_per_epoch
-    for epoch in range(start_step // length, -(-plan.total_steps // length)):
-        begin = max(start_step, epoch * length)
-        end = min(plan.total_steps, (epoch + 1) * length)
+    length, begin = plan.steps_per_epoch, 0
+    while begin < len(steps):
+        epoch = int(steps[begin]) // length
+        end = bisect.bisect_left(steps, (epoch + 1) * length)
+        wanted = np.zeros(length, bool)
+        wanted[np.asarray(steps[begin:end]) - epoch * length] = True
         shuffle_seed = int(stream(seed, epoch, 0, ORDER).integers(2**31))
         records = source.records(rows.own, len(rows.shares), shuffle_seed=shuffle_seed)
+        of_steps = tf.data.Dataset.from_tensor_slices(np.repeat(wanted, len(rows)))
+        records = tf.data.Dataset.zip(of_steps, records).filter(lambda wanted, _: wanted)
         positions = tf.data.Dataset.range(begin * len(rows), end * len(rows))
-        unseen = records.skip((begin - epoch * length) * len(rows))
-        yield tf.data.Dataset.zip(positions, unseen).map(lambda n, record: (n, *record))
+        yield tf.data.Dataset.zip(positions, records).map(lambda n, kept: (n, *kept[1]))
+        begin = end

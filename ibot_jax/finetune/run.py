@@ -182,7 +182,7 @@ def finetune(
             "labels": jax.ShapeDtypeStruct(pixels[:1], jnp.int32),
         }
         arguments = state, rows, jax.eval_shape(lambda: jax.random.key(0))
-        proven = prove(make_step, arguments, classifier.backbone.kernels)
+        proven = prove(make_step, [arguments], classifier.backbone.kernels)
         for name, text in proven.warnings().items():
             reporter.warn_once(name, text)
         reporter.say(*_header(config, plan, task, start, str(proven), folder))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from ibot_jax.config.anchor import anchor_is_kept, gram_size
 from ibot_jax.config.defaults import KEYS
 from ibot_jax.config.flat import Flat, section
+from ibot_jax.config.high_res import all_views, late_views
 from ibot_jax.config.problems import stated
 from ibot_jax.models.architectures import (
     ARCHITECTURES,
@@ -12,6 +13,7 @@ from ibot_jax.models.architectures import (
     architecture_of,
     geometry_of,
 )
+from ibot_jax.models.geometry import Geometry
 
 
 def _check_arch(flat: Flat) -> Iterator[str]:
@@ -115,19 +117,39 @@ def _check_local_size(flat: Flat) -> Iterator[str]:
 
 def _check_gram_size(flat: Flat) -> Iterator[str]:
     gram, data = section(flat, "gram"), section(flat, "data")
-    size = gram_size(gram, data)
-    if anchor_is_kept(gram) and geometry_of(section(flat, "model")).whole(size) != size:
-        problem = f"times data.global_size={data.global_size} is not of whole patches; use 1 or 2"
-        yield stated(flat, "gram.scale", problem)
+    if not anchor_is_kept(gram):
+        return
+    for views in all_views(section(flat, "high_res"), data):
+        size = gram_size(gram, views)
+        if geometry_of(section(flat, "model")).whole(size) != size:
+            whose = "data.global_size=" if views is data else "the high_res.global_sides "
+            problem = f"times {whose}{views.global_size} is not of whole patches; use 1 or 2"
+            yield stated(flat, "gram.scale", problem)
+
+
+def _check_high_res(flat: Flat) -> Iterator[str]:
+    data, geometry = section(flat, "data"), geometry_of(section(flat, "model"))
+    late = late_views(section(flat, "high_res"), data)
+    for kind in ("global", "local") if data.local_views else ("global",):
+        for views in late:
+            size = getattr(views, f"{kind}_size")
+            if geometry.whole(size) != size:
+                height, width = size
+                problem = f"makes views of {height} x {width} pixels, which {_not_whole(geometry)}"
+                yield stated(flat, f"high_res.{kind}_sides", problem)
 
 
 def _whole_patches(flat: Flat, key: str) -> Iterator[str]:
     geometry = geometry_of(section(flat, "model"))
     if geometry.whole(flat[key]) != tuple(flat[key]):
-        stride = f"model.patch_size={geometry.patch_size}"
-        if geometry.stride > geometry.patch_size:
-            stride = f"{geometry.stride}, the side of an output token ({stride}, and stages)"
-        yield stated(flat, key, f"must be divisible by {stride}")
+        yield stated(flat, key, _not_whole(geometry))
+
+
+def _not_whole(geometry: Geometry) -> str:
+    stride = f"model.patch_size={geometry.patch_size}"
+    if geometry.stride > geometry.patch_size:
+        stride = f"{geometry.stride}, the side of an output token ({stride}, and stages)"
+    return f"must be divisible by {stride}"
 
 
 RELATIONS = (
@@ -142,6 +164,7 @@ RELATIONS = (
     _check_global_size,
     _check_local_size,
     _check_gram_size,
+    _check_high_res,
 )
 
 

@@ -27,8 +27,8 @@ from ibot_jax.config.problems import (
 from ibot_jax.models import relations as of_models
 
 RELATIONS = (*of_runs.RELATIONS, *of_models.RELATIONS)
-# What happens again and again.
-_PERIODS = ("log_every", "knn.every", "checkpoint.every", "gram.every")
+# What happens again and again, and what happens in a part of the run.
+_PERIODS = ("log_every", "knn.every", "checkpoint.every", "gram.every", "high_res.last")
 
 
 def check_config(config: ConfigDict) -> None:
@@ -177,6 +177,9 @@ def too_late(flat: Flat, plan: Plan | None = None) -> Iterator[str]:
         late |= {"masks.start": 1.0} if wait else {}
         late["loss.teacher_temp_warmup"] = 1 - wait
     yield from run_too_short(flat, KEYS, late, plan)
+    if flat.get("high_res.last") and share("high_res.last") > 1:
+        problem = f"is longer than the run, {flat['duration']!r}"
+        yield stated(flat, "high_res.last", f'{problem}; use up to "100%"')
     for glob, text in globs.parse(flat["optim.freeze"]):
         if share_of_run({**flat, "optim.freeze": text}, "optim.freeze", plan) > 1:
             problem = f"freezes {glob} for longer than the run, {flat['duration']!r}"

@@ -9,6 +9,7 @@ from etils import epath
 import ibot_jax
 from ibot_jax.config.anchor import gram_size
 from ibot_jax.config.flat import Flat, section
+from ibot_jax.config.high_res import late_views
 from ibot_jax.config.plan import Plan, peak_rate
 from ibot_jax.config.section import Section
 from ibot_jax.models.architectures import in_words
@@ -83,6 +84,7 @@ def header(
         **({"lora": lora_in_words(flat, plan, params)} if PART in params else {}),
         **({"frozen": _frozen(flat, plan, params)} if flat["optim.freeze"] else {}),
         **({"gram": _gram(flat, plan)} if flat["gram.weight"] else {}),
+        **({"high res": _high_res(flat, plan)} if flat["high_res.last"] else {}),
         "teacher": _momentum_in_words(flat, plan),
         "start": start,
         "writes": str(workdir),
@@ -165,6 +167,28 @@ def _gram(flat: Flat, plan: Plan) -> str:
     most = f", {gram.updates} times" if gram.updates else ""
     every = plan.steps("gram.every", gram.every)
     return f"{text}; the teacher takes its place every {every:,} steps{most}"
+
+
+def _high_res(flat: Flat, plan: Plan) -> str:
+    """Returns from when on views have other sizes, and which."""
+    high_res, data = section(flat, "high_res"), section(flat, "data")
+    steps = plan.steps("high_res.last", high_res.last)
+    views = [_sizes(views) for views in late_views(high_res, data)]
+    whole = sum(high_res.shares)
+    shares = [f" in {share / whole:.3g} of the batches" for share in high_res.shares]
+    if len(views) == 1:
+        shares = [""]
+    height, width = data.global_size
+    return (
+        f"the last {steps:,} steps, from step {plan.total_steps - steps:,} on: "
+        f"{'; '.join(map(''.join, zip(views, shares, strict=True)))}; "
+        f"evaluations stay at {height} x {width} px"
+    )
+
+
+def _sizes(data: Section) -> str:
+    sizes = [data.global_size] + [data.local_size] * bool(data.local_views)
+    return f"views of {' and '.join(f'{height} x {width}' for height, width in sizes)} px"
 
 
 def _momentum_in_words(flat: Flat, plan: Plan) -> str:

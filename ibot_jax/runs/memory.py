@@ -15,6 +15,7 @@ import jax
 from ibot_jax.config import durations, globs
 from ibot_jax.config.anchor import anchor_is_kept, gram_size
 from ibot_jax.config.flat import Flat, section
+from ibot_jax.config.high_res import Resized, largest_views
 from ibot_jax.config.host import host_memory, in_words
 from ibot_jax.config.section import Section
 from ibot_jax.models import counts
@@ -92,14 +93,14 @@ def device_needs(
     rows = flat["batch_size"] * flat["mesh.tensor"] // num_devices
     at_once = math.ceil(rows / flat["grad_accum_steps"])
     if pixels := _gram_views(flat):
-        keys = "gram.scale", "data.global_size", "batch_size"
+        keys = "gram.scale", _size_key(flat, "global"), "batch_size"
         yield Need("views of the gram teacher", keys, pixels * (rows + at_once * item))
     for kind in ("global", "local"):
-        size, number = flat[f"data.{kind}_size"], flat[f"data.{kind}_views"]
+        size, number = getattr(_largest(flat), f"{kind}_size"), flat[f"data.{kind}_views"]
         if not number:
             continue
         pixels = number * math.prod(size) * flat["data.channels"]
-        keys = f"data.{kind}_size", f"data.{kind}_views", "batch_size"
+        keys = _size_key(flat, kind), f"data.{kind}_views", "batch_size"
         yield Need(f"{kind} views", keys, pixels * (rows + at_once * item))
         stages = counts.stages(model, size, flat["data.global_size"])
         inputs = at_once * number * sum(s.tokens * s.width * s.depth for s in stages) * item
@@ -109,12 +110,23 @@ def device_needs(
             yield Need(f"attention of {kind} views", (*keys, "model.patch_size"), weights)
 
 
+def _largest(flat: Flat) -> Section:
+    """Returns the section `data` where views are largest."""
+    return largest_views(section(flat, "high_res"), section(flat, "data"))
+
+
+def _size_key(flat: Flat, kind: str) -> str:
+    """Returns the key that says how large views are there."""
+    late = isinstance(_largest(flat), Resized)
+    return f"high_res.{kind}_sides" if late else f"data.{kind}_size"
+
+
 def _gram_views(flat: Flat) -> int:
     """Returns the pixels that the gram teacher sees of an image."""
     gram = section(flat, "gram")
     if not anchor_is_kept(gram):
         return 0
-    pixels = math.prod(gram_size(gram, section(flat, "data")))
+    pixels = math.prod(gram_size(gram, _largest(flat)))
     return flat["data.global_views"] * pixels * flat["data.channels"]
 
 
@@ -122,12 +134,12 @@ def host_needs(flat: Flat, num_processes: int) -> Iterator[Need]:
     """Yields what a host takes memory for beside its devices."""
     rows = -(-flat["batch_size"] // num_processes)
     for kind in ("global", "local"):
-        pixels = math.prod(flat[f"data.{kind}_size"]) * flat["data.channels"]
+        pixels = math.prod(getattr(_largest(flat), f"{kind}_size")) * flat["data.channels"]
         pixels *= flat[f"data.{kind}_views"]
-        keys = f"data.{kind}_size", f"data.{kind}_views", "batch_size"
+        keys = _size_key(flat, kind), f"data.{kind}_views", "batch_size"
         yield Need(f"a batch's {kind} views", keys, rows * pixels)
     if pixels := _gram_views(flat):
-        keys = "gram.scale", "data.global_size", "batch_size"
+        keys = "gram.scale", _size_key(flat, "global"), "batch_size"
         yield Need("a batch's views of the gram teacher", keys, rows * pixels)
     if flat["knn.every"]:
         image = flat["knn.resize"] ** 2 * flat["data.channels"]

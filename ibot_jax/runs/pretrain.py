@@ -19,6 +19,7 @@ from ibot_jax.config.anchor import anchor_is_kept
 from ibot_jax.config.flat import as_json, flatten
 from ibot_jax.config.plan import Plan, make_plan
 from ibot_jax.config.problems import noted, refuse
+from ibot_jax.data.make.sizes import SizesByStep
 from ibot_jax.data.pipeline import Batch, train_batches
 from ibot_jax.data.sources.identity import Identity, identify
 from ibot_jax.data.sources.opening import Source, open_source
@@ -120,7 +121,8 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
             lock.watch("checkpoints", *WRITTEN)
         layout = state_layout(config, plan, mesh, frozen.modules)
         gram = GramTeacher(config.gram, plan, folder, layout, frozen.params.pop("gram", None))
-        proven = _prove(config, plan, mesh, frozen, gram)
+        sizes = SizesByStep(config.seed, config.data, config.high_res, plan)
+        proven = _prove(config, plan, mesh, frozen, gram, sizes)
         for name, text in proven.warnings().items():
             reporter.warn_once(name, text)
         evaluation = _evaluation(config, opened.splits, proven, watchdog)
@@ -139,7 +141,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
         )
         loop = PretrainLoop(config, plan, mesh, checkpoints, reporter, evaluation, lock, watchdog)
         program = in_turn(
-            _programs(config, plan, mesh, frozen, proven), start_step, reporter.paused
+            _programs(config, plan, mesh, frozen, proven), start_step, reporter.paused, sizes.number
         )
         number = itertools.count(start_step)
 
@@ -272,7 +274,8 @@ def _batches(
         seed=config.seed,
         data=config.data,
         masks=config.masks,
-        grid=geometry_of(config.model).grid(config.data.global_size),
+        geometry=geometry_of(config.model),
+        high_res=config.high_res,
         gram=config.gram,
         start_step=start_step,
     )
@@ -284,12 +287,14 @@ def _prove(
     mesh: jax.sharding.Mesh,
     frozen: FrozenNetworks,
     gram: GramTeacher,
+    sizes: SizesByStep,
 ) -> Proven:
-    """Returns the step with the kernels that compute here what they should."""
+    """Returns the step with the kernels that compute here what they should, on all views."""
+    views = [sizes.views[number] for number in sizes.numbers()]
     others = frozen.params | gram.shapes(plan.total_steps - 1)
     return prove(
         functools.partial(jit_train_step, config, plan, mesh, frozen=frozen.modules),
-        (*step_arguments(config, plan, mesh, frozen.modules), others),
+        [(*step_arguments(config, plan, mesh, frozen.modules, data), others) for data in views],
         choose(config.model.kernels, device_of(mesh)),
     )
 

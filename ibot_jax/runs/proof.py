@@ -1,7 +1,7 @@
 """The kernels of a run: those that compute here what their definitions say, at its own shapes."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -44,7 +44,9 @@ class Proven:
 
 
 def prove(
-    make_step: Callable[[Kernels], jax.stages.Wrapped], arguments: tuple[Any, ...], kernels: Kernels
+    make_step: Callable[[Kernels], jax.stages.Wrapped],
+    arguments: Sequence[tuple[Any, ...]],
+    kernels: Kernels,
 ) -> Proven:
     """Returns a step with those kernels that agree with their definitions on every process.
 
@@ -52,7 +54,7 @@ def prove(
 
     Args:
       make_step: returns the jitted step that may take some kernels.
-      arguments: shapes of the step's.
+      arguments: shapes of the step's, for each size of views.
       kernels: that may be taken, as far as they agree.
     """
     checked, refused = set(), {}
@@ -63,7 +65,8 @@ def prove(
             return Proven(step, kernels, (), refused)
         failed = None
         try:
-            step.trace(*arguments)  # which its first call does not repeat
+            for of_size in arguments:
+                step.trace(*of_size)  # which its first call does not repeat
         except Exception as error:  # perhaps of a kernel, which then fails alone, too
             failed = error
         uses = dict.fromkeys(uses)

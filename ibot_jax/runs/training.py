@@ -307,10 +307,23 @@ def own_gram_teacher(config: Section, layout: TrainState) -> dict[str, Any]:
 
 
 def step_arguments(
-    config: Section, plan: Plan, mesh: jax.sharding.Mesh, frozen: Architectures | None = None
+    config: Section,
+    plan: Plan,
+    mesh: jax.sharding.Mesh,
+    frozen: Architectures | None = None,
+    data: Section | None = None,
 ) -> tuple[Any, ...]:
-    """Returns shapes and layouts of a step's arguments: state, batch and key."""
-    data, grid = config.data, geometry_of(config.model).grid(config.data.global_size)
+    """Returns shapes and layouts of a step's arguments: state, batch and key.
+
+    Args:
+      config: of the run.
+      plan: its length.
+      mesh: the devices.
+      frozen: the architectures of frozen networks.
+      data: that of `high_res.all_views` which says the sizes of views; `config.data` by default.
+    """
+    data = data or config.data
+    grid = geometry_of(config.model).grid(data.global_size)
     arrays = {"masks": ((data.global_views, *grid), bool)}
     if anchor_is_kept(config.gram):
         pixels = (data.global_views, *gram_size(config.gram, data), data.channels)

@@ -7,7 +7,9 @@ Memory of a chip, time of a step, what moves between chips, images a second, hou
 schedule: all of them the compiler's figures for one chip, not a measurement. What it does not
 estimate, what moves between chips above all, is counted by the bytes over the chip's bandwidth.
 Kernels (`model.kernels`) are taken as a run takes them once its check on the device has passed.
-Input, evaluations and checkpoints come on top. `--fit` looks for the largest batch that fits.
+Input, evaluations and checkpoints come on top. Of a run whose views change their size
+(`high_res`) the step is that with the largest ones, and the schedule as if all steps were;
+`--config.high_res.last=` leaves them out. `--fit` looks for the largest batch that fits.
 
 Needs the TPU compiler, `pip install 'ibot-jax[aot]'`, best in an environment of its own. It
 fails when the step does not fit the chip's memory.
@@ -118,6 +120,7 @@ def table(report: dict) -> str:
         ("config", " ".join([report["config"], *report["overrides"]])),
         ("pod", f"{report['topology']}: {report['chips']} x {report['chip']}; mesh {mesh}"),
         ("batch", f"{report['batch_size']}, {report['batch_size'] / report['chips']:g} a chip"),
+        ("views", " x ".join(map(str, report["global_size"])) + " px, global ones"),
     ]
     if "smallest_batch_that_fails" in report:
         rows.append(("", f"the largest that fits: {report['smallest_batch_that_fails']} does not"))

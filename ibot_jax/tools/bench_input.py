@@ -37,6 +37,7 @@ from ibot_jax.errors import TrainingError, UserError
 from ibot_jax.files.atomic import write_json
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.models.architectures import geometry_of
+from ibot_jax.models.geometry import Geometry
 from ibot_jax.parallel.shares import all_rows
 from ibot_jax.runs.check import check_config
 
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
             config.seed,
             config.data,
             config.masks,
-            geometry_of(config.model).grid(config.data.global_size),
+            geometry_of(config.model),
             batch_size=args.batch_size,
             num_images=args.number,
         )
@@ -102,7 +103,7 @@ def measure(
     seed: int,
     data: Section,
     masks: Section,
-    grid: tuple[int, int],
+    geometry: Geometry,
     *,
     batch_size: int,
     num_images: int,
@@ -113,7 +114,7 @@ def measure(
       seed: of the examples, which are made as `train_batches` does.
       data: likewise; it names their source, too.
       masks: likewise.
-      grid: likewise.
+      geometry: likewise.
       batch_size: images a batch; all there are, if those are fewer.
       num_images: how many to time at least; small data is gone through again and again.
 
@@ -136,7 +137,8 @@ def measure(
     # Workers do not run dry at the end.
     plan = Plan(batch_size, len(source) // batch_size, num_batches + _WARM_UP + 10)
     rows = all_rows(batch_size)
-    batches = train_batches(source, plan, rows, seed=seed, data=data, masks=masks, grid=grid)
+    settings = dict(seed=seed, data=data, masks=masks, geometry=geometry)
+    batches = train_batches(source, plan, rows, **settings)
     batch = [next(batches) for _ in range(_WARM_UP)][-1]
 
     wall, owner, workers = time.perf_counter(), time.process_time(), _worker_seconds()
@@ -151,6 +153,7 @@ def measure(
         )
     )
     del batches  # ends the workers
+    grid = geometry.grid(data.global_size)
     parts, pillow = _parts(source, MakeExample(source.fetch, seed, data, masks, grid))
     total = owner + workers
     parts["transport"] = total - sum(parts.values())

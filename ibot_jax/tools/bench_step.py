@@ -1,6 +1,7 @@
 """Times the training step on made-up batches, and counts its memory and arithmetic.
 
-The step is the one that `ibot_jax.main` runs, compiled ahead of time. Batches lie on the devices
+The step is the one that `ibot_jax.main` runs, compiled ahead of time, where views are largest
+(`high_res`). Batches lie on the devices
 already, so that nothing but the step is measured; they share their views, but not their masks.
 """
 
@@ -20,6 +21,7 @@ from ibot_jax.cli import exits, flags
 from ibot_jax.cli.config_file import add_config_arguments, given_config
 from ibot_jax.config.anchor import anchor_is_kept, gram_size
 from ibot_jax.config.flat import flatten
+from ibot_jax.config.high_res import largest_views
 from ibot_jax.config.masking import DEALT
 from ibot_jax.config.plan import make_plan
 from ibot_jax.config.problems import refuse
@@ -123,8 +125,8 @@ def _draw_views(
     """
     batch = {}
     for kind in ("global", "local"):
-        shape = (batch_size, data[f"{kind}_views"])
-        pixels = (*shape, *data[f"{kind}_size"], data.channels)
+        shape = (batch_size, getattr(data, f"{kind}_views"))
+        pixels = (*shape, *getattr(data, f"{kind}_size"), data.channels)
         batch[f"{kind}_views"] = rng.integers(0, 256, pixels, dtype=np.uint8)
         if data.augment == "device":
             batch[f"{kind}_colors"] = _draw_colors(rng, shape, data.blur_radius)
@@ -182,9 +184,10 @@ def measure(
       as such.
     """
     rng = np.random.default_rng(config.seed)
-    views = to_global(_draw_views(config.data, config.gram, config.batch_size, rng), mesh)
-    grid = geometry_of(config.model).grid(config.data.global_size)
-    shape = config.batch_size, config.data.global_views
+    data = largest_views(config.high_res, config.data)
+    views = to_global(_draw_views(data, config.gram, config.batch_size, rng), mesh)
+    grid = geometry_of(config.model).grid(data.global_size)
+    shape = config.batch_size, data.global_views
     masks = [_draw_masks(config.masks, grid, shape, rng) for _ in range(_BATCHES)]
     batches = [views | to_global({"masks": drawn}, mesh) for drawn in masks]
     plan = make_plan(config, _STEPS_PER_EPOCH * config.batch_size)
@@ -195,7 +198,7 @@ def measure(
 
     proven = prove(
         functools.partial(jit_train_step, config, plan, mesh),
-        (state, batches[0], key, frozen),
+        [(state, batches[0], key, frozen)],
         choose(config.model.kernels, device_of(mesh)),
     )
     for text in proven.warnings().values():
@@ -220,6 +223,7 @@ def measure(
         "dtype": config.dtype,
         "kernels": proven.used,
         "batch_size": config.batch_size,
+        "global_size": list(data.global_size),
         "parameters": parameters,
         "trace_seconds": traced - start,
         "compile_seconds": compiled_at - traced,

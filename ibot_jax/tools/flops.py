@@ -16,6 +16,7 @@ import functools
 import math
 
 from ibot_jax.config.anchor import anchor_is_kept, gram_size
+from ibot_jax.config.high_res import largest_views
 from ibot_jax.config.masking import masked_share
 from ibot_jax.config.section import Section
 from ibot_jax.models import counts
@@ -73,6 +74,7 @@ def step_flops(
     data: Section,
     masks: Section,
     *,
+    trained: tuple[int, int],
     mean_of_patches: bool = True,
     visible: bool = False,
 ) -> dict[str, dict[str, float]]:
@@ -83,6 +85,7 @@ def step_flops(
       head: likewise.
       data: likewise.
       masks: likewise.
+      trained: height and width in pixels of a global view that windows depend on.
       mean_of_patches: whether the mean over all patches moves a center.
       visible: whether visible patches are compared, too.
 
@@ -92,7 +95,7 @@ def step_flops(
     geometry = geometry_of(model)
     grid = geometry.grid(data.global_size)
     global_view, local_view = (
-        counts.flops(model, data.channels, size, data.global_size)
+        counts.flops(model, data.channels, size, trained)
         for size in (data.global_size, data.local_size)
     )
     of_view = math.prod(grid) if visible else expected_masked(masks, grid)
@@ -114,18 +117,23 @@ def step_flops(
 
 
 def of_run(config: Section) -> dict[str, dict[str, float]]:
-    """Counts a step of a run, as `step_flops` does; a gram teacher is taken for one of its size."""
-    model, data, gram = config.model, config.data, config.gram
+    """Counts a step of a run, as `step_flops` does, where its views are largest.
+
+    A gram teacher is taken for one of the student's size.
+    """
+    model, gram, trained = config.model, config.gram, config.data.global_size
+    data = largest_views(config.high_res, config.data)
     found = step_flops(
         model,
         config.head,
         data,
         config.masks,
+        trained=trained,
         mean_of_patches=config.method != "dinov2",
         visible=bool(config.loss.visible_weight),
     )
     if anchor_is_kept(gram):
-        view = counts.flops(model, data.channels, gram_size(gram, data), data.global_size)
+        view = counts.flops(model, data.channels, gram_size(gram, data), trained)
         found["gram_teacher"] = _times(data.global_views, view)
     return found
 

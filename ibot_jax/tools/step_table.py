@@ -14,6 +14,7 @@ def table(report: dict) -> str:
         ("config", " ".join([report["config"], *report["overrides"]])),
         ("devices", f"{report['devices']} x {report['device']} (JAX {report['jax']})"),
         ("batch", f"{report['batch_size']} images, {report['dtype']}"),
+        ("views", " x ".join(map(str, report["global_size"])) + " px, global ones"),
         ("kernels", ", ".join(report["kernels"]) or "xla"),
         (
             "parameters",

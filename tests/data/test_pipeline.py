@@ -12,7 +12,7 @@ import psutil
 import pytest
 from PIL import Image
 from shares import blocks, in_turn
-from tiny import example_settings
+from tiny import pipeline_settings
 
 from ibot_jax.config.plan import make_plan
 from ibot_jax.data.draw.central import CentralView
@@ -27,7 +27,7 @@ KEYS = ("global_views", "local_views", "masks", "global_colors", "local_colors")
 def train(source, config, rows=None, **options):
     plan = make_plan(config, len(source))
     rows = rows or all_rows(plan.batch_size)
-    return train_batches(source, plan, rows, **example_settings(config), **options)
+    return train_batches(source, plan, rows, **pipeline_settings(config), **options)
 
 
 def run(config, folder, *rows, **options):
@@ -140,6 +140,48 @@ def test_masks_are_dealt_out_over_whole_batches(config, folder):
         assert_equal_batches(run(config, folder, rows), own)
     config.masks.start = "1 epochs"
     assert not any(batch["masks"].any() for batch in run(config, folder)[:2])
+
+
+def of_size(config, folder, side, **options):
+    """The batches of a run that has views of one size throughout."""
+    config = config.copy_and_resolve_references()
+    config.data.update(global_size=(side, side), local_size=(side // 2, side // 2))
+    config.high_res.last = ""
+    return run(config, folder, **options)
+
+
+def test_from_a_step_on_views_are_larger_and_else_what_they_were(config, folder):
+    config.duration = "3 epochs"
+    config.high_res.update(last="2 steps", global_sides=(24,), local_sides=(12,))
+    small, large = of_size(config, folder, 16), of_size(config, folder, 24)
+    expected = small[:4] + large[4:]
+    assert [batch["masks"].shape[2:] for batch in expected] == [(4, 4)] * 4 + [(6, 6)] * 2
+    assert_equal_batches(run(config, folder), expected)
+    for step in (3, 4, 5, 6):
+        assert_equal_batches(run(config, folder, start_step=step), expected[step:])
+    for rows in in_turn(config.batch_size, 2):
+        own = [{key: batch[key][rows.numbers] for key in KEYS} for batch in expected]
+        assert_equal_batches(run(config, folder, rows), own)
+    batches = train(open_source(f"folder:{folder}", "train"), config)
+    for _ in range(5):
+        next(batches)
+    gc.collect()
+    assert len(worker_processes()) == 1  # those of the first size have ended
+
+
+def test_each_batch_has_one_of_several_sizes(config, folder):
+    config.duration = "6 epochs"
+    sizes = dict(global_sides=(16, 24), local_sides=(8, 12), shares=(1.0, 2.0))
+    config.high_res.update(last="100%", **sizes)
+    of_sides = {side: of_size(config, folder, side) for side in (16, 24)}
+    whole = run(config, folder)
+    sides = [batch["global_views"].shape[2] for batch in whole]
+    draws = np.random.default_rng([config.seed, 0, 0, 6]).random(12)
+    assert sides == [16 if draw < 1 / 3 else 24 for draw in draws]
+    assert set(sides) == {16, 24}
+    assert_equal_batches(whole, [of_sides[side][step] for step, side in enumerate(sides)])
+    for step in (1, 7, 11):
+        assert_equal_batches(run(config, folder, start_step=step), whole[step:])
 
 
 def test_every_epoch_is_another_permutation(config, flat_folder):
@@ -263,6 +305,7 @@ from ibot_jax.config.plan import make_plan
 from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.pipeline import eval_batches, train_batches
 from ibot_jax.data.sources.opening import open_source
+from ibot_jax.models.architectures import geometry_of
 from ibot_jax.parallel.shares import all_rows
 config = get_config()
 config.batch_size = 8
@@ -274,7 +317,7 @@ batches = train_batches(
     seed=config.seed,
     data=config.data,
     masks=config.masks,
-    grid=(14, 14),
+    geometry=geometry_of(config.model),
 )
 next(batches)
 evaluation = eval_batches(source, CentralView((16, 16), (16, 16)), all_rows(4))

@@ -122,6 +122,45 @@ MISTAKES = {
         dict(model__arch="swin", model__patch_size=4, model__kernels="cudnn"),
         r"model\.kernels='cudnn' takes no model\.arch=\"swin\"",
     ),
+    "a last part longer than the run": (
+        dict(high_res__last="101 epochs"),
+        r"high_res\.last='101 epochs' is longer than the run, '100 epochs'; use up to \"100%\"",
+    ),
+    "sizes of a last part that is not there": (
+        dict(high_res__global_sides=(518,)),
+        r"high_res\.global_sides=\(518,\) needs high_res\.last, the length of that part",
+    ),
+    "sizes of two numbers": (
+        dict(high_res__last="10%", high_res__global_sides=(512, 768)),
+        r"high_res\.local_sides=\(112,\) and high_res\.global_sides=\(512, 768\) need as many",
+    ),
+    "no size": (
+        dict(
+            high_res__last="10%",
+            high_res__global_sides=(),
+            high_res__local_sides=(),
+            high_res__shares=(),
+        ),
+        r"high_res\.local_sides=\(\) and high_res\.global_sides=\(\) need as many entries, at ",
+    ),
+    "a high resolution of other patches": (
+        dict(model__patch_size=14, data__local_size=(98, 98), high_res__last="10%"),
+        r"high_res\.global_sides=\(512,\) makes views of 512 x 512 pixels, which must be divisible "
+        r"by model\.patch_size=14",
+    ),
+    "a high resolution of a swin's output tokens": (
+        dict(model__arch="swin", model__patch_size=4, high_res__last="10%"),
+        r"high_res\.local_sides=\(112,\) makes views of 112 x 112 pixels, .* by 32, ",
+    ),
+    "a gram teacher's view there": (
+        dict(
+            gram__weight=1.0,
+            gram__scale=1.5,
+            high_res__last="10%",
+            high_res__global_sides=(240,),
+        ),
+        r"gram\.scale=1\.5 times the high_res\.global_sides \(240, 240\) is not of whole patches",
+    ),
     "heads": (dict(model__heads=5), r"model\.heads=5 does not divide model\.width=384"),
     "shared head": (
         dict(head__patch_prototypes=4096),
@@ -278,6 +317,13 @@ def test_a_mistake_is_one_line_that_names_key_and_value(name):
     [
         dict(head__patch_prototypes=4096, head__shared=False, head__shared_teacher=False),
         dict(data__local_size=(90, 90), data__local_views=0),  # not made, so not looked at
+        dict(data__local_views=0, high_res__last="100%", high_res__local_sides=(90,)),
+        dict(
+            model__arch="swin",
+            model__patch_size=4,
+            high_res__last="9%",
+            high_res__local_sides=(96,),
+        ),
         dict(knn__resize=200, knn__every=""),
         dict(data__channels=1, data__mean=(0.5,), data__std=(0.25,)),
         dict(masks__ratios=(0.5,), masks__variances=(0.5,)),  # 0 to 1, both allowed
@@ -331,6 +377,8 @@ SHORT = dict(duration="10 epochs", loss__teacher_temp_warmup="2 epochs", optim__
         ),
         (dict(log_every="0.4 steps"), r"log_every='0\.4 steps' is less than one step"),
         (dict(knn__every="1 examples"), r"knn\.every='1 examples' is less than one step"),
+        (dict(high_res__last="1 examples"), r"high_res\.last='1 examples' is less than one step"),
+        (dict(high_res__last="1001 steps"), r"high_res\.last='1001 steps' is longer than the run"),
         (dict(checkpoint__every="0 epochs"), r"checkpoint\.every='0 epochs'"),
     ],
 )

@@ -93,6 +93,16 @@ def test_accelerators_tell_what_they_have(limit, fits, monkeypatch):
     assert fits or "a Great GPU has 1 GiB; lower head.prototypes" in problems[0]
 
 
+def test_the_largest_views_of_a_run_count(monkeypatch):
+    monkeypatch.setattr(memory, "host_memory", lambda: 16 * 2**30)
+    sides = dict(high_res__global_sides=(16, 80000), high_res__local_sides=(8, 16))
+    config = tiny_config(high_res__last="1 steps", high_res__shares=(1.0, 1.0), **sides)
+    (problem,) = memory.memory_problems(flatten(config))
+    assert problem.startswith(
+        "high_res.global_sides=(16, 80000), data.global_views=2, batch_size=8"
+    )
+
+
 def test_a_frozen_network_counts(monkeypatch):
     monkeypatch.setattr(memory, "host_memory", lambda: 4 * 2**30)
     flat = flatten(tiny_config(frozen__teacher="large.npz"))

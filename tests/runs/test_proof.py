@@ -84,7 +84,7 @@ def prove(traces):
 
         return jax.jit(step)
 
-    return lambda wanted="auto": proof.prove(make_step, shapes(), choose(wanted, TPU))
+    return lambda wanted="auto": proof.prove(make_step, [shapes()], choose(wanted, TPU))
 
 
 def test_kernels_that_agree_are_taken(prove, traces, monkeypatch):

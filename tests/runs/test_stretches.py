@@ -47,6 +47,21 @@ def test_each_step_is_that_of_its_stretch(start):
     assert len(compiled) == len(set(found))
 
 
+def test_the_first_step_with_views_of_another_size_compiles():
+    """Programs from steps 0 and 3 on, of which the second sees both sizes."""
+    compiled, number = [], 0
+
+    @contextlib.contextmanager
+    def compiling():
+        compiled.append(number)
+        yield
+
+    step = in_turn({0: int, 3: int}, 0, compiling, [0, 0, 0, 0, 1, 0, 1].__getitem__)
+    for number in range(7):
+        step(number)
+    assert compiled == [0, 3, 4]
+
+
 def run(config, steps, at, mesh):
     """States after steps, of the program for what is trained at each."""
     plan = tiny_plan(config, 4)

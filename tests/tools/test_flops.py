@@ -156,6 +156,17 @@ def test_a_gram_teacher_and_visible_patches_are_counted():
     assert flops.of_run(config)["student_head"] != plain["student_head"]
 
 
+def test_the_largest_views_are_counted():
+    config = configs.get_config()
+    config.high_res.update(
+        last="10%", global_sides=(112, 448), local_sides=(96, 112), shares=(9.0, 1.0)
+    )
+    counted = flops.of_run(config)
+    config = configs.get_config()
+    config.data.update(global_size=(448, 448), local_size=(112, 112))
+    assert counted == flops.of_run(config)
+
+
 @pytest.mark.slow
 def test_the_compilers_count_of_a_vit_s_step_is_close():
     """XLA counts elementwise operations, too; its loop over masked tokens runs once here."""

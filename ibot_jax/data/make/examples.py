@@ -24,7 +24,7 @@ from ibot_jax.data.pixels.resize import Box, crop_and_resize
 from ibot_jax.kernels.color_table import COLUMNS, Color
 
 # Purposes of randomness: no two share a stream.
-ORDER, CROPS, COLORS, MASKS, STAND_INS, STEPS = range(6)
+ORDER, CROPS, COLORS, MASKS, STAND_INS, STEPS, SIZES = range(7)
 
 Example = tuple[np.ndarray, ...]
 Fetch = Callable[[Any], bytes | np.ndarray]

@@ -2,6 +2,7 @@
 
 import functools
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,16 +14,18 @@ from ibot_jax.parallel.shares import Rows
 class Positions:
     """Where in the run the examples of one process lie.
 
-    A position counts the examples of this process from the first step of the run on.
+    A position counts the examples of this process in some steps of the run, from the first one on.
     """
 
-    def __init__(self, plan: Plan, rows: Rows):
+    def __init__(self, plan: Plan, rows: Rows, steps: Sequence[int]):
         self.rows = rows
+        self._steps = steps
         self._steps_per_epoch = plan.steps_per_epoch
 
     def locate(self, position: int) -> tuple[int, int, int]:
         """Returns step, epoch, and place in the epoch (over all processes) of an example."""
-        step, row = divmod(int(position), len(self.rows))
+        number, row = divmod(int(position), len(self.rows))
+        step = int(self._steps[number])
         epoch, step_of_epoch = divmod(step, self._steps_per_epoch)
         place = step_of_epoch * self.rows.batch_size + int(self.rows.numbers[row])
         return step, epoch, place

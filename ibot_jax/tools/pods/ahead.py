@@ -13,6 +13,7 @@ import time
 import jax
 from jax.experimental import topologies
 
+from ibot_jax.config.high_res import largest_views
 from ibot_jax.config.plan import make_plan
 from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
@@ -64,7 +65,7 @@ def _schedules() -> pathlib.Path:
 
 
 def compile_ahead(config: Section, devices: list[jax.Device], images: int) -> dict:
-    """Compiles the step of a config for a pod.
+    """Compiles the step of a config for a pod, where views are largest.
 
     Args:
       config: of the run, checked.
@@ -83,16 +84,18 @@ def compile_ahead(config: Section, devices: list[jax.Device], images: int) -> di
     plan = make_plan(config, images)
     check_plan(config, plan)
     kind = devices[0].device_kind
+    data = largest_views(config.high_res, config.data)
     report = {
         "chip": kind,
         "chips": mesh.size,
         "mesh": dict(mesh.shape),
         "batch_size": config.batch_size,
+        "global_size": list(data.global_size),
         "steps": plan.total_steps,
         "memory_of_chip": CHIPS[kind].memory,
     }
     start = time.perf_counter()
-    state, batch, key = step_arguments(config, plan, mesh)
+    state, batch, key = step_arguments(config, plan, mesh, data=data)
     kernels = choose(config.model.kernels, device_of(mesh))  # as after a check that all passed
     lowered = jit_train_step(config, plan, mesh, kernels).lower(
         state, batch, key, own_gram_teacher(config, state)

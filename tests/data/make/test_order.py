@@ -12,7 +12,7 @@ PLAN = Plan(batch_size=6, steps_per_epoch=4, total_steps=12)
 
 
 def test_positions_of_a_process_alone_are_places_in_their_order():
-    positions = Positions(PLAN, all_rows(6))
+    positions = Positions(PLAN, all_rows(6), range(12))
     assert positions.rows is not None and len(positions.rows) == 6
     for position in range(72):
         step, place = position // 6, position % 24
@@ -25,7 +25,7 @@ def test_processes_make_their_rows_of_each_step(divide):
     for step in range(12):
         found = []
         for rows in shares:
-            positions = Positions(PLAN, rows)
+            positions = Positions(PLAN, rows, range(12))
             own = [positions.locate(step * 2 + row) for row in range(2)]
             assert [place - step % 4 * 6 for _, _, place in own] == rows.numbers.tolist()
             found += own

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from shares import blocks, in_turn
-from tiny import example_settings
+from tiny import pipeline_settings
 
 from ibot_jax.config.plan import make_plan
 from ibot_jax.data.draw.central import CentralView
@@ -74,7 +74,7 @@ def run(source, config, rows=ALL, **options):
     config.data.update(PLAIN)
     config.batch_size = 16
     plan = make_plan(config, len(source))
-    return list(train_batches(source, plan, rows, **example_settings(config), **options))
+    return list(train_batches(source, plan, rows, **pipeline_settings(config), **options))
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
@@ -119,6 +119,24 @@ def test_a_run_repeats_itself_and_can_be_resumed(data_dir, config, file_format):
     assert epochs[0].tolist() != epochs[1].tolist()
     config.seed = 5
     assert levels(run(source, config)).tolist() != levels(batches).tolist()
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize(("last", "sides"), [("3 steps", (24,)), ("100%", (16, 24))])
+def test_views_of_several_sizes_are_of_the_images_of_their_steps(
+    data_dir, config, file_format, last, sides
+):
+    source = open_levels(data_dir, file_format)
+    config.duration = "4 epochs"
+    expected = levels(run(source, config)).tolist()
+    local = tuple(side // 2 for side in sides)
+    config.high_res.update(
+        last=last, global_sides=sides, local_sides=local, shares=(1.0,) * len(sides)
+    )
+    batches = run(source, config)
+    assert {batch["global_views"].shape[2] for batch in batches} == {16, 24}
+    assert levels(batches).tolist() == expected
+    assert levels(run(source, config, start_step=3)).tolist() == expected[3:]
 
 
 @pytest.mark.parametrize("file_format", FORMATS)

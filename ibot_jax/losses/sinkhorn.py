@@ -9,10 +9,12 @@ tokens at a time, and never kept.
 
 Against overflow: in float32 exp(x / temperature) is infinite from x = 3.5 on at a temperature of
 0.04, and DINOv2, whose prototypes' norms may grow, subtracts nothing. Here each column's sum is
-kept as its largest exponent and a sum relative to it, over chunks and devices, so logits of any
-finite size do, and no column's sum is lost for being small.
+kept as its largest exponent and a sum relative to it, over chunks and devices, and in later turns
+relative to the turn before, so logits of any finite size do, and no column's sum is lost for being
+small.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -52,38 +54,70 @@ def sinkhorn_offsets(
       the batch fell on the prototypes in the last turn, before it scaled the columns: half the sum
       of |share - 1 / K|, from 0 to 1.
     """
-    sums = None  # of the columns, logarithms
-    for _ in range(turns):
-        before = sums
-        sums = _column_sums(logits_of, rows, selected, temperature, before, chunk, over, across)
-    before = jnp.zeros_like(sums) if before is None else before
-    # What a column has once rows sum to 1 and its factor is the one before.
-    shares = jnp.exp(sums - before - prototypes.logsumexp(sums - before, over))
+    fold = functools.partial(_fold, logits_of, rows, selected, temperature, chunk)
+    sums = shares = _first_sums(fold, across)
+    for _ in range(turns - 1):
+        shares = _shares(fold, sums, over, across)
+        sums += shares
+    shares = prototypes.softmax(shares, over)
     number = prototypes.total(jnp.ones_like(shares), over)
     unequal = prototypes.total(jnp.abs(shares - 1 / number), over) / 2
     return jax.lax.stop_gradient(temperature * sums), jax.lax.stop_gradient(unequal)
 
 
-def _column_sums(logits_of, rows, selected, temperature, before, chunk, over, across):
-    """Returns the logarithms of the columns' sums, [K], with rows scaled to 1 (but at first)."""
-    shape = jax.eval_shape(logits_of, jax.ShapeDtypeStruct((chunk, *rows.shape[1:]), rows.dtype))
-    lowest = jnp.finfo(shape.dtype).min / 2  # finite, so that differences are no NaN
+def _fold(logits_of, rows, selected, temperature, chunk, turn, starts):
+    """Adds up by prototype, chunk by chunk.
 
-    def turn(carry, start, index, valid):
+    Args:
+      logits_of: as in `sinkhorn_offsets`, as the next four.
+      rows: likewise.
+      selected: likewise.
+      temperature: likewise.
+      chunk: likewise.
+      turn: of (arrays [K], exponents [C, K], valid [C] bool) to the next arrays.
+      starts: numbers from which the arrays start.
+    """
+    shape = jax.eval_shape(logits_of, jax.ShapeDtypeStruct((chunk, *rows.shape[1:]), rows.dtype))
+
+    def of_chunk(carry, start, index, valid):
         del start
+        return turn(carry, logits_of(rows[index]) / temperature, valid)
+
+    carry = tuple(jnp.full(shape.shape[1:], start, shape.dtype) for start in starts)
+    return fold_chunks(of_chunk, chunk, carry, selected)[0]
+
+
+def _first_sums(fold, across):
+    """Returns the logarithms of the columns' sums, [K]."""
+    lowest = float(jnp.finfo(jnp.float32).min / 2)  # finite, so that differences are no NaN
+
+    def turn(carry, exponents, valid):
         largest, total = carry
-        exponents = logits_of(rows[index]) / temperature
-        if before is not None:
-            exponents -= prototypes.logsumexp(exponents - before, over)[:, None]
         exponents = jnp.where(valid[:, None], exponents, lowest)
         new = jnp.maximum(largest, exponents.max(axis=0))
         return new, total * jnp.exp(largest - new) + jnp.exp(exponents - new).sum(axis=0)
 
-    columns = shape.shape[1:]
-    carry = jnp.full(columns, lowest, shape.dtype), jnp.zeros(columns, shape.dtype)
-    (largest, total), _ = fold_chunks(turn, chunk, carry, selected)
+    largest, total = fold(turn, (lowest, 0))
     if across:
         highest = jax.lax.pmax(largest, across)
         total = jax.lax.psum(total * jnp.exp(largest - highest), across)
         largest = highest
     return jnp.where(total > 0, jnp.log(total) + largest, 0)
+
+
+def _shares(fold, sums, over, across):
+    """Returns logarithms of what columns have, [K], once `sums` have scaled them, and then rows.
+
+    No exponential is larger than 1, and no sum smaller than 1 / K: scaled columns sum to 1, so that
+    of a row of K numbers up to 1 to at most K, by which it is divided.
+    """
+
+    def turn(carry, exponents, valid):
+        exponents -= sums
+        by_row = jnp.where(valid, prototypes.logsumexp(exponents, over), jnp.inf)
+        return (carry[0] + jnp.exp(exponents - by_row[:, None]).sum(axis=0),)
+
+    (total,) = fold(turn, (0,))
+    if across:
+        total = jax.lax.psum(total, across)
+    return jnp.where(total > 0, jnp.log(total), 0)

@@ -3,8 +3,9 @@
     --config.data.source=folder:PATH
 
 There it was LVD-142M, which is not public; the settings are those of its program for ImageNet-22K.
-It ends with 10,000 steps at 518 pixels, which this config does not have. On LVD-142M and with them
-it has 83.5 % k-NN, 86.5 % linear on ImageNet-1K, quoted from memory.
+It ends with 10,000 steps at 518 pixels, which are another run, from the weights of this one:
+docs/recipes.md, "Sizes of views". On LVD-142M and with them it has 83.5 % k-NN, 86.5 % linear on
+ImageNet-1K, quoted from memory.
 
 A run departs from it in this: the neighbours of KoLeo are sought in groups of 12 consecutive
 images, a GPU's there, on any number of devices; bfloat16 in place of float16. Value by value, and

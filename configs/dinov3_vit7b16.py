@@ -7,8 +7,8 @@
                                       are is our choice
 
 There it was LVD-1689M, which is not public, and every tenth batch was of ImageNet-1K alone. Of a
-pod, too: `:v5p-512`, `:gram,v5p-512`. What follows there, views of several resolutions, this config
-does not have.
+pod, too: `:v5p-512`, `:gram,v5p-512`. What follows there, views of several sizes, is said by the
+keys `high_res.*`: docs/recipes.md.
 
 A run departs from it in this: in the gram stage there, pairs with a local view count half
 (`loss.local_weight`); neighbours of KoLeo are sought among 16 consecutive images; masks are dealt

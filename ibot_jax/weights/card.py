@@ -45,6 +45,7 @@ _SCHEDULE = (
     "data.local_views",
     "head.prototypes",
 )
+_LATE = "high_res.last"  # without it the keys of its section say nothing
 _IMPORTS = "import hashlib\n\nimport numpy as np\n"
 _GELU = {
     "bfloat16": "by a tanh, within 2.6e-5 of the exact one, where computed in bfloat16, as in the "
@@ -237,7 +238,9 @@ def _training(description: Mapping[str, Any]) -> str:
         return _table({f"`{key}`": value for key, value in description["finetuned"].items()})
     if "run" in description:
         run = description["run"]
-        return _table({f"`{key}`": run[key] for key in _SCHEDULE if run.get(key, "") != ""})
+        late = [key for key in run if key.startswith("high_res.")] if run.get(_LATE) else []
+        shown = (*_SCHEDULE, *late)
+        return _table({f"`{key}`": run[key] for key in shown if run.get(key, "") != ""})
     if "args" in description:
         return _table({f"`{key}`": value for key, value in description["args"].items()})
     return "Data and schedule are not recorded in what these weights were converted from."

@@ -100,7 +100,10 @@ def test_a_run_goes_on_whatever_the_number_of_processes(left_alone, tmp_path):
 
 
 def test_losses_over_a_batch_do_not_depend_on_the_number_of_processes(tmp_path):
-    """Balanced targets and spread images, in float64: of neighbours on other processes, too."""
+    """Balanced targets and spread images, in float64: of neighbours on other processes, too.
+
+    Views become larger after the first step.
+    """
     rows = []
     for count in (1, 2):
         workdir = tmp_path / str(count)
@@ -112,10 +115,12 @@ def test_losses_over_a_batch_do_not_depend_on_the_number_of_processes(tmp_path):
             *("--config.head.separate=true", "--config.head.shared=false"),
             *("--config.head.shared_teacher=false", "--config.checkpoint.every=3 steps"),
             *("--config.optim.warmup=1 steps", "--config.optim.freeze_last_layer=1 steps"),
-            "--config.loss.teacher_temp_warmup=1 steps",
+            *("--config.loss.teacher_temp_warmup=1 steps", "--config.high_res.last=2 steps"),
+            *("--config.high_res.global_sides=32,", "--config.high_res.local_sides=24,"),
         )
-        statuses, _, errors = run.finish()
+        statuses, outs, errors = run.finish()
         assert statuses == [0] * count, errors
+        assert "from step 1 on: views of 32 x 32 and 24 x 24 px" in outs[0]
         rows.append(cli.rows(workdir))
     assert [row["step"] for row in rows[0]] == [1, 2, 3]
     for one, two in zip(*rows, strict=True):

@@ -26,7 +26,10 @@ from ibot_jax.runs import pretrain as pretraining
 from ibot_jax.runs import proof
 
 TPU = Device("tpu", "TPU v5 lite", partitioned=False)
-SPEC = AttentionBranchSpec(AttentionSpec(4, 16, 128, 2, "bfloat16", 1 / 8, QKV), "layer", 1e-6)
+SPEC, WIDE = (
+    AttentionBranchSpec(AttentionSpec(4, tokens, 128, 2, "bfloat16", 1 / 8, QKV), "layer", 1e-6)
+    for tokens in (16, 32)
+)
 
 
 def xla_branch(x, params, gains, spec, device):
@@ -57,7 +60,7 @@ def without_gradient(x):
 without_gradient.defvjp(lambda x: (x, None), lambda _, gradient: (jnp.zeros_like(gradient),))
 
 
-def shapes():
+def shapes(rows=64):
     def linear(inputs, outputs):
         kernel, bias = (
             jax.ShapeDtypeStruct(s, jnp.float32) for s in ((inputs, outputs), (outputs,))
@@ -67,7 +70,7 @@ def shapes():
     vector = jax.ShapeDtypeStruct((128,), jnp.float32)
     params = {"norm": {"scale": vector, "bias": vector}}
     params |= {"qkv": linear(128, 384), "proj": linear(128, 128)}
-    return jax.ShapeDtypeStruct((64, 128), jnp.bfloat16), params
+    return jax.ShapeDtypeStruct((rows, 128), jnp.bfloat16), params
 
 
 @pytest.fixture
@@ -80,11 +83,14 @@ def prove(traces):
     def make_step(kernels):
         def step(x, params):
             traces.append(kernels.names)
-            return branch(x, params, SPEC, kernels)
+            spec = SPEC if len(x) == 64 else WIDE
+            return branch(x, params, spec, kernels)
 
         return jax.jit(step)
 
-    return lambda wanted="auto": proof.prove(make_step, [shapes()], choose(wanted, TPU))
+    return lambda wanted="auto", sizes=(64,): proof.prove(
+        make_step, [shapes(size) for size in sizes], choose(wanted, TPU)
+    )
 
 
 def test_kernels_that_agree_are_taken(prove, traces, monkeypatch):
@@ -109,6 +115,25 @@ def test_what_takes_the_place_of_one_that_is_refused_is_checked_too(prove, monke
     assert not {"tpu.attention", "tpu.attention_branch"} & set(proven.kernels.names)
     monkeypatch.setattr(tpu_attention, "attention", xla_attention)
     assert prove().used == ("tpu.attention",)
+
+
+def test_views_of_every_size_are_looked_at(prove, traces, monkeypatch):
+    """A kernel that is right for small views alone is not taken at all."""
+    monkeypatch.setattr(tpu_attention_branch, "branch", xla_branch)
+    proven = prove(sizes=(64, 128))
+    assert proven.used == ("tpu.attention_branch",)
+    for rows in (64, 128):
+        proven.step(*jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes(rows)))
+    assert len(traces) == 2
+
+    def wrong_if_wide(x, params, gains, spec, device):
+        found = xla_branch(x, params, gains, spec, device)
+        return found + jnp.ones((), x.dtype) * (spec == WIDE)
+
+    monkeypatch.setattr(tpu_attention_branch, "branch", wrong_if_wide)
+    monkeypatch.setattr(tpu_attention, "attention", xla_attention)
+    assert prove(sizes=(64,)).used == ("tpu.attention_branch",)
+    assert prove(sizes=(64, 128)).used == ("tpu.attention",)
 
 
 def test_all_processes_refuse_what_one_refuses(prove, monkeypatch):

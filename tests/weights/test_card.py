@@ -59,6 +59,10 @@ def test_schedule_metrics_and_licence(tmp_path):
     text = card(run=run, step=1234, knn_top1=61.5, license_id="CC-BY-4.0", reports=reports)
     assert "license: cc-by-4.0\n" in text
     assert "| `optim.lr` | 0.125 |" in text
+    assert "high_res" not in text
+    late = {"high_res.last": "8%", "high_res.global_sides": [512, 768]}
+    for row in ("| `high_res.last` | 8% |", "| `high_res.global_sides` | [512, 768] |"):
+        assert row in card(run=run | late)
     assert "after 1,234 steps" in text
     assert "- k-NN top-1 61.50 %, found during training at step 1,234; again by `" in text
     assert "- linear: top1 71.25, by `python -m ibot_jax.evaluate linear`" in text

@@ -420,13 +420,17 @@ KEYS = {
     ),
     "teacher_momentum": Key(0.996, "of the teacher's moving average, at first", SHARE),
     "teacher_momentum_end": Key(1.0, "at the end of a cosine", SHARE),
-    "data.source": Key("", "digits, folder:PATH, tfds:NAME or synthetic"),
+    "data.source": Key("", "folder:PATH, tar:PATTERN, zip:PATTERN, tfds:NAME, digits or synthetic"),
     "data.split": Key(
         "train",
         "a subfolder, or TFDS split syntax such as train[:10%]; train is all of a folder without "
         "splits",
     ),
-    "data.data_dir": Key("", "where TFDS keeps its data; '' is its own default", kind=EXECUTED),
+    "data.data_dir": Key(
+        "",
+        "where TFDS keeps its data, and others what lies where in their files; '' are defaults",
+        kind=EXECUTED,
+    ),
     "data.max_per_class": Key(
         0, "keep the first so many images of each class, by name; 0 keeps all", COUNT
     ),

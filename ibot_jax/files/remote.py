@@ -7,8 +7,9 @@ of megabytes to import, will not do.
 import contextlib
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 
@@ -16,8 +17,17 @@ from ibot_jax.errors import UserError
 
 T = TypeVar("T")
 
+_BLOCK = 2**22  # bytes that are read at a time
 ANSWER_SECONDS = 15  # for a store's first answer; its own library may try for many minutes
-_EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3"}  # of ibot-jax, by scheme
+# Extras of ibot-jax, by scheme.
+_EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "http": "http", "https": "http", "hf": "hf"}
+_WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before a store is asked again
+_NEVER = (
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    UserError,
+)  # asking again helps not
 
 
 def is_remote(path: str) -> bool:
@@ -51,9 +61,49 @@ def within(seconds: float, ask: Callable[..., T], *args: Any) -> T:
     return answers[0]
 
 
-def read(url: str) -> bytes:
-    """Returns what a file holds; raises any exception where it is gone."""
-    return _file_system(url).cat_file(url)
+def read(url: str, start: int | None = None, stop: int | None = None) -> bytes:
+    """Returns what a file holds, or its bytes from `start` to `stop`.
+
+    A store that fails is asked four times more, 7.5 seconds in all.
+
+    Raises:
+      Exception: of any kind where it is gone, or nobody answers.
+    """
+    system = _file_system(url)
+    for wait in (*_WAITS, None):
+        try:
+            return system.cat_file(url, start=start, end=stop)
+        except Exception as error:  # each store has errors of its own
+            if wait is None or isinstance(error, _NEVER) or _is_refusal(error):
+                raise
+        time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
+
+
+def opened(url: str) -> BinaryIO:
+    """Opens a file that is read from its beginning to its end, mostly."""
+    return _file_system(url).open(url, "rb", cache_type="readahead", block_size=_BLOCK)
+
+
+def state(url: str) -> str:
+    """Returns what changes when a file is replaced, as far as its store tells: size, time, hash.
+
+    Raises:
+      UserError: if it is not there, or its store cannot be asked.
+    """
+    info = _asked(url, _file_system(url).info)
+    told = (info.get(key) for key in ("size", "ETag", "etag", "mtime", "LastModified", "updated"))
+    return " ".join(str(value) for value in told if value is not None)
+
+
+def matching(pattern: str) -> list[str]:
+    """Returns the URLs of the files that a pattern (*, ?, [...], **) names, by name.
+
+    Raises:
+      UserError: if its store cannot be asked.
+    """
+    system = _file_system(pattern)
+    return sorted(system.unstrip_protocol(name) for name in _asked(pattern, system.glob))
 
 
 def is_folder(url: str) -> bool:
@@ -95,6 +145,12 @@ def _file_system(url: str) -> fsspec.AbstractFileSystem:
         extra = _EXTRAS.get(scheme)
         remedy = f"pip install 'ibot-jax[{extra}]'" if extra else "install it, or copy the files"
         raise UserError(f"{url} cannot be read: {error}; {remedy}") from error
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Tells whether a web server has said that the request is wrong: no is its answer."""
+    status = getattr(error, "status", None)
+    return isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
 
 
 def _asked(url: str, ask: Any) -> Any:

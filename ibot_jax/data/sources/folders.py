@@ -1,17 +1,18 @@
 """Images in folders, on a local disk or wherever fsspec reads (such as gs://)."""
 
+import contextlib
 import itertools
 import logging
 import os
 import stat
-from array import array
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import numpy as np
 
 from ibot_jax.data.pixels.images import UnreadableImage
 from ibot_jax.data.sources import splits
 from ibot_jax.data.sources.listing import EXTENSIONS, Folder, LeftOut, is_folder, join
+from ibot_jax.data.sources.names import Names
 from ibot_jax.errors import UserError
 from ibot_jax.files import remote
 
@@ -69,7 +70,7 @@ class FolderSource:
         self.root = folder.path.rstrip("/")
         self.fetch = read_file
         self.name = f"folder:{self.root}"
-        self._paths = _Paths()
+        self._paths = Names()
         counts = {}
         for name in folders:
             below = (join(name, image) for image in folder.child(name).walk(left_out))
@@ -89,7 +90,7 @@ class FolderSource:
             for name in sorted(counts.keys() - classes.keys()):
                 left_out.add(join(self.root, name), "no images in it")
         elif images:
-            below, self._paths = self._paths, _Paths()
+            below, self._paths = self._paths, Names()
             self._paths.extend(images)
             self._paths.extend(below)
         if not len(self._paths):
@@ -128,9 +129,20 @@ class FolderSource:
         """Returns the path of one image."""
         return join(self.root, self._paths[index])
 
-    def relative_path(self, index: int) -> str:
+    def relative_name(self, index: int) -> str:
         """Returns the path of one image from the root on."""
         return self._paths[index]
+
+    def stamps(self) -> Iterator[str]:
+        """Yields root and paths; of local files sizes and times of change, too."""
+        local = not remote.is_remote(self.root)
+        yield os.path.realpath(self.root) if local else self.root
+        for index in range(len(self)):
+            yield self.relative_name(index)
+            if local:
+                with contextlib.suppress(OSError):  # that it cannot be read is told in reading
+                    state = os.stat(self.describe(index))
+                    yield f"{state.st_size} {state.st_mtime_ns}"
 
 
 def read_file(path: str) -> bytes:
@@ -160,30 +172,6 @@ def splits_for_testing(path: str) -> list[str]:
     top = _top(path)
     _, folders = top.list(LeftOut(path))
     return splits.for_testing(_splits_of(top, folders))
-
-
-class _Paths:
-    """A list of relative paths in one block of bytes: millions of them fit in little memory."""
-
-    def __init__(self):
-        self._bytes = bytearray()
-        self._ends = array("q", [0])
-
-    def extend(self, paths: Iterable[str]) -> int:
-        """Appends the paths; returns how many they were."""
-        before = len(self)
-        for path in paths:
-            self._bytes += os.fsencode(path)
-            self._ends.append(len(self._bytes))
-        return len(self) - before
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: int) -> str:
-        if index >= len(self):
-            raise IndexError(index)
-        return os.fsdecode(bytes(self._bytes[self._ends[index] : self._ends[index + 1]]))
 
 
 def _top(path: str) -> Folder:

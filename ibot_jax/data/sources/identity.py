@@ -1,6 +1,5 @@
 """Which images a source holds, told by names, sizes and times: cheap enough for millions."""
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
@@ -8,9 +7,8 @@ from typing import TypedDict
 
 import numpy as np
 
-from ibot_jax.data.sources.folders import FolderSource
 from ibot_jax.data.sources.opening import Source
-from ibot_jax.data.sources.tfds import TfdsSource, TfdsStream
+from ibot_jax.data.sources.tfds import TfdsStream
 
 
 class Identity(TypedDict):
@@ -42,34 +40,20 @@ def identify(source: Source | TfdsStream) -> Identity:
 
 
 def names_of(source: Source) -> Iterator[bytes]:
-    """Yields the names of the images, relative to the folder of the source."""
-    root = source.name.removeprefix("folder:").rstrip("/") + "/"
+    """Yields the names of the images, which are the same wherever the source lies."""
     for index in range(len(source)):
-        yield os.fsencode(source.describe(index).removeprefix(root))
+        yield os.fsencode(source.relative_name(index))
 
 
 def fingerprint(source: Source | TfdsStream) -> str:
     """Returns a hash of which images a source holds, and of their labels.
 
-    Of local files it takes paths, sizes and times of change; in buckets the paths; for the rest
-    the name, which tells a TFDS version and split, the number of images, and where TFDS has them.
+    Of files, local or in a bucket, it takes sizes and times of change as far as they are told; of
+    the rest the name, which tells a TFDS version and split, the number of images, and their place.
     """
     digest = hashlib.sha256()
     if source.labels is not None:
         digest.update(np.ascontiguousarray(source.labels).tobytes())
-    if not isinstance(source, FolderSource):
-        digest.update(f"{source.name} {len(source)}".encode())
-        if isinstance(source, TfdsSource | TfdsStream):
-            digest.update(source.data_dir.encode())
-        return digest.hexdigest()
-    root = source.name.removeprefix("folder:")
-    local = "://" not in root
-    digest.update(os.fsencode(os.path.realpath(root) if local else root))
-    for index in range(len(source)):
-        path = source.describe(index)
-        digest.update(b"\0" + os.fsencode(path.removeprefix(root)))
-        if local:
-            with contextlib.suppress(OSError):  # that it cannot be read is told in reading
-                state = os.stat(path)
-                digest.update(f" {state.st_size} {state.st_mtime_ns}".encode())
+    for text in source.stamps():
+        digest.update(os.fsencode(text) + b"\0")
     return digest.hexdigest()

@@ -112,6 +112,11 @@ def is_image(name: str) -> bool:
     return name.rpartition(".")[2].lower() in EXTENSIONS
 
 
+def is_counted(path: str) -> bool:
+    """Tells what counts in an archive from what is hidden, or left behind by systems."""
+    return not any(map(_is_ignored, path.split("/")))
+
+
 def is_folder(path: str) -> bool:
     """Tells whether a folder is there, on a local disk or behind a URL."""
     return remote.is_folder(path) if remote.is_remote(path) else os.path.isdir(path)

@@ -6,21 +6,30 @@ A source is a sequence of images; nothing is decoded before it is read. All but 
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from ibot_jax.data.pixels.images import MODES
-from ibot_jax.data.sources import folders, tfds
+from ibot_jax.data.sources import folders, patterns, tfds
 from ibot_jax.data.sources.folders import FolderSource
+from ibot_jax.data.sources.indexes import indexes_of
+from ibot_jax.data.sources.patterns import files_of
+from ibot_jax.data.sources.ranges import read_range
+from ibot_jax.data.sources.shards import ShardSource
 from ibot_jax.data.sources.splits import AUTO
+from ibot_jax.data.sources.tar import index_tar
 from ibot_jax.data.sources.tfds import TfdsStream, open_tfds
+from ibot_jax.data.sources.zips import index_zip, read_zipped
 from ibot_jax.errors import UserError
 from ibot_jax.files.paths import require_reachable
 
 IMAGENET_EXAMPLES = 1_281_167
 SYNTHETIC_SIZE = (375, 500)  # height, width: about ImageNet's mean
+
+
+_SHARDS = {"tar": (index_tar, read_range), "zip": (index_zip, read_zipped)}
 
 
 class Source(Protocol):
@@ -52,6 +61,12 @@ class Source(Protocol):
     def describe(self, index: int) -> str:
         """Returns a name by which a person finds the example."""
 
+    def relative_name(self, index: int) -> str:
+        """Returns a name of the example that is the same wherever the data lies."""
+
+    def stamps(self) -> Iterator[str]:
+        """Yields texts that change when images do, as far as can be told without opening them."""
+
 
 def open_source(
     spec: str,
@@ -66,10 +81,13 @@ def open_source(
     """Opens a source.
 
     Args:
-      spec: "digits", "folder:PATH", "tfds:NAME", "synthetic" or "synthetic:NUMBER_OF_IMAGES".
-      split: "train" or "test" of the digits; of a folder see `folders.FolderSource`; TFDS split
-        syntax such as "train[:10%]"; of no meaning for synthetic images.
-      data_dir: where TFDS keeps its data; "" for its default.
+      spec: "folder:PATH", "tar:PATTERN", "zip:PATTERN", "tfds:NAME", "digits", "synthetic" or
+        "synthetic:NUMBER_OF_IMAGES".
+      split: "train" or "test" of the digits; of a folder see `folders.FolderSource`, of a pattern
+        `patterns.files_of`; TFDS split syntax such as "train[:10%]"; of no meaning for synthetic
+        images.
+      data_dir: where TFDS keeps its data, and others what lies where in their files; "" for their
+        defaults.
       max_per_class: keeps the first so many images of each class, by name; 0 keeps all.
       channels: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA), to which images will be converted.
       labelled: False takes every image of a folder, also those beside class folders, without
@@ -85,6 +103,11 @@ def open_source(
     kind, _, rest = spec.partition(":")
     if kind == "folder" and rest:
         return FolderSource(rest, split, max_per_class=max_per_class, labelled=labelled, key=key)
+    if kind in _SHARDS and rest:
+        make, read = _SHARDS[kind]
+        files = files_of(rest, split, spec=spec, key=key)
+        indexes = indexes_of(files, make, kind, data_dir)
+        return ShardSource(spec, files, indexes, read, max_per_class=max_per_class)
     if kind == "digits" and not rest:
         return DigitsSource(split, max_per_class=max_per_class, key=key)
     if max_per_class and kind in ("tfds", "synthetic"):
@@ -98,8 +121,8 @@ def open_source(
     if kind == "synthetic" and (not rest or (rest.isdecimal() and int(rest))):
         return SyntheticSource(int(rest or IMAGENET_EXAMPLES), channels)
     raise UserError(
-        f"data.source={spec!r} is unknown; use digits, folder:PATH, tfds:NAME, synthetic or "
-        "synthetic:NUMBER_OF_IMAGES"
+        f"data.source={spec!r} is unknown; use folder:PATH, tar:PATTERN, zip:PATTERN, tfds:NAME, "
+        "digits, synthetic or synthetic:NUMBER_OF_IMAGES"
     )
 
 
@@ -118,6 +141,8 @@ def splits_for_testing(spec: str, *, data_dir: str = "") -> list[str]:
         return folders.splits_for_testing(rest)
     if kind == "tfds":
         return tfds.splits_for_testing(rest, data_dir=data_dir)
+    if kind in _SHARDS:
+        return patterns.splits_for_testing(rest)
     return ["test"] if spec == "digits" else []
 
 
@@ -218,6 +243,11 @@ class DigitsSource:
     def describe(self, index: int) -> str:
         return f"digit {self._examples[index]}"
 
+    relative_name = describe
+
+    def stamps(self) -> Iterator[str]:
+        yield from (self.name, str(len(self)))
+
 
 class SyntheticSource:
     """Uniform noise of ImageNet's usual size and no labels: an input without disk and decoder."""
@@ -237,6 +267,11 @@ class SyntheticSource:
 
     def describe(self, index: int) -> str:
         return f"synthetic image {index}"
+
+    relative_name = describe
+
+    def stamps(self) -> Iterator[str]:
+        yield self.name
 
 
 class Subset:
@@ -264,6 +299,13 @@ class Subset:
 
     def describe(self, index: int) -> str:
         return self._source.describe(int(self._indices[index]))
+
+    def relative_name(self, index: int) -> str:
+        return self._source.relative_name(int(self._indices[index]))
+
+    def stamps(self) -> Iterator[str]:
+        yield from self._source.stamps()
+        yield " ".join(map(str, self._indices))
 
 
 def make_noise(index: int, channels: int) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 
 from ibot_jax.data.sources.folders import FolderSource
 from ibot_jax.data.sources.opening import DigitsSource, Source
+from ibot_jax.data.sources.shards import ShardSource
 from ibot_jax.data.sources.tfds import TfdsSource, TfdsStream
 from ibot_jax.files import remote
 
@@ -54,14 +55,16 @@ def find_shared(first: Source | TfdsStream, second: Source | TfdsStream) -> Shar
     """Finds the images that two sources have in common.
 
     Local files are the same if they hold the same bytes, whatever their names; of sources that have
-    together more than 100,000 files, only those of the same name are looked at. In buckets and TFDS
-    it is the place that counts: URLs, examples of a shard.
+    together more than 100,000 files, only those of the same name are looked at. In buckets,
+    archives and TFDS it is the place that counts: URLs, places in a file, examples of a shard.
     """
     if isinstance(first, FolderSource) and isinstance(second, FolderSource):
         paths = [_Paths(source) for source in (first, second)]
         return find_shared_files(*paths)
     if isinstance(first, TfdsSource | TfdsStream) and type(first) is type(second):
         return _number(_places(first), _places(second))
+    if isinstance(first, ShardSource) and isinstance(second, ShardSource):
+        return _number(*([s.locate(i)[0] for i in range(len(s))] for s in (first, second)))
     if isinstance(first, DigitsSource) and isinstance(second, DigitsSource):
         return _number(
             *([s.locate(i)[0].tobytes() for i in range(len(s))] for s in (first, second))

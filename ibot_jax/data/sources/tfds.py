@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ibot_jax.data.sources import splits
@@ -107,12 +108,16 @@ class _Tfds:
         self._num_examples = info.splits[split].num_examples
         self._decoders = {image_key: tfds.decode.SkipDecoding()}  # the image stays encoded
         self.name = f"tfds:{info.full_name}, {split}"
-        self.data_dir = str(builder.data_dir)
+        self._data_dir = str(builder.data_dir)
         self.class_names = info.features[label_key].names if label_key else None
         self.num_classes = info.features[label_key].num_classes if label_key else None
 
     def __len__(self) -> int:
         return self._num_examples
+
+    def stamps(self) -> Iterator[str]:
+        """Yields name, number and place, since a prepared data set does not change."""
+        yield from (self.name, str(len(self)), self._data_dir)
 
     def parts(self) -> list[tuple[str, int, int]]:
         """Returns the files of these examples, and of each the first and one behind the last."""
@@ -133,6 +138,8 @@ class TfdsSource(_Tfds):
 
     def describe(self, index: int) -> str:
         return f"{self.name}, example {index}"
+
+    relative_name = describe
 
 
 class TfdsStream(_Tfds):

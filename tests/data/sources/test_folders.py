@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 
 def names(source):
-    return [source.relative_path(index) for index in range(len(source))]
+    return [source.relative_name(index) for index in range(len(source))]
 
 
 def labels(source):

@@ -83,7 +83,7 @@ def alike(tmp_path):
     def chosen(*lines):
         (tmp_path / "list.txt").write_text("\n".join(lines))
         places = choose(str(tmp_path / "list.txt"), source.labels, np.arange(6), source, seed=0)
-        return [source.relative_path(int(place)) for place in places]
+        return [source.relative_name(int(place)) for place in places]
 
     return chosen
 

@@ -1,0 +1,101 @@
+"""Indexes of large files: found once, in parallel, kept under a name that changes with the file."""
+
+import concurrent.futures
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from etils import epath
+
+from ibot_jax.data.sources.ranges import state_of
+from ibot_jax.data.sources.shards import Index
+from ibot_jax.errors import UserError
+from ibot_jax.files.atomic import writing
+
+_VERSION = 1  # of what an index holds
+_THREADS = 16
+
+_log = logging.getLogger(__name__)
+
+
+def indexes_of(
+    files: Sequence[str], make: Callable[[str], Index], kind: str, folder: str
+) -> list[Index]:
+    """Returns the index of each file, kept from before where the file is still the same.
+
+    Several processes that share the folder each begin elsewhere, and so find what others have made.
+
+    Args:
+      files: paths or URLs.
+      make: finds what lies in a file, of any size; raises any exception where it is none.
+      kind: of the files, part of the names of what is kept.
+      folder: where indexes are kept, local or of a bucket; "" is a folder for caches of this user.
+
+    Raises:
+      UserError: if none of the files can be read; of those that cannot, an index tells.
+    """
+    from ibot_jax.parallel.processes import num_processes, process_number  # and JAX
+
+    kept = epath.Path(folder or _cache()) / "indexes"
+
+    def find(file: str) -> Index:
+        name = hashlib.sha256(f"{_VERSION} {kind} {file} {state_of(file)}".encode()).hexdigest()
+        path = kept / f"{name[:32]}.npz"
+        if (found := _read(path)) is None:
+            found = _made(file, make)
+            if not found.remark:
+                _write(path, found)
+        return found
+
+    begin = process_number() * len(files) // num_processes()
+    order = [*range(begin, len(files)), *range(begin)]
+    _log.info("%s files are looked into", f"{len(files):,}")
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        found = dict(zip(order, pool.map(find, [files[number] for number in order]), strict=True))
+    indexes = [found[number] for number in range(len(files))]
+    bad = [index.remark for index in indexes if index.remark and not index.names]
+    if len(bad) == len(files):
+        raise UserError(f"{files[0]}: {bad[0]}; none of the {len(files):,} files can be read")
+    return indexes
+
+
+def _made(file: str, make: Callable[[str], Index]) -> Index:
+    try:
+        return make(file)
+    except UserError:
+        raise
+    except Exception as error:  # of file systems and of what reads the format
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return Index(
+            (), np.zeros((0, 2), np.int64), (), f"left out, for it cannot be read: {reason}"
+        )
+
+
+def _cache() -> str:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(base, "ibot_jax")
+
+
+def _read(path: epath.Path) -> Index | None:
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            names, labels = json.loads(arrays["texts"].tobytes())
+            return Index(names, arrays["places"], labels)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # whatever it is, it can be made anew
+        _log.warning("%s cannot be read (%s), and is made anew", path, error)
+        return None
+
+
+def _write(path: epath.Path, index: Index) -> None:
+    texts = np.frombuffer(json.dumps([list(index.names), list(index.labels)]).encode(), np.uint8)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path) as file:
+            np.savez(file, texts=texts, places=index.places)
+    except Exception as error:  # of TensorFlow, too: a bucket that takes nothing
+        _log.warning("an index is not kept, for %s cannot be written (%s)", path.parent, error)

@@ -1,0 +1,179 @@
+"""Images inside larger files: where each begins, its length and name.
+
+They have random access, so that their order is a function of seed and epoch as that of files in a
+folder, and a resumed run goes on where it stopped.
+"""
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from ibot_jax.data.sources.names import Names
+from ibot_jax.data.sources.ranges import state_of
+from ibot_jax.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """The images of one file, in an order that does not change.
+
+    Attributes:
+      names: of the images, as the file has them.
+      places: [N, 2] int64, where each begins and how many bytes it has there.
+      labels: of the images, as the file has them, "" where there is none.
+      remark: what is wrong with the file, "" if nothing is.
+    """
+
+    names: Sequence[str]
+    places: np.ndarray
+    labels: Sequence[str]
+    remark: str = ""
+
+
+class ShardSource:
+    """Images of several files, file by file; see `opening.Source`.
+
+    Attributes:
+      files: paths or URLs.
+    """
+
+    def __init__(
+        self,
+        spec: str,
+        files: Sequence[str],
+        indexes: Sequence[Index],
+        fetch: Callable[[tuple[str, int, int]], bytes],
+        *,
+        max_per_class: int = 0,
+    ):
+        """Puts the files together.
+
+        Args:
+          spec: how the user names the source.
+          files: paths or URLs.
+          indexes: of each.
+          fetch: reads an image, of file, first byte and length.
+          max_per_class: keeps the first so many images of each class; 0 keeps all.
+
+        Raises:
+          UserError: if there is no image, or no class for `max_per_class`.
+        """
+        self.name, self.fetch, self.files = spec, fetch, files
+        for file, index in zip(files, indexes, strict=True):
+            if index.remark:
+                _log.warning("%s: %s", file, index.remark)
+        self._names = Names()
+        for index in indexes:
+            self._names.extend(index.names)
+        self._places = np.concatenate([index.places for index in indexes])
+        numbers = np.arange(len(files), dtype=np.int32)
+        self._file = np.repeat(numbers, [len(index.names) for index in indexes])
+        if not len(self):
+            raise UserError(f"data.source={spec!r} holds no images")
+        labels = list(itertools.chain.from_iterable(index.labels for index in indexes))
+        if not any(labels):
+            names = itertools.chain.from_iterable(index.names for index in indexes)
+            labels = folders_as_labels(list(names))
+        self.labels, self.class_names = numbered(labels, spec)
+        if max_per_class:
+            if self.labels is None:
+                raise UserError(
+                    f"max_per_class={max_per_class} needs labels, and {spec!r} has none; set it "
+                    "to 0"
+                )
+            self._keep(first_of_each(self.labels, max_per_class))
+
+    def _keep(self, chosen: np.ndarray) -> None:
+        names = Names()
+        names.extend(self._names[index] for index in chosen.tolist())
+        self._names, self.labels = names, self.labels[chosen]
+        self._places, self._file = self._places[chosen], self._file[chosen]
+
+    @property
+    def num_classes(self) -> int | None:
+        return self.class_names and len(self.class_names)
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def locate(self, index: int) -> tuple[tuple[str, int, int], int]:
+        """Returns file, first byte and length of an image, and its label, -1 without labels."""
+        label = -1 if self.labels is None else int(self.labels[index])
+        return (self.files[self._file[index]], *self._places[index].tolist()), label
+
+    def describe(self, index: int) -> str:
+        """Returns the file and the name of one image in it."""
+        return f"{self.files[self._file[index]]}/{self._names[index]}"
+
+    def relative_name(self, index: int) -> str:
+        """Returns the names of the file, and of one image in it."""
+        return f"{self.files[self._file[index]].rpartition('/')[2]}/{self._names[index]}"
+
+    def stamps(self) -> Iterator[str]:
+        """Yields the files, their sizes and times of change, and the names of the images."""
+        for file in self.files:
+            yield f"{file} {state_of(file)}"
+        yield from map(self.relative_name, range(len(self)))
+
+
+def ordered(
+    names: Sequence[str], places: Sequence[tuple[int, int]], labels: Sequence[str], remark: str
+) -> Index:
+    """Returns the index of an archive, in the order of a folder: by name, files before folders."""
+
+    def key(place: int):
+        *folders, file = names[place].split("/")
+        return [*((1, folder) for folder in folders), (0, file)]
+
+    order = sorted(range(len(names)), key=key)
+    names, labels = ([texts[place] for place in order] for texts in (names, labels))
+    return Index(names, np.array(places, np.int64).reshape(-1, 2)[order], labels, remark)
+
+
+def folders_as_labels(names: Sequence[str]) -> list[str]:
+    """Returns for each name the first folder that not all share; "" for all if there is none."""
+    parts = [name.split("/")[:-1] for name in names]
+    common, shortest = 0, min(map(len, parts), default=0)
+    while common < shortest and len({part[common] for part in parts}) == 1:
+        common += 1
+    if common >= shortest:  # one folder, or images beside folders
+        return [""] * len(names)
+    return [part[common] for part in parts]
+
+
+def numbered(labels: Sequence[str], spec: str) -> tuple[np.ndarray | None, list[str] | None]:
+    """Returns numbers for labels, and their names; None twice where not all have one.
+
+    Labels that are whole numbers stay what they are, and classes go up to the highest.
+
+    Args:
+      labels: of the images, "" where there is none.
+      spec: how the user names the source, for a warning where some have none.
+    """
+    missing = sum(not label for label in labels)
+    if missing:
+        if missing < len(labels):
+            _log.warning(
+                "%s is taken without labels: %s of %s images have none",
+                *(spec, f"{missing:,}", f"{len(labels):,}"),
+            )
+        return None, None
+    if all(label.isdecimal() for label in labels):
+        numbers = np.array(labels, np.int32)
+        return numbers, [str(number) for number in range(numbers.max(initial=-1) + 1)]
+    names = sorted(set(labels))
+    number_of = {name: number for number, name in enumerate(names)}
+    return np.array([number_of[label] for label in labels], np.int32), names
+
+
+def first_of_each(labels: np.ndarray, number: int) -> np.ndarray:
+    """Returns the places of the first so many of each label, in their order."""
+    order = np.argsort(labels, kind="stable")
+    of_label = labels[order]
+    rank = np.arange(len(labels)) - np.searchsorted(of_label, of_label)
+    return np.sort(order[rank < number])

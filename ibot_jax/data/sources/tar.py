@@ -1,0 +1,83 @@
+"""Tar files of images, such as WebDataset's shards: `tar:PATTERN`.
+
+Files in a tar that have a path in common up to the first dot of the name are one example:
+
+    000017.jpg    the image
+    000017.cls    its label, a number or a name; or
+    000017.json   {"label": ...}, or "cls", or "class"
+
+Without such labels the first folder that not all images share is the class. Images of a tar are
+ordered by name, as those of a folder are.
+"""
+
+import json
+import posixpath
+import tarfile
+from typing import Any
+
+from ibot_jax.data.sources.listing import is_counted, is_image
+from ibot_jax.data.sources.ranges import open_file
+from ibot_jax.data.sources.shards import Index, ordered
+from ibot_jax.errors import UserError
+
+_KEYS = ("label", "cls", "class")  # of JSON
+
+
+def index_tar(path: str) -> Index:
+    """Finds the images in a tar.
+
+    Raises:
+      UserError: if it is compressed: nothing in it could be read without all before it.
+      Exception: of any kind where it is no tar.
+    """
+    names, places, labels = [], [], {}
+    remark = ""
+    with open_file(path) as file:
+        if file.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5"):
+            raise UserError(f"{path} is compressed, and has no random access; unpack it (gunzip)")
+        end = file.seek(0, 2)
+        file.seek(0)
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    tar.members = []  # which it would keep, all of them
+                    name = posixpath.normpath(member.name)
+                    if not member.isreg() or not is_counted(name):
+                        continue
+                    if member.offset_data + member.size > end:
+                        raise EOFError
+                    if is_image(name):
+                        names.append(name)
+                        places.append((member.offset_data, member.size))
+                    elif (label := _label(tar, member)) is not None:
+                        labels[_key(name)] = label
+        except (tarfile.ReadError, EOFError) as error:
+            if not names:
+                raise tarfile.ReadError(str(error) or "it ends within its first file") from error
+            remark = f"it is cut off; the {len(names):,} images before are taken"
+    return ordered(names, places, [labels.get(_key(name), "") for name in names], remark)
+
+
+def _key(name: str) -> str:
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.partition(".")[0]
+
+
+def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
+    """Returns the label that a file beside an image holds, None if it holds none."""
+    kind = member.name.rpartition(".")[2]
+    if kind not in ("cls", "json"):
+        return None
+    text = tar.extractfile(member).read().decode("utf-8", "replace").strip()
+    return text if kind == "cls" else _of_json(text)
+
+
+def _of_json(text: str) -> str | None:
+    try:
+        found: Any = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(found, dict):
+        return None
+    values = (found[key] for key in _KEYS if isinstance(found.get(key), int | str))
+    return next((str(value) for value in values), None)

@@ -420,7 +420,11 @@ KEYS = {
     ),
     "teacher_momentum": Key(0.996, "of the teacher's moving average, at first", SHARE),
     "teacher_momentum_end": Key(1.0, "at the end of a cosine", SHARE),
-    "data.source": Key("", "folder:PATH, tar:PATTERN, zip:PATTERN, tfds:NAME, digits or synthetic"),
+    "data.source": Key(
+        "",
+        "folder:PATH, tar:PATTERN, zip:PATTERN, parquet:PATTERN, list:PATTERN, tfds:NAME, digits or "
+        "synthetic",
+    ),
     "data.split": Key(
         "train",
         "a subfolder, or TFDS split syntax such as train[:10%]; train is all of a folder without "

@@ -13,7 +13,9 @@ from ibot_jax.errors import TrainingError, UserError
 from ibot_jax.files import remote
 from ibot_jax.files.tf import import_tensorflow
 
-_NO_FOLDER = re.compile("digits$|synthetic(:|$)|(tfds|tar|zip):")  # sources of other kinds
+_NO_FOLDER = re.compile(
+    "digits$|synthetic(:|$)|(tfds|tar|zip|parquet|list):"
+)  # sources of other kinds
 _log = logging.getLogger(__name__)
 
 

@@ -15,6 +15,8 @@ from ibot_jax.data.pixels.images import MODES
 from ibot_jax.data.sources import folders, patterns, tfds
 from ibot_jax.data.sources.folders import FolderSource
 from ibot_jax.data.sources.indexes import indexes_of
+from ibot_jax.data.sources.lists import ListSource
+from ibot_jax.data.sources.parquet import index_parquet, read_row
 from ibot_jax.data.sources.patterns import files_of
 from ibot_jax.data.sources.ranges import read_range
 from ibot_jax.data.sources.shards import ShardSource
@@ -29,7 +31,13 @@ IMAGENET_EXAMPLES = 1_281_167
 SYNTHETIC_SIZE = (375, 500)  # height, width: about ImageNet's mean
 
 
-_SHARDS = {"tar": (index_tar, read_range), "zip": (index_zip, read_zipped)}
+# Sources that a pattern of files names: how the images of one are found, and read.
+_OF_FILES = {
+    "tar": (index_tar, read_range),
+    "zip": (index_zip, read_zipped),
+    "parquet": (index_parquet, read_row),
+    "list": (),
+}
 
 
 class Source(Protocol):
@@ -81,8 +89,8 @@ def open_source(
     """Opens a source.
 
     Args:
-      spec: "folder:PATH", "tar:PATTERN", "zip:PATTERN", "tfds:NAME", "digits", "synthetic" or
-        "synthetic:NUMBER_OF_IMAGES".
+      spec: "folder:PATH", "tar:PATTERN", "zip:PATTERN", "parquet:PATTERN", "list:PATTERN",
+        "tfds:NAME", "digits", "synthetic" or "synthetic:NUMBER_OF_IMAGES".
       split: "train" or "test" of the digits; of a folder see `folders.FolderSource`, of a pattern
         `patterns.files_of`; TFDS split syntax such as "train[:10%]"; of no meaning for synthetic
         images.
@@ -103,10 +111,15 @@ def open_source(
     kind, _, rest = spec.partition(":")
     if kind == "folder" and rest:
         return FolderSource(rest, split, max_per_class=max_per_class, labelled=labelled, key=key)
-    if kind in _SHARDS and rest:
-        make, read = _SHARDS[kind]
-        files = files_of(rest, split, spec=spec, key=key)
-        indexes = indexes_of(files, make, kind, data_dir)
+    if kind in _OF_FILES and rest:
+        pattern, _, columns = rest.partition("#") if kind == "parquet" else (rest, "", "")
+        files = files_of(pattern, split, spec=spec, key=key)
+        if kind == "list":
+            return ListSource(spec, files, max_per_class=max_per_class)
+        make, read = _OF_FILES[kind]
+        if columns:
+            make, read = (functools.partial(part, columns=columns) for part in (make, read))
+        indexes = indexes_of(files, make, f"{kind}#{columns}", data_dir)
         return ShardSource(spec, files, indexes, read, max_per_class=max_per_class)
     if kind == "digits" and not rest:
         return DigitsSource(split, max_per_class=max_per_class, key=key)
@@ -121,8 +134,8 @@ def open_source(
     if kind == "synthetic" and (not rest or (rest.isdecimal() and int(rest))):
         return SyntheticSource(int(rest or IMAGENET_EXAMPLES), channels)
     raise UserError(
-        f"data.source={spec!r} is unknown; use folder:PATH, tar:PATTERN, zip:PATTERN, tfds:NAME, "
-        "digits, synthetic or synthetic:NUMBER_OF_IMAGES"
+        f"data.source={spec!r} is unknown; use folder:PATH, tar:PATTERN, zip:PATTERN, "
+        "parquet:PATTERN, list:PATTERN, tfds:NAME, digits, synthetic or synthetic:NUMBER_OF_IMAGES"
     )
 
 
@@ -141,8 +154,8 @@ def splits_for_testing(spec: str, *, data_dir: str = "") -> list[str]:
         return folders.splits_for_testing(rest)
     if kind == "tfds":
         return tfds.splits_for_testing(rest, data_dir=data_dir)
-    if kind in _SHARDS:
-        return patterns.splits_for_testing(rest)
+    if kind in _OF_FILES:
+        return patterns.splits_for_testing(rest.partition("#")[0])
     return ["test"] if spec == "digits" else []
 
 

@@ -422,7 +422,7 @@ KEYS = {
     "teacher_momentum_end": Key(1.0, "at the end of a cosine", SHARE),
     "data.source": Key(
         "",
-        "folder:PATH, tar:PATTERN, zip:PATTERN, parquet:PATTERN, list:PATTERN, tfds:NAME, digits or "
+        "folder:PATH, tar:PATTERN, zip:PATTERN, parquet:PATTERN, list:PATTERN, tfds:NAME, digits, "
         "synthetic",
     ),
     "data.split": Key(

@@ -104,8 +104,8 @@ def columns_of(schema: Any, columns: str, path: str) -> tuple[str, str]:
         image = next(iter([*said, *likely, *alone]), "")
     if not image:
         raise UserError(
-            f"{path} has no column of images that could be told; name it, parquet:PATTERN#COLUMN; it "
-            f"has {', '.join(schema.names)}"
+            f"of the columns of {path} none is known to hold images: {', '.join(schema.names)}; "
+            "name it, parquet:PATTERN#COLUMN"
         )
     if not label:
         said = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]

@@ -1,0 +1,102 @@
+"""Images of a folder once more: in tar, zip and Parquet files, and in lists."""
+
+import csv
+import io
+import json
+import tarfile
+import zipfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ibot_jax.data.sources.folders import FolderSource
+
+
+def contents(folder):
+    """Returns (relative name, bytes, label) of the images of a folder, in their order."""
+    source = FolderSource(str(folder), "train")
+    places = range(len(source))
+    return [
+        (source.relative_name(i), source.fetch(source.locate(i)[0]), source.locate(i)[1])
+        for i in places
+    ]
+
+
+def parts(items, count):
+    """Returns the items in so many parts, one after the other."""
+    size = -(-len(items) // count)
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def write_tar(path, files):
+    """Writes (name, bytes) pairs."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def as_tar(folder, out, count=1):
+    """Writes a folder as tars of its files; returns the source."""
+    for number, some in enumerate(parts(contents(folder), count)):
+        write_tar(out / f"train-{number:03d}.tar", [item[:2] for item in some])
+    return f"tar:{out}/{{split}}-*.tar"
+
+
+def as_webdataset(folder, out, count=2):
+    """Writes a folder as WebDataset's shards; returns the source."""
+    for number, some in enumerate(parts(list(enumerate(contents(folder))), count)):
+        files = []
+        for index, (name, data, label) in some:
+            key = f"{index:06d}"
+            files += [
+                (f"{key}.cls", str(label).encode()),
+                (f"{key}.{name.rpartition('.')[2]}", data),
+                (f"{key}.json", json.dumps({"name": name}).encode()),
+            ]
+        write_tar(out / f"web-{number:03d}.tar", files)
+    return f"tar:{out}/web-{{000..{count - 1:03d}}}.tar"
+
+
+def as_zip(folder, out, compression=zipfile.ZIP_DEFLATED):
+    """Writes a folder as a zip; returns the source."""
+    with zipfile.ZipFile(out / "train.zip", "w", compression) as archive:
+        for name, data, _ in contents(folder):
+            archive.writestr(name, data)
+    return f"zip:{out}/train.zip"
+
+
+def as_parquet(folder, out, rows=3):
+    """Writes a folder as the `datasets` library does; returns the source."""
+    items = contents(folder)
+    names = sorted({name.split("/")[0] for name, _, _ in items})
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
+    table = pa.table(
+        {
+            "label": [label for _, _, label in items],
+            "image": [{"bytes": data, "path": name} for name, data, _ in items],
+        }
+    )
+    told = json.dumps({"info": {"features": features}})
+    table = table.replace_schema_metadata({"huggingface": told})
+    pq.write_table(table, out / "train-0.parquet", row_group_size=rows)
+    return f"parquet:{out}/{{split}}-*.parquet"
+
+
+def as_list(folder, out):
+    """Writes a list of the files of a folder; returns the source."""
+    with (out / "train.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["label", "path"])
+        writer.writerows((name.split("/")[0], folder / name) for name, _, _ in contents(folder))
+    return f"list:{out}/{{split}}.csv"
+
+
+KINDS = {
+    "tar": as_tar,
+    "webdataset": as_webdataset,
+    "zip": as_zip,
+    "parquet": as_parquet,
+    "list": as_list,
+}

@@ -1,0 +1,75 @@
+"""Lists of images: columns by name and place, weights, what is wrong with a line."""
+
+import pytest
+
+from ibot_jax.data.sources.opening import open_source
+from ibot_jax.errors import UserError
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """Returns a function from the name and the text of a list to its source."""
+
+    def open_list(name, text, **options):
+        (tmp_path / name).write_text(text)
+        return open_source(f"list:{tmp_path}/{name}", "train", **options)
+
+    return open_list
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "x/1.jpg,cat\n/y/2.jpg,dog\ns3://b/3.jpg,cat\n"),
+        ("a.csv", "Label,x,Path\ncat,0,x/1.jpg\n\ndog,0,/y/2.jpg\ncat,0,s3://b/3.jpg\n"),
+        ("a.tsv", "filename\tclass\nx/1.jpg\tcat\n/y/2.jpg\tdog\ns3://b/3.jpg\tcat\n"),
+        (
+            "a.jsonl",
+            '{"label": "cat", "path": "x/1.jpg"}\n\n{"label": "dog", "path": "/y/2.jpg"}\n'
+            '{"path": "s3://b/3.jpg", "label": "cat", "more": [1]}\n',
+        ),
+    ],
+)
+def test_columns_are_found(name, text, listed, tmp_path):
+    source = listed(name, text)
+    paths = [source.describe(index) for index in range(3)]
+    assert paths == [f"{tmp_path}/x/1.jpg", "/y/2.jpg", "s3://b/3.jpg"]
+    assert source.labels.tolist() == [0, 1, 0] and source.class_names == ["cat", "dog"]
+    assert [source.relative_name(index) for index in range(2)] == ["x/1.jpg", "/y/2.jpg"]
+    assert source.locate(1) == ("/y/2.jpg", 1)
+
+
+def test_a_path_a_line(listed):
+    source = listed("a.txt", "one file.jpg\n\n  b,c.png\n")
+    assert [source.relative_name(i) for i in range(len(source))] == ["one file.jpg", "b,c.png"]
+    assert source.num_classes is None
+
+
+def test_weights_are_how_often_an_image_counts(listed):
+    source = listed("a.csv", "path,weight\na.jpg,2\nb.jpg,0\nc.jpg,1\n")
+    assert [source.relative_name(i) for i in range(len(source))] == ["a.jpg", "a.jpg", "c.jpg"]
+    assert source.labels is None
+    with pytest.raises(UserError, match=r"the weight '0.5' of b.jpg is no whole number; scale"):
+        listed("a.csv", "path,weight\na.jpg,2\nb.jpg,0.5\n")
+
+
+def test_the_first_of_each_class(listed):
+    source = listed("a.csv", "a.jpg,1\nb.jpg,0\nc.jpg,1\nd.jpg,0\n", max_per_class=1)
+    assert [source.relative_name(i) for i in range(len(source))] == ["a.jpg", "b.jpg"]
+    assert source.labels.tolist() == [1, 0] and source.class_names == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.xls", "a.jpg", "is no list; it ends in .csv, .tsv, .jsonl or .txt"),
+        ("a.csv", "", "names no image; write a path a line"),
+        ("a.csv", "path,label\n,cat\n", "the line ',cat' names no path"),
+        ("a.jsonl", "a.jpg\n", "line 1 is no JSON"),
+        ("a.jsonl", '{"path": "a"}\n[1]\n', "line 2 is no object"),
+        ("a.jsonl", '{"label": "a"}\n', "line 1 names no path"),
+    ],
+)
+def test_mistakes_are_told(name, text, message, listed):
+    with pytest.raises(UserError, match=message):
+        listed(name, text)

@@ -1,0 +1,220 @@
+"""Images in larger files: the same images as in a folder, and what may be wrong with the files."""
+
+import io
+import logging
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from archived import KINDS, as_parquet, as_tar, as_webdataset, as_zip, contents, write_tar
+from PIL import Image
+
+from ibot_jax.data.sources import indexes
+from ibot_jax.data.sources.identity import fingerprint, names_of
+from ibot_jax.data.sources.opening import open_source, splits_for_testing
+from ibot_jax.data.sources.patterns import files_of
+from ibot_jax.data.sources.shared_images import find_shared
+from ibot_jax.errors import UserError
+
+
+def png(number):
+    pixels = np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Returns a folder of three classes of four images, one of them deeper."""
+    root = tmp_path / "images"
+    for number in range(12):
+        below = root / "abc"[number % 3] / ("deep" if number == 4 else "")
+        below.mkdir(parents=True, exist_ok=True)
+        (below / f"{number:02d}.png").write_bytes(png(number))
+    return root
+
+
+@pytest.fixture
+def out(tmp_path):
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "ibot_jax" / "indexes"
+
+
+def fetched(source):
+    return [source.fetch(source.locate(index)[0]) for index in range(len(source))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_they_are_the_images_of_the_folder(kind, folder, out):
+    """In its order, with its labels."""
+    source = open_source(KINDS[kind](folder, out), "train")
+    _, images, labels = zip(*contents(folder), strict=True)
+    assert fetched(source) == list(images)
+    np.testing.assert_array_equal(source.labels, labels)
+    assert [source.locate(index)[1] for index in range(12)] == list(labels)
+    expected = ["0", "1", "2"] if kind == "webdataset" else ["a", "b", "c"]
+    assert source.class_names == expected and source.num_classes == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_of_each_class(kind, folder, out):
+    source = open_source(KINDS[kind](folder, out), "train", max_per_class=2)
+    expected = open_source(f"folder:{folder}", "train", max_per_class=2)
+    assert fetched(source) == fetched(expected)
+    np.testing.assert_array_equal(source.labels, expected.labels)
+
+
+@pytest.mark.parametrize("make", [as_tar, as_zip, as_parquet])
+def test_names_are_told_apart_from_places(make, folder, out, tmp_path):
+    """Names are the same for a copy elsewhere; a fingerprint is another for other files."""
+    source = open_source(make(folder, out), "train")
+    (tmp_path / "copy").mkdir()
+    copy = open_source(make(folder, tmp_path / "copy"), "train")
+    assert list(names_of(source)) == list(names_of(copy))
+    assert fingerprint(source) == fingerprint(source) != fingerprint(copy)
+    assert find_shared(source, source).count == 12 and find_shared(source, copy).count == 0
+
+
+def test_patterns_name_files_as_shells_do(tmp_path):
+    names = ["a-08.tar", "a-09.tar", "a-10.tar", "b-08.tar", "val-0.tar", "a-11.zip"]
+    for name in names:
+        (tmp_path / name).touch()
+
+    def found(pattern, split="train"):
+        files = files_of(f"{tmp_path}/{pattern}", split, spec=f"tar:{pattern}", key="data.split")
+        return [file.rpartition("/")[2] for file in files]
+
+    assert found("a-*.tar") == names[:3]
+    assert found("{b,a}-08.tar") == ["b-08.tar", "a-08.tar"]
+    assert found("a-{08..10}.tar") == names[:3]
+    assert found("a-{08..12}.tar") == names[:3]  # those that are there
+    assert found("{split}-*.tar", "val") == ["val-0.tar"]
+    assert splits_for_testing(f"tar:{tmp_path}/{{split}}-*.tar") == ["val"]
+    assert splits_for_testing(f"tar:{tmp_path}/a-*.tar") == []
+    with pytest.raises(UserError, match=r"data.split='val' is not in .*one split, train; write"):
+        found("a-*.tar", "val")
+    with pytest.raises(UserError, match="names no file; look at the path"):
+        found("c-*.tar")
+
+
+def test_an_index_is_kept_and_made_anew_where_a_shard_was_replaced(folder, out, cache, monkeypatch):
+    spec = as_webdataset(folder, out)
+    first = fetched(open_source(spec, "train"))
+    assert len(list(cache.iterdir())) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(indexes, "_made", lambda *args: pytest.fail("it was kept"))
+        assert fetched(open_source(spec, "train")) == first
+    write_tar(out / "web-001.tar", [("x.png", png(99)), ("x.cls", b"2")])
+    again = open_source(spec, "train")
+    assert fetched(again) == [*first[:6], png(99)] and again.labels[-1] == 2
+    for path in cache.iterdir():
+        path.write_bytes(b"damaged")
+    assert fetched(open_source(spec, "train")) == [*first[:6], png(99)]
+
+
+def test_an_image_of_a_shard_that_is_replaced_while_a_run_goes_on_is_told(folder, out):
+    source = open_source(as_tar(folder, out), "train")
+    (out / "train-000.tar").write_bytes(b"x" * 600)
+    with pytest.raises(EOFError, match="too early; was it replaced"):
+        source.fetch(source.locate(11)[0])
+    source = open_source(as_zip(folder, out), "train")
+    (out / "train.zip").write_bytes((out / "train.zip").read_bytes()[3:])
+    with pytest.raises(ValueError, match=r"has changed: no file begins at byte"):
+        source.fetch(source.locate(5)[0])
+
+
+def test_a_tar_that_is_cut_off_has_the_images_before(folder, out, caplog):
+    spec = as_tar(folder, out)
+    path = out / "train-000.tar"
+    with tarfile.open(path) as tar:
+        begin = tar.getmembers()[7].offset
+    path.write_bytes(path.read_bytes()[: begin + 520])
+    with caplog.at_level(logging.WARNING):
+        source = open_source(spec, "train")
+    assert len(source) == 7 and "cut off; the 7 images before are taken" in caplog.text
+
+
+def test_files_that_are_none_are_left_out_and_told(folder, out, caplog):
+    spec = as_tar(folder, out, count=2)
+    (out / "train-002.tar").touch()
+    (out / "train-003.tar").write_text("no tar at all" * 100)
+    with caplog.at_level(logging.WARNING):
+        assert len(open_source(spec, "train")) == 12
+    assert caplog.text.count("left out, for it cannot be read") == 2
+    for number in (0, 1):
+        (out / f"train-00{number}.tar").unlink()
+    with pytest.raises(UserError, match="none of the 2 files can be read"):
+        open_source(spec, "train")
+    (out / "train-000.tar").write_bytes(b"\x1f\x8b" + b"0" * 600)
+    with pytest.raises(UserError, match="is compressed, and has no random access; unpack it"):
+        open_source(spec, "train")
+
+
+def test_labels_for_some_are_none(out, caplog):
+    write_tar(out / "a.tar", [("1.png", png(1)), ("1.cls", b"0"), ("2.png", png(2))])
+    with caplog.at_level(logging.WARNING):
+        source = open_source(f"tar:{out}/a.tar", "train")
+    assert source.labels is None and source.num_classes is None and source.locate(0)[1] == -1
+    assert "without labels: 1 of 2 images have none" in caplog.text
+    with pytest.raises(UserError, match="max_per_class=1 needs labels"):
+        open_source(f"tar:{out}/a.tar", "train", max_per_class=1)
+
+
+def test_json_beside_an_image_has_its_label(out):
+    write_tar(
+        out / "a.tar",
+        [
+            *(("1.seg.png", png(1)), ("1.json", b'{"label": "dog"}')),
+            *(("2.seg.png", png(2)), ("2.json", b'{"cls": "cat", "x": [1]}')),
+        ],
+    )
+    source = open_source(f"tar:{out}/a.tar", "train")
+    assert source.class_names == ["cat", "dog"] and source.labels.tolist() == [1, 0]
+
+
+def test_what_is_hidden_or_no_image_is_passed_by(out):
+    """As in folders; names that are no UTF-8 are names."""
+    odd = b"d/\xff.png".decode(errors="surrogateescape")
+    files = [("./d/1.png", png(1)), ("d/.2.png", png(2)), ("__MACOSX/d/3.png", png(3))]
+    write_tar(out / "a.tar", [*files, ("d/readme.txt", b"x"), (odd, png(4))])
+    source = open_source(f"tar:{out}/a.tar", "train")
+    assert fetched(source) == [png(1), png(4)]
+    assert source.labels is None and source.relative_name(1) == f"a.tar/{odd}"
+
+
+def test_zips_of_other_kinds(out, caplog):
+    with zipfile.ZipFile(out / "a.zip", "w") as archive:
+        archive.writestr("1.png", png(1), zipfile.ZIP_STORED)
+        archive.writestr("2.png", png(2), zipfile.ZIP_DEFLATED)
+        archive.writestr("3.png", png(3), zipfile.ZIP_LZMA)
+    with caplog.at_level(logging.WARNING):
+        source = open_source(f"zip:{out}/a.zip", "train")
+    assert fetched(source) == [png(1), png(2)]
+    assert "1 images are left out, encrypted or of another compression" in caplog.text
+
+
+def test_parquet_without_images_and_with_named_columns(out):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = {"photo": [png(1), png(2)], "mask": [b"1", b"2"], "kind": ["x", None], "n": [1, 2]}
+    pq.write_table(pa.table(table), out / "a.parquet")
+    with pytest.raises(UserError, match="none is known to hold images: photo, mask, kind, n; name"):
+        open_source(f"parquet:{out}/a.parquet", "train")
+    source = open_source(f"parquet:{out}/a.parquet#photo,n", "train")
+    assert fetched(source) == [png(1), png(2)] and source.labels.tolist() == [1, 2]
+    with pytest.raises(UserError, match="has no column 'pic'; it has photo, mask, kind, n"):
+        open_source(f"parquet:{out}/a.parquet#pic", "train")
+    pq.write_table(pa.table({"image": [png(1), None]}), out / "b.parquet")
+    source = open_source(f"parquet:{out}/b.parquet", "train")
+    assert source.fetch(source.locate(0)[0]) == png(1)
+    with pytest.raises(ValueError, match="the row has no image"):
+        source.fetch(source.locate(1)[0])

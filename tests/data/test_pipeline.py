@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from archived import KINDS
 from PIL import Image
 from shares import blocks, in_turn
 from tiny import pipeline_settings
@@ -124,6 +125,22 @@ def test_processes_share_the_rows_of_the_same_batches(config, folder, divide, co
     for rows in divide(config.batch_size, count):
         own = [{key: batch[key][rows.numbers] for key in KEYS} for batch in whole]
         assert_equal_batches(run(config, folder, rows), own)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_in_larger_files_make_the_batches_of_their_folder(
+    kind, config, folder, tmp_path, monkeypatch
+):
+    """Bit for bit, resumed and divided among processes, too."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    out = tmp_path / "out"
+    out.mkdir()
+    source = open_source(KINDS[kind](folder, out), "train")
+    expected = run(config, folder)
+    assert_equal_batches(list(train(source, config)), expected)
+    for rows in in_turn(8, 2):
+        some = run(config, folder, rows)
+        assert_equal_batches(list(train(source, config, rows, start_step=1)), some[1:])
 
 
 def test_masks_are_dealt_out_over_whole_batches(config, folder):

@@ -67,6 +67,7 @@ setup(
         "cuda": ["jax[cuda13]>=0.10"],
         "export": ["safetensors>=0.4"],
         "gcs": ["gcsfs>=2024.6"],  # images in gs:// ...
+        "http": ["aiohttp>=3.9"],  # images behind http:// and https://
         "hub": ["huggingface_hub>=0.30"],  # weights of hf://ORG/NAME
         "interop": ["safetensors>=0.4", "timm>=1.0", "torch>=2.6", "transformers>=4.50"],
         "s3": ["s3fs>=2024.6"],  # ... and in s3://

@@ -20,7 +20,7 @@ T = TypeVar("T")
 _BLOCK = 2**22  # bytes that are read at a time
 ANSWER_SECONDS = 15  # for a store's first answer; its own library may try for many minutes
 # Extras of ibot-jax, by scheme.
-_EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "http": "http", "https": "http", "hf": "hf"}
+_EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "http": "http", "https": "http"}
 _WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before a store is asked again
 _NEVER = (
     FileNotFoundError,
@@ -64,20 +64,27 @@ def within(seconds: float, ask: Callable[..., T], *args: Any) -> T:
 def read(url: str, start: int | None = None, stop: int | None = None) -> bytes:
     """Returns what a file holds, or its bytes from `start` to `stop`.
 
-    A store that fails is asked four times more, 7.5 seconds in all.
-
     Raises:
-      Exception: of any kind where it is gone, or nobody answers.
+      Exception: of any kind where it is gone, or nobody answers; see `patiently`.
     """
     system = _file_system(url)
-    for wait in (*_WAITS, None):
+    return patiently(lambda: system.cat_file(url, start=start, end=stop))
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """Returns ask(), which is called four times more where a store fails, in 7.5 seconds.
+
+    Raises:
+      Exception: what it raises the last time; at once where a store has said no.
+    """
+    for wait in _WAITS:
         try:
-            return system.cat_file(url, start=start, end=stop)
+            return ask()
         except Exception as error:  # each store has errors of its own
-            if wait is None or isinstance(error, _NEVER) or _is_refusal(error):
+            if isinstance(error, _NEVER) or _is_refusal(error):
                 raise
         time.sleep(wait)
-    raise AssertionError("the last try returns or raises")
+    return ask()
 
 
 def opened(url: str) -> BinaryIO:

@@ -13,6 +13,7 @@ from etils import epath
 from ibot_jax.data.sources.ranges import state_of
 from ibot_jax.data.sources.shards import Index
 from ibot_jax.errors import UserError
+from ibot_jax.files import remote
 from ibot_jax.files.atomic import writing
 
 _VERSION = 1  # of what an index holds
@@ -64,7 +65,7 @@ def indexes_of(
 
 def _made(file: str, make: Callable[[str], Index]) -> Index:
     try:
-        return make(file)
+        return remote.patiently(lambda: make(file)) if remote.is_remote(file) else make(file)
     except UserError:
         raise
     except Exception as error:  # of file systems and of what reads the format

@@ -18,6 +18,7 @@ import numpy as np
 from ibot_jax.data.sources.ranges import open_file
 from ibot_jax.data.sources.shards import Index
 from ibot_jax.errors import UserError
+from ibot_jax.files import remote
 
 _IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "content")
 _LABELS = ("label", "class", "cls", "target")
@@ -74,10 +75,13 @@ def read_row(place: tuple[str, int, int], columns: str = "") -> bytes:
 def _images_of_group(path: str, group: int, columns: str) -> Any:
     import pyarrow.parquet as pq
 
-    with open_file(path) as file:
-        parquet = pq.ParquetFile(file)
-        image, _ = columns_of(parquet.schema_arrow, columns, path)
-        return parquet.read_row_group(group, columns=[image]).column(image)
+    def read():
+        with open_file(path) as file:
+            parquet = pq.ParquetFile(file)
+            image, _ = columns_of(parquet.schema_arrow, columns, path)
+            return parquet.read_row_group(group, columns=[image]).column(image)
+
+    return remote.patiently(read) if remote.is_remote(path) else read()
 
 
 def columns_of(schema: Any, columns: str, path: str) -> tuple[str, str]:

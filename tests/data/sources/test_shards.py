@@ -5,17 +5,19 @@ import logging
 import tarfile
 import zipfile
 
+import fsspec
 import numpy as np
 import pytest
 from archived import KINDS, as_parquet, as_tar, as_webdataset, as_zip, contents, write_tar
 from PIL import Image
 
-from ibot_jax.data.sources import indexes
+from ibot_jax.data.sources import indexes, parquet
 from ibot_jax.data.sources.identity import fingerprint, names_of
 from ibot_jax.data.sources.opening import open_source, splits_for_testing
 from ibot_jax.data.sources.patterns import files_of
 from ibot_jax.data.sources.shared_images import find_shared
 from ibot_jax.errors import UserError
+from ibot_jax.files import remote
 
 
 def png(number):
@@ -103,6 +105,50 @@ def test_patterns_name_files_as_shells_do(tmp_path):
         found("a-*.tar", "val")
     with pytest.raises(UserError, match="names no file; look at the path"):
         found("c-*.tar")
+
+
+@pytest.mark.parametrize("kind", [as_tar, as_webdataset, as_zip, as_parquet])
+def test_behind_a_url_they_are_the_same(kind, folder, out, monkeypatch):
+    """Read by ranges, and again where a store fails for a moment."""
+    monkeypatch.setattr(remote, "_WAITS", (0.0,) * 4)
+    spec = kind(folder, out)
+    expected = open_source(spec, "train")
+    store = fsspec.filesystem("memory")
+    for path in out.iterdir():
+        store.pipe_file(f"/{out.name}/{path.name}", path.read_bytes())
+    before, fails = store.cat_file, iter([True, True, False] * 100)
+
+    def cat_file(*args, **kwargs):
+        if next(fails):
+            raise OSError("503")
+        return before(*args, **kwargs)
+
+    monkeypatch.setattr(store, "cat_file", cat_file)
+    source = open_source(spec.replace(str(out), f"memory://{out.name}"), "train")
+    assert fetched(source) == fetched(expected)
+    np.testing.assert_array_equal(source.labels, expected.labels)
+    assert find_shared(source, source).count == 12
+    gone = source.locate(0)[0]
+    store.rm(f"/{out.name}", recursive=True)
+    parquet._images_of_group.cache_clear()
+    with pytest.raises(FileNotFoundError):
+        source.fetch(gone)
+
+
+def test_a_store_that_says_no_is_not_asked_again():
+    class Refusal(Exception):
+        status = 403
+
+    for error in (FileNotFoundError(), Refusal(), PermissionError()):
+        asked = []
+
+        def ask(error=error, asked=asked):
+            asked.append(1)
+            raise error
+
+        with pytest.raises(type(error)):
+            remote.patiently(ask)
+        assert len(asked) == 1
 
 
 def test_an_index_is_kept_and_made_anew_where_a_shard_was_replaced(folder, out, cache, monkeypatch):

@@ -99,8 +99,24 @@ def test_a_run_goes_on_whatever_the_number_of_processes(left_alone, tmp_path):
         )
 
 
-def test_losses_over_a_batch_do_not_depend_on_the_number_of_processes(tmp_path):
-    """Balanced targets and spread images, in float64: of neighbours on other processes, too.
+OVER_A_BATCH = (
+    *("--config.method=dinov2", "--config.loss.targets=sinkhorn"),
+    *("--config.loss.koleo_weight=0.1", "--config.head.separate=true"),
+    *("--config.head.shared=false", "--config.head.shared_teacher=false"),
+)
+GRAM = ("--config.gram.weight=2", "--config.gram.start=1 steps", "--config.gram.every=1 steps")
+
+
+@pytest.mark.parametrize(
+    ("keys", "names"),
+    [
+        (OVER_A_BATCH, {"koleo_loss", "sinkhorn_patch_error"}),
+        ((*GRAM, "--config.mesh.fsdp=8"), {"gram_loss", "gram_drift"}),
+    ],
+    ids=["dinov2", "gram"],
+)
+def test_losses_do_not_depend_on_the_number_of_processes(keys, names, tmp_path):
+    """In float64: of neighbours on other processes, and of a gram teacher in parts on them, too.
 
     Views become larger after the first step.
     """
@@ -109,11 +125,8 @@ def test_losses_over_a_batch_do_not_depend_on_the_number_of_processes(tmp_path):
         workdir = tmp_path / str(count)
         run = Run(
             count,
-            *(*cli.TINY, f"--workdir={workdir}", "--config.duration=3 steps"),
-            *("--config.dtype=float64", "--config.method=dinov2", "--config.knn.every="),
-            *("--config.loss.targets=sinkhorn", "--config.loss.koleo_weight=0.1"),
-            *("--config.head.separate=true", "--config.head.shared=false"),
-            *("--config.head.shared_teacher=false", "--config.checkpoint.every=3 steps"),
+            *(*cli.TINY, f"--workdir={workdir}", "--config.duration=3 steps", *keys),
+            *("--config.dtype=float64", "--config.knn.every=", "--config.checkpoint.every=3 steps"),
             *("--config.optim.warmup=1 steps", "--config.optim.freeze_last_layer=1 steps"),
             *("--config.loss.teacher_temp_warmup=1 steps", "--config.high_res.last=2 steps"),
             *("--config.high_res.global_sides=32,", "--config.high_res.local_sides=24,"),
@@ -122,9 +135,9 @@ def test_losses_over_a_batch_do_not_depend_on_the_number_of_processes(tmp_path):
         assert statuses == [0] * count, errors
         assert "from step 1 on: views of 32 x 32 and 24 x 24 px" in outs[0]
         rows.append(cli.rows(workdir))
-    assert [row["step"] for row in rows[0]] == [1, 2, 3]
+    assert [row["step"] for row in rows[0]] == [1, 2, 3] and rows[0][-1].keys() >= names
     for one, two in zip(*rows, strict=True):
-        assert one.keys() == two.keys() >= {"koleo_loss", "sinkhorn_patch_error"}
+        assert one.keys() == two.keys()
         for name in one.keys() - {"mask_ratio", "masked_capacity_used"}:  # float32, and by device
             np.testing.assert_allclose(two[name], one[name], rtol=1e-10, err_msg=name)
 

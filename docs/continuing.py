@@ -10,11 +10,10 @@ not done again: an interrupted command goes on. The table goes to the screen.
 
 import argparse
 import collections
-import json
 import pathlib
 import statistics
 
-from ibot_jax import main as training
+from experiment import add_rows, mean_and_range, pyplot, read_rows, train
 
 STEPS, EVERY, SEEDS = 200, 100, 3
 _KEYS = ("knn_top1", "probe_top1", "old_knn_top1", "old_probe_top1")
@@ -70,7 +69,7 @@ def main():
     rows = pathlib.Path(args.rows)
     if args.images:
         measure(args, rows)
-    found = [json.loads(line) for line in rows.read_text().splitlines()]
+    found = read_rows(rows)
     print(table(found))
     if args.plot:
         plot(found, args.plot)
@@ -88,8 +87,7 @@ def measure(args: argparse.Namespace, rows: pathlib.Path) -> None:
         *("--config.knn.every=2 epochs", "--config.knn.max_test_per_class=0"),
         f"--workdir={pretrained}",
     )
-    done = rows.read_text().splitlines() if rows.exists() else []
-    done = {(row["way"], row["seed"]) for row in map(json.loads, done)}
+    done = {(row["way"], row["seed"]) for row in read_rows(rows)}
     for seed in range(args.seeds):
         for number, (way, settings) in enumerate(WAYS.items()):
             if (way, seed) in done or way not in args.ways.split(";"):
@@ -108,19 +106,13 @@ def measure(args: argparse.Namespace, rows: pathlib.Path) -> None:
                 f"--config.log_every={EVERY} steps",
                 f"--workdir={run}",
             )
-            lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-            with rows.open("a") as file:
-                for line in lines:
-                    if "knn_top1" in line and line["step"] % EVERY == 0:
-                        row = {"way": way, "seed": seed, "step": line["step"]}
-                        values = {key: round(line[key], 2) for key in _KEYS}
-                        file.write(json.dumps(row | values) + "\n")
-
-
-def train(*arguments: str) -> None:
-    """Runs the training of a command line, or what is left of it."""
-    if status := training.main(["main", *arguments]):
-        raise SystemExit(status)
+            measured = [
+                {"way": way, "seed": seed, "step": line["step"]}
+                | {key: round(line[key], 2) for key in _KEYS}
+                for line in read_rows(run / "metrics.jsonl")
+                if "knn_top1" in line and line["step"] % EVERY == 0
+            ]
+            add_rows(rows, measured)
 
 
 def halves(images: pathlib.Path, out: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
@@ -159,21 +151,13 @@ def table(rows: list[dict]) -> str:
     ):
         values = [by_way(rows, key, step)[way] for key in _KEYS]
         name = way if step else f"before the first step, {way}"
-        lines.append(f"| {' | '.join([name, str(len(values[0])), *map(_spread, values)])} |")
+        lines.append(f"| {' | '.join([name, str(len(values[0])), *map(mean_and_range, values)])} |")
     return "\n".join(lines)
-
-
-def _spread(values: list[float]) -> str:
-    mean = f"{statistics.mean(values):.1f}"
-    return f"{mean} ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else mean
 
 
 def plot(rows: list[dict], out: str) -> None:
     """Draws k-NN of new and old images by step, means of the seeds within their range."""
-    import matplotlib.pyplot as plt  # only pictures need it
-
-    plt.rcParams["svg.hashsalt"] = "ibot_jax"  # the same picture, the same file
-    figure, both = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained", sharex=True)
+    figure, both = pyplot().subplots(1, 2, figsize=(9, 3.8), layout="constrained", sharex=True)
     steps = sorted({row["step"] for row in rows})
     panels = (("knn_top1", "new images"), ("old_knn_top1", "old images"))
     for axes, (key, title) in zip(both, panels, strict=True):

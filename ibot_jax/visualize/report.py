@@ -129,9 +129,12 @@ def run(args: argparse.Namespace) -> None:
 
 def describe(config: dict[str, Any]) -> str:
     """Returns what was trained on what, in words."""
-    size = " x ".join(map(str, config["data.global_size"]))
+    size = " x ".join(map(str, config["data.global_size"])) + " pixels"
+    if late := config.get("high_res.last"):
+        sides = ", ".join(map(str, config["high_res.global_sides"]))
+        size += f" (in the last {late} with sides of {sides})"
     return (
-        f"A {in_words(section(config, 'model'))}, on {config['data.source']} at {size} pixels; "
+        f"A {in_words(section(config, 'model'))}, on {config['data.source']} at {size}; "
         f"{config['batch_size']} images a step, {config['duration']}."
     )
 

@@ -15,6 +15,7 @@ from planted import save_images
 from runs import make_workdir, save_run
 from tiny import tiny_config, tiny_plan
 
+from ibot_jax.config.flat import flatten
 from ibot_jax.runs.training import make_init
 from ibot_jax.visualize import report
 from ibot_jax.visualize.__main__ import main
@@ -193,3 +194,14 @@ def test_accuracies_on_training_images_are_told():
     )
     del row["knn_shared_images"]
     assert "Beware" not in [name for name, *_ in report.facts([row], config)]
+
+
+def test_larger_views_at_the_end_are_told():
+    config = flatten(tiny_config())
+    assert "at 16 x 16 pixels; 8 images" in report.describe(config)
+    config |= {"high_res.last": "8%", "high_res.global_sides": [24, 32]}
+    assert "at 16 x 16 pixels (in the last 8% with sides of 24, 32); 8 images" in report.describe(
+        config
+    )
+    del config["high_res.last"]  # of an earlier version
+    assert "at 16 x 16 pixels; 8 images" in report.describe(config)

@@ -28,7 +28,7 @@ def sum_of_chunks(
     rows: Array,
     fixed: Tree,
     constants: Tree,
-    selected: Array,
+    selected: Array | None,
 ) -> tuple[Array, Tree]:
     """Adds up a loss over the selected rows.
 
@@ -39,7 +39,7 @@ def sum_of_chunks(
       rows: [T, ...].
       fixed: a tree of arrays [T, ...] that belong to the rows; no gradient flows into them.
       constants: any tree; no gradient flows into it.
-      selected: [T] bool.
+      selected: [T] bool; None for all rows.
 
     Returns:
       The sums of both outputs of `chunk_loss`; the second one has no gradient.
@@ -72,9 +72,9 @@ def _run(chunk_loss, chunk, params, rows, fixed, constants, selected, gradients=
     outputs = zeros(jax.eval_shape(lambda: chunk_loss(*arguments(index, valid))))
     grads = ()
     if gradients:
-        slots = num_slots(len(selected), chunk)
+        slots = num_slots(len(rows), chunk)
         grads = zeros((params, jax.ShapeDtypeStruct((slots, *rows.shape[1:]), rows.dtype)))
-    (outputs, grads), place = fold_chunks(turn, chunk, (outputs, grads), selected)
+    (outputs, grads), place = fold_chunks(turn, chunk, (outputs, grads), len(rows), selected)
     if gradients:
         # Back to where the rows came from: a gather, which accelerators do better than a scatter.
         of_rows = grads[1][place]
@@ -83,7 +83,11 @@ def _run(chunk_loss, chunk, params, rows, fixed, constants, selected, gradients=
 
 
 def fold_chunks(
-    turn: Callable[[Tree, Array, Array, Array], Tree], chunk: int, carry: Tree, selected: Array
+    turn: Callable[[Tree, Array, Array, Array], Tree],
+    chunk: int,
+    carry: Tree,
+    total: int,
+    selected: Array | None,
 ) -> tuple[Tree, Array]:
     """Goes through the selected rows, a chunk at a time.
 
@@ -92,16 +96,19 @@ def fold_chunks(
         rows, which of them are selected ones, and how many rows came before it.
       chunk: rows of a chunk, C.
       carry: what the first turn gets, a tree of arrays.
-      selected: [T] bool.
+      total: number of rows, T.
+      selected: [T] bool; None for all rows.
 
     Returns:
       The last carry, and which row each one was, [T] int32: the selected ones come first.
     """
-    total = selected.shape[0]
-    count = selected.sum()
-    # Where each row goes, the selected ones first; counted, since a TPU's compiler is slow to sort.
-    place = jnp.where(selected, jnp.cumsum(selected), count + jnp.cumsum(~selected)) - 1
-    order = jnp.zeros_like(place).at[place].set(jnp.arange(total), unique_indices=True)
+    count, place = total, jnp.arange(total)
+    order = place  # of all rows: a TPU's compiler fails where it finds the scatter below to be none
+    if selected is not None:
+        count = selected.sum()
+        # Where each row goes, selected ones first; counted, since a TPU's compiler is slow to sort.
+        place = jnp.where(selected, jnp.cumsum(selected), count + jnp.cumsum(~selected)) - 1
+        order = jnp.zeros_like(place).at[place].set(jnp.arange(total), unique_indices=True)
     slots = jnp.pad(order, (0, num_slots(total, chunk) - total))
 
     def body(state):
@@ -143,7 +150,7 @@ def map_chunks(
 
     shape = jax.eval_shape(function, jax.ShapeDtypeStruct((chunk, *rows.shape[1:]), rows.dtype))
     mapped = jnp.zeros((num_slots(len(rows), chunk), *shape.shape[1:]), shape.dtype)
-    mapped, place = fold_chunks(turn, chunk, mapped, selected)
+    mapped, place = fold_chunks(turn, chunk, mapped, len(rows), selected)
     return mapped[place]
 
 

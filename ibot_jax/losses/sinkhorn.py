@@ -29,7 +29,7 @@ Array = jax.Array
 def sinkhorn_offsets(
     logits_of: Callable[[Array], Array],
     rows: Array,
-    selected: Array,
+    selected: Array | None,
     temperature: Array,
     *,
     chunk: int,
@@ -42,7 +42,7 @@ def sinkhorn_offsets(
     Args:
       logits_of: from rows [C, U] to logits [C, K], float32 (or float64).
       rows: [T, U], those of this device.
-      selected: [T] bool, which of them are tokens of the batch.
+      selected: [T] bool, which of them are tokens of the batch; None for all.
       temperature: scalar.
       chunk: rows at a time, C.
       turns: how often columns and rows are scaled, at least 1; 3 in DINOv2.
@@ -84,7 +84,7 @@ def _fold(logits_of, rows, selected, temperature, chunk, turn, starts):
         return turn(carry, logits_of(rows[index]) / temperature, valid)
 
     carry = tuple(jnp.full(shape.shape[1:], start, shape.dtype) for start in starts)
-    return fold_chunks(of_chunk, chunk, carry, selected)[0]
+    return fold_chunks(of_chunk, chunk, carry, len(rows), selected)[0]
 
 
 def _first_sums(fold, across):

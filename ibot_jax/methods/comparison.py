@@ -146,11 +146,11 @@ class Comparison:
 
         images, views = tokens.shape[:2]
         at_once = self.most_tokens("class") // views
-        arguments = student, tokens, units, teacher, jnp.ones(images, bool)
+        arguments = student, tokens, units, teacher
         if at_once < images:
-            loss, sums = sum_of_chunks(chunk, max(at_once, 1), *arguments)
+            loss, sums = sum_of_chunks(chunk, max(at_once, 1), *arguments, None)
         else:
-            loss, sums = chunk(*arguments)
+            loss, sums = chunk(*arguments, jnp.ones(images, bool))
         terms = {"class_loss": loss / images} | {name: x / images for name, x in sums.items()}
         by_prototype = {"teacher_mean_entropy": terms.pop("teacher_mean_entropy")}
         return terms, by_prototype

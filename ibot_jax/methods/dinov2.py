@@ -97,9 +97,8 @@ class DINOv2(ibot.IBOT):
     def _balance(self, teacher: TeacherHead, rows: tuple[Units, Array], slots: int):
         """Returns offsets by kind, and how unequally tokens fell on the prototypes."""
         units, masked = rows
-        everyone = jnp.ones(len(units["class"]), bool)
         tokens = {
-            "class": (units["class"], everyone, self.comparison.most_tokens("class")),
+            "class": (units["class"], None, self.comparison.most_tokens("class")),
             "patch": (rows_of(units["patch"]), masked, slots),
         }
         unequal, offsets = {}, {}

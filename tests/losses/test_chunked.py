@@ -52,6 +52,18 @@ def test_sums_and_gradients_are_those_of_the_selected_rows(problem, chunk):
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 37, 100])
+def test_without_a_selection_all_rows_count(problem, chunk):
+    _, (params, rows, fixed, constants) = problem
+
+    def chunked(params, rows, selected):
+        return sum_of_chunks(chunk_loss, chunk, params, rows, fixed, constants, selected)
+
+    form = jax.value_and_grad(chunked, argnums=(0, 1), has_aux=True)
+    ours, expected = form(params, rows, None), form(params, rows, jnp.ones(ROWS, bool))
+    jax.tree.map(np.testing.assert_array_equal, ours, expected)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 37, 100])
 def test_selected_rows_are_mapped_where_they_are(problem, chunk):
     selected, (params, rows, _, _) = problem
     seen = []

@@ -110,6 +110,17 @@ def test_without_any_token_nothing_is_subtracted():
     assert unequal == pytest.approx(0, abs=1e-6)
 
 
+def test_without_a_selection_all_tokens_count():
+    for found, expected in zip(
+        sinkhorn_offsets(
+            lambda rows: rows @ PARAMS, jnp.asarray(ROWS), None, TEMP, chunk=5, turns=3
+        ),
+        offsets(PARAMS, ROWS, np.ones(T, bool)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_no_gradient_flows_into_them():
     for number in (0, 1):
         gradient = jax.grad(lambda params, n=number: offsets(params, ROWS, SELECTED)[n].sum())

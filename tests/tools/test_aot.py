@@ -216,6 +216,19 @@ class TestWithTheCompiler:
         assert report["memory"]["student"] == report["memory"]["teacher"]
         assert 2 * report["memory"]["student"] <= report["memory"]["moments"]
 
+    def test_a_step_of_dinov2_compiles(self, tmp_path):
+        """Its class tokens come in chunks, of all rows: the compiler broke down on their order."""
+        path = tmp_path / "report.json"
+        settings = [
+            *("--config.method=dinov2", "--config.loss.targets=sinkhorn"),
+            *("--config.loss.koleo_weight=0.1", "--config.loss.koleo_group=8"),
+            *("--config.loss.max_logits=1024", "--config.masks.kind=dinov2"),
+            *("--config.data.local_views=2"),
+        ]
+        done = run(*SMALL, *settings, "--topology=v5e:2x2", "--batch-size=16", f"--json={path}")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(path.read_text())["fits"]
+
     def test_a_step_that_does_not_fit_is_told_with_what_it_needs(self, tmp_path):
         path = tmp_path / "report.json"
         done = run(*SMALL, "--topology=v5e:2x2", "--batch-size=1200000", f"--json={path}")

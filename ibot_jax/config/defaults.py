@@ -425,6 +425,14 @@ KEYS = {
         "folder:PATH, tar:PATTERN, zip:PATTERN, parquet:PATTERN, list:PATTERN, tfds:NAME, digits, "
         "synthetic",
     ),
+    "data.mixture": Key(
+        "",
+        "several sources to learn from, SHARE: SOURCE; SHARE: SOURCE; the teacher is measured on "
+        "data.source then",
+    ),
+    "data.mixture_epoch": Key(
+        0, "images of an epoch of a mixture; 0 is as many as its sources have", COUNT
+    ),
     "data.split": Key(
         "train",
         "a subfolder, or TFDS split syntax such as train[:10%]; train is all of a folder without "

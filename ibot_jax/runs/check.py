@@ -58,18 +58,19 @@ def problems_at_hand(flat: Flat, wrong: bool) -> list[str]:
 
 def _check_data(flat: Flat) -> Iterator[str]:
     """Opens the data, where that takes neither TensorFlow nor a network."""
-    kind, _, path = flat["data.source"].partition(":")
-    settings = {name: flat[f"data.{name}"] for name in ("data_dir", "max_per_class", "channels")}
-    split, _, _ = flat["data.split"], flat["batch_size"], flat["duration"]
-    if kind == "tfds" or "://" in path:
+    for key in ("batch_size", "duration"):  # where one is wrong, that is all there is to say
+        flat[key]
+    sources = flat["data.mixture"] or flat["data.source"]
+    if "tfds:" in sources or "://" in sources:
         yield from too_late(flat)
         return
-    from ibot_jax.data.sources.opening import open_source  # not needed where nothing is wrong
+    # Not needed where nothing is wrong.
+    from ibot_jax.data.sources.mixture import epoch_length, open_training
 
     found = []
     with noted(found):
-        source = open_source(flat["data.source"], split, key="data.split", **settings)
-        found += length_problems(flat, len(source))
+        source = open_training(section(flat, "data"))
+        found += length_problems(flat, epoch_length(source))
     yield from found
 
 

@@ -22,7 +22,8 @@ from ibot_jax.config.problems import noted, refuse
 from ibot_jax.data.make.sizes import SizesByStep
 from ibot_jax.data.pipeline import Batch, train_batches
 from ibot_jax.data.sources.identity import Identity, identify
-from ibot_jax.data.sources.opening import Source, open_source
+from ibot_jax.data.sources.mixture import epoch_length, open_known, open_training
+from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.same_images import require_same_images
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import TrainingError
@@ -197,20 +198,16 @@ def _open(config: ConfigDict, workdir: str, allow_config_change: bool) -> _Opene
         found += memory_problems(flat)
         splits = None
         with noted(found):
-            source = open_source(
-                config.data.source,
-                config.data.split,
-                data_dir=config.data.data_dir,
-                max_per_class=config.data.max_per_class,
-                channels=config.data.channels,
-                key="data.split",
-            )
+            source = open_training(config.data)
             shares = max(jax.device_count() // config.mesh.tensor, 1) * config.grad_accum_steps
-            found += length_problems(flat, len(source), multiple=shares)
+            found += length_problems(flat, epoch_length(source), multiple=shares)
             if config.knn.every:
-                splits = open_splits(source, data=config.data, knn=config.knn, probe=config.probe)
+                known = open_known(config.data) if config.data.mixture else source
+                splits = open_splits(
+                    known or source, data=config.data, knn=config.knn, probe=config.probe
+                )
         refuse(found)
-        plan = make_plan(config, len(source))
+        plan = make_plan(config, epoch_length(source))
         refuse(name_problems(config, plan))
         data = identify(source)
         folder = open_workdir(

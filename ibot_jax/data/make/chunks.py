@@ -12,7 +12,7 @@ import numpy as np
 
 from ibot_jax.data.make.bad_images import BadImages
 from ibot_jax.data.make.examples import STAND_INS, stream
-from ibot_jax.data.make.order import EpochOrder, Positions
+from ibot_jax.data.make.order import Positions, order_of
 from ibot_jax.data.make.workers import Workers
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
@@ -63,7 +63,7 @@ class TrainChunks:
     ):
         self._source = source
         self._seed = seed
-        self._order = EpochOrder(seed, len(source))
+        self._order = order_of(source, seed)
         self._positions = positions
         self._workers = workers
         self._arguments = arguments  # of the workers' task
@@ -76,7 +76,8 @@ class TrainChunks:
             step, epoch, place = self._positions.locate(position)
             index = int(self._order(epoch)[place])
             row = self._positions.row(position)
-            requests.append(Request(*self._find(index), step, epoch, index, row))
+            found = self._find(index % len(self._source))  # beyond, it is a repetition
+            requests.append(Request(*found, step, epoch, index, row))
         return self._make(requests, lambda rng: self._find(int(rng.integers(len(self._source)))))
 
     def from_records(

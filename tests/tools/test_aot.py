@@ -92,6 +92,8 @@ def test_a_program_is_added_up_with_its_loops_and_without_the_inside_of_fusions(
     program = read_program(PROGRAM, {"data": 2, "fsdp": 2, "tensor": 2})
     # Twelve turns of the counted loop, one of the loop whose end is known at run time only.
     assert program.cycles == 12 * 100 + 7 + 30
+    told = read_program(PROGRAM, {"data": 2, "fsdp": 2, "tensor": 2}, turns=3)
+    assert told.cycles == 12 * 100 + 3 * 7 + 30
     assert program.not_estimated == {
         "custom-call": (1, 2 * 4 * 8 * 128),
         "copy-start": (1, 2 * 4 * (8 + 8 + 1)),

@@ -14,12 +14,16 @@ import jax
 from jax.experimental import topologies
 
 from ibot_jax.config.high_res import largest_views
+from ibot_jax.config.masking import masked_share
 from ibot_jax.config.plan import make_plan
 from ibot_jax.config.section import Section
 from ibot_jax.errors import UserError
 from ibot_jax.kernels.choice import choose
 from ibot_jax.kernels.devices import device_of
+from ibot_jax.methods.comparison import masked_capacity
 from ibot_jax.methods.state import TrainState, teacher_params
+from ibot_jax.models.architectures import geometry_of
+from ibot_jax.parallel.layouts import num_shards
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.check import check_devices, check_plan
 from ibot_jax.runs.training import jit_train_step, own_gram_teacher, step_arguments
@@ -165,13 +169,15 @@ def _time(
     steps: int,
 ) -> dict:
     """Relates the compiler's estimate of a step's time to the work in it."""
-    program = read_program(compiled.as_text(), mesh.shape, read_schedules(_schedules()))
+    turns = _turns(config, mesh)
+    program = read_program(compiled.as_text(), mesh.shape, read_schedules(_schedules()), turns)
     in_kernels = sum(kernel.seconds(chip) for kernel in program.kernels)
     seconds = program.cycles / chip.clock + in_kernels + _rooflines(program, chip)
     by_part = flops.of_run(config)
     model_flops = flops.total(by_part) * config.batch_size / mesh.size
     costs = compiled.cost_analysis()
     return {
+        "turns": turns,
         "cycles": program.cycles,
         "kernel_seconds": in_kernels,
         "link_seconds": sum(moved.sent for moved in program.collectives) / chip.link,
@@ -198,6 +204,17 @@ def _time(
         "hours": steps * seconds / 3600,
         "chip_hours": steps * seconds / 3600 * mesh.size,
     }
+
+
+def _turns(config: Section, mesh: jax.sharding.Mesh) -> int:
+    """Returns the chunks in which a device compares its patch tokens: those that are expected."""
+    share = (1.0, 0.0) if config.loss.visible_weight else masked_share(config.masks)
+    patches = math.prod(geometry_of(config.model).grid(config.data.global_size))
+    images = config.batch_size // (num_shards(mesh) * config.grad_accum_steps)
+    views = images * config.data.global_views
+    most = config.loss.max_logits * mesh.shape["tensor"] // config.head.patch_prototypes
+    slots = masked_capacity(share, views, patches, most)
+    return max(math.ceil(views * patches * share[0] / slots), 1)
 
 
 def _rooflines(program: Program, chip: Chip) -> float:

@@ -97,7 +97,7 @@ class Program:
 
     Attributes:
       cycles: the compiler's estimate, kernels apart; the body of a loop counts as often as it runs
-        where its condition tells, else once (the chunks of masked tokens: mostly there is one).
+        where its condition tells, else as often as `read_program` is told.
       kernels: by name.
       collectives: what moves between chips, by kind and axes.
       not_estimated: operations of each kind without an estimate, collectives apart: how many, and
@@ -130,7 +130,7 @@ def read_schedules(folder: pathlib.Path) -> dict[str, int]:
 
 
 def read_program(
-    text: str, mesh: Mapping[str, int], bundles: Mapping[str, int] | None = None
+    text: str, mesh: Mapping[str, int], bundles: Mapping[str, int] | None = None, turns: int = 1
 ) -> Program:
     """Reads the text of a scheduled program (`jax.stages.Compiled.as_text`).
 
@@ -138,6 +138,7 @@ def read_program(
       text: of the program.
       mesh: sizes of the axes by name, in order.
       bundles: of `read_schedules`.
+      turns: of loops whose condition does not tell, those over chunks of masked tokens.
     """
     # Of a kernel's metadata, what spans lines.
     text = re.sub(r"kernel_metadata=\{\n(.*?)\n\}", r"kernel_metadata={\1}", text, flags=re.DOTALL)
@@ -179,7 +180,7 @@ def read_program(
                 condition, body = (
                     re.search(rf"{role}=%?([\w.\-]+)", line)[1] for role in ("condition", "body")
                 )
-                total += cycles_of(body, times * _trip_count(computations[condition][1]))
+                total += cycles_of(body, times * (_trip_count(computations[condition][1]) or turns))
             elif operation["name"].startswith(PREFIX) and kind == "custom-call":
                 kernel = _read_kernel(operation["name"], line, times, bundles or {})
                 known = kernels.get(kernel.name)
@@ -251,19 +252,19 @@ def _output_size(kind: str, type_text: str) -> int:
     return sum(map(_array_size, arrays[len(arrays) // 2 :]))
 
 
-def _trip_count(condition: str) -> int:
-    """Returns how often a loop runs, from its condition "counter < constant"; 1 for any other."""
+def _trip_count(condition: str) -> int | None:
+    """Returns how often a loop runs, from its condition "counter < constant"; None for others."""
     compared = re.search(
         r"^\s*ROOT [^\n]* compare\(%?get-tuple-element[\w.]*, %?([\w.\-]+)\), direction=LT",
         condition,
         re.MULTILINE,
     )
     if compared is None:
-        return 1
+        return None
     constant = re.search(
         rf"^\s*%?{re.escape(compared[1])} = s32\[\]\S* constant\((\d+)\)", condition, re.MULTILINE
     )
-    return int(constant[1]) if constant else 1
+    return int(constant[1]) if constant else None
 
 
 def _size(type_text: str) -> int:

@@ -64,6 +64,8 @@ NUM_IMAGES = {
     "dinov2_vitg14": 14_197_122,  # ImageNet-22K
     **dict.fromkeys(("dinov3_vit7b16", "dinov3_vit7b16:gram"), 1_689_000_000),
 }
+RECOMMENDED = ("recommended_vits16", "recommended_vitb16", "recommended_vitl16")
+NUM_IMAGES |= dict.fromkeys(RECOMMENDED, 100_000)
 # With settings of their own for these pods.
 HEIRS_ON_PODS = [
     "dinov2_vitl16:v5e-64",
@@ -171,6 +173,14 @@ def test_the_recipes_of_the_heirs_have_their_peaks():
         config = load(name)
         found = peak_rate(config.optim.lr, config.batch_size, config.optim.lr_scaling)
         assert found == pytest.approx(rate), name
+
+
+def test_the_recommended_recipes_differ_by_size_alone():
+    small, *larger = (flatten(load(name)) for name in RECOMMENDED)
+    sizes = ("width", "depth", "heads", "drop_path")
+    for other in larger:
+        changed = {key for key in other if other[key] != small[key]}
+        assert changed <= {"optim.lr", *(f"model.{name}" for name in sizes)}
 
 
 def test_the_swin_recipes_have_the_masks_of_the_original():

@@ -72,7 +72,8 @@ def type_name(default: Any) -> str:
     if isinstance(default, tuple):
         example = ",".join(map(str, default))
         whole = "whole " * isinstance(default[0], int)
-        return f"{len(default)} {whole}numbers such as {example}"
+        number = f"{len(default)} " * (len(default) > 1)  # those of one may have any number
+        return f"{number}{whole}numbers such as {example}"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     return words[type(default)]
 

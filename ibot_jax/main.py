@@ -37,7 +37,7 @@ from ml_collections import ConfigDict
 
 from ibot_jax.cli import exits
 from ibot_jax.cli.command_line import exit_status, leave, print_help
-from ibot_jax.cli.config_file import config_path, parse_config
+from ibot_jax.cli.config_file import config_path, parse_config, recipe_in_words
 from ibot_jax.config.defaults import KEYS, SECTIONS
 from ibot_jax.config.listing import groups, listing
 from ibot_jax.errors import UserError
@@ -72,7 +72,10 @@ def _pretrain(arguments: "Arguments") -> int:
     from ibot_jax.runs.pretrain import pretrain
 
     return pretrain(
-        arguments.config, arguments.workdir, allow_config_change=arguments.allow_config_change
+        arguments.config,
+        arguments.workdir,
+        allow_config_change=arguments.allow_config_change,
+        recipe=arguments.recipe,
     )
 
 
@@ -82,6 +85,7 @@ class Arguments:
 
     Attributes:
       config: locked and with the overrides applied.
+      recipe: the config's name, and in what overrides depart from it.
       workdir: where the run writes.
       allow_config_change: whether a workdir of another config is accepted.
       coordinator_address: of the first process of several, HOST:PORT, None if JAX is to find it.
@@ -90,6 +94,7 @@ class Arguments:
     """
 
     config: ConfigDict
+    recipe: str
     workdir: str
     allow_config_change: bool
     coordinator_address: str | None
@@ -122,6 +127,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
     config = parse_config(argv, values, check=problems_at_hand)
     return Arguments(
         config=config,
+        recipe=recipe_in_words(argv, config),
         workdir=values.workdir or f"runs/{_config_name(config_path(argv))}",
         allow_config_change=values.allow_config_change,
         coordinator_address=values.coordinator_address,

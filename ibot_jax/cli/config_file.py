@@ -21,7 +21,7 @@ from ibot_jax.cli.command_line import print_help
 from ibot_jax.config import defaults
 from ibot_jax.config.flat import Flat, flatten
 from ibot_jax.config.hints import unknown_key
-from ibot_jax.config.keys import Keys, type_name
+from ibot_jax.config.keys import Keys, Kind, type_name
 from ibot_jax.config.listing import listing
 from ibot_jax.config.problems import refuse
 from ibot_jax.errors import UserError
@@ -151,6 +151,26 @@ def config_path(argv: list[str]) -> str:
     if not path:
         raise UserError(f"no config is given; begin with --config=digits, or {_names()}")
     return path
+
+
+def recipe_in_words(argv: list[str], config: ConfigDict) -> str:
+    """Returns the config that a command line names, and in what else would be learned by it.
+
+    Args:
+      argv: as in sys.argv.
+      config: that `parse_config` made of it.
+    """
+    given = config_path(argv)
+    file, colon, argument = given.partition(":")
+    name = f"{pathlib.Path(file).stem}{colon}{argument}"
+    before = flatten(_load(given, _find(given, "")))
+    changed = [
+        f"{key}={value!r} (there {before[key]!r})"
+        for key, value in flatten(config).items()
+        if value != before[key] and key in defaults.KEYS
+        if defaults.KEYS[key].kind is Kind.LEARNED
+    ]
+    return f"{name}; departs from it in {', '.join(changed)}" if changed else f"{name}, as it is"
 
 
 def _names() -> str:

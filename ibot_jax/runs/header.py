@@ -36,6 +36,7 @@ def header(
     params: Any,
     mesh: jax.sharding.Mesh,
     *,
+    recipe: str = "",
     data: str,
     evaluation: str,
     start: str,
@@ -49,6 +50,7 @@ def header(
       plan: its length.
       params: the student's, {"backbone": ..., "head": ...}.
       mesh: the devices.
+      recipe: the config's name, and in what it departs from it; "" leaves the line out.
       data: name and size of the training data.
       evaluation: what is measured of the teacher, and how often.
       start: from what the run starts; may have several lines.
@@ -61,6 +63,7 @@ def header(
     }
     epochs = plan.total_steps / plan.steps_per_epoch
     rows = {
+        **({"recipe": recipe} if recipe else {}),
         "model": (
             f"{in_words(section(flat, 'model'))}; {flat['head.prototypes']} prototypes; "
             f"{flat['dtype']}"

@@ -73,7 +73,9 @@ from ibot_jax.weights.history import read_start
 from ibot_jax.weights.model import Model
 
 
-def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = False) -> int:
+def pretrain(
+    config: ConfigDict, workdir: str, *, allow_config_change: bool = False, recipe: str = ""
+) -> int:
     """Trains a model, or finishes the training that `workdir` holds.
 
     All processes of the run call it alike, and it ends alike on all.
@@ -82,6 +84,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
       config: checked (`check.check_config`), but for keys that the weights of `init_from` tell.
       workdir: where the run writes, and what it resumes.
       allow_config_change: resume under a config that differs from the workdir's.
+      recipe: what the header calls it.
 
     Returns:
       The exit status: 0 when the run is complete, 130, 143 or 129 when SIGINT, SIGTERM or SIGHUP
@@ -133,6 +136,7 @@ def pretrain(config: ConfigDict, workdir: str, *, allow_config_change: bool = Fa
                 plan,
                 state.params,
                 mesh,
+                recipe=recipe,
                 data=f"{opened.source.name}: {len(opened.source):,} images",
                 evaluation=opened.splits.description if evaluation else 'off, knn.every=""',
                 start=started.words,

@@ -5,7 +5,7 @@ import re
 import pytest
 from absl import flags
 
-from ibot_jax.cli.config_file import parse_config
+from ibot_jax.cli.config_file import parse_config, recipe_in_words
 from ibot_jax.errors import UserError
 from ibot_jax.runs.check import problems_at_hand
 
@@ -125,3 +125,20 @@ NAMES = {
 def test_names_of_other_projects_lead_to_ours(name):
     with pytest.raises(UserError, match=rf"did you mean [\w., ]*\b{re.escape(NAMES[name])}\b"):
         parse("--config=digits", f"--config.{name}=1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "dinov2_vitl16, as it is"),
+        (["--config.knn.k=5", "--config.mesh.data=8"], "dinov2_vitl16, as it is"),
+        (
+            ["--config.batch_size=256", "--config.data.source=folder:x"],
+            "dinov2_vitl16; departs from it in batch_size=256 (there 2048), "
+            "data.source='folder:x' (there 'tfds:imagenet2012')",
+        ),
+    ],
+)
+def test_a_run_names_its_recipe_and_in_what_it_departs_from_it(arguments, words):
+    argv = ["", "--config=dinov2_vitl16", *arguments]
+    assert recipe_in_words(argv, parse(*argv[1:])) == words

@@ -21,6 +21,7 @@ COMMANDS = {
     "visualize": "ibot_jax.visualize",
     "export": "ibot_jax.export",
     "convert": "ibot_jax.convert",
+    "data": "ibot_jax.tools.data",
     "bench": "ibot_jax.tools.bench",
     "replay": "ibot_jax.tools.replay",
     "aot": "ibot_jax.tools.aot",

@@ -60,6 +60,7 @@ class EncodedImage:
     Attributes:
       height: pixels.
       width: pixels.
+      mode: Pillow's name of what the file has: "RGB", "L", "I;16", ...
       note: once it is decoded, what is odd about it and may not be meant; "" if nothing is.
     """
 
@@ -85,6 +86,7 @@ class EncodedImage:
                 f"{decoding.max_pixels:,}; make it smaller, or raise the limit (--max-pixels of "
                 "evaluations and figures)"
             )
+        self.mode = self._image.mode
         self._turn = decoding.exif and self._image.getexif().get(_ORIENTATION, 1) != 1
         if self._turn and self._image.getexif()[_ORIENTATION] in _SIDEWAYS:
             self.width, self.height = self.height, self.width

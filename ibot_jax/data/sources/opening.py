@@ -38,6 +38,7 @@ _OF_FILES = {
     "parquet": (index_parquet, read_row),
     "list": (),
 }
+KINDS = ("folder", *_OF_FILES, "tfds", "digits", "synthetic")
 
 
 class Source(Protocol):

@@ -4,13 +4,20 @@ Small and grey images have no colours to tell them apart by, so two views of one
 before training. The class loss leaves the uniform distribution only if that agreement times
 student_temp / teacher_temp is above 1; hence crops that keep most of a digit, and a teacher that is
 sharp at first and softens later.
+
+    configs/digits.py         DINOv2's losses: targets balanced over a batch, images spread, heads
+                              of their own for patches
+    configs/digits.py:ibot    the original's
 """
 
 from ibot_jax.config import get_config as default_config
+from ibot_jax.errors import UserError
 
 
-def get_config():
-    """Returns the config."""
+def get_config(arg: str = ""):
+    """Returns the config of a variant."""
+    if arg not in ("", "ibot"):
+        raise UserError(f"there is no variant {arg!r}; use digits.py or digits.py:ibot")
     config = default_config()
     config.duration = "60 epochs"
     config.batch_size = 32
@@ -54,4 +61,13 @@ def get_config():
     config.knn.update(dict(resize=24, every="10 epochs"))
     config.log_every = "5 epochs"
     config.checkpoint.every = "10 epochs"
+    if not arg:
+        balance(config)
     return config
+
+
+def balance(config):
+    """Sets DINOv2's losses, with which few small images use all prototypes from the start."""
+    config.method = "dinov2"
+    config.loss.update(dict(targets="sinkhorn", koleo_weight=0.1))
+    config.head.update(dict(separate=True, shared=False, shared_teacher=False))

@@ -12,7 +12,7 @@ _PATIENCE = 900  # seconds, after which a process hangs; busy machines are slow
 
 # 160 digits: 5 steps an epoch.
 TINY = (
-    "--config=configs/digits.py",
+    "--config=configs/digits.py:ibot",
     "--config.duration=2 epochs",
     "--config.batch_size=32",
     "--config.model.width=16",

@@ -52,7 +52,7 @@ HEIRS = {
     "dinov3_vit7b16": 6_716_035_072 + 2 * 4096,
 }
 NUM_IMAGES = {
-    "digits": 1_442,
+    **dict.fromkeys(("digits", "digits:ibot"), 1_442),
     "cifar10": 50_000,
     "cifar10:swin": 50_000,
     "cifar10:large": 50_000,

@@ -32,7 +32,7 @@ DATA = pathlib.Path(__file__).parent / "data/old_run"
 EXECUTED = of_kind(KEYS, Kind.EXECUTED)
 
 RUN = (
-    "--config=configs/digits.py",
+    "--config=configs/digits.py:ibot",
     "--config.duration=4 epochs",
     "--config.batch_size=32",
     "--config.model.width=8",

@@ -22,7 +22,7 @@ from ibot_jax.config.problems import noted, refuse
 from ibot_jax.data.make.sizes import SizesByStep
 from ibot_jax.data.pipeline import Batch, train_batches
 from ibot_jax.data.sources.identity import Identity, identify
-from ibot_jax.data.sources.mixture import epoch_length, open_known, open_training
+from ibot_jax.data.sources.mixture import epoch_length, open_known, open_training, parse
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.same_images import require_same_images
 from ibot_jax.data.sources.tfds import TfdsStream
@@ -218,7 +218,8 @@ def _open(config: ConfigDict, workdir: str, allow_config_change: bool) -> _Opene
             workdir, as_json(config), data, allow_config_change=allow_config_change
         )
         if is_first():
-            warn_if_among_images(workdir, "--workdir", [config.data.source])
+            sources = [config.data.source, *(spec for _, spec in parse(config.data.mixture))]
+            warn_if_among_images(workdir, "--workdir", sources)
     require_same_images(source)
     if splits:
         require_same(str(len(splits.sources)), "split to test on")

@@ -20,6 +20,7 @@ from ibot_jax.weights.quoting import hub_id, yaml_scalar
 # What of a run's config tells how the weights came about.
 _SCHEDULE = (
     "data.source",
+    "data.mixture",
     "data.split",
     "dtype",
     "duration",

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 STEPS = 10
 PRETRAINING = (
-    f"--config={cli.ROOT / 'configs/digits.py'}",
+    f"--config={cli.ROOT / 'configs/digits.py:ibot'}",
     *cli.TINY[1:],
     "--config.mesh.fsdp=2",
     "--config.dtype=float64",  # sums over devices are formed in another order

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 # 60 steps; saved every 4, so that epochs, evaluations and checkpoints do not coincide.
 ARGUMENTS = (
-    f"--config={cli.ROOT / 'configs/digits.py'}",
+    f"--config={cli.ROOT / 'configs/digits.py:ibot'}",
     *cli.TINY[1:],
     "--config.duration=12 epochs",
     "--config.checkpoint.every=4 steps",
@@ -189,7 +189,7 @@ def test_a_mistake_on_one_host_ends_the_run_on_both(folders, tmp_path):
 
 
 def test_processes_with_different_configs_are_refused(folders, tmp_path):
-    config = cli.ROOT / "configs/digits.py"
+    config = cli.ROOT / "configs/digits.py:ibot"
     for host, folder in enumerate(folders):
         (folder / "own.py").write_text(
             f"import importlib.util as util\n"
@@ -207,7 +207,7 @@ def test_networks_that_differ_between_hosts_are_those_of_the_first(folders, tmp_
     """As where a run goes on, and saves, while another one starts from it."""
     at_rest = dict(lr="1e-10", min_lr="0", warmup="0 steps", freeze_last_layer="0 steps")
     arguments = (
-        f"--config={cli.ROOT / 'configs/digits.py'}",
+        f"--config={cli.ROOT / 'configs/digits.py:ibot'}",
         *cli.TINY[1:],
         *(f"--config.optim.{key}={value}" for key, value in at_rest.items()),
         "--config.data.local_views=0",

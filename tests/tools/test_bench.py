@@ -43,7 +43,7 @@ def report(done):
 
 
 def test_the_step_runs_and_is_described(report):
-    assert report["config"] == "configs/digits.py"
+    assert report["config"] == "configs/digits.py:ibot"
     assert (report["batch_size"], report["dtype"]) == (12, "float32")
     assert (report["device"], report["devices"]) == ("cpu", 2)
     # Patch embedding, class and mask token, 10 positions, one block, norm; the head.
@@ -95,7 +95,7 @@ def test_masks_are_drawn_as_in_training(report):
 def test_the_table_has_what_the_report_has(done, report):
     out = done[0].stdout
     for text in (
-        "configs/digits.py --config.duration=2 epochs",
+        "configs/digits.py:ibot --config.duration=2 epochs",
         "2 x cpu",
         "12 images, float32",
         f"{report['loss']:.4f}",

@@ -28,8 +28,8 @@ PARTS = {
     "more prototypes": {"head.prototypes": "2048", "head.patch_prototypes": "2048"},
     "KoLeo": {"method": "dinov2", "loss.koleo_weight": "0.1"},
     "SwiGLU": {"model.ffn": "swiglu"},
-    "momentum": {"teacher_momentum": "0.98"},
-    "warm-ups": {"optim.warmup": "30%", "loss.teacher_temp_warmup": "30%"},
+    "momentum": {"teacher_momentum": "0.95"},
+    "warm-ups": {"loss.teacher_temp_start": "0.02", "loss.teacher_temp_warmup": "50%"},
     "larger batch": {"batch_size": "256"},
     "Sinkhorn": {"method": "dinov2", "loss.targets": "sinkhorn"},
     "heads apart": {

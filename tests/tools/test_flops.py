@@ -128,6 +128,41 @@ def test_a_steps_products_are_counted(overrides):
     assert 0 <= sums < 3e-4 * counted
 
 
+def products_of_a_step(config):
+    mesh, plan = make_mesh(jax.devices()[:1]), tiny_plan(config)
+    state = jax.eval_shape(steps.make_init(config, plan), jax.random.key(0))
+    batch = jax.tree.map(jnp.asarray, tiny_batch(config))
+    step = steps.make_train_step(config, plan, mesh)
+    return products(jax.make_jaxpr(step)(state, batch, jax.random.key(0)).jaxpr)
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+def test_a_turn_of_sinkhorn_is_the_last_layer_of_class_and_masked_tokens(turns):
+    """Of the teacher: one more product for each of them, and none for the other tokens."""
+    common = dict(method="dinov2", head__separate=True, head__shared=False)
+    common |= dict(head__shared_teacher=False, loss__sinkhorn_turns=turns)
+    plain, balanced = tiny(**common), tiny(**common, loss__targets="sinkhorn")
+    means = 2 * plain.head.bottleneck_dim * (plain.head.prototypes + plain.head.patch_prototypes)
+    last_layer = flops.of_run(plain)["teacher_head"]["last_layer"] * plain.batch_size
+    extra = products_of_a_step(balanced) - products_of_a_step(plain) + means
+    assert extra == turns * last_layer
+
+
+def test_the_heirs_recipe_asks_for_little_more_than_ibots():
+    """ViT-L/16 with 131,072 prototypes, the turns of Sinkhorn included: within a hundredth."""
+    config = configs.get_config()
+    config.model.update(configs.VIT_SIZES["large"])
+    config.data.local_views = 8
+    config.head.update(dict(prototypes=131072, patch_prototypes=131072))
+    ibot = flops.total(flops.of_run(config))
+    config.method = "dinov2"
+    config.masks.kind = "dinov2"
+    config.head.update(dict(separate=True, shared=False, shared_teacher=False))
+    dinov2 = flops.of_run(config)
+    sinkhorn = 3 * dinov2["teacher_head"]["last_layer"]
+    assert 0.99 * ibot < flops.total(dinov2) + sinkhorn < 1.01 * ibot
+
+
 @pytest.mark.parametrize(
     ("ratios", "variances"), [((0.0, 0.3), (0.0, 0.2)), ((0.25,), (0.0,)), ((0.1, 0.5), (0.0, 0.1))]
 )

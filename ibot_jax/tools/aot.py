@@ -9,7 +9,9 @@ estimate, what moves between chips above all, is counted by the bytes over the c
 Kernels (`model.kernels`) are taken as a run takes them once its check on the device has passed.
 Input, evaluations and checkpoints come on top. Of a run whose views change their size
 (`high_res`) the step is that with the largest ones, and the schedule as if all steps were;
-`--config.high_res.last=` leaves them out. `--fit` looks for the largest batch that fits.
+`--config.high_res.last=` leaves them out. No frozen network is read: that of `frozen.gram` is taken
+for one like the student's, and with `frozen.teacher` there is nothing to compile. `--fit` looks
+for the largest batch that fits.
 
 Needs the TPU compiler, `pip install 'ibot-jax[aot]'`, best in an environment of its own. It
 fails when the step does not fit the chip's memory.
@@ -48,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str] | None) -> int:
     arguments, config = _parse(argv)
     report = {"config": arguments.config, "topology": arguments.topology}
-    report["overrides"] = arguments.overrides
+    report |= {"overrides": arguments.overrides, "frozen_gram": config.frozen.gram}
     report |= _compile(config, arguments)
     if arguments.json:
         write_json(absolute_path(arguments.json), report)
@@ -91,6 +93,11 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, Section]:
         config.mesh.update(data=data, fsdp=fsdp, tensor=tensor)
     config.knn.every = ""  # nothing is evaluated, nor checked for it
     check_config(config)
+    if config.frozen.teacher:
+        raise UserError(
+            f"frozen.teacher={config.frozen.teacher!r} is not read here, and its size not known; "
+            "compile a run of its student alone, --config.method=dinov2"
+        )
     return arguments, config
 
 
@@ -128,6 +135,8 @@ def table(report: dict) -> str:
     if report["fits"]:
         rows += _rows_of_time(report)
     rows.append(("note", "the compiler's figures, not a measurement; input and k-NN come on top"))
+    if report["frozen_gram"]:
+        rows.append(("", f"{report['frozen_gram']} is taken for a network like the student's"))
     if report["fits"] and report["kernels"]:
         rows.append(("", "kernels as after a check on the device that all of them passed"))
     width = max(len(name) for name, _ in rows)

@@ -176,6 +176,13 @@ def test_without_the_compiler_one_line_says_how_to_get_it():
     assert done.stderr == "error: the TPU compiler is missing; pip install 'ibot-jax[aot]'\n"
 
 
+def test_a_frozen_teacher_is_refused_in_one_line():
+    teacher = ("--config.method=distillation", "--config.frozen.teacher=x.npz")
+    done = run("--config=configs/vits16.py", *teacher, "--topology=v5e:2x2")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: frozen.teacher='x.npz' is not read here, and its size ")
+
+
 SMALL = [
     "--config=configs/vits16.py",
     *("--config.model.width=64", "--config.model.heads=2", "--config.model.depth=2"),

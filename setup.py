@@ -36,7 +36,6 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "array-record>=0.7",
-        "clu>=0.0.12",
         # No wheels for Linux on ARM, where data.resize="pillow" does without it.
         "cykooz-resizer>=4.0; platform_machine != 'aarch64'",
         "etils>=1.9",
@@ -55,7 +54,7 @@ setup(
         "scikit-learn>=1.5",
         "scipy>=1.13",
         "simplejpeg>=1.8",
-        "tensorboard>=2.20",  # clu's writer imports it without saying so
+        "tensorboard>=2.20",
         # tf.data; never on an accelerator. There is no tensorflow-cpu for ARM.
         "tensorflow>=2.20; platform_machine != 'x86_64'",
         "tensorflow-cpu>=2.20; platform_machine == 'x86_64'",

@@ -54,7 +54,15 @@ INNER = {
 }
 MOST_FILES = 20
 PURE = ("methods", "losses", "optim", "models", "kernels")  # the step, and what lies under it
-IMPURE_LIBRARIES = {"tensorflow", "tensorflow_datasets", "absl", "clu", "os", "pathlib", "etils"}
+IMPURE_LIBRARIES = {
+    "tensorflow",
+    "tensorflow_datasets",
+    "absl",
+    "tensorboard",
+    "os",
+    "pathlib",
+    "etils",
+}
 
 
 def dotted(path):

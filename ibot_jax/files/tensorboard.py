@@ -1,8 +1,11 @@
 """Scalars for TensorBoard, written in the background."""
 
+import concurrent.futures
 import contextlib
+import socket
+import time
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from etils import epath
 
@@ -16,26 +19,32 @@ class TensorBoard:
 
     def __init__(self, folder: epath.Path, *, purge_from: int | None = None):
         """Opens it; what is there of the step `purge_from` and later ones is removed."""
-        # Here, for clu imports tensorflow, which takes seconds.
-        tf = import_tensorflow()
-        from clu import metric_writers
-
+        tf = import_tensorflow()  # here, for that takes seconds; it writes to buckets
         self._folder = folder
         self._error: Exception | None = None
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)  # a bucket may be slow
         if purge_from is not None:
             with self._error_kept():
                 _purge(tf, folder, purge_from)
-        self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))
+        # TensorBoard reads files by name, so that what is written later has to have a later one.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+        with self._error_kept():
+            folder.mkdir(parents=True, exist_ok=True)
+        self._file = tf.io.TFRecordWriter(str(folder / name))
+        self._event, self._summary = tf.compat.v1.Event, tf.compat.v1.Summary
+        self._write(self._event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Hands over what belongs to a step."""
-        with self._error_kept():
-            self._writer.write_scalars(step, scalars)
+        values = [
+            self._summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()
+        ]
+        summary = self._summary(value=values)
+        self._write(self._event(wall_time=time.time(), step=step, summary=summary))
 
     def flush(self) -> None:
         """Makes sure that all is written."""
-        with self._error_kept():
-            self._writer.flush()
+        self._in_thread(self._file.flush).result()
 
     def check(self) -> None:
         """Raises a TrainingError if something could not be written."""
@@ -44,15 +53,25 @@ class TensorBoard:
 
     def close(self) -> None:
         """Writes all and closes the files."""
-        with self._error_kept():
-            self._writer.close()
+        self._in_thread(self._file.close)
+        self._thread.shutdown()
+
+    def _write(self, event) -> None:
+        self._in_thread(self._file.write, event.SerializeToString())
+
+    def _in_thread(self, function: Callable, *args: bytes) -> concurrent.futures.Future:
+        def run():
+            with self._error_kept():
+                function(*args)
+
+        return self._thread.submit(run)
 
     @contextlib.contextmanager
     def _error_kept(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # clu passes on whatever its thread met
-            self._error = error.__cause__ or error
+        except Exception as error:  # of TensorFlow, which has kinds of its own
+            self._error = self._error or error
 
 
 def _purge(tf: types.ModuleType, folder: epath.Path, step: int) -> None:

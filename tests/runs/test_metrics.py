@@ -96,20 +96,17 @@ def test_what_was_measured_first_is_known_to_a_resumed_run_too(workdir):
 
 def test_tensorboard_gets_the_same_values(workdir):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util.tensor_util import make_ndarray
 
     report = reporter(workdir)
     report.train(5, METRICS)
     report.train(10, METRICS | {"loss": 4.0})
     report.evaluation(10, EVALUATION)
     report.close()
-    events = EventAccumulator(str(workdir / "tensorboard"), size_guidance={"tensors": 0})
+    events = EventAccumulator(str(workdir / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
 
     def series(tag):
-        return [
-            (event.step, make_ndarray(event.tensor_proto).item()) for event in events.Tensors(tag)
-        ]
+        return [(event.step, event.value) for event in events.Scalars(tag)]
 
     assert series("loss") == [(5, 5.5), (10, 4.0)]
     assert series("feature_rank") == [(10, pytest.approx(12.34))]
@@ -297,9 +294,9 @@ def test_a_run_resumes_over_odd_lines(workdir, caplog, odd):
 def steps_in_tensorboard(workdir):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(workdir / "tensorboard"), size_guidance={"tensors": 0})
+    events = EventAccumulator(str(workdir / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
-    return [event.step for event in events.Tensors("loss")]
+    return [event.step for event in events.Scalars("loss")]
 
 
 def test_steps_that_a_resumed_run_repeats_are_once_in_tensorboard(workdir):

@@ -12,3 +12,24 @@ def load(path: str, **options):
 
     with about_arguments(), quiet_libraries():
         return load(path, **options)
+
+
+def pretrain(config, workdir: str, changes=None, **options):
+    """Trains a model and returns the run; see `python.pretrain`.
+
+    run = ibot_jax.pretrain("vits16", "runs/mine", {"data.source": "folder:images"})
+    model, params = run.load(step="best")
+    """
+    from ibot_jax.cli.quiet import quiet_libraries
+    from ibot_jax.errors import about_arguments
+    from ibot_jax.python import pretrain
+
+    with about_arguments(), quiet_libraries():
+        return pretrain(config, workdir, changes, **options)
+
+
+def configs() -> list[str]:
+    """Returns the names of the configs that come with the project, for `pretrain` and --config."""
+    from ibot_jax.cli.config_file import config_names
+
+    return config_names()

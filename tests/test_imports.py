@@ -13,7 +13,8 @@ IDS = [str(path.relative_to(PACKAGE)) for path in MODULES]
 
 # From the top to the bottom: a room imports from those in the lines below its own, and from itself.
 ROOMS = (
-    ("main", "export", "convert", "embed", "tools", "__main__", "__init__"),
+    ("__init__",),
+    ("main", "python", "export", "convert", "embed", "tools", "__main__"),
     ("finetune", "visualize"),
     ("runs",),
     ("evaluate",),
@@ -28,7 +29,7 @@ ROOMS = (
     ("config",),
     ("errors",),
 )
-DOORS = {"main", "export", "errors", "__init__", "__main__"}
+DOORS = {"main", "python", "export", "errors", "__init__", "__main__"}
 # Inside of rooms that have rooms, in the same way; REST are all other files and folders of one.
 REST = "*"
 INNER = {

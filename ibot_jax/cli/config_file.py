@@ -173,13 +173,17 @@ def recipe_in_words(argv: list[str], config: ConfigDict) -> str:
     return f"{name}; departs from it in {', '.join(changed)}" if changed else f"{name}, as it is"
 
 
-def _names() -> str:
-    """Returns the names of the configs that come with the project, in words."""
+def config_names() -> list[str]:
+    """Returns the names of the configs that come with the project."""
     found = {}
     for root in _FOLDERS:
         for file in sorted(root.glob("*.py")) + sorted(root.glob("*/*.py")):
             found[file.relative_to(root).with_suffix("").as_posix()] = None
-    *names, last = found
+    return list(found)
+
+
+def _names() -> str:
+    *names, last = config_names()
     return f"{', '.join(names)} or {last}"
 
 

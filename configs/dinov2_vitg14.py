@@ -40,4 +40,7 @@ def get_config(pod=""):
     config.knn.every = "12500 steps"
     config.checkpoint.every = "2500 steps"  # an epoch may be weeks
     apply_pod(config, pod)
+    if pod == "v5p-64":
+        config.mesh.update(data=1, fsdp=64)
+        config.model.remat = "blocks"  # reckoned, not compiled
     return config

@@ -33,4 +33,7 @@ def get_config(pod=""):
     config.data.update(dict(local_views=8, local_scale=(0.05, 0.32)))
     config.knn.every = "12500 steps"
     apply_pod(config, pod)
+    if pod == "v5e-64":
+        config.mesh.update(data=1, fsdp=64)
+        config.model.update(dict(remat="blocks", scan_blocks=True))  # docs/performance.md
     return config

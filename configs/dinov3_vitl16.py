@@ -43,4 +43,7 @@ def get_config(options=""):
     if gram:
         config.gram.update(dict(weight=2.0, start="80%", every="10000 steps", updates=3))
     apply_pod(config, pod)
+    if pod == "v5e-64":
+        config.mesh.update(data=1, fsdp=64)
+        config.model.update(dict(remat="blocks", scan_blocks=True))  # docs/performance.md
     return config

@@ -47,9 +47,13 @@ def branch(
     Returns:
       [R, D] of the specification's dtype.
     """
-    implementation = kernels.first(spec, tpu_attention_branch, tpu_mlp)
+    # No kernel has a LayerScale, but a last layer with its columns scaled needs none.
+    unscaled = dataclasses.replace(spec, layer_scale=False)
+    implementation = kernels.first(unscaled, tpu_attention_branch, tpu_mlp)
     if implementation is not None:
-        return implementation.branch(x, params, gains, spec, kernels.device)
+        if spec.layer_scale:
+            params = _with_scaled_columns(params, spec)
+        return implementation.branch(x, params, gains, unscaled, kernels.device)
     normed = NORMS[spec.norm](x, params["norm"], spec.epsilon, _dtype(spec))
     if isinstance(spec, AttentionBranchSpec):
         out = self_attention(normed, params, spec.attention, kernels, rotation)
@@ -60,6 +64,14 @@ def branch(
     if spec.gains:
         out = out * gains.astype(out.dtype)
     return split_over_tensor(x + out, None)
+
+
+def _with_scaled_columns(params: dict, spec: AttentionBranchSpec | MlpBranchSpec) -> dict:
+    """Returns the parameters of a branch whose last layer does what LayerScale would."""
+    last = "proj" if isinstance(spec, AttentionBranchSpec) else "fc2"
+    scaled = {name: value * params["layer_scale"] for name, value in params[last].items()}
+    kept = {name: value for name, value in params.items() if name != "layer_scale"}
+    return kept | {last: scaled}
 
 
 def branch_attention(

@@ -21,7 +21,7 @@ PLAIN = {"tpu": {"packing", "tpu.attention", "tpu.attention_branch", "tpu.mlp"},
 BRANCHES = {"tpu.attention_branch", "tpu.mlp"}
 # What a value other than the default keeps the kernels from; all else is computed outside of them.
 LEFT_TO_XLA = {
-    "layer_scale": (0.1, BRANCHES),
+    "layer_scale": (0.1, set()),
     "norm_eps": (1e-5, BRANCHES),
     "norm_kind": ("rms", BRANCHES),
     "ffn": ("swiglu", {"tpu.mlp"}),

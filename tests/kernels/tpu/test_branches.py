@@ -234,12 +234,22 @@ def test_a_model_computes_the_same_with_them(options, monkeypatch):
     assert {name for name, _ in uses} == {"packing", "tpu.attention_branch", "tpu.mlp"}
 
 
-@pytest.mark.parametrize("layer_scale", [0.0, 0.5])
-def test_branches_with_layer_scale_are_left_to_xla(layer_scale):
-    images = jnp.zeros((2, 16, 16, 3))
-    kernels = choose("pallas", V5E)
-    model = small_vit(layer_scale=layer_scale, kernels=kernels, dtype=jnp.bfloat16)
-    variables = model.init(jax.random.key(0), images)
-    program = str(jax.make_jaxpr(model.apply)(variables, images))
-    for kernel in ("kernel_mlp_only", "kernel_attention_branch_only"):
-        assert (kernel in program) == (not layer_scale)
+def test_layer_scale_is_in_the_last_layers_weights(monkeypatch):
+    """Outputs and gradients of a block with it are XLA's, that of LayerScale itself included."""
+    for module in (tpu_attention, tpu_mlp):  # which shows more
+        monkeypatch.setitem(module._KNOWN, "dtype", ("float32",))
+    images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    uses = []
+    plain = small_vit(layer_scale=0.5)
+    ours = small_vit(layer_scale=0.5, kernels=choose("auto", V5E, uses))
+    variables = jax.tree.map(lambda x: x * 3, plain.init(jax.random.key(0), images))
+
+    def run(model):
+        def square(variables):
+            return (model.apply(variables, images).sequence ** 2).mean()
+
+        return jax.jit(jax.value_and_grad(square))(variables)
+
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 2e-3, 1e-5), run(ours), run(plain))
+    assert {"tpu.attention_branch", "tpu.mlp"} <= {name for name, _ in uses}
+    assert not any(getattr(spec, "layer_scale", False) for _, spec in uses)

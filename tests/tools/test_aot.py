@@ -232,7 +232,7 @@ class TestWithTheCompiler:
             *("--config.method=dinov2", "--config.loss.targets=sinkhorn"),
             *("--config.loss.koleo_weight=0.1", "--config.loss.koleo_group=8"),
             *("--config.loss.max_logits=1024", "--config.masks.kind=dinov2"),
-            *("--config.data.local_views=2"),
+            *("--config.data.local_views=2", "--config.data.augment=host"),
         ]
         done = run(*SMALL, *settings, "--topology=v5e:2x2", "--batch-size=16", f"--json={path}")
         assert done.returncode == 0, done.stderr

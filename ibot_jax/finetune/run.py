@@ -48,11 +48,11 @@ from ibot_jax.parallel.processes import is_first
 from ibot_jax.parallel.rows import rows_of_process
 from ibot_jax.runs.beginning import after_first, record_beginning
 from ibot_jax.runs.checkpoint import Checkpoints, Parts
-from ibot_jax.runs.header import rate_in_words
 from ibot_jax.runs.lock import Lock
 from ibot_jax.runs.loop import make_watchdog
-from ibot_jax.runs.metrics import WRITTEN, Reporter
 from ibot_jax.runs.proof import prove
+from ibot_jax.runs.reporting.header import rate_in_words
+from ibot_jax.runs.reporting.reporter import WRITTEN, Reporter
 from ibot_jax.runs.workdir import open_workdir, require_shared
 from ibot_jax.weights.finetuned import build_classifier, write_model
 from ibot_jax.weights.model import Model

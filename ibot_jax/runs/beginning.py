@@ -11,7 +11,7 @@ from etils import epath
 from ibot_jax.config.flat import Flat
 from ibot_jax.data.sources.identity import Identity
 from ibot_jax.parallel.processes import is_first
-from ibot_jax.runs.metrics import Reporter
+from ibot_jax.runs.reporting.reporter import Reporter
 from ibot_jax.weights.history import record_start, record_weights
 
 P = ParamSpec("P")

@@ -25,7 +25,7 @@ from ibot_jax.parallel.signals import Interrupted, caught_signals
 from ibot_jax.parallel.watchdog import Watchdog
 from ibot_jax.runs.checkpoint import Checkpoints
 from ibot_jax.runs.lock import Lock
-from ibot_jax.runs.metrics import Reporter
+from ibot_jax.runs.reporting.reporter import Reporter
 
 State = Any  # a struct of arrays with `step` and `finite`
 

@@ -46,18 +46,18 @@ from ibot_jax.parallel.watchdog import Watchdog
 from ibot_jax.runs.beginning import after_first, record_beginning
 from ibot_jax.runs.check import device_problems, length_problems
 from ibot_jax.runs.checkpoint import Checkpoints, parts_of
-from ibot_jax.runs.collapse import balance_signs, collapse_signs, evaluation_signs
 from ibot_jax.runs.completing import complete
-from ibot_jax.runs.forgetting import forgetting_signs
 from ibot_jax.runs.frozen import FrozenNetworks, read_frozen
 from ibot_jax.runs.gram_teacher import GramTeacher
-from ibot_jax.runs.header import header, lora_in_words
 from ibot_jax.runs.lock import Lock
 from ibot_jax.runs.loop import Loop, make_watchdog
 from ibot_jax.runs.memory import memory_problems
-from ibot_jax.runs.metrics import WRITTEN, Reporter
 from ibot_jax.runs.origin import Origin
 from ibot_jax.runs.proof import Proven, prove
+from ibot_jax.runs.reporting.collapse import balance_signs, collapse_signs, evaluation_signs
+from ibot_jax.runs.reporting.forgetting import forgetting_signs
+from ibot_jax.runs.reporting.header import header, lora_in_words
+from ibot_jax.runs.reporting.reporter import WRITTEN, Reporter
 from ibot_jax.runs.starting import replace_weights, start_weights
 from ibot_jax.runs.stretches import in_turn
 from ibot_jax.runs.training import (

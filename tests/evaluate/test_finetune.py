@@ -18,7 +18,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.finetune import task as task_module
 from ibot_jax.finetune.config import KEYS
-from ibot_jax.runs.metrics import Reporter
+from ibot_jax.runs.reporting.reporter import Reporter
 
 # 36 images: 4 steps an epoch, on eight devices.
 FLAGS = (

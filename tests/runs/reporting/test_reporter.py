@@ -12,7 +12,7 @@ from etils import epath
 
 from ibot_jax.config.plan import Plan
 from ibot_jax.errors import TrainingError
-from ibot_jax.runs.metrics import Reporter
+from ibot_jax.runs.reporting.reporter import Reporter
 from ibot_jax.weights.run_metrics import read_rows
 
 PLAN = Plan(batch_size=8, steps_per_epoch=10, total_steps=40)
@@ -179,7 +179,7 @@ def test_the_bar_of_a_long_run_fits_80_columns(workdir, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.time", lambda: now[0])
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    monkeypatch.setattr("ibot_jax.runs.metrics.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ibot_jax.runs.reporting.reporter.time.monotonic", lambda: now[0])
     plan = Plan(batch_size=1024, steps_per_epoch=5000, total_steps=1_000_000)
     report = Reporter(workdir, plan, start_step=0)
     for step in range(400_000, 400_003):
@@ -209,7 +209,7 @@ def test_the_bar_is_drawn_anew_while_a_step_takes_its_time(workdir, monkeypatch)
 def test_speed_and_time_left_leave_out_the_first_step_and_pauses(workdir, capsys, monkeypatch):
     """Compilation takes 100 s, five steps of eight images 2 s, an evaluation between them 30 s."""
     now = [0.0]
-    monkeypatch.setattr("ibot_jax.runs.metrics.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ibot_jax.runs.reporting.reporter.time.monotonic", lambda: now[0])
     report = reporter(workdir)
     now[0] = 100.0
     report.step_done(1, METRICS)
@@ -254,7 +254,7 @@ def test_whether_the_first_step_was_evaluated_is_told_by_its_line(workdir):
 
 
 def test_other_processes_write_nothing(workdir, capsys, monkeypatch):
-    monkeypatch.setattr("ibot_jax.runs.metrics.is_first", lambda: False)
+    monkeypatch.setattr("ibot_jax.runs.reporting.reporter.is_first", lambda: False)
     report = reporter(workdir)
     report.say("x")
     report.step_done(1, METRICS)

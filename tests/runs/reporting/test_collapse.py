@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ibot_jax.runs.collapse import balance_signs, collapse_signs, evaluation_signs
+from ibot_jax.runs.reporting.collapse import balance_signs, collapse_signs, evaluation_signs
 
 K = 64
 UNIFORM = math.log(K)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ibot_jax.runs.forgetting import forgetting_signs
+from ibot_jax.runs.reporting.forgetting import forgetting_signs
 
 MANY = 1_000_000
 

@@ -8,7 +8,7 @@ from tiny import tiny_config
 from ibot_jax.config.flat import flatten
 from ibot_jax.config.plan import Plan
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.runs.header import header, suggested_momentum
+from ibot_jax.runs.reporting.header import header, suggested_momentum
 
 
 def test_momenta_are_those_that_the_original_and_its_authors_give():

@@ -70,7 +70,10 @@ setup(
         "hub": ["huggingface_hub>=0.30"],  # weights of hf://ORG/NAME
         "interop": ["safetensors>=0.4", "timm>=1.0", "torch>=2.6", "transformers>=4.50"],
         "s3": ["s3fs>=2024.6"],  # ... and in s3://
+        "mlflow": ["mlflow-skinny>=2.19"],  # log_to, as the next and the last
+        "trackio": ["trackio>=0.2"],
         "tpu": ["jax[tpu]>=0.10"],
+        "wandb": ["wandb>=0.19"],
         "test": [
             "jsonschema>=4.20",
             "pytest>=8.0",

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ibot_jax.config.flat import make_config
 from ibot_jax.config.keys import Key, Kind
-from ibot_jax.config.ranges import Between, Blocks, ByGlob, Duration, Interval, OneOf
+from ibot_jax.config.ranges import Between, Blocks, ByGlob, Duration, Interval, OneOf, SomeOf
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -572,6 +572,12 @@ KEYS = {
         3, "the latest so many; the best by k-NN is kept besides", SIZE, REPORTED
     ),
     "log_every": Key("50 steps", "between reports of a step", Duration(), REPORTED),
+    "log_to": Key(
+        "",
+        "who is told besides metrics.jsonl and TensorBoard, with spaces between",
+        SomeOf(("wandb", "mlflow", "trackio")),
+        REPORTED,
+    ),
 }
 
 

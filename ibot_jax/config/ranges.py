@@ -67,6 +67,21 @@ class OneOf:
 
 
 @dataclasses.dataclass(frozen=True)
+class SomeOf:
+    """Any of some words, with spaces between, or none."""
+
+    words: tuple[str, ...]
+
+    def problem(self, value: str) -> str:
+        """Returns what is wrong with a value."""
+        unknown = [word for word in value.split() if word not in self.words]
+        return f"has {unknown[0]!r}, which is unknown; use {self}" if unknown else ""
+
+    def __str__(self) -> str:
+        return f"any of {', '.join(self.words)}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Duration:
     """A length of time; by option "" for never, or a share of the run."""
 

@@ -119,7 +119,9 @@ def pretrain(
         del origin  # the host's copy
         start_step = int(state.step)
         with same_end():
-            reporter = Reporter(folder, plan, start_step=start_step)
+            reporter = Reporter(
+                folder, plan, start_step=start_step, log_to=config.log_to, config=flat
+            )
             stack.enter_context(contextlib.closing(reporter))
             batches = _batches(config, opened, mesh, start_step)
             lock.watch("checkpoints", *WRITTEN)

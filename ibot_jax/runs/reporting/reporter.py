@@ -18,11 +18,13 @@ import jax
 from etils import epath
 
 from ibot_jax.cli.progress import ProgressBar, is_shown, write_line
+from ibot_jax.config.flat import Flat
 from ibot_jax.config.plan import Plan
 from ibot_jax.files.json_lines import JsonLines
 from ibot_jax.files.tensorboard import TensorBoard
 from ibot_jax.methods import metrics as of_step
 from ibot_jax.parallel.processes import is_first
+from ibot_jax.runs.reporting.loggers import Loggers
 from ibot_jax.weights.run_metrics import METRICS, read_rows
 
 _FOLDER = "tensorboard"
@@ -39,8 +41,24 @@ class Reporter:
         first process.
     """
 
-    def __init__(self, workdir: epath.Path, plan: Plan, *, start_step: int):
-        """Opens the files; lines of metrics.jsonl after `start_step` are removed."""
+    def __init__(
+        self,
+        workdir: epath.Path,
+        plan: Plan,
+        *,
+        start_step: int,
+        log_to: str = "",
+        config: Flat | None = None,
+    ):
+        """Opens the files; lines of metrics.jsonl after `start_step` are removed.
+
+        Args:
+          workdir: of the run.
+          plan: its length.
+          start_step: of the state that it starts from.
+          log_to: loggers besides, see `loggers`.
+          config: that they are told.
+        """
         self._primary = is_first()
         self.evaluated, self.first = False, {}
         self._plan = plan
@@ -50,6 +68,7 @@ class Reporter:
         self._since = None  # (step, time) from which the speed is measured
         if not self._primary:
             return
+        self._loggers = Loggers(log_to, workdir, config or {}, self.warn_once)  # which may refuse
         # A run that has saved nothing begins anew, perhaps with another config.
         kept = start_step + 1 if start_step else 0  # steps before this one
         rows = [row for row in read_rows(workdir) if row["step"] < kept]
@@ -157,6 +176,7 @@ class Reporter:
             self._bar.close()
         self._tensorboard.close()
         self._lines.close()
+        self._loggers.close()
 
     def _epoch(self, step: int) -> float:
         return step / self._plan.steps_per_epoch
@@ -172,6 +192,7 @@ class Reporter:
         values = {name: value if math.isfinite(value) else None for name, value in row.items()}
         self._lines.write({"step": step, "epoch": self._epoch(step), **values})
         self._tensorboard.write(step, row)
+        self._loggers.log(step, row)
 
 
 def _in_short(metrics: Mapping[str, jax.Array], speed: float | None) -> str:

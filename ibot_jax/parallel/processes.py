@@ -23,8 +23,3 @@ def name() -> str:
     if is_alone():
         return "this process"
     return f"process {jax.process_index()} of {jax.process_count()}"
-
-
-def process_number() -> int:
-    """Returns which of them this process is, from 0 on."""
-    return jax.process_index()

@@ -189,13 +189,14 @@ def test_a_mistake_on_one_host_ends_the_run_on_both(folders, tmp_path):
 
 
 def test_processes_with_different_configs_are_refused(folders, tmp_path):
-    config = cli.ROOT / "configs/digits.py:ibot"
+    config = cli.ROOT / "configs/digits.py"
     for host, folder in enumerate(folders):
         (folder / "own.py").write_text(
             f"import importlib.util as util\n"
             f"spec = util.spec_from_file_location('digits', {str(config)!r})\n"
             f"digits = util.module_from_spec(spec)\nspec.loader.exec_module(digits)\n"
-            f"def get_config():\n    c = digits.get_config()\n    c.seed = {host}\n    return c\n"
+            f"def get_config():\n    c = digits.get_config('ibot')\n"
+            f"    c.seed = {host}\n    return c\n"
         )
     arguments = ("--config=own.py", *ARGUMENTS[1:], f"--workdir={tmp_path / 'run'}")
     statuses, _, errors = Run(2, *arguments, folders=folders).finish()

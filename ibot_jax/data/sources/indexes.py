@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import random
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -27,7 +28,7 @@ def indexes_of(
 ) -> list[Index]:
     """Returns the index of each file, kept from before where the file is still the same.
 
-    Several processes that share the folder each begin elsewhere, and so find what others have made.
+    Each call begins elsewhere, so that processes that share the folder find what others have made.
 
     Args:
       files: paths or URLs.
@@ -38,8 +39,6 @@ def indexes_of(
     Raises:
       UserError: if none of the files can be read; of those that cannot, an index tells.
     """
-    from ibot_jax.parallel.processes import num_processes, process_number  # and JAX
-
     kept = epath.Path(folder or _cache()) / "indexes"
 
     def find(file: str) -> Index:
@@ -51,7 +50,7 @@ def indexes_of(
                 _write(path, found)
         return found
 
-    begin = process_number() * len(files) // num_processes()
+    begin = random.randrange(len(files))
     order = [*range(begin, len(files)), *range(begin)]
     _log.info("%s files are looked into", f"{len(files):,}")
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:

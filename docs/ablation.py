@@ -1,4 +1,4 @@
-"""From the original's recipe to the recommended one, step by step, and without each of the steps.
+"""From the original's recipe to DINOv2's, step by step, and without each of the steps.
 
 python docs/ablation.py CIFAR10 PHOTOS --workdir=runs/ablation --rows=docs/runs/ablation.jsonl
 python docs/ablation.py --rows=docs/runs/ablation.jsonl --plot=docs/images/ablation.svg
@@ -22,7 +22,7 @@ from ibot_jax.evaluate import __main__ as evaluate
 EPOCHS, SEEDS, HELD_OUT = 2, 3, 500
 ORIGINAL = "the original's recipe"
 
-# In the order of DINOv2's table; together they are configs/cifar10.py:recommended.
+# In the order of DINOv2's table of its steps from iBOT.
 PARTS = {
     "LayerScale, drop path": {"model.layer_scale": "0.1", "model.drop_path": "0.1"},
     "more prototypes": {"head.prototypes": "2048", "head.patch_prototypes": "2048"},

@@ -208,10 +208,8 @@ def _open(config: ConfigDict, workdir: str, allow_config_change: bool) -> _Opene
             shares = max(jax.device_count() // config.mesh.tensor, 1) * config.grad_accum_steps
             found += length_problems(flat, epoch_length(source), multiple=shares)
             if config.knn.every:
-                known = open_known(config.data) if config.data.mixture else source
-                splits = open_splits(
-                    known or source, data=config.data, knn=config.knn, probe=config.probe
-                )
+                known = open_known(config.data, source)
+                splits = open_splits(known, data=config.data, knn=config.knn, probe=config.probe)
         refuse(found)
         plan = make_plan(config, epoch_length(source))
         refuse(name_problems(config, plan))

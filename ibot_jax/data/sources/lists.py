@@ -20,7 +20,7 @@ from ibot_jax.data.sources.folders import read_file
 from ibot_jax.data.sources.listing import join
 from ibot_jax.data.sources.names import Names
 from ibot_jax.data.sources.ranges import open_file, state_of
-from ibot_jax.data.sources.shards import first_of_each, numbered
+from ibot_jax.data.sources.shards import numbered
 from ibot_jax.errors import UserError
 from ibot_jax.files import remote
 
@@ -41,17 +41,15 @@ class ListSource:
 
     fetch = staticmethod(read_file)
 
-    def __init__(self, spec: str, files: Sequence[str], *, max_per_class: int = 0):
+    def __init__(self, spec: str, files: Sequence[str]):
         """Reads the lists.
 
         Args:
           spec: how the user names the source.
           files: the lists, paths or URLs.
-          max_per_class: keeps the first so many images of each class; 0 keeps all.
 
         Raises:
-          UserError: if a list cannot be read or names no image, a weight is no whole number, or
-            there is no class for `max_per_class`.
+          UserError: if a list cannot be read or names no image, or a weight is no whole number.
         """
         self.name, self._files = spec, files
         self._names, folders, labels = Names(), [], []
@@ -65,16 +63,6 @@ class ListSource:
             raise UserError(f"data.source={spec!r} names no image; write a path a line")
         self._folder = np.array(folders, np.int32)
         self.labels, self.class_names = numbered(labels, spec)
-        if max_per_class:
-            self._keep_first(max_per_class)
-
-    def _keep_first(self, number: int) -> None:
-        if self.labels is None:
-            raise UserError(f"max_per_class={number} needs labels, and {self.name!r} has none")
-        chosen = first_of_each(self.labels, number)
-        names = Names()
-        names.extend(self._names[index] for index in chosen.tolist())
-        self._names, self.labels, self._folder = names, self.labels[chosen], self._folder[chosen]
 
     @property
     def num_classes(self) -> int | None:

@@ -81,18 +81,15 @@ def epoch_length(source: Source | TfdsStream) -> int:
     return source.epoch_length if isinstance(source, MixedSource) else len(source)
 
 
-def open_known(data: Section) -> Source | TfdsStream | None:
-    """Opens `data.source`; None where a mixture has none beside it."""
-    if not data.source:
-        return None
-    return open_source(
-        data.source,
-        data.split,
-        data_dir=data.data_dir,
-        max_per_class=data.max_per_class,
-        channels=data.channels,
-        key="data.split",
-    )
+def open_known(data: Section, training: Source | TfdsStream) -> Source | TfdsStream:
+    """Opens what a teacher is measured on: the training images, or beside a mixture `data.source`.
+
+    Raises:
+      UserError: if it cannot be opened.
+    """
+    if not data.mixture or not data.source:
+        return training
+    return _open(data.source, data, data.max_per_class)
 
 
 def open_training(data: Section) -> Source | TfdsStream:
@@ -102,14 +99,9 @@ def open_training(data: Section) -> Source | TfdsStream:
       UserError: if a source cannot be opened, or a mixture is none.
     """
     if not data.mixture:
-        return open_known(data) or open_source("", data.split)
+        return _open(data.source, data, data.max_per_class)
     entries = parse(data.mixture)
-    parts = [
-        open_source(
-            spec, data.split, data_dir=data.data_dir, channels=data.channels, key="data.split"
-        )
-        for _, spec in entries
-    ]
+    parts = [_open(spec, data) for _, spec in entries]
     for (_, spec), part in zip(entries, parts, strict=True):
         if isinstance(part, TfdsStream):
             raise UserError(
@@ -125,6 +117,17 @@ def open_training(data: Section) -> Source | TfdsStream:
             "raise its share, or data.mixture_epoch"
         )
     return MixedSource(parts, counts)
+
+
+def _open(spec: str, data: Section, max_per_class: int = 0) -> Source | TfdsStream:
+    return open_source(
+        spec,
+        data.split,
+        data_dir=data.data_dir,
+        max_per_class=max_per_class,
+        channels=data.channels,
+        key="data.split",
+    )
 
 
 def parse(text: str) -> list[tuple[float, str]]:

@@ -19,7 +19,7 @@ from ibot_jax.data.sources.lists import ListSource
 from ibot_jax.data.sources.parquet import index_parquet, read_row
 from ibot_jax.data.sources.patterns import files_of
 from ibot_jax.data.sources.ranges import read_range
-from ibot_jax.data.sources.shards import ShardSource
+from ibot_jax.data.sources.shards import ShardSource, first_of_each
 from ibot_jax.data.sources.splits import AUTO
 from ibot_jax.data.sources.tar import index_tar
 from ibot_jax.data.sources.tfds import TfdsStream, open_tfds
@@ -116,12 +116,13 @@ def open_source(
         pattern, _, columns = rest.partition("#") if kind == "parquet" else (rest, "", "")
         files = files_of(pattern, split, spec=spec, key=key)
         if kind == "list":
-            return ListSource(spec, files, max_per_class=max_per_class)
+            return _first_of_each_class(ListSource(spec, files), max_per_class)
         make, read = _OF_FILES[kind]
         if columns:
             make, read = (functools.partial(part, columns=columns) for part in (make, read))
         indexes = indexes_of(files, make, f"{kind}#{columns}", data_dir)
-        return ShardSource(spec, files, indexes, read, max_per_class=max_per_class)
+        source = ShardSource(spec, files, indexes, read)
+        return _first_of_each_class(source, max_per_class)
     if kind == "digits" and not rest:
         return DigitsSource(split, max_per_class=max_per_class, key=key)
     if max_per_class and kind in ("tfds", "synthetic"):
@@ -138,6 +139,17 @@ def open_source(
         f"data.source={spec!r} is unknown; use folder:PATH, tar:PATTERN, zip:PATTERN, "
         "parquet:PATTERN, list:PATTERN, tfds:NAME, digits, synthetic or synthetic:NUMBER_OF_IMAGES"
     )
+
+
+def _first_of_each_class(source: Source, number: int) -> Source:
+    """Returns the first so many images of each class; all, if the number is 0."""
+    if not number:
+        return source
+    if source.labels is None:
+        raise UserError(
+            f"max_per_class={number} needs labels, and {source.name!r} has none; set it to 0"
+        )
+    return Subset(source, first_of_each(source.labels, number))
 
 
 def splits_for_testing(spec: str, *, data_dir: str = "") -> list[str]:

@@ -48,8 +48,6 @@ class ShardSource:
         files: Sequence[str],
         indexes: Sequence[Index],
         fetch: Callable[[tuple[str, int, int]], bytes],
-        *,
-        max_per_class: int = 0,
     ):
         """Puts the files together.
 
@@ -58,10 +56,9 @@ class ShardSource:
           files: paths or URLs.
           indexes: of each.
           fetch: reads an image, of file, first byte and length.
-          max_per_class: keeps the first so many images of each class; 0 keeps all.
 
         Raises:
-          UserError: if there is no image, or no class for `max_per_class`.
+          UserError: if there is no image.
         """
         self.name, self.fetch, self.files = spec, fetch, files
         for file, index in zip(files, indexes, strict=True):
@@ -80,19 +77,6 @@ class ShardSource:
             names = itertools.chain.from_iterable(index.names for index in indexes)
             labels = folders_as_labels(list(names))
         self.labels, self.class_names = numbered(labels, spec)
-        if max_per_class:
-            if self.labels is None:
-                raise UserError(
-                    f"max_per_class={max_per_class} needs labels, and {spec!r} has none; set it "
-                    "to 0"
-                )
-            self._keep(first_of_each(self.labels, max_per_class))
-
-    def _keep(self, chosen: np.ndarray) -> None:
-        names = Names()
-        names.extend(self._names[index] for index in chosen.tolist())
-        self._names, self.labels = names, self.labels[chosen]
-        self._places, self._file = self._places[chosen], self._file[chosen]
 
     @property
     def num_classes(self) -> int | None:

@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ibot_jax.data.sources.folders import FolderSource
-from ibot_jax.data.sources.opening import DigitsSource, Source
+from ibot_jax.data.sources.lists import ListSource
+from ibot_jax.data.sources.opening import DigitsSource, Source, Subset
 from ibot_jax.data.sources.shards import ShardSource
 from ibot_jax.data.sources.tfds import TfdsSource, TfdsStream
 from ibot_jax.files import remote
 
+_OF_PLACES = (ShardSource, ListSource, Subset)  # whose images are told apart by where they lie
 _END = 4096  # bytes at the beginning and at the end of a file that are compared first
 _THREADS = 16  # a network's disk answers many questions at a time
 _MOST = 100_000  # files of which all are compared with all
@@ -63,7 +65,7 @@ def find_shared(first: Source | TfdsStream, second: Source | TfdsStream) -> Shar
         return find_shared_files(*paths)
     if isinstance(first, TfdsSource | TfdsStream) and type(first) is type(second):
         return _number(_places(first), _places(second))
-    if isinstance(first, ShardSource) and isinstance(second, ShardSource):
+    if isinstance(first, _OF_PLACES) and isinstance(second, _OF_PLACES):
         return _number(*([s.locate(i)[0] for i in range(len(s))] for s in (first, second)))
     if isinstance(first, DigitsSource) and isinstance(second, DigitsSource):
         return _number(

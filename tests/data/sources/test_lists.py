@@ -3,6 +3,7 @@
 import pytest
 
 from ibot_jax.data.sources.opening import open_source
+from ibot_jax.data.sources.shared_images import find_shared
 from ibot_jax.errors import UserError
 
 
@@ -51,6 +52,12 @@ def test_weights_are_how_often_an_image_counts(listed):
     assert source.labels is None
     with pytest.raises(UserError, match=r"the weight '0.5' of b.jpg is no whole number; scale"):
         listed("a.csv", "path,weight\na.jpg,2\nb.jpg,0.5\n")
+
+
+def test_lists_of_the_same_files_share_them(listed):
+    first, second = listed("a.txt", "1.jpg\n2.jpg\n3.jpg\n"), listed("b.csv", "3.jpg,x\n4.jpg,y\n")
+    assert find_shared(first, second).count == 1
+    assert find_shared(first, listed("c.csv", "3.jpg,x\n1.jpg,y\n", max_per_class=1)).count == 2
 
 
 def test_the_first_of_each_class(listed):

@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ibot_jax.data.sources.folders import read_file
+from ibot_jax.data.sources.labels import numbered
 from ibot_jax.data.sources.listing import join
 from ibot_jax.data.sources.names import Names
 from ibot_jax.data.sources.ranges import open_file, state_of
-from ibot_jax.data.sources.shards import numbered
 from ibot_jax.errors import UserError
 from ibot_jax.files import remote
 

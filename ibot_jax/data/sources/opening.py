@@ -14,16 +14,17 @@ import numpy as np
 from ibot_jax.data.pixels.images import MODES
 from ibot_jax.data.sources import folders, patterns, tfds
 from ibot_jax.data.sources.folders import FolderSource
-from ibot_jax.data.sources.indexes import indexes_of
+from ibot_jax.data.sources.labels import first_of_each
 from ibot_jax.data.sources.lists import ListSource
-from ibot_jax.data.sources.parquet import index_parquet, read_row
 from ibot_jax.data.sources.patterns import files_of
 from ibot_jax.data.sources.ranges import read_range
-from ibot_jax.data.sources.shards import ShardSource, first_of_each
+from ibot_jax.data.sources.shards.indexes import indexes_of
+from ibot_jax.data.sources.shards.parquet import index_parquet, read_row
+from ibot_jax.data.sources.shards.source import ShardSource
+from ibot_jax.data.sources.shards.tar import index_tar
+from ibot_jax.data.sources.shards.zips import index_zip, read_zipped
 from ibot_jax.data.sources.splits import AUTO
-from ibot_jax.data.sources.tar import index_tar
 from ibot_jax.data.sources.tfds import TfdsStream, open_tfds
-from ibot_jax.data.sources.zips import index_zip, read_zipped
 from ibot_jax.errors import UserError
 from ibot_jax.files.paths import require_reachable
 

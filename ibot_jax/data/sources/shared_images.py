@@ -19,7 +19,7 @@ import numpy as np
 from ibot_jax.data.sources.folders import FolderSource
 from ibot_jax.data.sources.lists import ListSource
 from ibot_jax.data.sources.opening import DigitsSource, Source, Subset
-from ibot_jax.data.sources.shards import ShardSource
+from ibot_jax.data.sources.shards.source import ShardSource
 from ibot_jax.data.sources.tfds import TfdsSource, TfdsStream
 from ibot_jax.files import remote
 

@@ -11,10 +11,10 @@ import pytest
 from archived import KINDS, as_parquet, as_tar, as_webdataset, as_zip, contents, write_tar
 from PIL import Image
 
-from ibot_jax.data.sources import indexes, parquet
 from ibot_jax.data.sources.identity import fingerprint, names_of
 from ibot_jax.data.sources.opening import open_source, splits_for_testing
 from ibot_jax.data.sources.patterns import files_of
+from ibot_jax.data.sources.shards import indexes, parquet
 from ibot_jax.data.sources.shared_images import find_shared
 from ibot_jax.errors import UserError
 from ibot_jax.files import remote

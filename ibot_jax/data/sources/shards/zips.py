@@ -7,7 +7,7 @@ import zlib
 
 from ibot_jax.data.sources.listing import is_counted, is_image
 from ibot_jax.data.sources.ranges import open_file, read_range
-from ibot_jax.data.sources.shards import Index, ordered
+from ibot_jax.data.sources.shards.source import Index, ordered
 
 # The header before a file: compression, CRC-32, both sizes, lengths of name and extra field.
 _HEADER = struct.Struct("<4s4xH4xIIIHH")

@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from ibot_jax.data.sources.ranges import state_of
-from ibot_jax.data.sources.shards import Index
+from ibot_jax.data.sources.shards.source import Index
 from ibot_jax.errors import UserError
 from ibot_jax.files import remote
 from ibot_jax.files.atomic import writing

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ibot_jax.data.sources.ranges import open_file
-from ibot_jax.data.sources.shards import Index
+from ibot_jax.data.sources.shards.source import Index
 from ibot_jax.errors import UserError
 from ibot_jax.files import remote
 

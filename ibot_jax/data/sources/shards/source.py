@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from ibot_jax.data.sources.labels import folders_as_labels, numbered
 from ibot_jax.data.sources.names import Names
 from ibot_jax.data.sources.ranges import state_of
 from ibot_jax.errors import UserError
@@ -117,47 +118,3 @@ def ordered(
     order = sorted(range(len(names)), key=key)
     names, labels = ([texts[place] for place in order] for texts in (names, labels))
     return Index(names, np.array(places, np.int64).reshape(-1, 2)[order], labels, remark)
-
-
-def folders_as_labels(names: Sequence[str]) -> list[str]:
-    """Returns for each name the first folder that not all share; "" for all if there is none."""
-    parts = [name.split("/")[:-1] for name in names]
-    common, shortest = 0, min(map(len, parts), default=0)
-    while common < shortest and len({part[common] for part in parts}) == 1:
-        common += 1
-    if common >= shortest:  # one folder, or images beside folders
-        return [""] * len(names)
-    return [part[common] for part in parts]
-
-
-def numbered(labels: Sequence[str], spec: str) -> tuple[np.ndarray | None, list[str] | None]:
-    """Returns numbers for labels, and their names; None twice where not all have one.
-
-    Labels that are whole numbers stay what they are, and classes go up to the highest.
-
-    Args:
-      labels: of the images, "" where there is none.
-      spec: how the user names the source, for a warning where some have none.
-    """
-    missing = sum(not label for label in labels)
-    if missing:
-        if missing < len(labels):
-            _log.warning(
-                "%s is taken without labels: %s of %s images have none",
-                *(spec, f"{missing:,}", f"{len(labels):,}"),
-            )
-        return None, None
-    if all(label.isdecimal() for label in labels):
-        numbers = np.array(labels, np.int32)
-        return numbers, [str(number) for number in range(numbers.max(initial=-1) + 1)]
-    names = sorted(set(labels))
-    number_of = {name: number for number, name in enumerate(names)}
-    return np.array([number_of[label] for label in labels], np.int32), names
-
-
-def first_of_each(labels: np.ndarray, number: int) -> np.ndarray:
-    """Returns the places of the first so many of each label, in their order."""
-    order = np.argsort(labels, kind="stable")
-    of_label = labels[order]
-    rank = np.arange(len(labels)) - np.searchsorted(of_label, of_label)
-    return np.sort(order[rank < number])

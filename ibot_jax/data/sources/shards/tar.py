@@ -17,7 +17,7 @@ from typing import Any
 
 from ibot_jax.data.sources.listing import is_counted, is_image
 from ibot_jax.data.sources.ranges import open_file
-from ibot_jax.data.sources.shards import Index, ordered
+from ibot_jax.data.sources.shards.source import Index, ordered
 from ibot_jax.errors import UserError
 
 _KEYS = ("label", "cls", "class")  # of JSON

@@ -49,6 +49,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pillow>=11.0",
+        "protobuf>=5.28",
         "psutil>=5.9",
         "pyarrow>=20.0",
         "scikit-learn>=1.5",
@@ -66,6 +67,7 @@ setup(
         "cuda": ["jax[cuda13]>=0.10"],
         "export": ["safetensors>=0.4"],
         "gcs": ["gcsfs>=2024.6"],  # images in gs:// ...
+        "hf": ["datasets>=4.0"],  # images of hf:NAME
         "http": ["aiohttp>=3.9"],  # images behind http:// and https://
         "hub": ["huggingface_hub>=0.30"],  # weights of hf://ORG/NAME
         "interop": ["safetensors>=0.4", "timm>=1.0", "torch>=2.6", "transformers>=4.50"],

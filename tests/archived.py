@@ -1,4 +1,4 @@
-"""Images of a folder once more: in tar, zip and Parquet files, and in lists."""
+"""Images of a folder once more: in larger files, in lists and as a data set of a library."""
 
 import csv
 import io
@@ -8,6 +8,7 @@ import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from ibot_jax.data.sources.folders import FolderSource
 
@@ -84,6 +85,53 @@ def as_parquet(folder, out, rows=3):
     return f"parquet:{out}/{{split}}-*.parquet"
 
 
+def write_arrayrecord(path, records):
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+def as_arrayrecord(folder, out, count=2):
+    """Writes a folder as tensorflow-datasets does, in an Example a record; returns the source."""
+    import tensorflow as tf
+
+    def feature(**of_kind):
+        return tf.train.Feature(**of_kind)
+
+    for number, some in enumerate(parts(contents(folder), count)):
+        records = []
+        for name, data, label in some:
+            told = {
+                "image": feature(bytes_list=tf.train.BytesList(value=[data])),
+                "label": feature(int64_list=tf.train.Int64List(value=[label])),
+                "file_name": feature(bytes_list=tf.train.BytesList(value=[name.encode()])),
+                "score": feature(float_list=tf.train.FloatList(value=[0.5, 1.5])),
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=told))
+            records.append(example.SerializeToString())
+        write_arrayrecord(out / f"set-train.array_record-{number:05d}-of-{count:05d}", records)
+    return f"arrayrecord:{out}/set-{{split}}.array_record-*"
+
+
+def as_hf(folder, out):
+    """Writes a folder as `save_to_disk` does; returns the source. Skips without the library."""
+    datasets = pytest.importorskip("datasets")
+    items = contents(folder)
+    names = sorted({name.split("/")[0] for name, _, _ in items})
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
+    columns = {
+        "image": [{"bytes": data, "path": name} for name, data, _ in items],
+        "label": [label for _, _, label in items],
+    }
+    rows = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    datasets.disable_progress_bars()
+    rows.save_to_disk(out / "saved")
+    return f"hf:{out}/saved"
+
+
 def as_list(folder, out):
     """Writes a list of the files of a folder; returns the source."""
     with (out / "train.csv").open("w", newline="") as file:
@@ -98,5 +146,7 @@ KINDS = {
     "webdataset": as_webdataset,
     "zip": as_zip,
     "parquet": as_parquet,
+    "arrayrecord": as_arrayrecord,
+    "hf": as_hf,
     "list": as_list,
 }

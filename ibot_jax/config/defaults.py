@@ -422,8 +422,8 @@ KEYS = {
     "teacher_momentum_end": Key(1.0, "at the end of a cosine", SHARE),
     "data.source": Key(
         "",
-        "folder:PATH, tar:PATTERN, zip:PATTERN, parquet:PATTERN, list:PATTERN, tfds:NAME, digits, "
-        "synthetic",
+        "folder:PATH, tar:PATTERN, zip:PATTERN, parquet:PATTERN, arrayrecord:PATTERN, "
+        "list:PATTERN, hf:NAME, tfds:NAME, digits, synthetic",
     ),
     "data.mixture": Key(
         "",

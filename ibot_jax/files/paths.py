@@ -14,7 +14,7 @@ from ibot_jax.files import remote
 from ibot_jax.files.tf import import_tensorflow
 
 _NO_FOLDER = re.compile(
-    "digits$|synthetic(:|$)|(tfds|tar|zip|parquet|list):"
+    "digits$|synthetic(:|$)|(tfds|tar|zip|parquet|arrayrecord|list|hf):"
 )  # sources of other kinds
 _log = logging.getLogger(__name__)
 

@@ -12,12 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from ibot_jax.data.pixels.images import MODES
-from ibot_jax.data.sources import folders, patterns, tfds
+from ibot_jax.data.sources import folders, hf, patterns, tfds
 from ibot_jax.data.sources.folders import FolderSource
+from ibot_jax.data.sources.hf import HfSource
 from ibot_jax.data.sources.labels import first_of_each
 from ibot_jax.data.sources.lists import ListSource
 from ibot_jax.data.sources.patterns import files_of
 from ibot_jax.data.sources.ranges import read_range
+from ibot_jax.data.sources.shards.arrayrecord import index_arrayrecord, read_record
 from ibot_jax.data.sources.shards.indexes import indexes_of
 from ibot_jax.data.sources.shards.parquet import index_parquet, read_row
 from ibot_jax.data.sources.shards.source import ShardSource
@@ -37,9 +39,11 @@ _OF_FILES = {
     "tar": (index_tar, read_range),
     "zip": (index_zip, read_zipped),
     "parquet": (index_parquet, read_row),
+    "arrayrecord": (index_arrayrecord, read_record),
     "list": (),
 }
-KINDS = ("folder", *_OF_FILES, "tfds", "digits", "synthetic")
+_OF_COLUMNS = ("parquet", "arrayrecord")  # PATTERN#IMAGE,LABEL
+KINDS = ("folder", *_OF_FILES, "hf", "tfds", "digits", "synthetic")
 
 
 class Source(Protocol):
@@ -91,11 +95,12 @@ def open_source(
     """Opens a source.
 
     Args:
-      spec: "folder:PATH", "tar:PATTERN", "zip:PATTERN", "parquet:PATTERN", "list:PATTERN",
-        "tfds:NAME", "digits", "synthetic" or "synthetic:NUMBER_OF_IMAGES".
+      spec: "folder:PATH", "tar:PATTERN", "zip:PATTERN", "parquet:PATTERN", "arrayrecord:PATTERN",
+        "list:PATTERN", "hf:NAME", "tfds:NAME", "digits", "synthetic" or
+        "synthetic:NUMBER_OF_IMAGES".
       split: "train" or "test" of the digits; of a folder see `folders.FolderSource`, of a pattern
-        `patterns.files_of`; TFDS split syntax such as "train[:10%]"; of no meaning for synthetic
-        images.
+        `patterns.files_of`; of TFDS and `hf` also parts such as "train[:10%]"; of no meaning for
+        synthetic images.
       data_dir: where TFDS keeps its data, and others what lies where in their files; "" for their
         defaults.
       max_per_class: keeps the first so many images of each class, by name; 0 keeps all.
@@ -114,7 +119,7 @@ def open_source(
     if kind == "folder" and rest:
         return FolderSource(rest, split, max_per_class=max_per_class, labelled=labelled, key=key)
     if kind in _OF_FILES and rest:
-        pattern, _, columns = rest.partition("#") if kind == "parquet" else (rest, "", "")
+        pattern, _, columns = rest.partition("#") if kind in _OF_COLUMNS else (rest, "", "")
         files = files_of(pattern, split, spec=spec, key=key)
         if kind == "list":
             return _first_of_each_class(ListSource(spec, files), max_per_class)
@@ -124,6 +129,8 @@ def open_source(
         indexes = indexes_of(files, make, f"{kind}#{columns}", data_dir)
         source = ShardSource(spec, files, indexes, read)
         return _first_of_each_class(source, max_per_class)
+    if kind == "hf" and rest:
+        return _first_of_each_class(HfSource(spec, split, key=key), max_per_class)
     if kind == "digits" and not rest:
         return DigitsSource(split, max_per_class=max_per_class, key=key)
     if max_per_class and kind in ("tfds", "synthetic"):
@@ -138,7 +145,8 @@ def open_source(
         return SyntheticSource(int(rest or IMAGENET_EXAMPLES), channels)
     raise UserError(
         f"data.source={spec!r} is unknown; use folder:PATH, tar:PATTERN, zip:PATTERN, "
-        "parquet:PATTERN, list:PATTERN, tfds:NAME, digits, synthetic or synthetic:NUMBER_OF_IMAGES"
+        "parquet:PATTERN, arrayrecord:PATTERN, list:PATTERN, hf:NAME, tfds:NAME, digits, synthetic "
+        "or synthetic:NUMBER_OF_IMAGES"
     )
 
 
@@ -168,6 +176,8 @@ def splits_for_testing(spec: str, *, data_dir: str = "") -> list[str]:
         return folders.splits_for_testing(rest)
     if kind == "tfds":
         return tfds.splits_for_testing(rest, data_dir=data_dir)
+    if kind == "hf":
+        return hf.splits_for_testing(spec)
     if kind in _OF_FILES:
         return patterns.splits_for_testing(rest.partition("#")[0])
     return ["test"] if spec == "digits" else []

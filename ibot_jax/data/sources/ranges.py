@@ -11,7 +11,8 @@ def read_range(place: tuple[str, int, int]) -> bytes:
     """Returns the bytes of an image that lies in a file as it is.
 
     Raises:
-      Exception: of any kind where the file is gone, or shorter than it was.
+      Exception: of any kind where the file is gone, or shorter than it was, or its server sends no
+        parts of files.
     """
     path, start, size = place
     if remote.is_remote(path):
@@ -24,6 +25,8 @@ def read_range(place: tuple[str, int, int]) -> bytes:
             os.close(descriptor)
     if len(found) < size:
         raise EOFError(f"{path} ends {size - len(found)} bytes too early; was it replaced?")
+    if len(found) > size:
+        raise ValueError(f"{path} is sent as a whole where a part is asked for; copy the file")
     return found
 
 

@@ -16,13 +16,14 @@ from ibot_jax.data.batching import chunk_rows, run_batches
 from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.draw.dealt_masks import deal
 from ibot_jax.data.make.bad_images import BadImages
-from ibot_jax.data.make.chunks import EvalChunks, Request, TrainChunks
+from ibot_jax.data.make.chunks import ORIGIN, EvalChunks, Request, TrainChunks
 from ibot_jax.data.make.examples import ORDER, STEPS, MakeCentralView, MakeExample, stream
 from ibot_jax.data.make.order import Positions
 from ibot_jax.data.make.sizes import SizesByStep
 from ibot_jax.data.make.workers import Task, Workers
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.data.pixels.resize import check_method
+from ibot_jax.data.sources.mixture import MixedSource
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.files.tf import import_tensorflow
@@ -80,6 +81,8 @@ def train_batches(
         local_colors: [b, L, 12] float32.
         gram_views: [b, G, H'', W'', C] uint8, the global views as the gram teacher sees them, all 0
           before `gram.start`; absent where there is none.
+        source: [b] int32, of a mixture only: the number of the source of each image.
+        replaced: [b] bool, of a mixture only: whether another image of it stands in for a bad one.
       Sizes are those of the batch's step. It raises `TrainingError` when the share of bad images
       passes `data.max_bad_share`.
     """
@@ -184,6 +187,8 @@ def task_batches(
     blank = task.blank()
     chunk = chunk_rows(blank, len(rows))
     pool = Workers(task, workers, chunk)
+    if isinstance(source, MixedSource):
+        blank, keys = (*blank, np.zeros((), np.int32), np.zeros((), bool)), (*keys, *ORIGIN)
     positions = Positions(plan, rows, steps)
     chunks = TrainChunks(source, seed, positions, pool, arguments, bad_images)
     if isinstance(source, TfdsStream):

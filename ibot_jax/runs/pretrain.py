@@ -22,7 +22,13 @@ from ibot_jax.config.problems import noted, refuse
 from ibot_jax.data.make.sizes import SizesByStep
 from ibot_jax.data.pipeline import Batch, train_batches
 from ibot_jax.data.sources.identity import Identity, identify
-from ibot_jax.data.sources.mixture import epoch_length, open_known, open_training, parse
+from ibot_jax.data.sources.mixture import (
+    MixedSource,
+    epoch_length,
+    open_known,
+    open_training,
+    parse,
+)
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.same_images import require_same_images
 from ibot_jax.data.sources.tfds import TfdsStream
@@ -52,6 +58,7 @@ from ibot_jax.runs.gram_teacher import GramTeacher
 from ibot_jax.runs.lock import Lock
 from ibot_jax.runs.loop import Loop, make_watchdog
 from ibot_jax.runs.memory import memory_problems
+from ibot_jax.runs.mixture import told_by_source
 from ibot_jax.runs.origin import Origin
 from ibot_jax.runs.proof import Proven, prove
 from ibot_jax.runs.reporting.collapse import balance_signs, collapse_signs, evaluation_signs
@@ -156,8 +163,9 @@ def pretrain(
             anchor = gram(next(number), state)
             return program(state, *arguments, frozen.params | anchor)
 
+        mixed = isinstance(opened.source, MixedSource)
         train_step = after_first(
-            at_once,
+            told_by_source(at_once, len(opened.source.parts), mesh) if mixed else at_once,
             lambda: record_beginning(
                 folder, recorded, opened.data, start_step, reporter, started.record
             ),
@@ -400,8 +408,8 @@ class PretrainLoop(Loop):
     def _not_finite(self, step: int, metrics: Metrics) -> TrainingError:
         terms = [
             name.removesuffix("_loss")
-            for name, value in metrics.items()
-            if METRICS[name].is_loss and not np.isfinite(value)
+            for name, metric in METRICS.items()
+            if metric.is_loss and not np.isfinite(metrics.get(name, 0.0))
         ]
         named = f"the {' and the '.join(terms)} loss was" if terms else "the gradients were"
         return TrainingError(

@@ -14,11 +14,13 @@ from ibot_jax.data.make.bad_images import BadImages
 from ibot_jax.data.make.examples import STAND_INS, stream
 from ibot_jax.data.make.order import Positions, order_of
 from ibot_jax.data.make.workers import Workers
+from ibot_jax.data.sources.mixture import MixedSource
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import TrainingError
 from ibot_jax.parallel.shares import Rows
 
+ORIGIN = ("source", "replaced")  # of a mixture's images: the number of theirs, and if it was bad
 MAX_TRIES = 16  # to find an image that can be read, for one place in a batch
 
 
@@ -48,8 +50,8 @@ class Request:
 class TrainChunks:
     """Makes K consecutive training examples of this process at a time.
 
-    The methods return the arrays of the workers' task, [K, ...] each, and raise `TrainingError` if
-    too many images could not be read.
+    The methods return the arrays of the workers' task, [K, ...] each, of a mixture also those of
+    `ORIGIN`, and raise `TrainingError` if too many images could not be read.
     """
 
     def __init__(
@@ -78,7 +80,19 @@ class TrainChunks:
             row = self._positions.row(position)
             found = self._find(index % len(self._source))  # beyond, it is a repetition
             requests.append(Request(*found, step, epoch, index, row))
-        return self._make(requests, lambda rng: self._find(int(rng.integers(len(self._source)))))
+        mixed = isinstance(self._source, MixedSource)
+
+        def draw(rng: np.random.Generator, request: Request) -> tuple[Any, int, str]:
+            index = request.index % len(self._source)
+            some = self._source.fellows(index) if mixed else range(len(self._source))
+            return self._find(some[int(rng.integers(len(some)))])
+
+        arrays, replaced = self._make(requests, draw)
+        if not mixed:
+            return arrays
+        indices = (request.index % len(self._source) for request in requests)
+        numbers = [self._source.part(index)[0] for index in indices]
+        return [*arrays, np.array(numbers, np.int32), replaced]
 
     def from_records(
         self,
@@ -97,9 +111,8 @@ class TrainChunks:
             step, epoch, place = self._positions.locate(position)
             row = self._positions.row(position)
             requests.append(Request(image, int(label), name.decode(), step, epoch, place, row))
-        return self._make(
-            requests, lambda rng: self._source.standby[rng.integers(len(self._source.standby))]
-        )
+        standby = self._source.standby
+        return self._make(requests, lambda rng, _: standby[rng.integers(len(standby))])[0]
 
     def _find(self, index: int) -> tuple[Any, int, str]:
         return *self._source.locate(index), self._source.describe(index)
@@ -107,9 +120,12 @@ class TrainChunks:
     def _make(
         self,
         requests: Sequence[Request],
-        draw_stand_in: Callable[[np.random.Generator], tuple[Any, int, str]],
-    ) -> list[np.ndarray]:
+        draw_stand_in: Callable[[np.random.Generator, Request], tuple[Any, int, str]],
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        """Returns the arrays of the examples, and [K] bool, which of them are stand-ins."""
         arrays, errors, notes = self._workers([self._arguments(request) for request in requests])
+        replaced = np.zeros(len(requests), bool)
+        replaced[list(errors)] = True
         self._bad_images.note_reads(len(requests))
         for row, note in notes.items():
             self._bad_images.note_odd(requests[row].name, note)
@@ -117,19 +133,19 @@ class TrainChunks:
             replacement = self._replace(requests[row], reason, draw_stand_in)
             for array, value in zip(arrays, replacement, strict=True):
                 array[row] = value[0]
-        return arrays
+        return arrays, replaced
 
     def _replace(
         self,
         request: Request,
         reason: str,
-        draw_stand_in: Callable[[np.random.Generator], tuple[Any, int, str]],
+        draw_stand_in: Callable[[np.random.Generator, Request], tuple[Any, int, str]],
     ) -> list[np.ndarray]:
         """Makes the example from another image, drawn by (seed, epoch, index)."""
         rng = stream(self._seed, request.epoch, request.index, STAND_INS)
         for _ in range(MAX_TRIES):
             self._bad_images.note_bad(request.name, reason)
-            located, label, name = draw_stand_in(rng)
+            located, label, name = draw_stand_in(rng, request)
             request = dataclasses.replace(request, located=located, label=label, name=name)
             arrays, errors, _ = self._workers([self._arguments(request)])
             self._bad_images.note_reads(1)

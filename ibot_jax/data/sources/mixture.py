@@ -45,23 +45,29 @@ class MixedSource:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def _part(self, index: int) -> tuple[int, int]:
+    def fellows(self, index: int) -> range:
+        """Returns the images of the source from which one comes."""
+        number, _ = self.part(index)
+        return range(int(self._starts[number]), int(self._starts[number + 1]))
+
+    def part(self, index: int) -> tuple[int, int]:
+        """Returns the number of the source from which an image comes, and its place there."""
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         return number, int(index - self._starts[number])
 
     def locate(self, index: int) -> tuple[tuple[int, Any], int]:
         """Returns the number of a source with what it has located, and -1: there is no label."""
-        number, place = self._part(index)
+        number, place = self.part(index)
         return (number, self.parts[number].locate(place)[0]), -1
 
     def describe(self, index: int) -> str:
         """Returns the name of one image in its source."""
-        number, place = self._part(index)
+        number, place = self.part(index)
         return self.parts[number].describe(place)
 
     def relative_name(self, index: int) -> str:
         """Returns the share of its source, and the name of one image there."""
-        number, place = self._part(index)
+        number, place = self.part(index)
         return f"{self.counts[number]} {self.parts[number].relative_name(place)}"
 
     def stamps(self) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Several sources in one: exact shares of an epoch, and all images of a source equally often."""
 
 import collections
+import pathlib
 
 import numpy as np
 import pytest
@@ -94,6 +95,32 @@ def test_batches_of_a_mixture_are_resumed(mixture, config):
     for start in (2, 4):
         for found, batch in zip(batches(start), expected[start:], strict=True):
             np.testing.assert_array_equal(found["global_views"], batch["global_views"])
+
+
+def test_batches_tell_where_their_images_come_from(mixture, config, caplog):
+    """A bad image is replaced by another of its source, so shares stay exact."""
+    source = open_training(mixture)
+    for index in range(3):
+        pathlib.Path(source.describe(index)).write_bytes(b"no image")
+    config.data.max_bad_share = 1.0
+    plan = make_plan(config, epoch_length(source))
+    settings = pipeline_settings(config)
+    batches = list(train_batches(source, plan, all_rows(plan.batch_size), **settings))
+    order = MixedOrder(config.seed, [20, 1442], [8, 16])
+    replaced = 0
+    for epoch in range(2):
+        numbers = order(epoch) % len(source)
+        some = batches[3 * epoch : 3 * epoch + 3]
+        found = np.concatenate([batch["source"] for batch in some])
+        bad = np.concatenate([batch["replaced"] for batch in some])
+        np.testing.assert_array_equal(found, numbers >= 20)
+        np.testing.assert_array_equal(bad, numbers < 3)
+        replaced += bad.sum()
+        views = np.concatenate([batch["global_views"] for batch in some])
+        # Digits are grey, and the folder's noise is not.
+        grey = (views == views[..., :1]).all(axis=(1, 2, 3, 4))
+        np.testing.assert_array_equal(grey, numbers >= 20)
+    assert replaced and "skipped" in caplog.text
 
 
 @pytest.mark.parametrize(

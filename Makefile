@@ -15,6 +15,7 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 	$(VENV)/bin/shellcheck --external-sources launch/*.sh launch/*.sbatch .ci/run
 
 $(INSTALLED): setup.py requirements.lock

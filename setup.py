@@ -30,7 +30,10 @@ setup(
         "ibot_jax.configs.finetune",
     ],
     package_dir={"ibot_jax.configs": "configs", "ibot_jax.configs.finetune": "configs/finetune"},
-    package_data={"ibot_jax.visualize": ["report.css", "report.js"]},
+    package_data={
+        "ibot_jax": ["py.typed"],
+        "ibot_jax.visualize": ["report.css", "report.js"],
+    },
     entry_points={"console_scripts": ["ibot-jax = ibot_jax.__main__:main"]},
     python_requires=">=3.11",
     install_requires=[
@@ -88,6 +91,7 @@ setup(
             "flask-cors>=5.0",
             "jsonschema>=4.20",
             "moto[s3]>=5.0",  # a bucket of S3 that is none
+            "mypy>=2.0",
             "pytest>=8.0",
             "pytest-xdist>=3.6",
             "pyyaml>=6.0",

@@ -1,9 +1,17 @@
 """iBOT: image BERT pre-training with an online tokenizer, in JAX (arXiv 2111.07832)."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ibot_jax.models.parameters import Params
+    from ibot_jax.python import Config, Run
+    from ibot_jax.weights.model import Model
+
 __version__ = "0.1.0"
 
 
-def load(path: str, **options):
+def load(path: str, **options: Any) -> "tuple[Model, Params]":
     """Returns (model, params) of a run, a checkpoint or an export; see `load.load`."""
     # Here, so that importing ibot_jax imports no jax.
     from ibot_jax.cli.quiet import quiet_libraries
@@ -14,7 +22,12 @@ def load(path: str, **options):
         return load(path, **options)
 
 
-def pretrain(config, workdir: str, changes=None, **options):
+def pretrain(
+    config: "Config",
+    workdir: str,
+    changes: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> "Run":
     """Trains a model and returns the run; see `python.pretrain`.
 
     run = ibot_jax.pretrain("vits16", "runs/mine", {"data.source": "folder:images"})

@@ -24,7 +24,7 @@ class SaveError(TrainingError):
     """A state cannot be saved; the one that was saved last is what the run leaves."""
 
 
-def in_words(error: Exception) -> str:
+def in_words(error: BaseException) -> str:
     """Returns the message of an error, behind its type where it is not meant for the user."""
     if isinstance(error, UserError | TrainingError):
         return str(error)

@@ -19,6 +19,7 @@ if __name__ == "__main__":
     signals.end_at_once()  # a signal during the imports is one line, too
 
 import argparse
+import inspect
 
 import jax
 
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _export(args: argparse.Namespace) -> None:
     print(
-        export.__wrapped__(  # whose errors name flags
+        inspect.unwrap(export)(  # whose errors name flags
             args.source,
             args.out,
             to=args.to,

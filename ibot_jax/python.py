@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 from absl import flags
@@ -11,9 +11,13 @@ from ml_collections import ConfigDict
 from ibot_jax.cli import exits
 from ibot_jax.cli.config_file import parse_config
 from ibot_jax.files.paths import absolute_path
+from ibot_jax.models.parameters import Params
 from ibot_jax.runs.check import check_config, problems_at_hand
 from ibot_jax.weights.load import load
+from ibot_jax.weights.model import Model
 from ibot_jax.weights.run_metrics import read_rows
+
+Config: TypeAlias = str | ConfigDict  # the name of one that comes with the project, a file, or a config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +41,13 @@ class Run:
         measured = [row for row in self.metrics() if row.get("knn_top1") is not None]
         return max(measured, key=lambda row: row["knn_top1"], default=None)
 
-    def load(self, **options: Any):
+    def load(self, **options: Any) -> tuple[Model, Params]:
         """Returns (model, params), of the latest checkpoint or `step="best"`; see `load.load`."""
         return load(self.workdir, **options)
 
 
 def pretrain(
-    config: str | ConfigDict,
+    config: Config,
     workdir: str,
     changes: Mapping[str, Any] | None = None,
     *,
@@ -52,7 +56,7 @@ def pretrain(
     """Trains a model, or finishes the training that `workdir` holds, as `ibot_jax.main` does.
 
     Args:
-      config: the name of one that comes with the project, a file, or a config.
+      config: see `Config`.
       workdir: where the run writes, and what it resumes.
       changes: of the config by key, {"data.source": "folder:images", "batch_size": 256}.
       allow_config_change: resume under a config that differs from the workdir's.

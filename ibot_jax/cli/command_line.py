@@ -92,7 +92,7 @@ def _quieten_libraries() -> None:
     told = set()  # evaluations open the same folders and read the same images again and again
 
     class Screen(logging.Handler):
-        def emit(self, record):
+        def emit(self, record: logging.LogRecord) -> None:
             message = record.getMessage()
             if message not in told:
                 told.add(message)
@@ -103,11 +103,13 @@ def _quieten_libraries() -> None:
     logger.handlers = [Screen()]
     logger.propagate = False
 
-    def warn(error):  # of what libraries would print as tracebacks
-        if str(error) != "Event loop is closed":  # after a failure that is raised, too
+    def warn(error: BaseException | None) -> None:  # of what libraries would print as tracebacks
+        closed = "Event loop is closed"  # after a failure that is raised, too
+        if error is not None and str(error) != closed:
             logger.warning("in a library, %s", " ".join(in_words(error).split()))
 
-    threading.excepthook = sys.unraisablehook = lambda raised: warn(raised.exc_value)
+    threading.excepthook = lambda raised: warn(raised.exc_value)
+    sys.unraisablehook = lambda raised: warn(raised.exc_value)
     sys.excepthook = lambda kind, error, trace: warn(error)
 
 
@@ -151,7 +153,7 @@ class OneLineParser(argparse.ArgumentParser):
         options.setdefault("epilog", exits.listing())
         super().__init__(**options)
 
-    def parse_known_args(self, args=None, namespace=None):  # which parse_args calls
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # of parse_args
         words = sys.argv[1:] if args is None else args
         return super().parse_known_args([self._current(word) for word in words], namespace)
 

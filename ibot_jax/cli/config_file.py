@@ -13,6 +13,7 @@ import itertools
 import pathlib
 import traceback
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -50,7 +51,7 @@ def add_config_arguments(
     """
 
     class ListKeys(argparse.Action):
-        def __call__(self, *_):
+        def __call__(self, *_: Any) -> NoReturn:
             print_help(listing(keys, sections))
             raise SystemExit(0)
 
@@ -175,7 +176,7 @@ def recipe_in_words(argv: list[str], config: ConfigDict) -> str:
 
 def config_names() -> list[str]:
     """Returns the names of the configs that come with the project."""
-    found = {}
+    found: dict[str, None] = {}
     for root in _FOLDERS:
         for file in sorted(root.glob("*.py")) + sorted(root.glob("*/*.py")):
             found[file.relative_to(root).with_suffix("").as_posix()] = None
@@ -205,6 +206,7 @@ def _load(given: str, path: str) -> ConfigDict:
     file, colon, argument = path.partition(":")
     try:
         spec = importlib.util.spec_from_file_location("config_preview", file)
+        assert spec and spec.loader, file
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         config = module.get_config(*([argument] if colon else []))

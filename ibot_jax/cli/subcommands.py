@@ -72,7 +72,9 @@ def listing(commands: Mapping[str, str]) -> str:
 
 
 def _summary(module: str) -> str:
-    path = pathlib.Path(importlib.util.find_spec(module).origin)
+    spec = importlib.util.find_spec(module)
+    assert spec and spec.origin, module
+    path = pathlib.Path(spec.origin)
     if path.name == "__init__.py":
         path = path.with_name("__main__.py")
-    return ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
+    return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]

@@ -19,10 +19,10 @@ def parse(text: str) -> tuple[float, str]:
     match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([a-z]*|%)\s*", text)
     unit = _UNITS.get((match.group(2) or "epochs").removesuffix("s")) if match else None
     try:
-        number = float(match.group(1)) if unit else math.nan
+        number = float(match.group(1)) if match else math.nan
     except ValueError:
         number = math.nan
-    if math.isnan(number):
+    if unit is None or math.isnan(number):
         raise ValueError(f"is no duration; write it as {EXAMPLES}")
     if number < 0:
         raise ValueError("is negative; a duration begins at 0")
@@ -48,16 +48,13 @@ def to_steps(
       ValueError: as `parse`; or if it is a share, and no run is given.
     """
     number, unit = parse(text)
-    if unit == "%" and total_steps is None:
-        raise ValueError(f"is a share of itself; write it as {EXAMPLES}")
-    return round(
-        {
-            "epochs": lambda: number * steps_per_epoch,
-            "steps": lambda: number,
-            "examples": lambda: number / batch_size,
-            "%": lambda: number / 100 * total_steps,
-        }[unit]()
-    )
+    if unit == "%":
+        if total_steps is None:
+            raise ValueError(f"is a share of itself; write it as {EXAMPLES}")
+        return round(number / 100 * total_steps)
+    if unit == "examples":
+        return round(number / batch_size)
+    return round(number * steps_per_epoch if unit == "epochs" else number)
 
 
 def share(text: str, whole: str, batch_size: int) -> float:

@@ -30,7 +30,7 @@ def make_config(keys: Keys) -> ConfigDict:
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
     """Returns the config as {"optim.lr": value, ...}."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, ConfigDict):
             flat |= {f"{key}.{name}": leaf for name, leaf in flatten(value).items()}

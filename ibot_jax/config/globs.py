@@ -41,7 +41,8 @@ def by_name(entries: Sequence[tuple[str, T]], names: Iterable[str]) -> Mapping[s
     Raises:
       ValueError: if a glob names nothing, in words, to be put behind the text.
     """
-    names, found = list(names), {}
+    names = list(names)
+    found: dict[str, T] = {}
     for glob, value in entries:
         named = [name for name in names if _names(glob, name)]
         if not named:

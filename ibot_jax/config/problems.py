@@ -107,7 +107,7 @@ def run_too_short(
     if not late:
         return
 
-    def shown(key):
+    def shown(key: str) -> str:
         steps = f" ({plan.steps(key, flat[key])} steps)" if plan else ""
         return f"{key}={flat[key]!r}{steps}"
 
@@ -125,7 +125,8 @@ def periods_too_short(flat: Flat, keys: Iterable[str], plan: Plan) -> Iterator[s
 
 
 def _default_share(keys: Mapping[str, Key], key: str) -> float:
-    return durations.share(keys[key].default, keys["duration"].default, keys["batch_size"].default)
+    default: Flat = {name: keys[name].default for name in (key, "duration", "batch_size")}
+    return durations.share(default[key], default["duration"], default["batch_size"])
 
 
 def _listed(texts: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -110,7 +110,7 @@ class JsonLines:
         write_bytes(self._path, "".join(self._lines).encode())
 
     @contextlib.contextmanager
-    def _error_kept(self):
+    def _error_kept(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

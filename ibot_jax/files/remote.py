@@ -47,7 +47,7 @@ def within(seconds: float, ask: Callable[..., T], *args: Any) -> T:
     answers: list[T] = []
     errors: list[Exception] = []
 
-    def run():
+    def run() -> None:
         try:
             answers.append(ask(*args))
         except Exception as error:  # each store has errors of its own
@@ -123,7 +123,7 @@ def is_folder(url: str) -> bool:
     """
     system = _file_system(url)
 
-    def answers():
+    def answers() -> None:
         with contextlib.suppress(FileNotFoundError):  # which is an answer, too
             system.info(url)  # of one entry: all that is in a folder may take longer to list
 

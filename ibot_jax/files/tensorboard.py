@@ -6,6 +6,7 @@ import socket
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from etils import epath
 
@@ -56,11 +57,11 @@ class TensorBoard:
         self._in_thread(self._file.close)
         self._thread.shutdown()
 
-    def _write(self, event) -> None:
+    def _write(self, event: Any) -> None:
         self._in_thread(self._file.write, event.SerializeToString())
 
     def _in_thread(self, function: Callable, *args: bytes) -> concurrent.futures.Future:
-        def run():
+        def run() -> None:
             with self._error_kept():
                 function(*args)
 

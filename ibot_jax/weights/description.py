@@ -74,7 +74,7 @@ def described_config(description: dict[str, Any], path: str) -> ConfigDict:
     missing = {"model", *DESCRIBED_DATA} - description.keys()
     if missing:
         raise UserError(f"{path} does not say its {min(missing)}; export or convert it anew")
-    flat = {}
+    flat: dict[str, Any] = {}
     for name in ("model", "head"):
         values = description.get(name, {})
         if not isinstance(values, dict):
@@ -95,7 +95,7 @@ def described_model(description: Mapping[str, Any]) -> Section:
     return described_config(dict(description), "the model").model
 
 
-def described_view(description: dict[str, Any], path: str) -> CentralView:
+def described_view(description: Mapping[str, Any], path: str) -> CentralView:
     """Returns how the model that is described sees images in evaluations.
 
     Args:
@@ -113,7 +113,7 @@ def described_view(description: dict[str, Any], path: str) -> CentralView:
         raise UserError(f"{path} has a view that is none: {error}; export it anew") from None
 
 
-def portable(flat: dict[str, Any]) -> dict[str, Any]:
+def portable(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a config's JSON without how it was executed, which is another machine's business."""
     executed = of_kind(KEYS, Kind.EXECUTED)
     return {key: value for key, value in flat.items() if key not in executed}

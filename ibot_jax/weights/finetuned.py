@@ -98,6 +98,7 @@ def read_finetuned(
     workdir = source.place
     number, top1 = source.checkpoint(PARAMS)
     recorded = config_of_step(workdir, number)
+    assert recorded is not None  # a fine-tuning is told by its config
     described = _read_model(workdir, recorded, number, load)
     classifier, run = described["classifier"], described["run"]
     params = read_weights(

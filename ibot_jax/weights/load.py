@@ -141,7 +141,9 @@ def _load_run(source: Source, path: str, weights: str, head: bool | None) -> tup
         described, params = read_finetuned(source, head, load)
         return Model(name=path, **described), params
     number, top1 = source.checkpoint(weights)
-    recorded = portable(config_of_step(workdir, number))
+    config_then = config_of_step(workdir, number)
+    assert config_then is not None  # as that of now is not
+    recorded = portable(config_then)
     params = read_weights(workdir, number, weights, ("backbone", *(("head",) if head else ())))
     facts = {"weights": weights, "step": number, **knn_facts(workdir, number, top1, weights)}
     config, history = recorded_config(recorded, str(workdir / CONFIG)), {"run": recorded}

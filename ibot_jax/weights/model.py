@@ -178,7 +178,7 @@ class Model:
 
     def whole_patches(self, images: jax.Array) -> jax.Array:
         """Returns images [B, H, W, C] without last rows and columns that do not fill a patch."""
-        height, width = self.geometry.whole(images.shape[1:3])
+        height, width = self.geometry.whole((images.shape[1], images.shape[2]))
         return images[:, :height, :width]
 
     def class_logits(
@@ -196,9 +196,18 @@ class Model:
     def logits(self, params: Params, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the class and the patch logits of tokens [..., D], each [..., K] float32."""
         with jax.default_matmul_precision(matmul_precision(self.config.dtype)):
-            return self.head.apply({"params": params["head"]}, tokens)
+            logits: Any = self.head.apply({"params": params["head"]}, tokens)
+        return logits
 
-    def _apply(self, params, images, *args, floats, method=None, module=None):
+    def _apply(
+        self,
+        params: Params,
+        images: jax.Array,
+        *args: Any,
+        floats: str | None,
+        method: str | None = None,
+        module: Any = None,
+    ) -> Any:
         data = self.config.data
         if not isinstance(images, np.ndarray | jax.Array):
             images = np.asarray(images)
@@ -207,7 +216,8 @@ class Model:
         if floats == "unit" and images.dtype != jnp.uint8:
             images = standardize(images, data.mean, data.std)
         images = normalize(images, data.mean, data.std, compute_dtype(self.config.dtype))
-        module, params = (module, params) if module else (self.backbone, params["backbone"])
+        if module is None:
+            module, params = self.backbone, params["backbone"]
         with jax.default_matmul_precision(matmul_precision(self.config.dtype)):
             outputs = module.apply({"params": params}, images, *args, method=method)
         return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), outputs)

@@ -50,4 +50,5 @@ def knn_facts(
         return {"knn_top1": None}
     rows = [row for row in read_rows(workdir) if row.get("step") == step]
     shared = max((row.get("knn_shared_images", 0) for row in rows), default=0)
-    return {"knn_top1": top1} | ({"knn_shared_images": shared} if shared else {})
+    facts: dict[str, float | None] = {"knn_top1": top1}
+    return facts | ({"knn_shared_images": shared} if shared else {})

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ibot_jax.config.defaults import KEYS
-from ibot_jax.config.ranges import entries
+from ibot_jax.config.ranges import Between, entries
 from ibot_jax.errors import UserError
 from ibot_jax.models.geometry import Geometry
 
@@ -63,6 +63,7 @@ def check_normalization(values: Mapping[str, Any], where: str) -> None:
     """
     for name, of_channels in values.items():
         key = KEYS[f"data.{name}"]
+        assert isinstance(key.takes, Between)
         if key.problem(of_channels):
             numbers = [x for x in entries(of_channels) if isinstance(x, int | float)]
             raise UserError(
@@ -119,9 +120,9 @@ def check_images(
             "from 0 to 1, or floats='normalized', with the model's mean and std; or give uint8"
         )
     if floats == "unit" and not isinstance(images, jax.core.Tracer):
-        low, high = float(jnp.min(images)), float(jnp.max(images))
-        if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
+        lowest, highest = float(jnp.min(images)), float(jnp.max(images))
+        if not (lowest >= -_OVERSHOOT and highest <= 1 + _OVERSHOOT):
             raise UserError(
-                f"images are from {low:g} to {high:g}, and floats='unit' are from 0 to 1; divide "
-                "pixels by 255, or say floats='normalized'"
+                f"images are from {lowest:g} to {highest:g}, and floats='unit' are from 0 to 1; "
+                "divide pixels by 255, or say floats='normalized'"
             )

@@ -112,7 +112,8 @@ def save_safetensors(
     file: BinaryIO, tensors: Mapping[str, Array], metadata: Mapping[str, str]
 ) -> None:
     """Writes a file of safetensors, one tensor after the other, of which one is in memory."""
-    header, end = {"__metadata__": dict(metadata)}, 0
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
     # The widest come first, so that each lies where its dtype may.
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     for name in names:

@@ -17,7 +17,8 @@ from ibot_jax.weights.load import load
 from ibot_jax.weights.model import Model
 from ibot_jax.weights.run_metrics import read_rows
 
-Config: TypeAlias = str | ConfigDict  # the name of one that comes with the project, a file, or a config
+# The name of one that comes with the project, a file, or a config.
+Config: TypeAlias = str | ConfigDict
 
 
 @dataclasses.dataclass(frozen=True)

@@ -132,6 +132,31 @@ def as_hf(folder, out):
     return f"hf:{out}/saved"
 
 
+def as_tfds(folder, out):
+    """Has tensorflow-datasets prepare a folder in its order; returns the source, of `out`."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    source = FolderSource(str(folder), "train")
+    features = {
+        "image": tfds.features.Image(encoding_format="png"),
+        "label": tfds.features.ClassLabel(names=source.class_names),
+    }
+    examples = [
+        (i, {"image": source.describe(i), "label": source.locate(i)[1]}) for i in range(len(source))
+    ]
+    tfds.dataset_builders.store_as_tfds_dataset(
+        "images_of_a_folder",
+        version="1.0.0",
+        data_dir=out,
+        split_datasets={"train": examples},
+        features=tfds.features.FeaturesDict(features),
+        file_format="array_record",
+        disable_shuffling=True,
+    )
+    return "tfds:images_of_a_folder"
+
+
 def as_list(folder, out):
     """Writes a list of the files of a folder; returns the source."""
     with (out / "train.csv").open("w", newline="") as file:

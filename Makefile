@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 INSTALLED = $(VENV)/installed
 
-.PHONY: demo test lint
+.PHONY: demo test lint docs
 
 demo: $(INSTALLED)  # trains on embedded images, minutes on two cores
 	$(VENV)/bin/python -m ibot_jax.main --config=configs/digits.py
@@ -17,6 +17,9 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/shellcheck --external-sources launch/*.sh launch/*.sbatch .ci/run
+
+docs: $(INSTALLED)  # build/docs/index.html; a link that leads nowhere ends it
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 
 $(INSTALLED): setup.py requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'

@@ -69,6 +69,7 @@ setup(
     extras_require={
         "aot": ["libtpu>=0.0.52"],  # compiles for TPUs that are not there
         "cuda": ["jax[cuda13]>=0.10"],
+        "docs": ["furo>=2025.7", "myst-parser>=4.0", "sphinx>=8.1"],
         "dicom": ["pydicom>=3.0"],
         "export": ["safetensors>=0.4"],
         "gcs": ["gcsfs>=2024.6"],  # images in gs:// ...

@@ -43,7 +43,7 @@ class Run:
         return max(measured, key=lambda row: row["knn_top1"], default=None)
 
     def load(self, **options: Any) -> tuple[Model, Params]:
-        """Returns (model, params), of the latest checkpoint or `step="best"`; see `load.load`."""
+        """Returns (model, params), of the latest checkpoint unless told; see `ibot_jax.load`."""
         return load(self.workdir, **options)
 
 
@@ -54,18 +54,7 @@ def pretrain(
     *,
     allow_config_change: bool = False,
 ) -> Run:
-    """Trains a model, or finishes the training that `workdir` holds, as `ibot_jax.main` does.
-
-    Args:
-      config: see `Config`.
-      workdir: where the run writes, and what it resumes.
-      changes: of the config by key, {"data.source": "folder:images", "batch_size": 256}.
-      allow_config_change: resume under a config that differs from the workdir's.
-
-    Raises:
-      UserError: for what the user can mend, before anything compiles.
-      TrainingError: if the run cannot go on; its last good state is saved.
-    """
+    """Trains a model; arguments, result and errors are those of `ibot_jax.pretrain`."""
     changes = dict(changes or {})
     if isinstance(config, str):
         overrides = [f"--config.{key}={value}" for key, value in changes.items()]

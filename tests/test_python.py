@@ -1,5 +1,6 @@
 """Training from Python: the same run as the command line's, and what is asked of it."""
 
+import inspect
 import json
 
 import cli
@@ -9,8 +10,9 @@ import pytest
 from runs import restored
 
 import ibot_jax
-from ibot_jax import main
+from ibot_jax import main, python
 from ibot_jax.errors import UserError
+from ibot_jax.weights.load import load
 
 CHANGES = dict(word.removeprefix("--config.").split("=", 1) for word in cli.TINY[1:])
 CHANGES |= {"duration": "5 steps", "knn.every": "2 steps", "checkpoint.every": "2 steps"}
@@ -53,3 +55,15 @@ def test_a_config_may_be_changed_and_mistakes_name_it(tmp_path):
 def test_configs_are_listed():
     names = ibot_jax.configs()
     assert {"digits", "vits16", "recommended_vits16", "finetune/vits16"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("public", "own"), [(ibot_jax.load, load), (ibot_jax.pretrain, python.pretrain)]
+)
+def test_what_is_public_takes_what_its_own_module_does(public, own):
+    """So that editors know the arguments; types are texts there, for nothing is imported yet."""
+    arguments = [
+        [(x.name, x.kind, x.default) for x in inspect.signature(function).parameters.values()]
+        for function in (public, own)
+    ]
+    assert arguments[0] == arguments[1]

@@ -14,7 +14,7 @@ _BEGINNING = """# Keys of the config
 [`finetune/config.py`](../ibot_jax/finetune/config.py), where each key has its default, meaning,
 range and kind. `--help=config` shows the same.
 
-`--config.KEY=VALUE` sets a key, as do the files in [`configs/`](../configs). A name that is no key
+`--config.KEY=VALUE` sets a key, as do the files in `configs/`. A name that is no key
 is refused with the likeliest one. Durations are written `10 epochs`, `5000 steps`, `1e6 examples`
 or, as a share of the run, `10%`.
 

@@ -41,27 +41,7 @@ def load(
     head: bool | None = False,
     dtype: str = "float32",
 ) -> tuple[Model, Params]:
-    """Loads a model.
-
-    Args:
-      path: a run's workdir, or that of a fine-tuning; one folder of its checkpoints; or what
-        `ibot_jax.export` or `ibot_jax.convert` wrote: a folder (orbax, checkpoint), a .npz or a
-        .safetensors file. Local, or one that etils.epath reads (gs://...).
-      weights: "teacher" or "student", of a run or a converted checkpoint; other exports have only
-        one of them.
-      step: "latest", "best" by k-NN, or a step in digits, of a run's workdir.
-      head: whether the projection head, or of a fine-tuned model the classifier, is needed, too;
-        None takes it where there is one.
-      dtype: of the computation, "float32" or "bfloat16".
-
-    Returns:
-      The model, and its parameters {"backbone": ..., and by option "head": ...}, NumPy arrays; of
-      a fine-tuned model "classifier" in place of the head, and "projection" if it has one.
-
-    Raises:
-      UserError: if there is no model at `path`, it lacks what is asked for, or its weights are not
-        finite.
-    """
+    """Loads a model; arguments, result and errors are those of `ibot_jax.load`."""
     require_one_of("--weights", weights, ("teacher", "student"))
     require_one_of("--dtype", dtype, ("float32", "bfloat16"))
     source = find(path, step)

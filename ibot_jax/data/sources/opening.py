@@ -18,12 +18,11 @@ from ibot_jax.data.sources.hf import HfSource
 from ibot_jax.data.sources.labels import first_of_each
 from ibot_jax.data.sources.lists import ListSource
 from ibot_jax.data.sources.patterns import files_of
-from ibot_jax.data.sources.ranges import read_range
 from ibot_jax.data.sources.shards.arrayrecord import index_arrayrecord, read_record
 from ibot_jax.data.sources.shards.indexes import indexes_of
 from ibot_jax.data.sources.shards.parquet import index_parquet, read_row
 from ibot_jax.data.sources.shards.source import ShardSource
-from ibot_jax.data.sources.shards.tar import index_tar
+from ibot_jax.data.sources.shards.tar import index_tar, read_member
 from ibot_jax.data.sources.shards.zips import index_zip, read_zipped
 from ibot_jax.data.sources.splits import AUTO
 from ibot_jax.data.sources.tfds import TfdsStream, open_tfds
@@ -36,7 +35,7 @@ SYNTHETIC_SIZE = (375, 500)  # height, width: about ImageNet's mean
 
 # Sources that a pattern of files names: how the images of one are found, and read.
 _OF_FILES = {
-    "tar": (index_tar, read_range),
+    "tar": (index_tar, read_member),
     "zip": (index_zip, read_zipped),
     "parquet": (index_parquet, read_row),
     "arrayrecord": (index_arrayrecord, read_record),

@@ -1,7 +1,10 @@
 """Lists of images: columns by name and place, weights, what is wrong with a line."""
 
+import os
+
 import pytest
 
+from ibot_jax.data.sources.identity import names_of
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.data.sources.shared_images import find_shared
 from ibot_jax.errors import UserError
@@ -52,6 +55,21 @@ def test_weights_are_how_often_an_image_counts(listed):
     assert source.labels is None
     with pytest.raises(UserError, match=r"the weight '0.5' of b.jpg is no whole number; scale"):
         listed("a.csv", "path,weight\na.jpg,2\nb.jpg,0.5\n")
+
+
+def test_labels_for_some_are_none(listed, caplog):
+    source = listed("a.csv", "a.jpg,cat\nb.jpg\nc.jpg,\n")
+    assert source.labels is None and source.locate(0)[1] == -1
+    assert "is taken without labels: 2 of 3 images have none" in caplog.text
+
+
+def test_names_that_are_no_utf8_are_names(listed, tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"caf\xe9.png,x\nb.png,y\n")
+    path = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    with open(path, "wb") as file:
+        file.write(b"pixels")
+    source = open_source(f"list:{tmp_path}/a.csv", "train")
+    assert source.fetch(source.locate(0)[0]) == b"pixels" and next(names_of(source)) == path[-8:]
 
 
 def test_lists_of_the_same_files_share_them(listed):

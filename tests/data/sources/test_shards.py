@@ -182,6 +182,9 @@ def test_an_image_of_a_shard_that_is_replaced_while_a_run_goes_on_is_told(folder
     (out / "train-000.tar").write_bytes(b"x" * 600)
     with pytest.raises(EOFError, match="too early; was it replaced"):
         source.fetch(source.locate(11)[0])
+    write_tar(out / "train-000.tar", [("a.png", png(1)), ("b.png", bytes(50_000))])
+    with pytest.raises(ValueError, match=r"has changed: no file of \d+ bytes begins at byte"):
+        source.fetch(source.locate(11)[0])
     source = open_source(as_zip(folder, out), "train")
     (out / "train.zip").write_bytes((out / "train.zip").read_bytes()[3:])
     with pytest.raises(ValueError, match=r"has changed: no file begins at byte"):
@@ -197,6 +200,20 @@ def test_a_tar_that_is_cut_off_has_the_images_before(folder, out, caplog):
     with caplog.at_level(logging.WARNING):
         source = open_source(spec, "train")
     assert len(source) == 7 and "cut off; the 7 images before are taken" in caplog.text
+
+
+@pytest.mark.parametrize("make", [as_tar, as_zip, as_parquet, as_arrayrecord])
+def test_a_shard_without_a_byte_is_left_out_and_told(make, folder, out, caplog):
+    spec = make(folder, out)
+    first = min(out.iterdir())
+    empty = first.with_name(first.name.replace("train", "train-z"))
+    empty.touch()
+    with caplog.at_level(logging.WARNING):
+        source = open_source(f"{spec.partition(':')[0]}:{out}/*", "train")
+    assert len(source) == 12 and str(empty) in source.files
+    assert f"{empty}: left out, for it cannot be read" in caplog.text
+    with pytest.raises(UserError, match=r"left out, for it cannot be read: .*none of the 1 files"):
+        open_source(f"{spec.partition(':')[0]}:{empty}", "train")
 
 
 def test_files_that_are_none_are_left_out_and_told(folder, out, caplog):
@@ -242,9 +259,11 @@ def test_what_is_hidden_or_no_image_is_passed_by(out):
     odd = b"d/\xff.png".decode(errors="surrogateescape")
     files = [("./d/1.png", png(1)), ("d/.2.png", png(2)), ("__MACOSX/d/3.png", png(3))]
     write_tar(out / "a.tar", [*files, ("d/readme.txt", b"x"), (odd, png(4))])
-    source = open_source(f"tar:{out}/a.tar", "train")
-    assert fetched(source) == [png(1), png(4)]
-    assert source.labels is None and source.relative_name(1) == f"a.tar/{odd}"
+    for _ in range(2):  # the second time by the index that is kept
+        source = open_source(f"tar:{out}/a.tar", "train")
+        assert fetched(source) == [png(1), png(4)]
+        assert source.labels is None and source.relative_name(1) == f"a.tar/{odd}"
+        assert list(names_of(source))[1] == b"a.tar/d/\xff.png"
 
 
 def test_zips_of_other_kinds(out, caplog):

@@ -16,7 +16,7 @@ import tarfile
 from typing import Any
 
 from ibot_jax.data.sources.listing import is_counted, is_image
-from ibot_jax.data.sources.ranges import open_file
+from ibot_jax.data.sources.ranges import open_file, read_range
 from ibot_jax.data.sources.shards.source import Index, ordered
 from ibot_jax.errors import UserError
 
@@ -56,6 +56,25 @@ def index_tar(path: str) -> Index:
                 raise tarfile.ReadError(str(error) or "it ends within its first file") from error
             remark = f"it is cut off; the {len(names):,} images before are taken"
     return ordered(names, places, [labels.get(_key(name), "") for name in names], remark)
+
+
+def read_member(place: tuple[str, int, int]) -> bytes:
+    """Returns the bytes of an image in a tar.
+
+    Raises:
+      Exception: of any kind where the file is gone, or no file of that size begins there: it was
+        replaced since it was looked into.
+    """
+    path, start, size = place
+    found = read_range((path, start - tarfile.BLOCKSIZE, size + tarfile.BLOCKSIZE))
+    header, content = found[: tarfile.BLOCKSIZE], found[tarfile.BLOCKSIZE :]
+    try:
+        known = tarfile.TarInfo.frombuf(header, tarfile.ENCODING, "surrogateescape").size
+    except tarfile.HeaderError:
+        known = None
+    if known != size:
+        raise ValueError(f"{path} has changed: no file of {size} bytes begins at byte {start}")
+    return content
 
 
 def _key(name: str) -> str:

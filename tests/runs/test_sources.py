@@ -6,7 +6,7 @@ import cli
 import jax
 import numpy as np
 import pytest
-from archived import KINDS, as_tfds
+from archived import ALL
 from PIL import Image
 from processes import Run
 from runs import restored
@@ -16,7 +16,6 @@ from ibot_jax import main
 
 pytestmark = pytest.mark.slow
 
-ALL = {"folder": lambda folder, out: f"folder:{folder}", **KINDS, "tfds": as_tfds}
 ARGUMENTS = (
     f"--config={cli.ROOT / 'configs/digits.py:ibot'}",
     *cli.TINY[1:],

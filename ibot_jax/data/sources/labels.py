@@ -1,6 +1,8 @@
 """Labels as sources write them, texts, and the numbers that they become."""
 
+import itertools
 import logging
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,13 +12,19 @@ _log = logging.getLogger(__name__)
 
 def folders_as_labels(names: Sequence[str]) -> list[str]:
     """Returns for each name the first folder that not all share; "" for all if there is none."""
-    parts = [name.split("/")[:-1] for name in names]
-    common, shortest = 0, min(map(len, parts), default=0)
-    while common < shortest and len({part[common] for part in parts}) == 1:
-        common += 1
-    if common >= shortest:  # one folder, or images beside folders
+    shared, shortest = None, sys.maxsize
+    for name in names:
+        folders = name.split("/")[:-1]
+        shortest = min(shortest, len(folders))
+        shared = folders if shared is None else _common(shared, folders)
+    if shared is None or len(shared) >= shortest:  # one folder, or images beside folders
         return [""] * len(names)
-    return [part[common] for part in parts]
+    return [sys.intern(name.split("/")[len(shared)]) for name in names]
+
+
+def _common(first: list[str], second: list[str]) -> list[str]:
+    pairs = zip(first, second, strict=False)
+    return [one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
 
 def numbered(labels: Sequence[str], spec: str) -> tuple[np.ndarray | None, list[str] | None]:

@@ -12,7 +12,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -57,7 +58,7 @@ class ListSource:
             for path, label, weight in rows_of(file):
                 for _ in range(_times(weight, file, path)):
                     self._names.extend([path])
-                    labels.append(label)
+                    labels.append(sys.intern(label))  # of millions, few are different
                     folders.append(number)
         if not labels:
             raise UserError(f"data.source={spec!r} names no image; write a path a line")
@@ -104,20 +105,20 @@ def rows_of(file: str) -> Iterator[Row]:
         raise UserError(f"{file} is no list; it ends in .csv, .tsv, .jsonl or .txt")
     try:
         with open_file(file) as opened:
-            text = opened.read().decode("utf-8-sig", "surrogateescape")
-    except OSError as error:
+            lines = io.TextIOWrapper(opened, "utf-8-sig", "surrogateescape", newline="")
+            if kind in _OF_LINES:
+                yield from ((line.strip(), "", "") for line in lines if line.strip())
+            elif kind in _OF_JSON:
+                yield from _rows_of_json(lines, file)
+            else:
+                yield from _rows_of_csv(lines, _OF_CSV[kind], file)
+    except (OSError, csv.Error) as error:
         raise UserError(f"{file} cannot be read ({error}); look at the path") from error
-    if kind in _OF_LINES:
-        yield from ((line.strip(), "", "") for line in text.splitlines() if line.strip())
-    elif kind in _OF_JSON:
-        yield from _rows_of_json(text, file)
-    else:
-        yield from _rows_of_csv(text, _OF_CSV[kind], file)
 
 
-def _rows_of_csv(text: str, delimiter: str, file: str) -> Iterator[Row]:
+def _rows_of_csv(lines: Iterable[str], delimiter: str, file: str) -> Iterator[Row]:
     columns = None
-    for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
+    for row in csv.reader(lines, delimiter=delimiter):
         if not any(row):
             continue
         if columns is None:
@@ -136,8 +137,8 @@ def _rows_of_csv(text: str, delimiter: str, file: str) -> Iterator[Row]:
         yield cells["path"], cells["label"], cells["weight"]
 
 
-def _rows_of_json(text: str, file: str) -> Iterator[Row]:
-    for number, line in enumerate(text.splitlines(), 1):
+def _rows_of_json(lines: Iterable[str], file: str) -> Iterator[Row]:
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:

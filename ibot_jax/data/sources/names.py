@@ -8,9 +8,10 @@ from collections.abc import Iterable
 class Names:
     """Names in one block of bytes, each of which is found in no time."""
 
-    def __init__(self):
+    def __init__(self, names: Iterable[str] = ()):
         self._bytes = bytearray()
         self._ends = array("q", [0])
+        self.extend(names)
 
     def extend(self, names: Iterable[str]) -> int:
         """Appends names; returns how many they were."""

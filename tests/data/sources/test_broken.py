@@ -1,10 +1,13 @@
 """Sources of which something is broken: it is counted and named, and a run resumes as exactly."""
 
+import itertools
+import zipfile
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from archived import as_tar, contents, write_arrayrecord, write_tar
+from archived import ALL, as_tar, as_tfds, as_zip, contents, write_arrayrecord, write_tar
 from shares import blocks
 from tiny import pipeline_settings
 
@@ -57,21 +60,47 @@ def dead_paths(folder, out):
     return open_source(f"list:{out}/a.txt", "train"), [6]
 
 
+def damaged_zip(folder, out):
+    spec = as_zip(folder, out, zipfile.ZIP_STORED)
+    source = open_source(spec, "train")
+    path, start, size = source.locate(12)[0]
+    with open(path, "r+b") as file:
+        file.seek(start + 60 + size // 2)
+        file.write(b"damage")
+    return source, [12]
+
+
+def folder_with_none(folder, out):
+    (folder / "b/003.png").write_bytes(b"none")
+    return open_source(f"folder:{folder}", "train"), [13]
+
+
+def prepared_with_none(folder, out):
+    (folder / "a/002.png").write_bytes(b"none")
+    return open_source(as_tfds(folder, out), "train", data_dir=str(out)), [2]
+
+
 def items(folder):
     return enumerate(contents(folder))
 
 
-@pytest.mark.parametrize(
-    "broken",
-    [
-        cut_off_tar,
-        replaced_shard,
-        parquet_without_some,
-        records_that_are_no_images,
-        rows_without_images,
-        dead_paths,
-    ],
-)
+BREAK = {
+    "folder": [folder_with_none],
+    "tar": [cut_off_tar, replaced_shard],
+    "zip": [damaged_zip],
+    "parquet": [parquet_without_some],
+    "arrayrecord": [records_that_are_no_images],
+    "hf": [rows_without_images],
+    "list": [dead_paths],
+    "tfds": [prepared_with_none],
+}
+
+
+def test_something_is_broken_of_each_kind():
+    assert BREAK.keys() == ALL.keys() - {"webdataset"}
+
+
+@pytest.mark.parametrize("broken", itertools.chain.from_iterable(BREAK.values()))
 def test_what_is_broken_is_counted_named_and_resumed_exactly(
     broken, config, make_folder, tmp_path, monkeypatch, caplog
 ):

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from archived import as_parquet, as_tar, as_webdataset, as_zip, contents, write_tar
+from archived import ALL, OF_URLS, as_folder, as_tar, contents, write_tar
 from servers import http_server, s3_bucket
 from tiny import pipeline_settings
 
@@ -19,11 +19,6 @@ from ibot_jax.parallel.shares import all_rows
 from ibot_jax.tools import data as tool
 
 
-def as_folder(folder, out):
-    shutil.copytree(folder, out / "images")
-    return f"folder:{out}/images"
-
-
 def as_relative_list(folder, out):
     shutil.copytree(folder, out / "images")
     rows = (f"images/{name},{name.split('/')[0]}\n" for name, _, _ in contents(folder))
@@ -31,14 +26,7 @@ def as_relative_list(folder, out):
     return f"list:{out}/{{split}}.csv"
 
 
-MAKE = {
-    "folder": as_folder,
-    "tar": as_tar,
-    "webdataset": as_webdataset,
-    "zip": as_zip,
-    "parquet": as_parquet,
-    "list": as_relative_list,
-}
+MAKE = {kind: ALL[kind] for kind in OF_URLS} | {"list": as_relative_list}
 SERVE = {"http": http_server, "s3": s3_bucket}
 
 

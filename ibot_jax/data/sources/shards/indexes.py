@@ -1,16 +1,19 @@
 """Indexes of large files: found once, in parallel, kept under a name that changes with the file."""
 
 import concurrent.futures
+import dataclasses
 import hashlib
 import json
 import logging
 import os
 import random
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from etils import epath
 
+from ibot_jax.data.sources.names import Names
 from ibot_jax.data.sources.ranges import state_of
 from ibot_jax.data.sources.shards.source import Index
 from ibot_jax.errors import UserError
@@ -48,7 +51,9 @@ def indexes_of(
             found = _made(file, make)
             if not found.remark:
                 _write(path, found)
-        return found
+        # There may be millions of names, and few different labels.
+        labels = [sys.intern(label) for label in found.labels]
+        return dataclasses.replace(found, names=Names(found.names), labels=labels)
 
     begin = random.randrange(len(files))
     order = [*range(begin, len(files)), *range(begin)]

@@ -75,8 +75,7 @@ class ShardSource:
             raise UserError(f"data.source={spec!r} holds no images")
         labels = list(itertools.chain.from_iterable(index.labels for index in indexes))
         if not any(labels):
-            names = itertools.chain.from_iterable(index.names for index in indexes)
-            labels = folders_as_labels(list(names))
+            labels = folders_as_labels(self._names)
         self.labels, self.class_names = numbered(labels, spec)
 
     @property

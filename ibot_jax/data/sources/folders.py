@@ -1,11 +1,12 @@
 """Images in folders, on a local disk or wherever fsspec reads (such as gs://)."""
 
+import concurrent.futures
 import contextlib
 import itertools
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from ibot_jax.errors import UserError
 from ibot_jax.files import remote
 
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+
+_THREADS = 16  # a network's disk, or a store, answers many questions at a time
 
 _log = logging.getLogger(__name__)
 
@@ -72,9 +75,9 @@ class FolderSource:
         self.name = f"folder:{self.root}"
         self._paths = Names()
         counts = {}
-        for name in folders:
-            below = (join(name, image) for image in folder.child(name).walk(left_out))
-            counts[name] = self._paths.extend(itertools.islice(below, max_per_class or None))
+        for name, paths, left_out_below in _listed(folder, folders, top.path, max_per_class):
+            counts[name] = self._paths.extend(paths)
+            left_out.update(left_out_below)
         classes = {name: count for name, count in counts.items() if count}
         strays_are_few = max_per_class or len(images) * len(classes) < len(self._paths)
         mixed = labelled and bool(images) and not strays_are_few
@@ -172,6 +175,30 @@ def splits_for_testing(path: str) -> list[str]:
     top = _top(path)
     _, folders = top.list(LeftOut(path))
     return splits.for_testing(_splits_of(top, folders))
+
+
+def _listed(
+    folder: Folder, names: Sequence[str], root: str, most: int
+) -> Iterator[tuple[str, Names, LeftOut]]:
+    """Yields the folders of these names with their first images, several listed at a time.
+
+    Args:
+      folder: in which they lie.
+      names: of them.
+      root: at which paths in messages begin.
+      most: how many images of each; 0 for all.
+
+    Yields:
+      The name, the paths of its images from `folder` on, and what is left out.
+    """
+
+    def listed(name):
+        left_out = LeftOut(root)
+        below = (join(name, image) for image in folder.child(name).walk(left_out))
+        return name, Names(itertools.islice(below, most or None)), left_out
+
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        yield from pool.map(listed, names)
 
 
 def _top(path: str) -> Folder:

@@ -26,6 +26,13 @@ class LeftOut:
         if self._numbers[reason] <= _MAX_NAMED:
             self._names.setdefault(reason, []).append(path.removeprefix(self._prefix))
 
+    def update(self, other: "LeftOut") -> None:
+        """Notes what another one with this root has noted."""
+        for reason, number in other._numbers.items():
+            self._numbers[reason] = self._numbers.get(reason, 0) + number
+            names = self._names.get(reason, []) + other._names[reason]
+            self._names[reason] = names[:_MAX_NAMED]
+
     def __str__(self) -> str:
         """Returns what was left out as words of one line, "" if nothing was."""
         parts = []

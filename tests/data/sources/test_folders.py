@@ -2,11 +2,13 @@
 
 import os
 import pathlib
+import threading
 
 import pytest
 from PIL import Image
 
 from ibot_jax.data.sources.folders import FolderSource, splits_for_testing
+from ibot_jax.data.sources.listing import Folder
 from ibot_jax.data.sources.splits import for_testing
 from ibot_jax.errors import UserError
 
@@ -177,3 +179,21 @@ def test_of_tfds_the_split_for_validation_comes_first():
     """The labels of ImageNet's "test" are hidden."""
     first = ("val", "validation", "valid")
     assert for_testing(["test", "train", "validation"], first) == ["validation", "test"]
+
+
+def test_folders_are_listed_several_at_a_time(folder, monkeypatch, caplog):
+    """Here four wait for each other; order, labels and what is left out are as ever."""
+    expected = [f"{name}/{number}.png" for name in "abcd" for number in range(2)]
+    root = folder(*expected)
+    for name in "bd":
+        (root / name / "gone").symlink_to(root / "nowhere")
+    together, walk = threading.Barrier(4, timeout=30), Folder.walk
+
+    def walk_together(self, left_out):
+        together.wait()
+        return walk(self, left_out)
+
+    monkeypatch.setattr(Folder, "walk", walk_together)
+    source = FolderSource(str(root), "train")
+    assert names(source) == expected and source.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert "left out b/gone, d/gone (a link to nowhere)" in caplog.text

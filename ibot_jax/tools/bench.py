@@ -2,6 +2,7 @@
 
     python -m ibot_jax.tools.bench check
     python -m ibot_jax.tools.bench step --config=configs/vitb16.py --batch-size=64
+    python -m ibot_jax.tools.bench versus --config=configs/vits16.py --batch-size=4 --python=PYTHON
     python -m ibot_jax.tools.bench input --config=configs/vitb16.py --data=folder:PATH
     python -m ibot_jax.tools.bench sources --number=1000000
     python -m ibot_jax.tools.bench knn --train=1281167 --test=50000 --width=384
@@ -26,7 +27,16 @@ from ibot_jax.cli.command_line import exit_status, leave
 # Where each is, see `subcommands`; `run(args)` measures, prints and returns the exit status.
 COMMANDS = {
     name: f"ibot_jax.tools.bench_{name}"
-    for name in ("check", "step", "input", "knn", "shrink", "checksums", "sources")
+    for name in (
+        "check",
+        "step",
+        "versus",
+        "input",
+        "sources",
+        "knn",
+        "shrink",
+        "checksums",
+    )
 }
 
 

@@ -6,16 +6,20 @@ already, so that nothing but the step is measured; they share their views, but n
 """
 
 import argparse
+import contextlib
+import dataclasses
 import functools
 import math
 import pathlib
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from ibot_jax.cli import exits, flags
 from ibot_jax.cli.config_file import add_config_arguments, given_config
@@ -66,30 +70,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
-    config = given_config(args)
-    if args.batch_size is not None:
-        config.batch_size = args.batch_size
-    config.knn.every = ""  # nothing is evaluated, nor checked for it
-    check_config(config)
+    config = checked_config(args, jax.device_count())
     if args.steps < 1:
         raise UserError(f"--steps={args.steps} is less than one step")
-    if config.dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
-    check_devices(config, jax.device_count())
-    refuse(memory_problems(flatten(config)))
     mesh = make_mesh(fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
     _open_outputs(args)
 
     report = {"config": args.config, "overrides": args.overrides}
-    try:
+    with memory_is_enough(config.batch_size):
         report |= measure(config, mesh, steps=args.steps, trace=args.trace)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise UserError(
-            f"batch_size={config.batch_size} does not fit the devices' memory; use a smaller "
-            "--batch-size, --config.grad_accum_steps above 1 or --config.model.remat=blocks"
-        ) from error
     print(table(report))
     if args.json:
         write_json(absolute_path(args.json), report)
@@ -168,6 +157,117 @@ def _draw_masks(
     return np.stack(drawn).reshape(*shape, *grid)
 
 
+@dataclasses.dataclass
+class Ready:
+    """A compiled step, and what it is called with.
+
+    Attributes:
+      compiled: the program; it gives up the state that it is called with.
+      state: of before the first step.
+      batches: different ones, to be taken in turns.
+      masks: theirs, [B, G, h, w] bool each.
+      others: the arguments that come after state and batch.
+      kernels: the kernels in use.
+      trace_seconds: spent in tracing.
+      compile_seconds: in compilation.
+    """
+
+    compiled: jax.stages.Compiled
+    state: TrainState
+    batches: list[dict[str, jax.Array]]
+    masks: list[np.ndarray]
+    others: tuple
+    kernels: list[str]
+    trace_seconds: float
+    compile_seconds: float
+
+    def run(self, steps: int) -> dict[str, jax.Array]:
+        """Runs steps and waits for them; returns the metrics of the last."""
+        for number in range(steps):
+            batch = self.batches[number % len(self.batches)]
+            self.state, metrics = self.compiled(self.state, batch, *self.others)
+        return jax.block_until_ready(metrics)
+
+
+def checked_config(args: argparse.Namespace, devices: int) -> ConfigDict:
+    """Returns the config that a command names, fit for so many of this machine's devices.
+
+    Raises:
+      UserError: if it is wrong, or asks for other devices or more memory than there are.
+    """
+    config = given_config(args)
+    if args.batch_size is not None:
+        config.batch_size = args.batch_size
+    config.knn.every = ""  # nothing is evaluated, nor checked for it
+    check_config(config)
+    if config.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    check_devices(config, devices)
+    refuse(memory_problems(flatten(config)))
+    return config
+
+
+def get_ready(config: Section, mesh: jax.sharding.Mesh) -> Ready:
+    """Makes a state and batches, and compiles the step.
+
+    Args:
+      config: of the run, checked.
+      mesh: the devices.
+    """
+    rng = np.random.default_rng(config.seed)
+    data = largest_views(config.high_res, config.data)
+    views = to_global(_draw_views(data, config.gram, config.batch_size, rng), mesh)
+    grid = geometry_of(config.model).grid(data.global_size)
+    shape = config.batch_size, data.global_views
+    masks = [_draw_masks(config.masks, grid, shape, rng) for _ in range(_BATCHES)]
+    batches = [views | to_global({"masks": drawn}, mesh) for drawn in masks]
+    plan = make_plan(config, _STEPS_PER_EPOCH * config.batch_size)
+    key = jax.device_put(jax.random.key(config.seed), replicated(mesh))
+    state = jit_init(config, plan, mesh)(key)
+    frozen = jax.tree.map(jnp.copy, own_gram_teacher(config, state))
+
+    proven = prove(
+        functools.partial(jit_train_step, config, plan, mesh),
+        [(state, batches[0], key, frozen)],
+        choose(config.model.kernels, device_of(mesh)),
+    )
+    for text in proven.warnings().values():
+        print(f"warning: {text}", file=sys.stderr)
+    train_step = jit_train_step(config, plan, mesh, proven.kernels)
+    start = time.perf_counter()
+    lowered = train_step.lower(state, batches[0], key, frozen)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    return Ready(
+        compiled=compiled,
+        state=state,
+        batches=batches,
+        masks=masks,
+        others=(key, frozen),
+        kernels=proven.used,
+        trace_seconds=traced - start,
+        compile_seconds=time.perf_counter() - traced,
+    )
+
+
+@contextlib.contextmanager
+def memory_is_enough(batch_size: int) -> Iterator[None]:
+    """Turns devices that are out of memory into a mistake of the user.
+
+    Raises:
+      UserError: in place of XLA's error.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"batch_size={batch_size} does not fit the devices' memory; use a smaller "
+            "--batch-size, --config.grad_accum_steps above 1 or --config.model.remat=blocks"
+        ) from error
+
+
 def measure(
     config: Section, mesh: jax.sharding.Mesh, *, steps: int, trace: str | None = None
 ) -> dict:
@@ -183,56 +283,32 @@ def measure(
       What was found, as JSON has it: times in seconds, sizes in bytes and for each device, FLOPs
       as such.
     """
-    rng = np.random.default_rng(config.seed)
-    data = largest_views(config.high_res, config.data)
-    views = to_global(_draw_views(data, config.gram, config.batch_size, rng), mesh)
-    grid = geometry_of(config.model).grid(data.global_size)
-    shape = config.batch_size, data.global_views
-    masks = [_draw_masks(config.masks, grid, shape, rng) for _ in range(_BATCHES)]
-    batches = [views | to_global({"masks": drawn}, mesh) for drawn in masks]
-    plan = make_plan(config, _STEPS_PER_EPOCH * config.batch_size)
-    key = jax.device_put(jax.random.key(config.seed), replicated(mesh))
-    state = jit_init(config, plan, mesh)(key)
-    frozen = jax.tree.map(jnp.copy, own_gram_teacher(config, state))
-    parameters = {name: _size(tree) for name, tree in state.params.items()}
-
-    proven = prove(
-        functools.partial(jit_train_step, config, plan, mesh),
-        [(state, batches[0], key, frozen)],
-        choose(config.model.kernels, device_of(mesh)),
-    )
-    for text in proven.warnings().values():
-        print(f"warning: {text}", file=sys.stderr)
-    train_step = jit_train_step(config, plan, mesh, proven.kernels)
-    start = time.perf_counter()
-    lowered = train_step.lower(state, batches[0], key, frozen)
-    traced = time.perf_counter()
-    compiled = lowered.compile()
-    compiled_at = time.perf_counter()
-
-    state, metrics, seconds = _time(compiled, state, batches, (key, frozen), steps)
+    ready = get_ready(config, mesh)
+    parameters = {name: _size(tree) for name, tree in ready.state.params.items()}
+    metrics, seconds = _time(ready, steps)
     if trace:
         with jax.profiler.trace(trace):
-            for batch in batches[:_TRACED_STEPS]:
-                state, metrics = compiled(state, batch, key, frozen)
-            jax.block_until_ready(metrics)
+            metrics = ready.run(_TRACED_STEPS)
+    data = largest_views(config.high_res, config.data)
+    grid = geometry_of(config.model).grid(data.global_size)
+    drawn = np.sum(ready.masks) / len(ready.masks) / config.batch_size
     return {
         "device": mesh.devices.flat[0].device_kind,
         "devices": mesh.size,
         "jax": jax.__version__,
         "dtype": config.dtype,
-        "kernels": proven.used,
+        "kernels": ready.kernels,
         "batch_size": config.batch_size,
         "global_size": list(data.global_size),
         "parameters": parameters,
-        "trace_seconds": traced - start,
-        "compile_seconds": compiled_at - traced,
+        "trace_seconds": ready.trace_seconds,
+        "compile_seconds": ready.compile_seconds,
         "step_seconds": seconds,
-        **_speed(config, mesh, compiled, statistics.median(seconds)),
-        "memory_bytes": _memory(compiled, mesh),
+        **_speed(config, mesh, ready.compiled, statistics.median(seconds)),
+        "memory_bytes": _memory(ready.compiled, mesh),
         "masked_tokens_per_image": {
             "expected": config.data.global_views * flops.expected_masked(config.masks, grid),
-            "drawn": float(np.sum(masks) / len(masks) / config.batch_size),
+            "drawn": float(drawn),
         },
         "loss": float(metrics["loss"]) if metrics["finite"] else None,
         "finite": bool(metrics["finite"]),
@@ -243,23 +319,22 @@ def _size(tree: dict) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def _time(
-    compiled: jax.stages.Compiled, state: TrainState, batches: list, others: tuple, steps: int
-) -> tuple[TrainState, dict, list[float]]:
-    """Runs steps back to back; returns state and metrics of the last, and seconds of each.
+def _time(ready: Ready, steps: int) -> tuple[dict[str, jax.Array], list[float]]:
+    """Runs steps back to back; returns metrics of the last, and seconds of each.
 
     The next step is always under way before the end of one is awaited, as in training. A step's
     time runs from the end of the one before; the first has none, and warms up.
     """
     ends, previous = [], None
     for number in range(steps + 2):
-        state, metrics = compiled(state, batches[number % len(batches)], *others)
+        batch = ready.batches[number % len(ready.batches)]
+        ready.state, metrics = ready.compiled(ready.state, batch, *ready.others)
         if previous is not None:
             jax.block_until_ready(previous)
             ends.append(time.perf_counter())
         previous = metrics
     jax.block_until_ready(previous)
-    return state, metrics, np.diff(ends).tolist()
+    return metrics, np.diff(ends).tolist()
 
 
 def _speed(

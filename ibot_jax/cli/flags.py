@@ -125,9 +125,9 @@ SHARED: dict[str, dict[str, Any]] = {
     "--data": dict(
         required=True,
         metavar="SOURCE",
-        help="digits, folder:PATH (PATH/SPLIT/CLASS/*), or tfds:NAME",
+        help="what data.source takes: folder:PATH (PATH/SPLIT/CLASS/*), tar:PATTERN, hf:NAME, ...",
     ),
-    "--data-dir": dict(default="", metavar="DIR", help="where TFDS keeps its data"),
+    "--data-dir": dict(default="", metavar="DIR", help="as data.data_dir"),
     "--size": dict(
         nargs="+",
         type=positive,

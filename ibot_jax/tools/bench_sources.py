@@ -25,21 +25,20 @@ from ibot_jax.files.paths import absolute_path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this command."""
-    parser.add_argument("--number", type=flags.natural, default=100_000, help="of images (100000)")
-    parser.add_argument("--shards", type=flags.natural, default=1000, help="or folders (1000)")
+    parser.add_argument("--number", type=flags.positive, default=100_000, help="of images (100000)")
+    parser.add_argument("--shards", type=flags.positive, default=1000, help="or folders (1000)")
     parser.add_argument("--folder", default=None, help="in which the files are made")
     flags.add(parser, "--json")
 
 
 def run(args: argparse.Namespace) -> int:
     """Makes the files, opens each source, and prints what it took."""
-    shards = max(args.shards, 1)
-    each = max(args.number // shards, 1)
+    each = max(args.number // args.shards, 1)
     report = {}
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         root = pathlib.Path(folder)
         for kind, make in (("folder", _folders), ("list", _list), ("tar", _tars)):
-            found = report[kind] = _measured(make(root, shards, each), folder)
+            found = report[kind] = _measured(make(root, args.shards, each), folder)
             print(
                 f"{kind:<8}{found['images']:,} images: {found['first_seconds']:.1f} s, then "
                 f"{found['seconds']:.1f} s; {found['bytes']:.0f} bytes an image, "

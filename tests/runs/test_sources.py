@@ -1,5 +1,6 @@
 """A run is the same from every kind of source: its losses, and what a killed run becomes."""
 
+import contextlib
 import signal
 
 import cli
@@ -38,7 +39,8 @@ def made(tmp_path_factory):
     for kind, make in ALL.items():
         out = root if kind == "tfds" else root / kind
         out.mkdir(exist_ok=True)
-        specs[kind] = make(root / "images", out)
+        with contextlib.suppress(pytest.skip.Exception):  # of one whose library is not there
+            specs[kind] = make(root / "images", out)
     return specs, root
 
 
@@ -60,6 +62,8 @@ def of_folder(made, tmp_path_factory):
 def test_losses_are_those_of_the_folder(kind, made, of_folder, tmp_path):
     """Bit for bit, of same images in the same order."""
     specs, root = made
+    if kind not in specs:
+        pytest.skip("its library is not there")
     assert len(of_folder) == 6
     assert train(tmp_path, root, f"--config.data.source={specs[kind]}") == of_folder
 

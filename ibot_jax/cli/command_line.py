@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import logging
 import os
 import re
@@ -38,6 +39,8 @@ def exit_status(
       The command's exit status, see `exits`.
     """
     _quieten_libraries()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr: a name that is no text is told, too
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with signals.ending(interrupted), unforeseen.told_in():
             try:

@@ -121,6 +121,20 @@ leave(1)
     assert (done.returncode, done.stdout) == (1, "said\n")
 
 
+def test_a_name_that_is_no_text_is_printed():
+    """Of a folder, say: where Python is strict about what it prints, as in most places."""
+    code = (
+        "from ibot_jax.cli.command_line import exit_status\n"
+        r"raise SystemExit(exit_status(lambda: print('caf\udce9')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},
+    )
+    assert (done.returncode, done.stdout) == (0, b"caf\\udce9\n"), done.stderr
+
+
 def test_a_reader_that_left_is_no_error():
     code = "from ibot_jax.cli.command_line import leave\nprint('x' * 100)\nleave(0)"
     process = subprocess.Popen(

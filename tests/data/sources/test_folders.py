@@ -181,6 +181,18 @@ def test_of_tfds_the_split_for_validation_comes_first():
     assert for_testing(["test", "train", "validation"], first) == ["validation", "test"]
 
 
+def test_names_that_are_no_utf8_are_names(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    for name in (b"\xff", b"b"):
+        os.makedirs(folder + b"/" + name)
+        with open(folder + b"/" + name + b"/\xfe.png", "wb") as file:
+            file.write(name)
+    source = FolderSource(os.fsdecode(folder), "train")
+    assert [source.fetch(source.locate(index)[0]) for index in range(2)] == [b"b", b"\xff"]
+    assert os.fsencode(source.relative_name(1)) == b"\xff/\xfe.png"
+    assert os.fsencode(source.class_names[1]) == b"\xff"
+
+
 def test_folders_are_listed_several_at_a_time(folder, monkeypatch, caplog):
     """Here four wait for each other; order, labels and what is left out are as ever."""
     expected = [f"{name}/{number}.png" for name in "abcd" for number in range(2)]

@@ -265,6 +265,16 @@ def test_files_that_are_none_are_left_out_and_told(folder, out, caplog):
         open_source(spec, "train")
 
 
+def test_of_many_files_that_are_none_the_first_are_named(folder, out, caplog):
+    spec = as_tar(folder, out)
+    for number in range(1, 31):
+        (out / f"train-{number:03d}.tar").touch()
+    with caplog.at_level(logging.WARNING):
+        assert len(open_source(spec, "train")) == 12
+    assert caplog.text.count("left out, for it cannot be read") == 20
+    assert "10 more of 31 files are cut off or left out" in caplog.text
+
+
 def test_labels_for_some_are_none(out, caplog):
     write_tar(out / "a.tar", [("1.png", png(1)), ("1.cls", b"0"), ("2.png", png(2))])
     with caplog.at_level(logging.WARNING):

@@ -16,6 +16,8 @@ from ibot_jax.data.sources.names import Names
 from ibot_jax.data.sources.ranges import state_of
 from ibot_jax.errors import UserError
 
+_MAX_NAMED = 20  # files; a store that is down should not fill the log
+
 _log = logging.getLogger(__name__)
 
 
@@ -62,9 +64,12 @@ class ShardSource:
           UserError: if there is no image.
         """
         self.name, self.fetch, self.files = spec, fetch, files
-        for file, index in zip(files, indexes, strict=True):
-            if index.remark:
-                _log.warning("%s: %s", file, index.remark)
+        odd = [(file, i.remark) for file, i in zip(files, indexes, strict=True) if i.remark]
+        for file, remark in odd[:_MAX_NAMED]:
+            _log.warning("%s: %s", file, remark)
+        if len(odd) > _MAX_NAMED:
+            more = f"{len(odd) - _MAX_NAMED:,}"
+            _log.warning("%s more of %s files are cut off or left out", more, f"{len(files):,}")
         self._names = Names()
         for index in indexes:
             self._names.extend(index.names)

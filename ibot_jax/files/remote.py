@@ -100,7 +100,7 @@ def state(url: str) -> str:
     Raises:
       UserError: if it is not there, or its store cannot be asked.
     """
-    info = _asked(url, _file_system(url).info)
+    info = _asked(url, _file_system(url).info, patient=True)
     told = (info.get(key) for key in _STATE)
     return " ".join(str(value) for value in told if value is not None)
 
@@ -112,7 +112,8 @@ def matching(pattern: str) -> list[str]:
       UserError: if its store cannot be asked.
     """
     system = _file_system(pattern)
-    return sorted(system.unstrip_protocol(name) for name in _asked(pattern, system.glob))
+    names = _asked(pattern, system.glob, patient=True)
+    return sorted(map(system.unstrip_protocol, names))
 
 
 def is_folder(url: str) -> bool:
@@ -138,7 +139,7 @@ def entries(url: str) -> Iterator[tuple[str, bool]]:
       UserError: if it cannot be listed.
     """
     system = _file_system(url)
-    for entry in _asked(url, lambda url: system.ls(url, detail=True)):
+    for entry in _asked(url, lambda url: system.ls(url, detail=True), patient=True):
         # Object stores may list a folder's placeholder, an empty object, inside it.
         if entry["name"].rstrip("/") != system._strip_protocol(url).rstrip("/"):
             name = entry["name"].rstrip("/").rpartition("/")[2]
@@ -157,14 +158,16 @@ def _file_system(url: str) -> fsspec.AbstractFileSystem:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Tells whether a web server has said that the request is wrong: no is its answer."""
+    """Tells whether a store has said no, or cannot be asked for want of credentials."""
+    if "Credentials" in type(error).__name__:  # of botocore and of google-auth
+        return True
     status = getattr(error, "status", None)
     return isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
 
 
-def _asked(url: str, ask: Any) -> Any:
+def _asked(url: str, ask: Any, *, patient: bool = False) -> Any:
     try:
-        return ask(url)
+        return patiently(lambda: ask(url)) if patient else ask(url)
     except Exception as error:  # each store has errors of its own
         raise UserError(
             f"{url} cannot be listed: {type(error).__name__}: {error}; check the address, the "

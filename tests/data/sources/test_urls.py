@@ -111,6 +111,14 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(status, times, folder, 
     assert trouble.asked == times + 1
 
 
+def test_a_listing_that_fails_for_a_moment_is_asked_for_again(folder, out):
+    spec, trouble = as_folder(folder, out), Trouble("images/b", 503, 3)
+    with http_server(out, trouble) as url:
+        source = open_source(spec.replace(str(out), url), "train")
+        assert fetched(source) == [data for _, data, _ in contents(folder)]
+    assert trouble.left < 0
+
+
 @pytest.mark.parametrize(
     ("status", "asked", "told"),
     [(503, 5, "503"), (403, 1, "403"), (404, 1, r"/images/a/001\.png")],

@@ -163,6 +163,9 @@ def test_the_config_has_what_the_model_needs(workdir, tmp_path):
         "std": [0.229, 0.224, 0.225],
         "range": 0.0,
         "exif": False,
+        "bands": False,
+        "clip_percentiles": [0.0, 0.0],
+        "window": [0.0, 0.0],
         "patch_grid": [4, 4],
         "view": {
             "size": [16, 16],

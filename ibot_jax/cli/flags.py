@@ -5,6 +5,7 @@ the flag is of.
 """
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ _SPLITS = {
     "train": ("train", "train, which is all where there are no splits"),
     "test": (AUTO, "the one called test, val or validation"),
 }
-DECODING = ("range", "exif", "max_pixels")  # flags that are keys of a config, too
+# Flags that are keys of a config, too.
+DECODING = ("range", "clip_percentiles", "window", "exif", "max_pixels")
 _LARGEST = 10**9
 _SMALLEST = 1e-12
 FEATURES = ("cls", "mean", "cls+mean", "pixels")
@@ -84,6 +86,17 @@ def sequence(item: Callable[[str], float]) -> Callable[[str], tuple]:
     return parse
 
 
+def pair(text: str) -> tuple[float, float]:
+    """Returns two numbers with a comma between, of which the second is above 0."""
+    try:
+        first, second = map(float, text.split(","))
+    except ValueError:
+        first = second = math.nan
+    if not (math.isfinite(first) and 0 < second < math.inf):
+        raise argparse.ArgumentTypeError(f"{text!r} is not two numbers such as 1,99")
+    return first, second
+
+
 def workers(text: str) -> int:
     """Returns a number of worker processes that this host can bear, 0 for one a core."""
     number, cores = natural(text), num_cores()
@@ -144,7 +157,17 @@ SHARED: dict[str, dict[str, Any]] = {
     "--range": dict(
         type=above_zero,
         metavar="X",
-        help="number that is white in greys of more than 8 bits (else 65535)",
+        help="number that is white in images of more than 8 bits (else 65535)",
+    ),
+    "--clip-percentiles": dict(
+        type=pair,
+        metavar="LOW,HIGH",
+        help="of each image and channel, the percentiles that become black and white",
+    ),
+    "--window": dict(
+        type=pair,
+        metavar="CENTRE,WIDTH",
+        help="of the numbers of DICOM files that are shown (else as they say)",
     ),
     "--exif": dict(
         action=argparse.BooleanOptionalAction,
@@ -253,7 +276,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     """Adds how files become pixels, `DECODING`; `opening.open_model` tells the model."""
     group = parser.add_argument_group("files (default: as in pre-training)")
-    add(group, "--range", "--exif", "--max-pixels")
+    add(group, "--range", "--clip-percentiles", "--window", "--exif", "--max-pixels")
 
 
 def add_data_options(

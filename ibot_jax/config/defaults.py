@@ -18,6 +18,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SHRINK_MARGIN = 2.0
 MAX_PIXELS = 178_956_970  # above, Pillow takes an image for an attack
+MAX_CHANNELS = 32
 
 EXECUTED, REPORTED = Kind.EXECUTED, Kind.REPORTED
 
@@ -446,11 +447,27 @@ KEYS = {
     "data.max_per_class": Key(
         0, "keep the first so many images of each class, by name; 0 keeps all", COUNT
     ),
-    "data.channels": Key(3, "grey, grey and alpha, RGB, RGBA", Between(1, 4)),
+    "data.channels": Key(
+        3, "grey, grey and alpha, RGB, RGBA; more are bands", Between(1, MAX_CHANNELS)
+    ),
+    "data.bands": Key(
+        False, "2 to 4 channels are bands, too: neither alpha nor colours, and never converted"
+    ),
     "data.range": Key(
         0.0,
-        "number that is white in greys of more than 8 bits; 0 takes 65535, and no floats",
+        "number that is white in images of more than 8 bits; 0 takes 65535, and no floats",
         Between(1e-6, 1e15, off=0),
+    ),
+    "data.clip_percentiles": Key(
+        (0.0, 0.0),
+        "such as 1,99: of the numbers of each image and channel, those that become black and "
+        "white, in place of the range; 0,0 takes the range",
+        Interval(0, 100),
+    ),
+    "data.window": Key(
+        (0.0, 0.0),
+        "centre and width of the numbers of DICOM files that are shown; 0,0 takes their own",
+        Between(-1e9, 1e9, entries=2),
     ),
     "data.exif": Key(False, "turn images as their EXIF orientation says, unlike the original"),
     "data.max_pixels": Key(
@@ -468,12 +485,12 @@ KEYS = {
     "data.local_scale": Key((0.05, 0.25), "their area over that of the image", Interval(1e-4, 1)),
     "data.aspect": Key((3 / 4, 4 / 3), "width over height of what is cut out", Interval(0.01, 100)),
     "data.flip": Key(0.5, "probability of mirroring", SHARE),
-    "data.jitter": Key(0.8, "probability of changed colours", SHARE),
+    "data.jitter": Key(0.8, "probability of changed colours; bands change alike", SHARE),
     "data.brightness": Key(0.4, "largest change", STRENGTH),
     "data.contrast": Key(0.4, "largest change", STRENGTH),
-    "data.saturation": Key(0.2, "largest change", STRENGTH),
-    "data.hue": Key(0.1, "largest change, of a circle", Between(0, 0.5)),
-    "data.gray": Key(0.2, "probability of grey", SHARE),
+    "data.saturation": Key(0.2, "largest change, of RGB alone", STRENGTH),
+    "data.hue": Key(0.1, "largest change, of a circle, of RGB alone", Between(0, 0.5)),
+    "data.gray": Key(0.2, "probability of grey, of RGB alone", SHARE),
     "data.blur": Key(
         (1.0, 0.1, 0.5),
         "probability, of global view 1, of the other global views, of local views",

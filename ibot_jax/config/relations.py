@@ -19,7 +19,31 @@ def _check_lengths(flat: Flat) -> Iterator[str]:
     channels = flat["data.channels"]
     for key in ("data.mean", "data.std"):
         if len(flat[key]) != channels:
-            yield stated(flat, key, f"needs data.channels={channels} entries")
+            problem = (
+                f"needs data.channels={channels} entries, and has {len(flat[key])}; python -m "
+                "ibot_jax.tools.data SOURCE prints those of your images"
+            )
+            yield stated(flat, key, problem)
+
+
+def _check_channels(flat: Flat) -> Iterator[str]:
+    channels = flat["data.channels"]
+    if flat["data.bands"] and channels < 2:
+        yield stated(flat, "data.bands", "needs data.channels of 2 or more; set it to False")
+    bands = channels > 4 or flat["data.bands"]
+    kind = f"data.channels={channels}" + " and data.bands" * flat["data.bands"]
+    for key in ("data.saturation", "data.hue", "data.gray"):
+        if flat[key] not in (0, KEYS[key].default) and (bands or channels < 3):
+            yield stated(
+                flat, key, f"is of colours, which images of {kind} have none of; set it to 0"
+            )
+    low, high = flat["data.clip_percentiles"]
+    if high and not low < high:
+        problem = "are the same percentile; write 1,99, or 0,0 to go by data.range"
+        yield stated(flat, "data.clip_percentiles", problem)
+    if flat["data.window"][1] < 0:
+        problem = "has a negative width; write CENTRE,WIDTH, or 0,0 for that of the file"
+        yield stated(flat, "data.window", problem)
 
 
 def check_workers(flat: Flat) -> Iterator[str]:
@@ -222,6 +246,7 @@ def _check_resize(flat: Flat) -> Iterator[str]:
 
 RELATIONS = (
     _check_lengths,
+    _check_channels,
     check_workers,
     check_rates,
     _check_schedule,

@@ -79,8 +79,8 @@ class MakeLabelledView:
         box = draw_crop(crop_rng, image.height, image.width, self._scale, self._aspect)
         size = self._shape[:2]
         shrink = 1 if self._resize == "pillow" else largest_shrink([box], [size])
-        pixels = image.decode(shrink)
-        view = crop_and_resize(pixels, box, size, self._resize, shrink)
+        pixels = image.decode(shrink, [box])
+        view = crop_and_resize(pixels, box, size, self._resize, shrink, self._decoding.apart)
         if crop_rng.random() < self._flip:
             view = view[:, ::-1]
         if self._rand_augment.ops:

@@ -27,13 +27,16 @@ def problems_at_hand(flat: Flat, wrong: bool = False) -> list[str]:
     return config_problems(flat, KEYS, _CHECKS)
 
 
-def check_run(flat: Flat, plan: Plan | None, *, channels: int, num_devices: int) -> None:
+def check_run(
+    flat: Flat, plan: Plan | None, *, channels: int, bands: bool = False, num_devices: int
+) -> None:
     """Checks what depends on the size of the data, the model's input and the devices.
 
     Args:
       flat: the config; `problems_at_hand` has found nothing.
       plan: the run's length; None if there is none, of which nothing is said here.
       channels: of the images.
+      bands: whether these are bands, and no colours.
       num_devices: of all processes.
 
     Raises:
@@ -47,8 +50,9 @@ def check_run(flat: Flat, plan: Plan | None, *, channels: int, num_devices: int)
         problem = f"is not divisible by the {num_devices} devices; {nearest} is"
         found.append(stated(flat, key, problem))
     key = "data.rand_augment.ops"
-    if flat[key] and channels not in (1, 3):
-        problem = f"is for images of 1 or 3 channels, and these have {channels}; set it to 0"
+    if flat[key] and (bands or channels not in (1, 3)):
+        kind = "bands" if bands else "channels"
+        problem = f"is for greys and RGB, and these images have {channels} {kind}; set it to 0"
         found.append(stated(flat, key, problem))
     refuse(found)
 

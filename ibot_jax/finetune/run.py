@@ -115,7 +115,13 @@ def finetune(
             shares = math.lcm(mesh.size, 2)  # images are mixed in pairs
             plan = make_plan(config, len(task.train), multiple=shares)
         with noted(found):
-            check_run(flatten(config), plan, channels=task.views.channels, num_devices=mesh.size)
+            check_run(
+                flatten(config),
+                plan,
+                channels=task.views.channels,
+                bands=task.views.decoding.apart,
+                num_devices=mesh.size,
+            )
         refuse(found)
         data = identify(task.train)
         folder = open_workdir(

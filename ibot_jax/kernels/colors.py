@@ -31,7 +31,11 @@ Array = jax.Array
 
 
 def apply_colors(
-    views: Array, colors: Array, max_blur_radius: float, kernels: Kernels = XLA
+    views: Array,
+    colors: Array,
+    max_blur_radius: float,
+    kernels: Kernels = XLA,
+    bands: bool = False,
 ) -> Array:
     """Flips, jitters, greys, blurs and solarises views, each as its own row of numbers says.
 
@@ -40,16 +44,22 @@ def apply_colors(
     whose hue lies at a step, of 256 in the colour wheel, may fall to the step before.
 
     Args:
-      views: [..., H, W, C] uint8; C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA). Alpha is
-        flipped, and otherwise kept; grey has neither saturation nor hue.
+      views: [..., H, W, C] uint8; C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA), or any
+        number of bands. Alpha is flipped, and otherwise kept; grey has neither saturation nor hue.
       colors: [..., 12] float32, the columns of `color_table.COLUMNS`.
       max_blur_radius: no standard deviation in `colors` is larger, pixels; sets how many
         neighbours the blur reads.
       kernels: that may compute it.
+      bands: whether each channel is changed as a grey view of its own.
 
     Returns:
       [..., H, W, C] uint8.
     """
+    if bands:
+        grays = jnp.moveaxis(views, -1, -3)[..., None]
+        rows = jnp.repeat(colors[..., None, :], views.shape[-1], axis=-2)
+        changed = apply_colors(grays, rows, max_blur_radius, kernels)
+        return jnp.moveaxis(changed[..., 0], -3, -1)
     spec = ColorsSpec(math.prod(views.shape[:-3]), *views.shape[-3:], max_blur_radius)
     implementation = kernels.first(spec, tpu_colors)
     if implementation is not None:

@@ -18,6 +18,7 @@ from ibot_jax.config.anchor import anchor_is_kept, gram_size
 from ibot_jax.config.plan import Plan, peak_rate
 from ibot_jax.config.problems import noted
 from ibot_jax.config.section import Section
+from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.kernels.choice import XLA, Kernels
 from ibot_jax.kernels.color_table import COLUMNS
 from ibot_jax.kernels.colors import apply_colors
@@ -209,7 +210,10 @@ def make_train_step(
             std=data.std,
             dtype=compute_dtype(config.dtype),
             apply_colors=functools.partial(
-                apply_colors, max_blur_radius=data.blur_radius[1], kernels=kernels
+                apply_colors,
+                max_blur_radius=data.blur_radius[1],
+                kernels=kernels,
+                bands=Decoding.of(data).apart,
             ),
             gram_colors=config.gram.colors,
         ),

@@ -32,7 +32,8 @@ from ibot_jax.cli.config_file import add_config_arguments, given_config
 from ibot_jax.cli.progress import progress
 from ibot_jax.config.section import Section
 from ibot_jax.data.make.examples import MakeExample
-from ibot_jax.data.pixels.images import Decoding, EncodedImage, in_words
+from ibot_jax.data.pixels.images import Decoding, EncodedImage
+from ibot_jax.data.pixels.unreadable import in_words
 from ibot_jax.data.sources.opening import KINDS, Source, open_source, splits_for_testing
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError

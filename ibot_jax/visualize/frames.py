@@ -8,7 +8,8 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from ibot_jax.data.pixels.images import Decoding, UnreadableImage, in_words, to_channels
+from ibot_jax.data.pixels.images import Decoding, EncodedImage
+from ibot_jax.data.pixels.unreadable import UnreadableImage, in_words
 from ibot_jax.data.sources.folders import read_file
 from ibot_jax.errors import UserError
 from ibot_jax.files.paths import require_writable
@@ -35,11 +36,12 @@ def read(args: argparse.Namespace, size: int, model: Model) -> Iterator[np.ndarr
 
 def _animation(path: str, size: int, model: Model) -> Iterator[np.ndarray]:
     """Yields the frames of an animated file."""
+    decoding = Decoding.of(model.config.data)
     try:
         with Image.open(io.BytesIO(read_file(path))) as video:
             for frame in ImageSequence.Iterator(video):
-                converted, _ = to_channels(frame, Decoding.of(model.config.data))
-                yield fit(np.asarray(converted), size, model.geometry, model.view.interpolation)
+                pixels = EncodedImage(frame, decoding).decode()
+                yield fit(pixels, size, model.geometry, model.view.interpolation, decoding.apart)
     except UnidentifiedImageError:
         raise UserError(
             f"--data={path} is no animation that Pillow reads (GIF, WebP, PNG); of another video "

@@ -12,7 +12,9 @@ import numpy as np
 from PIL import Image
 
 from ibot_jax.data.draw.central import FILTERS
-from ibot_jax.data.pixels.images import Decoding, EncodedImage, UnreadableImage, in_words
+from ibot_jax.data.pixels.images import Decoding, EncodedImage
+from ibot_jax.data.pixels.pictures import on_picture
+from ibot_jax.data.pixels.unreadable import UnreadableImage, in_words
 from ibot_jax.data.sources.folders import read_file
 from ibot_jax.data.sources.opening import Source, open_source
 from ibot_jax.data.sources.tfds import TfdsStream
@@ -173,7 +175,7 @@ def read_pixels(source: Source, size: int, model: Model) -> Callable[[int], np.n
         pixels = image.decode()
         if image.note:
             _log.warning("%s: %s", source.describe(index), image.note)
-        return fit(pixels, size, model.geometry, model.view.interpolation)
+        return fit(pixels, size, model.geometry, model.view.interpolation, decoding.apart)
 
     return read
 
@@ -186,7 +188,11 @@ def view_size(model: Model, longer: int) -> tuple[int, int]:
 
 
 def fit(
-    pixels: np.ndarray, size: int, geometry: Geometry, interpolation: str = "bicubic"
+    pixels: np.ndarray,
+    size: int,
+    geometry: Geometry,
+    interpolation: str = "bicubic",
+    apart: bool = False,
 ) -> np.ndarray:
     """Resizes an image to `size` on its longer side, and both sides to whole patches.
 
@@ -195,6 +201,7 @@ def fit(
       size: pixels.
       geometry: of the patches.
       interpolation: a key of `central.FILTERS`.
+      apart: whether channels are bands.
 
     Returns:
       [H', W', C] uint8; its aspect ratio is the image's up to half a patch.
@@ -209,5 +216,8 @@ def fit(
         raise UnreadableImage(
             f"its {sides[1]} x {sides[0]} pixels{how} are smaller than a patch of {patch} x {patch}"
         )
-    image = Image.fromarray(pixels).resize((width, height), FILTERS[interpolation])
-    return np.asarray(image).reshape(height, width, -1)
+
+    def resize(image: Image.Image) -> Image.Image:
+        return image.resize((width, height), FILTERS[interpolation])
+
+    return on_picture(pixels, resize, apart).reshape(height, width, -1)

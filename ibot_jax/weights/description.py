@@ -19,9 +19,12 @@ from ibot_jax.weights.sanity import check_normalization
 # What an export says of the data that its model was trained for; see `describe`.
 DESCRIBED_DATA = ("global_size", "channels", "mean", "std")
 # And of how files become pixels; what is absent is the default.
-DECODED = ("range", "exif")
+DECODED = ("range", "exif", "bands", "clip_percentiles", "window")
 _NORMALIZATION = ("data.mean", "data.std")
-_SEEN = ("data.global_size", "data.channels", "data.range", "data.exif", "knn.resize", "dtype")
+_SEEN = (
+    *("data.global_size", "data.channels", "knn.resize", "dtype"),
+    *(f"data.{key}" for key in DECODED),
+)
 
 
 def describe(
@@ -38,8 +41,8 @@ def describe(
       `model` and by option `head`, those sections of the config but for how they were executed;
       `global_size` [height, width] and `channels` of the images it was trained for; their
       `patch_grid` [rows, columns]; `view`, how images are resized and cut in evaluations
-      (`central.CentralView`); `mean` and `std` of each channel, for pixels in [0, 1]; `range` and
-      `exif`, how files become pixels; `dtype` of the computation.
+      (`central.CentralView`); `mean` and `std` of each channel, for pixels in [0, 1]; `range`,
+      `exif` and others of `DECODED`, how files become pixels; `dtype` of the computation.
 
     Raises:
       UserError: if the config lacks one of these.

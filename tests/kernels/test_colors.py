@@ -12,7 +12,7 @@ from PIL import Image
 
 from ibot_jax.data.pixels.host_colors import apply_color
 from ibot_jax.kernels import colors as kernel_colors
-from ibot_jax.kernels.choice import Kernels
+from ibot_jax.kernels.choice import XLA, Kernels
 from ibot_jax.kernels.color_table import JITTER, Color
 from ibot_jax.kernels.devices import Device
 
@@ -93,6 +93,18 @@ def test_whole_draws_equal_pillow(mode):
     assert not errors[~blurred].any()
     # The weights of the blur are rounded after other operations than Pillow's.
     assert errors[blurred].max() <= 1 and errors[blurred].mean() < 1e-4
+
+
+@pytest.mark.parametrize("kernels", [XLA, KERNEL])
+def test_bands_change_as_greys_of_their_own(kernels):
+    rng = np.random.default_rng(0)
+    views = draw_views(rng, 40, 7)
+    colors = [draw_color(rng) for _ in views]
+    apply = functools.partial(kernel_colors.apply_colors, kernels=kernels, bands=True)
+    found = on_device(views, colors, apply=apply)
+    for band in range(7):
+        alone = on_device([view[..., band : band + 1] for view in views], colors)
+        np.testing.assert_array_equal(found[..., band : band + 1], alone)
 
 
 @pytest.mark.parametrize("mode", MODES)

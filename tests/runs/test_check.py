@@ -171,6 +171,31 @@ MISTAKES = {
         r"head\.patch_prototypes=4096",
     ),
     "mean per channel": (dict(data__channels=1), r"data\.mean=.* needs data\.channels=1 entries"),
+    "mean of ten channels": (
+        dict(data__channels=10),
+        r"data\.mean=.* needs data\.channels=10 entries, and has 3; python -m ibot_jax\.tools\.data",
+    ),
+    "hue of ten channels": (
+        dict(data__channels=10, data__mean=(0.5,) * 10, data__std=(0.5,) * 10, data__hue=0.2),
+        r"data\.hue=0\.2 is of colours, which images of data\.channels=10 have none",
+    ),
+    "grey of bands": (
+        dict(data__bands=True, data__gray=0.5),
+        r"data\.gray=0\.5 is of colours, which images of data\.channels=3 and data\.bands",
+    ),
+    "bands of one channel": (
+        dict(data__channels=1, data__mean=(0.5,), data__std=(0.5,), data__bands=True),
+        r"data\.bands=True needs data\.channels of 2 or more",
+    ),
+    "percentiles that are the same": (
+        dict(data__clip_percentiles=(5.0, 5.0)),
+        r"data\.clip_percentiles=\(5\.0, 5\.0\) are the same percentile; write 1,99, or 0,0",
+    ),
+    "a negative width": (
+        dict(data__window=(40.0, -400.0)),
+        r"data\.window=\(40\.0, -400\.0\) has a negative width; write CENTRE,WIDTH",
+    ),
+    "too many channels": (dict(data__channels=33), r"data\.channels=33 must be from 1 to 32"),
     "crop size with one side": (
         dict(data__global_size=(32,)),
         r"data\.global_size=\(32,\) needs 2 entries",

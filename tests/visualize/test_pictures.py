@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from planted import save_images
 
-from ibot_jax.data.pixels.images import UnreadableImage
+from ibot_jax.data.pixels.unreadable import UnreadableImage
 from ibot_jax.errors import UserError
 from ibot_jax.models.geometry import Geometry
 from ibot_jax.visualize import pictures

@@ -4,12 +4,12 @@ Everything here is a stateless function of (seed, epoch, example index), so that
 repeated, resumed anywhere, and spread over any number of processes without changing.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ibot_jax.config.masking import DEALT
 from ibot_jax.config.section import Section
@@ -20,6 +20,7 @@ from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.data.draw.views import draw_views, view_settings
 from ibot_jax.data.pixels.host_colors import apply_color
 from ibot_jax.data.pixels.images import Decoding, EncodedImage
+from ibot_jax.data.pixels.pictures import on_bands, on_picture
 from ibot_jax.data.pixels.resize import Box, crop_and_resize
 from ibot_jax.kernels.color_table import COLUMNS, Color
 
@@ -134,12 +135,13 @@ class MakeExample:
         gram_views = arrays.get("gram_views", ())
         seen = boxes + boxes[: len(gram_views)] if anchored else boxes
         shrink = largest_shrink(seen, self._sizes[: len(seen)], margin)
-        pixels = image.decode(shrink)
+        pixels, apart = image.decode(shrink, seen), self._decoding.apart
 
         def cut(target: np.ndarray, box: Box, color: Color | None) -> None:
-            view = crop_and_resize(pixels, box, target.shape[:2], self._resize, shrink)
+            view = crop_and_resize(pixels, box, target.shape[:2], self._resize, shrink, apart)
             if color is not None:
-                view = np.asarray(apply_color(Image.fromarray(view), color))
+                change = on_bands if apart else on_picture
+                view = change(view, functools.partial(apply_color, color=color))
             target[:] = view.reshape(target.shape)
 
         views = *arrays["global_views"], *arrays["local_views"]
@@ -192,6 +194,6 @@ class MakeCentralView:
         Returns what is odd about the image, "" if nothing is.
         """
         image = EncodedImage(self._fetch(located), self._decoding)
-        view = self._view.cut(Image.fromarray(image.decode()))
-        out[0][:] = np.asarray(view).reshape(self._shape)
+        view = on_picture(image.decode(), self._view.cut, self._decoding.apart)
+        out[0][:] = view.reshape(self._shape)
         return image.note

@@ -24,7 +24,7 @@ import numpy as np
 
 from ibot_jax.config.host import num_cores
 from ibot_jax.data.make import shared_arrays
-from ibot_jax.data.pixels.images import in_words
+from ibot_jax.data.pixels.unreadable import in_words
 from ibot_jax.errors import TrainingError
 from ibot_jax.parallel.signals import SIGNALS
 

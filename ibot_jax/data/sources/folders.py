@@ -7,12 +7,13 @@ import logging
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
 
-from ibot_jax.data.pixels.images import UnreadableImage
+from ibot_jax.data.pixels.unreadable import UnreadableImage
 from ibot_jax.data.sources import splits
-from ibot_jax.data.sources.listing import EXTENSIONS, Folder, LeftOut, is_folder, join
+from ibot_jax.data.sources.listing import ARRAYS, EXTENSIONS, Folder, LeftOut, is_folder, join
 from ibot_jax.data.sources.names import Names
 from ibot_jax.errors import UserError
 from ibot_jax.files import remote
@@ -32,8 +33,8 @@ class FolderSource:
     below it. Images right beside class folders are left out, and so are folders without images;
     but where there are as many as an average class has, all images are taken, without labels, as
     they are where there are no subfolders. What is left out is told by a warning. Hidden files, and
-    those whose extension is not in `EXTENSIONS`, are ignored. The order is by name, folder by
-    folder.
+    those whose extension is not in `EXTENSIONS`, are ignored, or, where there is none of these, not
+    in `ARRAYS`. The order is by name, folder by folder.
 
     Attributes:
       root: the folder, without a "/" at its end.
@@ -67,17 +68,18 @@ class FolderSource:
           UserError: if folder or split is missing, holds no images, or `max_per_class` is asked of
             a folder without classes.
         """
-        top = _top(path)
-        left_out = LeftOut(top.path)
-        folder, images, folders = _open(top, split, key, left_out)
+        for top in _tops(path):
+            left_out = LeftOut(top.path)
+            folder, images, folders = _open(top, split, key, left_out)
+            self._paths, counts = Names(), {}
+            for name, paths, left_out_below in _listed(folder, folders, top.path, max_per_class):
+                counts[name] = self._paths.extend(paths)
+                left_out.update(left_out_below)
+            if images or len(self._paths):
+                break
         self.root = folder.path.rstrip("/")
         self.fetch = read_file
         self.name = f"folder:{self.root}"
-        self._paths = Names()
-        counts = {}
-        for name, paths, left_out_below in _listed(folder, folders, top.path, max_per_class):
-            counts[name] = self._paths.extend(paths)
-            left_out.update(left_out_below)
         classes = {name: count for name, count in counts.items() if count}
         strays_are_few = max_per_class or len(images) * len(classes) < len(self._paths)
         mixed = labelled and bool(images) and not strays_are_few
@@ -99,7 +101,7 @@ class FolderSource:
         if not len(self._paths):
             raise UserError(
                 f"data.source='{self.name}' holds no images; it needs files that end in "
-                f"{', '.join(EXTENSIONS)}, in class folders or not"
+                f"{', '.join((*EXTENSIONS, *ARRAYS))}, in class folders or not"
                 + (f". Left out: {left_out}" if str(left_out) else "")
             )
         if str(left_out):
@@ -152,18 +154,29 @@ def read_file(path: str) -> bytes:
     """Returns what a regular file holds.
 
     Raises:
+      Exception: as `open_regular`.
+    """
+    if remote.is_remote(path) and not path.startswith("file://"):
+        return remote.read(path)
+    with open_regular(path) as file:
+        return file.read()
+
+
+def open_regular(path: str) -> BinaryIO:
+    """Opens a regular file, or one behind a URL.
+
+    Raises:
       Exception: of any kind where it is gone, or no file (a pipe, whose reader would wait for
         ever; a device, which may have no end).
     """
     path = path.removeprefix("file://")
     if remote.is_remote(path):
-        return remote.read(path)
+        return remote.opened(path)
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         raise UnreadableImage(f"{_KINDS.get(stat.S_IFMT(mode), 'a device')} and no regular file")
     # Should it have become a pipe since, opening must not wait either.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        return file.read()
+    return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
 
 
 def splits_for_testing(path: str) -> list[str]:
@@ -172,9 +185,11 @@ def splits_for_testing(path: str) -> list[str]:
     Raises:
       UserError: if the folder cannot be listed.
     """
-    top = _top(path)
-    _, folders = top.list(LeftOut(path))
-    return splits.for_testing(_splits_of(top, folders))
+    for top in _tops(path):
+        _, folders = top.list(LeftOut(path))
+        if found := _splits_of(top, folders):
+            return splits.for_testing(found)
+    return []
 
 
 def _listed(
@@ -201,11 +216,12 @@ def _listed(
         yield from pool.map(listed, names)
 
 
-def _top(path: str) -> Folder:
+def _tops(path: str) -> list[Folder]:
+    """Returns a folder of pictures, and it as one of arrays, for the case that it has none."""
     path = path if remote.is_remote(path) else os.path.expanduser(path)
     if not is_folder(path):
         raise UserError(f"data.source='folder:{path}' is no folder; give the path of one")
-    return Folder(path)
+    return [Folder(path), Folder(path, endings=ARRAYS)]
 
 
 def _splits_of(top: Folder, folders: list[str]) -> list[str]:

@@ -1,12 +1,14 @@
 """Folders looked through for images: what lies in them, and what is passed by and told."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ibot_jax.errors import UserError
 from ibot_jax.files import remote
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
+# These count where there are none of the others: arrays lie beside pictures for other reasons.
+ARRAYS = ("npy", "npz", "dcm", "dicom")
 # Folders that systems and archivers leave behind; hidden ones (".name") are ignored as well.
 _IGNORED = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
 _MAX_NAMED = 3  # for each reason; a message should not fill the screen
@@ -48,10 +50,17 @@ class Folder:
 
     Attributes:
       path: of the folder.
+      endings: of the files that are images.
     """
 
-    def __init__(self, path: str, above: "Folder | None" = None):
+    def __init__(
+        self,
+        path: str,
+        above: "Folder | None" = None,
+        endings: tuple[str, ...] = EXTENSIONS,
+    ):
         self.path = path
+        self.endings = endings
         self._above = above
         self._real = None if remote.is_remote(path) else os.path.realpath(path)
 
@@ -68,12 +77,13 @@ class Folder:
             raise UserError(
                 f"{self.path} cannot be listed ({reason}); check its permissions"
             ) from error
-        images = sorted(name for name, is_folder in found if not is_folder and is_image(name))
+        files = (name for name, is_folder in found if not is_folder)
+        images = sorted(name for name in files if is_image(name, self.endings))
         return images, sorted(name for name, is_folder in found if is_folder)
 
     def child(self, name: str) -> "Folder":
         """Returns the folder of this name in it."""
-        return Folder(join(self.path, name), self)
+        return Folder(join(self.path, name), self, self.endings)
 
     def walk(self, left_out: LeftOut) -> Iterator[str]:
         """Yields the images in it and below, by name, relative to it."""
@@ -94,7 +104,7 @@ class Folder:
                 if _is_ignored(entry.name):
                     continue
                 is_folder = _is_folder(entry)
-                if entry.is_symlink() and (is_folder or not is_image(entry.name)):
+                if entry.is_symlink() and (is_folder or not is_image(entry.name, self.endings)):
                     path = join(self.path, entry.name)
                     if not os.path.exists(path):
                         left_out.add(path, "a link to nowhere")
@@ -114,9 +124,14 @@ class Folder:
         return False
 
 
-def is_image(name: str) -> bool:
+def is_image(name: str, endings: tuple[str, ...] = EXTENSIONS) -> bool:
     """Tells images by their extension."""
-    return name.rpartition(".")[2].lower() in EXTENSIONS
+    return name.rpartition(".")[2].lower() in endings
+
+
+def endings_among(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns the extensions of images in an archive, those of arrays if there is no picture."""
+    return EXTENSIONS if any(map(is_image, names)) else ARRAYS
 
 
 def is_counted(path: str) -> bool:

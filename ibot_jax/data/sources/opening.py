@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ibot_jax.data.pixels.images import MODES
+from ibot_jax.config.defaults import MAX_CHANNELS
 from ibot_jax.data.sources import folders, hf, patterns, tfds
 from ibot_jax.data.sources.folders import FolderSource
 from ibot_jax.data.sources.hf import HfSource
@@ -103,7 +103,7 @@ def open_source(
       data_dir: where TFDS keeps its data, and others what lies where in their files; "" for their
         defaults.
       max_per_class: keeps the first so many images of each class, by name; 0 keeps all.
-      channels: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA), to which images will be converted.
+      channels: that images will have, see `images.Decoding`.
       labelled: False takes every image of a folder, also those beside class folders, without
         labels.
       key: what `split` is called in errors.
@@ -112,8 +112,8 @@ def open_source(
       UserError: if there is no such source or split, its bucket cannot be reached, it is empty, or
         it cannot be so restricted.
     """
-    if channels not in MODES:
-        raise UserError(f"data.channels={channels} will not do; it is 1, 2, 3 or 4")
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise UserError(f"data.channels={channels} will not do; it is from 1 to {MAX_CHANNELS}")
     kind, _, rest = spec.partition(":")
     if kind == "folder" and rest:
         return FolderSource(rest, split, max_per_class=max_per_class, labelled=labelled, key=key)

@@ -12,7 +12,9 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from ibot_jax.data.pixels.images import Decoding, EncodedImage, in_words
+from ibot_jax.data.pixels.images import Decoding, EncodedImage
+from ibot_jax.data.pixels.pictures import on_picture
+from ibot_jax.data.pixels.unreadable import in_words
 from ibot_jax.data.sources.folders import read_file
 from ibot_jax.data.sources.listing import EXTENSIONS
 from ibot_jax.errors import UserError
@@ -45,9 +47,13 @@ def read_image(path: epath.Path, decoding: Decoding) -> np.ndarray:
     return pixels.reshape(*pixels.shape[:2], decoding.channels)
 
 
-def to_picture(pixels: np.ndarray) -> Image.Image:
-    """Returns pixels [H, W, C] uint8 as Pillow's image."""
-    return Image.fromarray(pixels if pixels.shape[2] > 1 else pixels[..., 0])
+def changed(
+    pixels: np.ndarray, change: Callable[[Image.Image], Image.Image], decoding: Decoding
+) -> np.ndarray:
+    """Returns pixels [H, W, C] uint8 as a function of Pillow's images changes them, [H', W', C]."""
+    plain = pixels if pixels.shape[2] > 1 else pixels[..., 0]
+    found = on_picture(plain, change, decoding.apart)
+    return found.reshape(*found.shape[:2], pixels.shape[2])
 
 
 def read_labels(path: epath.Path) -> np.ndarray:
@@ -140,7 +146,10 @@ def share_batches(
         yield arrays, valid
 
 
-def to_square(pixels: np.ndarray, size: int) -> np.ndarray:
+def to_square(pixels: np.ndarray, size: int, decoding: Decoding) -> np.ndarray:
     """Stretches pixels [H, W, C] uint8 to [size, size, C]: bicubic, antialiased."""
-    square = to_picture(pixels).resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(square).reshape(size, size, pixels.shape[2])
+
+    def stretch(image: Image.Image) -> Image.Image:
+        return image.resize((size, size), Image.Resampling.BICUBIC)
+
+    return changed(pixels, stretch, decoding)

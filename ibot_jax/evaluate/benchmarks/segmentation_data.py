@@ -117,7 +117,7 @@ class Squares:
                 f"{split.images[index]} has {pixels.shape[0]}x{pixels.shape[1]} pixels, but its "
                 f"annotation {labels.shape[0]}x{labels.shape[1]}"
             )
-        return to_square(pixels, self.size), nearest(labels, self.size, self.size)
+        return to_square(pixels, self.size, self.decoding), nearest(labels, self.size, self.size)
 
 
 def nearest(labels: np.ndarray, height: int, width: int) -> np.ndarray:

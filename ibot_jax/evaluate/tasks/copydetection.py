@@ -139,7 +139,7 @@ def square_batches(
     """Yields batches of the images of files as `extract` takes them, all with the label 0."""
 
     def read(path):
-        return [to_square(read_image(path, decoding), size)]
+        return [to_square(read_image(path, decoding), size, decoding)]
 
     blank = [np.zeros((size, size, decoding.channels), np.uint8)]
     batches = share_batches(read, files, blank, rows)

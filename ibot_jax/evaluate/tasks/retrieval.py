@@ -28,7 +28,7 @@ from ibot_jax.cli import flags
 from ibot_jax.cli.progress import progress
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.benchmarks.image_files import ahead, read_image, to_picture
+from ibot_jax.evaluate.benchmarks.image_files import ahead, changed, read_image
 from ibot_jax.evaluate.benchmarks.revisited import measure, read_benchmark
 from ibot_jax.evaluate.common.opening import open_model, settings
 from ibot_jax.evaluate.common.report import Report
@@ -151,11 +151,14 @@ def features(
 
 def _read(image: tuple[epath.Path, Box | None], *, size: int, decoding: Decoding) -> np.ndarray:
     path, box = image
-    picture = to_picture(read_image(path, decoding))
-    if box is not None:
-        picture = picture.crop(box)
-    picture.thumbnail((size, size), Image.Resampling.LANCZOS)
-    return np.asarray(picture).reshape(picture.height, picture.width, decoding.channels)
+
+    def shrunk(picture: Image.Image) -> Image.Image:
+        if box is not None:
+            picture = picture.crop(box)
+        picture.thumbnail((size, size), Image.Resampling.LANCZOS)
+        return picture
+
+    return changed(read_image(path, decoding), shrunk, decoding)
 
 
 def _rescale(image: jax.Array, scale: float) -> jax.Array:

@@ -31,8 +31,8 @@ def picture(height, width, kind="JPEG"):
     return file.getvalue()
 
 
-def make(config, encoded, index=3, masked=True):
-    task = MakeExample(bytes, **example_settings(config))
+def make(config, encoded, index=3, masked=True, fetch=bytes):
+    task = MakeExample(fetch, **example_settings(config))
     out = tuple(np.full_like(array, 1) for array in task.blank())  # as if used before
     task(out, encoded, 2, index, masked)
     return out
@@ -49,6 +49,23 @@ def color_of(row):
         blur_radius=values["blur_radius"],
         solarize=bool(values["solarize"]),
     )
+
+
+@pytest.mark.parametrize("augment", ["device", "host"])
+@pytest.mark.parametrize("resize", ["simd", "pillow"])
+@pytest.mark.parametrize(("channels", "bands"), [(7, False), (4, True), (2, True), (3, True)])
+def test_each_band_is_made_as_a_grey_image_of_its_own(config, channels, bands, resize, augment):
+    config.data.update(channels=channels, bands=bands, resize=resize, augment=augment)
+    pixels = np.asarray(Image.open(io.BytesIO(picture(400, 500))))
+    pixels = pixels[..., np.arange(channels) % 3] // np.arange(1, channels + 1).astype(np.uint8)
+    views = make(config, np.ascontiguousarray(pixels), fetch=np.asarray)
+    config.data.update(channels=1, bands=False)
+    for band in range(channels):
+        alone = make(config, np.ascontiguousarray(pixels[..., band]), fetch=np.asarray)
+        for found, expected in zip(views[:2], alone, strict=False):
+            np.testing.assert_array_equal(found[..., band : band + 1], expected)
+        for found, expected in zip(views[2:], alone[2:], strict=True):  # masks and colours
+            np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("resize", ["simd", "pillow"])
@@ -124,9 +141,9 @@ def test_only_large_images_are_decoded_smaller(
     shrinks = []
     decode = images.EncodedImage.decode
 
-    def spy(self, shrink):
+    def spy(self, shrink, boxes):
         shrinks.append(shrink)
-        return decode(self, shrink)
+        return decode(self, shrink, boxes)
 
     monkeypatch.setattr(images.EncodedImage, "decode", spy)
     encoded = picture(height, width, kind)

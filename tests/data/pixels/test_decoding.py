@@ -3,8 +3,6 @@
 import io
 import os
 import socket
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -12,7 +10,8 @@ from PIL import Image, ImageOps
 
 from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.pipeline import eval_batches
-from ibot_jax.data.pixels.images import Decoding, EncodedImage, UnreadableImage, in_words
+from ibot_jax.data.pixels.images import Decoding, EncodedImage
+from ibot_jax.data.pixels.unreadable import UnreadableImage, in_words
 from ibot_jax.data.sources.folders import read_file
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.parallel.shares import all_rows
@@ -30,20 +29,6 @@ def decode(encoded, **decoding):
     """Returns the grey pixels, and what is odd about them."""
     image = EncodedImage(encoded, Decoding(channels=1, **decoding))
     return image.decode(), image.note
-
-
-def png(width, height, depth, colour, rows):
-    """Returns a PNG of any depth, which Pillow cannot write."""
-
-    def chunk(kind, data):
-        checked = kind + data
-        return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    pack = zlib.compressobj(9)
-    data = b"".join(pack.compress(b"\0" + row) for row in rows) + pack.flush()
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + parts
 
 
 @pytest.mark.parametrize(
@@ -107,7 +92,7 @@ def test_one_bit_and_eight_bits_and_palettes_know_no_range():
 
 
 @pytest.mark.parametrize(("high", "dark"), [(255, True), (4095, True), (65535, False)])
-def test_dark_colours_of_sixteen_bits_are_named(high, dark):
+def test_dark_colours_of_sixteen_bits_are_named(high, dark, png):
     pixels = np.linspace(0, high, 48).astype(">u2").reshape(4, 4, 3)
     encoded = png(4, 4, 16, 2, [row.tobytes() for row in pixels])
     image = EncodedImage(encoded, Decoding())
@@ -135,7 +120,7 @@ def test_exif_orientation_is_applied_where_that_is_wanted(orientation, kind, sha
     assert smaller.shape[:2] == (upright.shape[0] // 2, upright.shape[1] // 2)
 
 
-def test_large_pictures_are_named_with_size_limit_and_remedy():
+def test_large_pictures_are_named_with_size_limit_and_remedy(png):
     encoded = png(20_000, 20_000, 1, 0, [b"\xff" * 2500] * 20_000)
     limit = Image.MAX_IMAGE_PIXELS
     with pytest.raises(UnreadableImage, match="20,000 x 20,000 .*data.max_pixels=178,956,970"):

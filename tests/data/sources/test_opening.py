@@ -264,7 +264,7 @@ def test_synthetic_images_differ_and_repeat():
         ("synthetic:many", "train", {}, ["data.source='synthetic:many'", "NUMBER_OF_IMAGES"]),
         ("digits", "val", {}, ["split='val'", "train or test"]),
         ("synthetic", "train", {"max_per_class": 5}, ["max_per_class=5", "set it to 0"]),
-        ("digits", "train", {"channels": 7}, ["data.channels=7", "1, 2, 3 or 4"]),
+        ("digits", "train", {"channels": 33}, ["data.channels=33", "1 to 32"]),
         ("folder:{root}/nowhere", "train", {}, ["{root}/nowhere", "no folder"]),
         ("folder:{root}/a/000.png", "train", {}, ["{root}/a/000.png", "no folder"]),
         ("folder:{root}", "val", {}, ["split='val'", "there are: a, b"]),

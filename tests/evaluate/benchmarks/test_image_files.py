@@ -62,7 +62,7 @@ def test_images_have_the_channels_that_are_asked_for(tmp_path, mode, channels):
     Image.new(mode, (5, 1)).save(tmp_path / "a.png")
     pixels = image_files.read_image(epath.Path(tmp_path / "a.png"), Decoding(channels))
     assert pixels.shape == (1, 5, channels)
-    assert image_files.to_square(pixels, 3).shape == (3, 3, channels)
+    assert image_files.to_square(pixels, 3, Decoding(channels)).shape == (3, 3, channels)
 
 
 def test_labels_are_grey_or_of_a_palette(tmp_path):

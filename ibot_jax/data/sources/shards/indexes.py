@@ -20,7 +20,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.files import remote
 from ibot_jax.files.atomic import writing
 
-_VERSION = 1  # of what an index holds
+_VERSION = 2  # of what an index holds
 _THREADS = 16
 
 _log = logging.getLogger(__name__)

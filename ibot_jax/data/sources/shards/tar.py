@@ -15,7 +15,13 @@ import posixpath
 import tarfile
 from typing import Any
 
-from ibot_jax.data.sources.listing import is_counted, is_image
+from ibot_jax.data.sources.listing import (
+    ARRAYS,
+    EXTENSIONS,
+    endings_among,
+    is_counted,
+    is_image,
+)
 from ibot_jax.data.sources.ranges import open_file, read_range
 from ibot_jax.data.sources.shards.source import Index, ordered
 from ibot_jax.errors import UserError
@@ -46,7 +52,7 @@ def index_tar(path: str) -> Index:
                         continue
                     if member.offset_data + member.size > end:
                         raise EOFError
-                    if is_image(name):
+                    if is_image(name, (*EXTENSIONS, *ARRAYS)):
                         names.append(name)
                         places.append((member.offset_data, member.size))
                     elif (label := _label(tar, member)) is not None:
@@ -55,6 +61,9 @@ def index_tar(path: str) -> Index:
             if not names:
                 raise tarfile.ReadError(str(error) or "it ends within its first file") from error
             remark = f"it is cut off; the {len(names):,} images before are taken"
+    endings = endings_among(names)
+    kept = [number for number, name in enumerate(names) if is_image(name, endings)]
+    names, places = ([some[number] for number in kept] for some in (names, places))
     return ordered(names, places, [labels.get(_key(name), "") for name in names], remark)
 
 

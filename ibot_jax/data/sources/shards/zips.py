@@ -5,7 +5,7 @@ import struct
 import zipfile
 import zlib
 
-from ibot_jax.data.sources.listing import is_counted, is_image
+from ibot_jax.data.sources.listing import endings_among, is_counted, is_image
 from ibot_jax.data.sources.ranges import open_file, read_range
 from ibot_jax.data.sources.shards.source import Index, ordered
 
@@ -21,11 +21,13 @@ def index_zip(path: str) -> Index:
       Exception: of any kind where it is no zip.
     """
     with open_file(path) as file, zipfile.ZipFile(file) as archive:
-        members = [
+        files = [
             member
             for member in archive.infolist()
-            if not member.is_dir() and is_counted(member.filename) and is_image(member.filename)
+            if not member.is_dir() and is_counted(member.filename)
         ]
+        endings = endings_among(member.filename for member in files)
+        members = [member for member in files if is_image(member.filename, endings)]
         sound = [
             member
             for member in members

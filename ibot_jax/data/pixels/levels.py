@@ -1,0 +1,89 @@
+"""Numbers of any type as the 256 levels that views have."""
+
+import numpy as np
+
+from ibot_jax.data.pixels.unreadable import UnreadableImage
+
+_SIXTEEN_BITS = 2**16 - 1
+# Below are the numbers of a camera or scanner with 14 bits or fewer, which nobody meant for 16.
+_DARK = 2**14
+
+
+def check_numbers(values: np.ndarray) -> None:
+    """Raises `UnreadableImage` where values are no finite numbers."""
+    if values.dtype.kind not in "buif":
+        raise UnreadableImage(f"it holds {values.dtype}, which are no pixels")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise UnreadableImage("it holds values that are no finite numbers")
+
+
+def between(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Returns numbers [...] as uint8, 0 up to `low` and 255 from `high` on, rounded."""
+    kind = np.result_type(values, np.float32)  # float64 of 32 bits
+    scaled = (values.astype(kind) - low) / max(high - low, np.finfo(kind).tiny)
+    return np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+
+
+def by_percentiles(
+    values: np.ndarray, percentiles: tuple[float, float], clipped: int
+) -> np.ndarray:
+    """Returns numbers such that two percentiles of each channel become black and white.
+
+    Args:
+      values: [H, W, C] of any type.
+      percentiles: the two.
+      clipped: how many channels they are of; those behind, alpha, stay the upper 8 bits.
+
+    Returns:
+      [H, W, C] uint8.
+    """
+    check_numbers(values)
+    bands = []
+    for band in np.moveaxis(values, -1, 0)[:clipped]:
+        bands.append(between(band, *np.percentile(band, percentiles).tolist()))
+    rest = by_range(values[..., clipped:], 0.0)[0] if clipped < values.shape[-1] else ()
+    return np.dstack([*bands, *np.moveaxis(rest, -1, 0)] if len(rest) else bands)
+
+
+def by_range(values: np.ndarray, white: float) -> tuple[np.ndarray, str]:
+    """Returns numbers of more than 8 bits by the number that is white, and what is odd about them.
+
+    Args:
+      values: [...] of any type; those of 8 bits, and truth values, know no range.
+      white: 0 is 65535 for integers, and unknown for floats.
+
+    Returns:
+      [...] uint8, and a sentence, "" if nothing is odd.
+
+    Raises:
+      UnreadableImage: if they are floats of an unknown range, or no numbers.
+    """
+    if values.dtype == np.uint8:
+        return values, ""
+    if values.dtype == bool:
+        return values.astype(np.uint8) * 255, ""
+    floats = values.dtype.kind == "f"
+    if floats and not white:
+        raise UnreadableImage(
+            "floating-point pixels have no known range; data.range (--range) says what is white"
+        )
+    check_numbers(values)
+    low, high = values.min().item(), values.max().item()
+    most, note = white or _SIXTEEN_BITS, ""
+    if high > most:
+        note = f"its values reach {high:g}: those above {most:g} are white (data.range, --range)"
+    elif low < 0:
+        note = f"its values reach {low:g}: those below 0 are black"
+    elif not white and high < _DARK:
+        likely = 2 ** max(int(high).bit_length(), 8) - 1
+        note = (
+            f"its values reach {high} of {most}, so it is dark; if that is not meant, "
+            f"data.range={likely} (--range={likely}) makes {likely} white"
+        )
+    if floats or most != int(most):
+        kind = np.result_type(values, np.float32)
+        scaled = np.round(np.clip(values.astype(kind) / most, 0, 1) * 255)
+    else:  # of 16 bits the upper byte
+        kind = np.int32 if values.dtype.itemsize <= 2 and most < 2**23 else np.int64
+        scaled = np.clip(values.astype(kind), 0, int(most)) * 256 // (int(most) + 1)
+    return scaled.astype(np.uint8), note

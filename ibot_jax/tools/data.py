@@ -32,7 +32,7 @@ from ibot_jax.cli.config_file import add_config_arguments, given_config
 from ibot_jax.cli.progress import progress
 from ibot_jax.config.section import Section
 from ibot_jax.data.make.examples import MakeExample
-from ibot_jax.data.pixels.images import Decoding, EncodedImage
+from ibot_jax.data.pixels.images import Decoding, EncodedImage, Excerpt
 from ibot_jax.data.pixels.unreadable import in_words
 from ibot_jax.data.sources.opening import KINDS, Source, open_source, splits_for_testing
 from ibot_jax.data.sources.tfds import TfdsStream
@@ -160,7 +160,7 @@ def look(source: Source, chosen: np.ndarray, decoding: Decoding, task: MakeExamp
         except Exception as error:  # Pillow and file systems raise nearly every kind
             found.bad.append((name, in_words(error)))
             continue
-        digest = hashlib.sha256(bytes(content)).digest()
+        digest = hashlib.sha256(_identity(content, located)).digest()
         if digest in first:
             found.twice.append((name, first[digest]))
         first.setdefault(digest, name)
@@ -174,6 +174,11 @@ def look(source: Source, chosen: np.ndarray, decoding: Decoding, task: MakeExamp
         found.squares = found.squares + (values**2).sum(axis=0)
     found.seconds = decoded, viewed
     return found
+
+
+def _identity(content: bytes | np.ndarray | Excerpt, located: Any) -> bytes:
+    """Returns what images have in common that are the same."""
+    return repr(located).encode() if isinstance(content, Excerpt) else bytes(content)
 
 
 def describe(source: Source, spec: str, args: argparse.Namespace, found: Found) -> dict[str, Any]:

@@ -173,7 +173,7 @@ MISTAKES = {
     "mean per channel": (dict(data__channels=1), r"data\.mean=.* needs data\.channels=1 entries"),
     "mean of ten channels": (
         dict(data__channels=10),
-        r"data\.mean=.* needs data\.channels=10 entries, and has 3; python -m ibot_jax\.tools\.data",
+        r"data\.mean=.* needs data\.channels=10 entries, and has 3; .*tools\.data SOURCE",
     ),
     "hue of ten channels": (
         dict(data__channels=10, data__mean=(0.5,) * 10, data__std=(0.5,) * 10, data__hue=0.2),

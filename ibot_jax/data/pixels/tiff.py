@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import tifffile
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_NAME = "image.tif"  # which files that are opened by a number lack
 _ORIENTATION = 274  # the tag
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = range(4)
 _PLAIN = (_BLACK_IS_ZERO, _RGB)
@@ -34,7 +35,7 @@ def open_tiff(file: BinaryIO, channels: int, frame: int | None) -> Raster:
     """
     import tifffile  # slow to import
 
-    pages = tifffile.TiffFile(file).pages
+    pages = tifffile.TiffFile(file, name=_NAME).pages
     first = pages[frame] if frame is not None and frame < len(pages) else pages[0]
     chosen = [first]
     if frame is not None:
@@ -64,7 +65,7 @@ def open_tiles(file: BinaryIO, boxes: Sequence[Box]) -> Raster | None:
     """
     import tifffile  # slow to import
 
-    page = tifffile.TiffFile(file).pages[0]
+    page = tifffile.TiffFile(file, name=_NAME).pages[0]
     plain = (
         page.photometric in _PLAIN
         and page.compression in _WITHOUT_LOSS

@@ -5,9 +5,11 @@
     https://host/2.jpg,dog,2   counts twice in an epoch; 0 is left out
 
 Names of columns are path, file, file_name, filename, filepath, image, image_path or url; label,
-class, cls, target or category; weight or repeat. Others are passed over.
+class, cls, target or category; weight or repeat; and those of `excerpts`, where an image is a part
+of a file. Others are passed over.
 """
 
+import array
 import csv
 import io
 import json
@@ -17,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from ibot_jax.data.sources import excerpts
 from ibot_jax.data.sources.folders import read_file
 from ibot_jax.data.sources.labels import numbered
 from ibot_jax.data.sources.listing import join
@@ -29,18 +32,17 @@ _COLUMNS = {
     "path": ("path", "file", "file_name", "filename", "filepath", "image", "image_path", "url"),
     "label": ("label", "class", "cls", "target", "category"),
     "weight": ("weight", "repeat"),
+    **{name: (name,) for name in excerpts.COLUMNS},
 }
 _OF_CSV = {"csv": ",", "tsv": "\t"}
 _OF_JSON = ("jsonl", "ndjson", "json")
 _OF_LINES = ("txt", "lst")
 
-Row = tuple[str, str, str]  # path, label and weight, as they are written; "" where there is none
+Row = tuple[str, ...]  # a cell for each of `_COLUMNS`, as it is written; "" where there is none
 
 
 class ListSource:
     """Images that lists name, in their order; see `opening.Source`."""
-
-    fetch = staticmethod(read_file)
 
     def __init__(self, spec: str, files: Sequence[str]):
         """Reads the lists.
@@ -53,16 +55,24 @@ class ListSource:
           UserError: if a list cannot be read or names no image, or a weight is no whole number.
         """
         self.name, self._files = spec, files
-        self._names, folders, labels = Names(), [], []
+        self._names, folders, labels, places = Names(), [], [], array.array("q")
+        whole = (excerpts.NONE,) * len(excerpts.COLUMNS)
         for number, file in enumerate(files):
-            for path, label, weight in rows_of(file):
+            for path, label, weight, *cells in rows_of(file):
+                place = excerpts.numbers_of(cells, file, path) if any(cells) else whole
+                if any(cells) and not places:  # of lists of whole files nothing is kept
+                    places.extend(whole * len(labels))
                 for _ in range(_times(weight, file, path)):
                     self._names.extend([path])
                     labels.append(sys.intern(label))  # of millions, few are different
                     folders.append(number)
+                    places.extend(place if any(cells) or places else ())
         if not labels:
             raise UserError(f"data.source={spec!r} names no image; write a path a line")
         self._folder = np.array(folders, np.int32)
+        found = np.array(places, np.int64).reshape(-1, len(excerpts.COLUMNS))
+        self._places = found if len(found) else None
+        self.fetch = read_file if self._places is None else excerpts.read_excerpt
         self.labels, self.class_names = numbered(labels, spec)
 
     @property
@@ -72,20 +82,29 @@ class ListSource:
     def __len__(self) -> int:
         return len(self._names)
 
-    def locate(self, index: int) -> tuple[str, int]:
-        """Returns the path of an image and its label, -1 without labels."""
-        return self.describe(index), -1 if self.labels is None else int(self.labels[index])
+    def locate(self, index: int) -> tuple[str | excerpts.Place, int]:
+        """Returns where an image lies, a path or a part of a file, and its label, -1 without."""
+        located = self._part(self._path(index), index)
+        return located, -1 if self.labels is None else int(self.labels[index])
 
     def describe(self, index: int) -> str:
-        """Returns the path of one image."""
+        """Returns the path of one image, and which part of the file it is."""
+        return str(self._part(self._path(index), index))
+
+    def relative_name(self, index: int) -> str:
+        """Returns the path of one image as the list has it, and which part of the file it is."""
+        return str(self._part(self._names[index], index))
+
+    def _path(self, index: int) -> str:
         path = self._names[index]
         if os.path.isabs(path) or remote.is_remote(path):
             return path
         return join(self._files[self._folder[index]].rpartition("/")[0] or ".", path)
 
-    def relative_name(self, index: int) -> str:
-        """Returns the path of one image as the list has it."""
-        return self._names[index]
+    def _part(self, path: str, index: int) -> str | excerpts.Place:
+        if self._places is None:
+            return path
+        return excerpts.Place(path, *self._places[index].tolist())
 
     def stamps(self) -> Iterator[str]:
         """Yields the lists, their sizes and times of change, and what they name."""
@@ -107,7 +126,8 @@ def rows_of(file: str) -> Iterator[Row]:
         with open_file(file) as opened:
             lines = io.TextIOWrapper(opened, "utf-8-sig", "surrogateescape", newline="")
             if kind in _OF_LINES:
-                yield from ((line.strip(), "", "") for line in lines if line.strip())
+                rest = ("",) * (len(_COLUMNS) - 1)
+                yield from ((line.strip(), *rest) for line in lines if line.strip())
             elif kind in _OF_JSON:
                 yield from _rows_of_json(lines, file)
             else:
@@ -123,18 +143,18 @@ def _rows_of_csv(lines: Iterable[str], delimiter: str, file: str) -> Iterator[Ro
             continue
         if columns is None:
             names = [name.strip().lower() for name in row]
-            named = {kind: _column(names, kind) for kind in _COLUMNS}
+            named = _columns(names)
             if named["path"] is not None:
                 columns = named
                 continue
-            columns = {"path": 0, "label": 1, "weight": 2}
+            columns = dict.fromkeys(_COLUMNS) | {"path": 0, "label": 1, "weight": 2}
         cells = {
             kind: row[place].strip() if place is not None and place < len(row) else ""
             for kind, place in columns.items()
         }
         if not cells["path"]:
             raise UserError(f"{file}: the line {delimiter.join(row)!r} names no path")
-        yield cells["path"], cells["label"], cells["weight"]
+        yield tuple(cells.values())
 
 
 def _rows_of_json(lines: Iterable[str], file: str) -> Iterator[Row]:
@@ -152,8 +172,7 @@ def _rows_of_json(lines: Iterable[str], file: str) -> Iterator[Row]:
         row = {name.lower(): value for name, value in row.items()}
         names = list(row)
         cells = []
-        for kind in _COLUMNS:
-            place = _column(names, kind)
+        for place in _columns(names).values():
             value = None if place is None else row[names[place]]
             cells.append("" if value is None else str(value))
         if not cells[0]:
@@ -161,9 +180,15 @@ def _rows_of_json(lines: Iterable[str], file: str) -> Iterator[Row]:
         yield tuple(cells)
 
 
-def _column(names: Sequence[str], kind: str) -> int | None:
-    """Returns the place of a column of this kind, None if there is none."""
-    return next((names.index(name) for name in _COLUMNS[kind] if name in names), None)
+def _columns(names: Sequence[str]) -> dict[str, int | None]:
+    """Returns the place of the column of each kind, None where there is none."""
+    found = {
+        kind: next((names.index(name) for name in known if name in names), None)
+        for kind, known in _COLUMNS.items()
+    }
+    if any(found[side] is None for side in excerpts.WINDOW):  # then they are something else
+        found |= dict.fromkeys(excerpts.WINDOW)
+    return found
 
 
 def _times(weight: str, file: str, path: str) -> int:

@@ -12,7 +12,16 @@ from ml_collections import ConfigDict
 
 from ibot_jax.config.flat import make_config
 from ibot_jax.config.keys import Key, Kind
-from ibot_jax.config.ranges import Between, Blocks, ByGlob, Duration, Interval, OneOf, SomeOf
+from ibot_jax.config.ranges import (
+    Between,
+    Blocks,
+    ByGlob,
+    Duration,
+    Interval,
+    OneOf,
+    SomeOf,
+    Window,
+)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -467,7 +476,7 @@ KEYS = {
     "data.window": Key(
         (0.0, 0.0),
         "centre and width of the numbers of DICOM files that are shown; 0,0 takes their own",
-        Between(-1e9, 1e9, entries=2),
+        Window(1e9),
     ),
     "data.exif": Key(False, "turn images as their EXIF orientation says, unlike the original"),
     "data.max_pixels": Key(

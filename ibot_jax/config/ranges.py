@@ -53,6 +53,23 @@ class Interval:
 
 
 @dataclasses.dataclass(frozen=True)
+class Window:
+    """Two numbers: a centre, which may be negative, and a width."""
+
+    most: float
+
+    def problem(self, value: tuple) -> str:
+        """Returns what is wrong with a value."""
+        if len(value) != 2:
+            return "needs 2 entries"
+        center, width = value
+        return "" if abs(center) <= self.most and 0 <= width <= self.most else f"must be {self}"
+
+    def __str__(self) -> str:
+        return f"a centre from -{self.most:g} to {self.most:g} and a width from 0 on"
+
+
+@dataclasses.dataclass(frozen=True)
 class OneOf:
     """One of some words."""
 

@@ -41,9 +41,6 @@ def _check_channels(flat: Flat) -> Iterator[str]:
     if high and not low < high:
         problem = "are the same percentile; write 1,99, or 0,0 to go by data.range"
         yield stated(flat, "data.clip_percentiles", problem)
-    if flat["data.window"][1] < 0:
-        problem = "has a negative width; write CENTRE,WIDTH, or 0,0 for that of the file"
-        yield stated(flat, "data.window", problem)
 
 
 def check_workers(flat: Flat) -> Iterator[str]:

@@ -193,7 +193,7 @@ MISTAKES = {
     ),
     "a negative width": (
         dict(data__window=(40.0, -400.0)),
-        r"data\.window=\(40\.0, -400\.0\) has a negative width; write CENTRE,WIDTH",
+        r"data\.window=\(40\.0, -400\.0\) must be a centre from .* and a width",
     ),
     "too many channels": (dict(data__channels=33), r"data\.channels=33 must be from 1 to 32"),
     "crop size with one side": (

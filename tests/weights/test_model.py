@@ -251,7 +251,7 @@ def test_a_description_that_lacks_something_names_it(workdir, tmp_path):
         ({"mean": "grey"}, r"mean=grey is not of pixels"),
         ({"std": [0.5]}, r"data.std for other than the 3 channels"),
         ({"global_size": "16x16"}, r"data.global_size='16x16', which has the wrong type"),
-        ({"channels": 0}, r"data.channels=0, which must be from 1 to 4"),
+        ({"channels": 0}, r"data.channels=0, which must be from 1 to 32"),
         ({"model": []}, r"has model=\[\]; export or convert it anew"),
         ({"model": description["model"] | {"depth": -1}}, r"model.depth=-1, which must be"),
         ({"model": description["model"] | {"heads": 3}}, r"no model that can be built"),

@@ -183,6 +183,18 @@ def test_colours_of_sixteen_bits_go_by_the_range_where_there_is_one(kind, channe
     np.testing.assert_array_equal(decode(encoded, channels, range=4095), values // 16)
 
 
+@pytest.mark.parametrize(("orientation", "turn"), [(6, lambda x: np.rot90(x, -1)), (2, np.fliplr)])
+def test_rasters_are_turned_where_that_is_wanted(orientation, turn):
+    values = numbers(8, 12, 6, dtype=np.uint8, high=255)
+    tag = [(274, "H", 1, orientation, True)]
+    encoded = tiff(values, extratags=tag, **LAYOUTS["contiguous"])
+    np.testing.assert_array_equal(decode(encoded, 6), values)
+    np.testing.assert_array_equal(decode(encoded, 6, exif=True), turn(values))
+    box = Box(0, 0, 4, 4)
+    part = decode(encoded, 6, boxes=[box], exif=True)
+    np.testing.assert_array_equal(part[:4, :4], turn(values)[:4, :4])
+
+
 @pytest.mark.parametrize("write", [tiff, saved])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_percentiles_of_each_channel_become_black_and_white(write, dtype):

@@ -209,3 +209,27 @@ def test_folders_are_listed_several_at_a_time(folder, monkeypatch, caplog):
     source = FolderSource(str(root), "train")
     assert names(source) == expected and source.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert "left out b/gone, d/gone (a link to nowhere)" in caplog.text
+
+
+def test_arrays_count_where_there_are_no_pictures(make_folder):
+    root = make_folder("a", "b", count=2)
+    for name in ("a/1.npy", "b/2.NPZ", "b/3.dcm", "4.txt"):
+        (root / name).write_bytes(b"numbers")
+    found = FolderSource(str(root), "train")
+    assert [found.relative_name(index) for index in range(len(found))] == [
+        *("a/000.png", "a/001.png", "b/000.png", "b/001.png")
+    ]
+    for path in root.rglob("*.png"):
+        path.unlink()
+    found = FolderSource(str(root), "train")
+    names = [found.relative_name(index) for index in range(len(found))]
+    assert names == ["a/1.npy", "b/2.NPZ", "b/3.dcm"]
+    assert found.class_names == ["a", "b"] and found.labels.tolist() == [0, 1, 1]
+
+
+def test_splits_of_arrays_are_found(tmp_path):
+    for name in ("train/x/1.npy", "val/x/2.npy"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"numbers")
+    assert splits_for_testing(str(tmp_path)) == ["val"]
+    assert len(FolderSource(str(tmp_path), "train")) == 1

@@ -309,6 +309,22 @@ def test_what_is_hidden_or_no_image_is_passed_by(out):
         assert list(names_of(source))[1] == b"a.tar/d/\xff.png"
 
 
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_arrays_count_in_files_without_pictures(kind, out):
+    arrays = {"a/1.npy": b"1", "a/2.npz": b"22", "b/3.dcm": b"333"}
+    for name, files in (("x", arrays), ("y", {"a/1.png": b"p"} | arrays)):
+        if kind == "tar":
+            write_tar(out / f"{name}.tar", files.items())
+        else:
+            with zipfile.ZipFile(out / f"{name}.zip", "w") as archive:
+                for member, content in files.items():
+                    archive.writestr(member, content)
+    source = open_source(f"{kind}:{out}/*.{kind}", "train", data_dir=str(out / "kept"))
+    names = [source.relative_name(index) for index in range(len(source))]
+    assert names == [*(f"x.{kind}/{name}" for name in arrays), f"y.{kind}/a/1.png"]
+    assert [source.fetch(source.locate(index)[0]) for index in range(3)] == [*arrays.values()]
+
+
 def test_zips_of_other_kinds(out, caplog):
     with zipfile.ZipFile(out / "a.zip", "w") as archive:
         archive.writestr("1.png", png(1), zipfile.ZIP_STORED)

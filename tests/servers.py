@@ -1,9 +1,11 @@
-"""Stores that are none: a folder behind http://, and one in a bucket of S3."""
+"""Stores that are none: a folder behind http://, one in a bucket of S3, a data set of a hub."""
 
 import contextlib
 import functools
+import hashlib
 import http.server
 import io
+import json
 import logging
 import os
 import pathlib
@@ -45,6 +47,19 @@ class _Files(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
+def _serving(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Yields the URL at which a handler is asked."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextlib.contextmanager
 def http_server(
     folder: pathlib.Path, trouble: Callable[[str], int] = lambda path: 0, *, ranges: bool = True
 ) -> Iterator[str]:
@@ -56,14 +71,74 @@ def http_server(
       ranges: whether parts of files are sent; else they are sent as a whole.
     """
     handler = functools.partial(_Files, directory=folder, trouble=trouble, ranges=ranges)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with _serving(handler) as url:
+        yield url
+
+
+class _Hub(http.server.BaseHTTPRequestHandler):
+    """What of Hugging Face's hub its clients need to load one data set, at one commit."""
+
+    COMMIT = "0" * 40
+
+    def __init__(self, *args, name, files, **kwargs):
+        self._name, self._files = name, files
+        super().__init__(*args, **kwargs)
+
+    def do_GET(self):
+        path = self.path.partition("?")[0]
+        api, resolve = f"/api/datasets/{self._name}", f"/datasets/{self._name}/resolve/"
+        if path.startswith(f"{api}/tree/"):
+            folder = path.removeprefix(f"{api}/tree/{self.COMMIT}").strip("/")
+            self._answer(json.dumps(self._listed(folder)).encode())
+        elif path.startswith(api):
+            files = [{"rfilename": name} for name in self._files]
+            self._answer(
+                json.dumps({"id": self._name, "sha": self.COMMIT, "siblings": files}).encode()
+            )
+        elif path.startswith(resolve) and (
+            found := self._files.get(path.removeprefix(resolve).partition("/")[2])
+        ):
+            digest = hashlib.sha1(found).hexdigest()
+            self._answer(found, {"X-Repo-Commit": self.COMMIT, "ETag": f'"{digest}"'})
+        else:
+            lacks = "Entry" if self._name in path else "Repo"
+            self._answer(b"{}", {"X-Error-Code": f"{lacks}NotFound"}, status=404)
+
+    do_HEAD = do_GET
+
+    def _listed(self, folder):
+        below = [pathlib.PurePath(name) for name in self._files]
+        folders = {str(path.parent) for path in below} - {"."}
+        entries = [{"type": "directory", "path": name, "oid": "0", "size": 0} for name in folders]
+        entries += [
+            {"type": "file", "path": name, "oid": "0", "size": len(found)}
+            for name, found in self._files.items()
+        ]
+        return [e for e in entries if str(pathlib.PurePath(e["path"]).parent) == (folder or ".")]
+
+    def _answer(self, body, headers=(), status=200):
+        self.send_response(status)
+        kind = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        for name, value in (kind | dict(headers)).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *args):
+        """Says nothing."""
+
+
+@contextlib.contextmanager
+def hub(name: str, files: dict[str, bytes]) -> Iterator[str]:
+    """Yields the URL of a hub that has one data set, for HF_ENDPOINT.
+
+    Args:
+      name: of the data set, ORG/NAME.
+      files: what it holds, by path.
+    """
+    with _serving(functools.partial(_Hub, name=name, files=files)) as url:
+        yield url
 
 
 @contextlib.contextmanager

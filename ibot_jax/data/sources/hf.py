@@ -60,6 +60,7 @@ class HfSource:
         schema = rows.features.arrow_schema
         self._image, label = columns_of(schema, columns, f"data.source={spec!r}", f"hf:{name}")
         self._root, self.name = name, f"hf:{name}, {only or split}"
+        self._short = os.path.basename(name.rstrip("/")) if os.path.isdir(name) else name
         images = rows.select_columns([self._image])
         if isinstance(rows.features[self._image], datasets.Image):
             images = images.cast_column(self._image, datasets.Image(decode=False))
@@ -90,8 +91,8 @@ class HfSource:
         return f"{self.name}, row {index}"
 
     def relative_name(self, index: int) -> str:
-        """Returns the same with the last part of the name alone."""
-        return f"{os.path.basename(self._root.rstrip('/'))}, row {index}"
+        """Returns the name of the data set, of a folder its last part, and the row."""
+        return f"{self._short}, row {index}"
 
     def stamps(self) -> Iterator[str]:
         """Yields name, number, and the Arrow files with their sizes and times of change."""

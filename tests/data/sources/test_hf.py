@@ -1,11 +1,14 @@
 """Data sets of the `datasets` library: splits, columns, what may be wrong; nothing is decoded."""
 
 import io
+import os
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from servers import hub
 
 from ibot_jax.data.sources.opening import open_source, splits_for_testing
 from ibot_jax.data.sources.shared_images import find_shared
@@ -93,20 +96,55 @@ def test_a_folder_that_the_library_loads(tmp_path, monkeypatch):
     assert source.class_names == ["a", "b"] and source.locate(3)[0].endswith("train/b/3.png")
 
 
-def test_names_of_the_hub(monkeypatch):
-    """Asked of the library alone: nothing is fetched here."""
-    asked = []
+def parquet(numbers):
+    buffer = io.BytesIO()
+    rows(numbers, label=[number % 2 for number in numbers]).to_parquet(buffer)
+    return buffer.getvalue()
 
-    def load_dataset(*names):
-        asked.append(names)
-        return datasets.DatasetDict(train=rows([1]))
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    open_source("hf:mnist", "train")
-    open_source("hf:org/name:train", "train")
-    source = open_source("hf:org/name/config#image", "train")
-    assert asked == [("mnist",), ("org/name",), ("org/name", "config")]
-    assert fetched(source) == [png(1)]
+def test_names_of_the_hub(tmp_path):
+    """A data set with two configs, of which one is named, and none of the other is fetched."""
+    card = """---
+configs:
+- config_name: small
+  data_files: data/train-0.parquet
+- config_name: large
+  data_files: data/train-1.parquet
+---
+"""
+    files = {
+        "README.md": card.encode(),
+        "data/train-0.parquet": parquet([4, 7]),
+        "data/train-1.parquet": b"none",
+    }
+    code = """
+from ibot_jax.data.sources.opening import open_source
+from ibot_jax.errors import UserError
+source = open_source("hf:org/name/small", "train")
+print(*(source.fetch(source.locate(index)[0]).hex() for index in range(len(source))))
+print(source.labels.tolist(), source.relative_name(1))
+for wrong in ("hf:org/name", "hf:org/other"):
+    try:
+        open_source(wrong, "train")
+    except UserError as error:
+        print(error)
+"""
+    with hub("org/name", files) as url:
+        environment = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 0, done.stderr
+    images, labels, several, absent = done.stdout.splitlines()
+    assert images.split() == [png(4).hex(), png(7).hex()]
+    assert labels == "[0, 1] org/name/small, row 1"
+    assert "cannot be opened: Config name is missing. Please pick one among" in several
+    assert "'small'" in several and "'large'" in several
+    assert "cannot be opened: Dataset 'org/other' doesn't exist" in absent
 
 
 def test_mistakes_are_told(tmp_path, monkeypatch):

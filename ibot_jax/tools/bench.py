@@ -3,6 +3,7 @@
     python -m ibot_jax.tools.bench check
     python -m ibot_jax.tools.bench step --config=configs/vitb16.py --batch-size=64
     python -m ibot_jax.tools.bench versus --config=configs/vits16.py --batch-size=4 --python=PYTHON
+    python -m ibot_jax.tools.bench suite --out=DIR --minutes=8
     python -m ibot_jax.tools.bench input --config=configs/vitb16.py --data=folder:PATH
     python -m ibot_jax.tools.bench sources --number=1000000
     python -m ibot_jax.tools.bench knn --train=1281167 --test=50000 --width=384
@@ -31,6 +32,7 @@ COMMANDS = {
         "check",
         "step",
         "versus",
+        "suite",
         "input",
         "sources",
         "knn",

@@ -373,4 +373,6 @@ def _memory(compiled: jax.stages.Compiled, mesh: jax.sharding.Mesh) -> dict[str,
     memory["total"] = memory["arguments"] + memory["outputs"] - memory["aliased"]
     memory["total"] += memory["temporaries"]
     in_use = mesh.devices.flat[0].memory_stats()  # None on CPU
-    return memory | ({"peak_in_use": in_use["peak_bytes_in_use"]} if in_use else {})
+    if in_use:
+        memory |= {"peak_in_use": in_use["peak_bytes_in_use"], "limit": in_use["bytes_limit"]}
+    return memory

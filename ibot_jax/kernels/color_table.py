@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 
 JITTER = ("brightness", "contrast", "saturation", "hue")
+_INDEX = {name: index for index, name in enumerate(JITTER)}
 # One column each: switches (0 or 1), the blur's standard deviation in pixels (0 for none), the
 # factor of each operation of the jitter, and its place in their order (-1 where left out).
 _PLACES = tuple(f"{name}_place" for name in JITTER)
@@ -37,8 +38,8 @@ class Color:
 
     def row(self) -> np.ndarray:
         """Returns the numbers of `COLUMNS`, [12] float32."""
-        values = dict.fromkeys(COLUMNS, 0.0) | {f"{name}_place": -1.0 for name in JITTER}
-        values |= {name: float(getattr(self, name)) for name in COLUMNS[:4]}
+        factors, places = [0.0] * len(JITTER), [-1.0] * len(JITTER)
         for place, (name, factor) in enumerate(self.jitter):
-            values |= {name: factor, f"{name}_place": place}
-        return np.array([values[name] for name in COLUMNS], np.float32)
+            factors[_INDEX[name]], places[_INDEX[name]] = factor, place
+        switches = self.flip, self.gray, self.solarize, self.blur_radius
+        return np.array((*switches, *factors, *places), np.float32)

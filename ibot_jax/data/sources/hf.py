@@ -1,121 +1,120 @@
 """Hugging Face's `datasets` library: `hf:NAME`, `hf:NAME:SPLIT`, `hf:NAME#IMAGE,LABEL`.
 
 NAME is a folder that `save_to_disk` wrote, one of files that `load_dataset` takes, or of the hub:
-ORG/NAME, or ORG/NAME/CONFIG where a data set has several. Nothing is decoded by the library, whose
-Arrow files have random access by row.
+ORG/NAME, or ORG/NAME/CONFIG where a data set has several. The library finds, fetches and converts;
+its Arrow files are then read by row, without it, by the processes that make views.
 """
 
+import functools
 import os
-from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from ibot_jax.data.sources import splits
 from ibot_jax.data.sources.columns import columns_of, labels_in_words
 from ibot_jax.data.sources.folders import read_file
-from ibot_jax.data.sources.labels import numbered
-from ibot_jax.data.sources.ranges import state_of
+from ibot_jax.data.sources.shards.source import Index, ShardSource
 from ibot_jax.errors import UserError
 from ibot_jax.files import remote
 
 _SAVED = ("state.json", "dataset_dict.json")  # by `save_to_disk`, of one split and of several
+_OPEN = 1024  # files, of each process, which lie where the system keeps files
 
 
-class HfSource:
-    """A split of a data set, in the order of its rows; see `opening.Source`."""
+def open_hf(spec: str, split: str, *, key: str = "split") -> ShardSource:
+    """Opens a split of a data set, in the order of its rows.
 
-    def __init__(self, spec: str, split: str, *, key: str = "split"):
-        """Opens it.
+    Args:
+      spec: how the user names the source.
+      split: its name, or a part such as "train[:10%]" or "train+test".
+      key: what `split` is called in errors.
 
-        Args:
-          spec: how the user names the source.
-          split: its name, or a part such as "train[:10%]" or "train+test".
-          key: what `split` is called in errors.
-
-        Raises:
-          UserError: if there is no such data set, split or column, or it is empty.
-        """
-        name, only, columns = _parts_of(spec)
-        if only and split != "train":
-            raise UserError(
-                f"{key}={split!r} is not in data.source={spec!r}, which has one split, {only}; "
-                f"write hf:{name}"
-            )
-        found = _opened(name, spec)
-        import datasets  # it is there, and slow to import
-
-        try:
-            instruction = datasets.ReadInstruction.from_spec(only or split)
-            ranges = instruction.to_absolute({name: len(part) for name, part in found.items()})
-        except (ValueError, AssertionError) as error:
-            raise UserError(
-                f"{key}={only or split!r} is not in data.source={spec!r}; it has "
-                f'{", ".join(found)} and parts such as "train[:10%]"'
-            ) from error
-        self._ranges = [(part.splitname, part.from_, part.to) for part in ranges]
-        rows = datasets.concatenate_datasets(
-            [found[name].select(range(start, stop)) for name, start, stop in self._ranges]
+    Raises:
+      UserError: if there is no such data set, split or column, or it is empty.
+    """
+    name, only, columns = _parts_of(spec)
+    if only and split != "train":
+        raise UserError(
+            f"{key}={split!r} is not in data.source={spec!r}, which has one split, {only}; write "
+            f"hf:{name}"
         )
-        if not len(rows):
-            raise UserError(f"{key}={only or split!r} of data.source={spec!r} is empty")
+    split = only or split
+    found = _opened(name, spec)
+    files, indexes = [], []
+    for rows, chosen in _rows_of(found, split, spec, key):
         schema = rows.features.arrow_schema
-        self._image, label = columns_of(schema, columns, f"data.source={spec!r}", f"hf:{name}")
-        self._root, self.name = name, f"hf:{name}, {only or split}"
-        self._short = os.path.basename(name.rstrip("/")) if os.path.isdir(name) else name
-        images = rows.select_columns([self._image])
-        if isinstance(rows.features[self._image], datasets.Image):
-            images = images.cast_column(self._image, datasets.Image(decode=False))
-        self._images = images
-        self.fetch = read_cell
-        labels = [""] * len(rows)
-        if label:
-            column = rows.select_columns([label]).with_format("arrow")[:].column(label)
-            labels = labels_in_words(column.to_pylist(), schema, label)
-        self.labels, self.class_names = numbered(labels, spec)
-
-    @property
-    def num_classes(self) -> int | None:
-        return self.class_names and len(self.class_names)
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def locate(self, index: int) -> tuple[bytes | str, int]:
-        """Returns the bytes of an image, or its path, and its label, -1 without labels."""
-        cell = self._images[index][self._image]
-        if isinstance(cell, dict):
-            cell = cell["bytes"] or cell.get("path")
-        return cell or b"", -1 if self.labels is None else int(self.labels[index])
-
-    def describe(self, index: int) -> str:
-        """Returns the name of the data set, and the row of an image in it."""
-        return f"{self.name}, row {index}"
-
-    def relative_name(self, index: int) -> str:
-        """Returns the name of the data set, of a folder its last part, and the row."""
-        return f"{self._short}, row {index}"
-
-    def stamps(self) -> Iterator[str]:
-        """Yields name, number, and the Arrow files with their sizes and times of change."""
-        yield from (self.name, str(len(self)))
-        for file in self._images.cache_files:
-            yield f"{file['filename']} {state_of(file['filename'])}"
-
-    def parts(self) -> list[tuple[str, int, int]]:
-        """Returns the splits of these rows, and of each the first and one behind the last."""
-        return [(f"{self._root}, {name}", start, stop) for name, start, stop in self._ranges]
+        image, label = columns_of(schema, columns, f"data.source={spec!r}", f"hf:{name}")
+        begin = 0  # of a file
+        for file in (told["filename"] for told in rows.cache_files):
+            number = _table(file).num_rows
+            some = chosen[np.searchsorted(chosen, begin) : np.searchsorted(chosen, begin + number)]
+            files.append(file)
+            indexes.append(_index(file, some - begin, schema, label))
+            begin += number
+        if begin != len(rows):
+            raise UserError(
+                f"data.source={spec!r}: its rows are in another order than its files, or not in "
+                "files; write it anew with save_to_disk"
+            )
+    if not any(len(index.names) for index in indexes):
+        raise UserError(f"{key}={split!r} of data.source={spec!r} is empty")
+    return ShardSource(
+        f"hf:{name}, {split}", files, indexes, functools.partial(read_cell, column=image)
+    )
 
 
-def read_cell(found: bytes | str) -> bytes:
-    """Returns the bytes of an image, from those of its row or from the file that the row names.
+def read_cell(place: tuple[str, int, int], column: str) -> bytes:
+    """Returns the bytes of an image, from its row or from the file that the row names.
+
+    Args:
+      place: an Arrow file, row, and 0.
+      column: of images.
 
     Raises:
       Exception: of any kind where there is none.
     """
-    if isinstance(found, str):
-        return read_file(found)
+    path, row, _ = place
+    found = _table(path).column(column)[row].as_py()
+    if isinstance(found, dict):
+        found = found["bytes"] or found.get("path")
     if not found:
         raise ValueError("the row has no image")
-    return found
+    return read_file(found) if isinstance(found, str) else found
+
+
+@functools.lru_cache(maxsize=_OPEN)
+def _table(path: str) -> Any:
+    """Returns the table of an Arrow file, of which nothing is read before it is looked at."""
+    import pyarrow as pa
+
+    return pa.ipc.open_stream(pa.memory_map(path)).read_all()
+
+
+def _index(file: str, rows: np.ndarray, schema: Any, label: str) -> Index:
+    labels = [""] * len(rows)
+    if label:
+        column = _table(file).column(label).take(rows)
+        labels = labels_in_words(column.to_pylist(), schema, label)
+    places = np.stack([rows, np.zeros_like(rows)], axis=1)
+    return Index([f"row {row}" for row in rows.tolist()], places, labels)
+
+
+def _rows_of(
+    found: dict[str, Any], split: str, spec: str, key: str
+) -> list[tuple[Any, np.ndarray]]:
+    """Returns the splits that `split` is of, and of each the numbers of the rows, rising."""
+    import datasets
+
+    try:
+        instruction = datasets.ReadInstruction.from_spec(split)
+        ranges = instruction.to_absolute({name: len(part) for name, part in found.items()})
+    except (ValueError, AssertionError) as error:
+        raise UserError(
+            f"{key}={split!r} is not in data.source={spec!r}; it has {', '.join(found)} and parts "
+            'such as "train[:10%]"'
+        ) from error
+    return [(found[part.splitname], np.arange(part.from_, part.to)) for part in ranges]
 
 
 def splits_for_testing(spec: str) -> list[str]:

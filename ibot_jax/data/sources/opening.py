@@ -14,7 +14,7 @@ import numpy as np
 from ibot_jax.config.defaults import MAX_CHANNELS
 from ibot_jax.data.sources import folders, hf, patterns, tfds
 from ibot_jax.data.sources.folders import FolderSource
-from ibot_jax.data.sources.hf import HfSource
+from ibot_jax.data.sources.hf import open_hf
 from ibot_jax.data.sources.labels import first_of_each
 from ibot_jax.data.sources.lists import ListSource
 from ibot_jax.data.sources.patterns import files_of
@@ -129,7 +129,7 @@ def open_source(
         source = ShardSource(spec, files, indexes, read)
         return _first_of_each_class(source, max_per_class)
     if kind == "hf" and rest:
-        return _first_of_each_class(HfSource(spec, split, key=key), max_per_class)
+        return _first_of_each_class(open_hf(spec, split, key=key), max_per_class)
     if kind == "digits" and not rest:
         return DigitsSource(split, max_per_class=max_per_class, key=key)
     if max_per_class and kind in ("tfds", "synthetic"):

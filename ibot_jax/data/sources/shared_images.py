@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ibot_jax.data.sources.folders import FolderSource
-from ibot_jax.data.sources.hf import HfSource
 from ibot_jax.data.sources.lists import ListSource
 from ibot_jax.data.sources.opening import DigitsSource, Source, Subset
 from ibot_jax.data.sources.shards.source import ShardSource
@@ -59,12 +58,12 @@ def find_shared(first: Source | TfdsStream, second: Source | TfdsStream) -> Shar
 
     Local files are the same if they hold the same bytes, whatever their names; of sources that have
     together more than 100,000 files, only those of the same name are looked at. In buckets,
-    archives, TFDS and `hf` it is the place that counts: URLs, places in files, examples of splits.
+    archives and TFDS it is the place that counts: URLs, places in a file, examples of a shard.
     """
     if isinstance(first, FolderSource) and isinstance(second, FolderSource):
         paths = [_Paths(source) for source in (first, second)]
         return find_shared_files(*paths)
-    if isinstance(first, TfdsSource | TfdsStream | HfSource) and type(first) is type(second):
+    if isinstance(first, TfdsSource | TfdsStream) and type(first) is type(second):
         return _number(_places(first), _places(second))
     if isinstance(first, _OF_PLACES) and isinstance(second, _OF_PLACES):
         return _number(*([s.locate(i)[0] for i in range(len(s))] for s in (first, second)))
@@ -115,7 +114,7 @@ def _name(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def _places(source: TfdsSource | TfdsStream | HfSource) -> list[int]:
+def _places(source: TfdsSource | TfdsStream) -> list[int]:
     """Returns a number for every example of a split, by file and place in it."""
     return [
         (zlib.crc32(name.encode()) << 32) + place

@@ -52,7 +52,7 @@ def test_splits_and_parts(saved):
     assert fetched(open_source(saved, "train[3:]+test")) == [png(3), png(7), png(8)]
     assert find_shared(open_source(saved, "train[:50%]"), source).count == 1
     assert find_shared(source, open_source(saved, "test")).count == 0
-    assert source.relative_name(0) == "saved, row 0"
+    assert source.relative_name(0) == "data-00000-of-00001.arrow/row 1"
     with pytest.raises(UserError, match=r"data.split='val' is not in .*; it has train, test and"):
         open_source(saved, "val", key="data.split")
     with pytest.raises(UserError, match="is not in .*; it has train, test and parts"):
@@ -93,7 +93,7 @@ def test_a_folder_that_the_library_loads(tmp_path, monkeypatch):
         path.write_bytes(png(number) if number else b"no image")
     source = open_source(f"hf:{tmp_path}/images", "train")
     assert fetched(source) == [b"no image", png(2), png(1), png(3)]
-    assert source.class_names == ["a", "b"] and source.locate(3)[0].endswith("train/b/3.png")
+    assert source.class_names == ["a", "b"] and source.locate(3)[1] == 1
 
 
 def parquet(numbers):
@@ -141,7 +141,7 @@ for wrong in ("hf:org/name", "hf:org/other"):
     assert done.returncode == 0, done.stderr
     images, labels, several, absent = done.stdout.splitlines()
     assert images.split() == [png(4).hex(), png(7).hex()]
-    assert labels == "[0, 1] org/name/small, row 1"
+    assert labels == "[0, 1] name-train.arrow/row 1"
     assert "cannot be opened: Config name is missing. Please pick one among" in several
     assert "'small'" in several and "'large'" in several
     assert "cannot be opened: Dataset 'org/other' doesn't exist" in absent
@@ -156,6 +156,10 @@ def test_mistakes_are_told(tmp_path, monkeypatch):
         UserError, match=r"cannot be opened: Config name is missing. Please pick .*"
     ):
         open_source("hf:org/name", "train")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict(train=rows([1])))
+    with pytest.raises(UserError, match="or not in files; write it anew with save_to_disk"):
+        open_source("hf:org/name", "train")
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(UserError, match="cannot be opened: .*; give a folder that save_to_disk"):
         open_source(f"hf:{tmp_path}", "train")
     with pytest.raises(UserError, match="hf: reads folders on a disk and data sets of the hub"):

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ibot_jax.config.defaults import MAX_PIXELS
 from ibot_jax.config.section import Section
-from ibot_jax.data.pixels import dicom, levels, npy, tiff
+from ibot_jax.data.pixels import dicom, levels, npy, restarts, tiff
 from ibot_jax.data.pixels.pictures import on_picture
 from ibot_jax.data.pixels.raster import Raster, chosen_frame
 from ibot_jax.data.pixels.resize import Box
@@ -148,29 +148,33 @@ class EncodedImage:
         Raises:
           Exception: of many kinds, Pillow's, where the image is corrupt or truncated.
         """
-        pixels = self._decode_jpeg(shrink)
-        if pixels is not None:
-            return self._upright(_clipped(pixels, self._decoding))
         if any(self._decoding.clip_percentiles):
             boxes = ()  # they are those of the whole image
-        pixels = self._decode(self._in_file(boxes, shrink))
+        needed = self._in_file(boxes, shrink)
+        pixels = self._decode_jpeg(shrink, needed)
+        if pixels is not None:
+            return self._upright(_clipped(pixels, self._decoding))
+        pixels = self._decode(needed)
         if shrink > 1:
             apart = self._decoding.apart
             pixels = on_picture(pixels, lambda image: image.reduce(shrink), apart)
         return self._upright(pixels)
 
-    def _decode_jpeg(self, shrink: int) -> np.ndarray | None:
+    def _decode_jpeg(self, shrink: int, boxes: Sequence[Box]) -> np.ndarray | None:
         """Returns the pixels of a plain JPEG, [H / shrink, W / shrink, 3]; None of other images."""
-        if self._raster is not None or self._box is not None:
+        if self._raster is not None or isinstance(self._data, Image.Image):
             return None
         plain = (self._image.format, self._image.mode, self._decoding.channels)
-        if plain == ("JPEG", "RGB", 3) and isinstance(self._data, bytes):
-            # Of what it doubts Pillow accepts a part, and names the fault of the rest.
-            with contextlib.suppress(ValueError):
-                width, height = self._image.size
-                return simplejpeg.decode_jpeg(
-                    self._data, min_height=-(-height // shrink), min_width=-(-width // shrink)
-                )
+        if plain != ("JPEG", "RGB", 3):
+            return None
+        data = self._data if isinstance(self._data, bytes) else _file(self._data).read()
+        width, height = self._image.size
+        # Of what it doubts Pillow accepts a part, and names the fault of the rest.
+        with contextlib.suppress(ValueError):
+            if self._box is None:
+                return _decode_rows(data, height, width, shrink, boxes)
+            pixels = self._cut(_decode_rows(data, height, width, 1, boxes))
+            return on_picture(pixels, lambda image: image.reduce(shrink)) if shrink > 1 else pixels
         return None
 
     def _decode(self, boxes: Sequence[Box]) -> np.ndarray:
@@ -183,7 +187,10 @@ class EncodedImage:
         raster = self._raster or self._tiles(boxes) or self._deep_values()
         if raster is not None:
             values = self._cut(raster.read(boxes))
-            pixels, self.note = _to_levels(values, raster.limits, decoding)
+            area = sum(box.height * box.width for box in boxes)
+            if self._box is not None or area > self.height * self.width:
+                boxes = ()  # at once is quicker
+            pixels, self.note = _to_levels(values, raster.limits, decoding, boxes)
             return _of_channels(pixels, decoding)
         if dark := _has_deep_colors(self._image):  # which loading makes it forget
             dark = max(high for _, high in self._image.convert("RGB").getextrema()) < _DARK
@@ -290,10 +297,38 @@ def _check_channels(found: int, decoding: Decoding) -> None:
         )
 
 
+def _decode_rows(
+    data: bytes, height: int, width: int, shrink: int, boxes: Sequence[Box]
+) -> np.ndarray:
+    """Returns the pixels of a JPEG, [H / shrink, W / shrink, 3]; of few boxes only their rows."""
+    size = -(-height // shrink), -(-width // shrink)
+    first = min((box.top for box in boxes), default=0)
+    last = min(max((box.top + box.height for box in boxes), default=height), height)
+    found = restarts.rows_of(data, first, last) if 2 * (last - first) <= height else None
+    if found is None:
+        return simplejpeg.decode_jpeg(data, min_height=size[0], min_width=size[1])
+    data, top = found
+    rows = simplejpeg.decode_jpeg_header(data)[0]
+    part = simplejpeg.decode_jpeg(data, min_height=-(-rows // shrink), min_width=size[1])
+    pixels = np.zeros((*size, 3), np.uint8)
+    pixels[top // shrink :][: len(part)] = part
+    return pixels
+
+
 def _to_levels(
-    values: np.ndarray, limits: tuple[float, float] | None, decoding: Decoding
+    values: np.ndarray,
+    limits: tuple[float, float] | None,
+    decoding: Decoding,
+    boxes: Sequence[Box] = (),
 ) -> tuple[np.ndarray, str]:
-    """Returns numbers [H, W, C] as uint8, and what is odd about them, "" if nothing is."""
+    """Returns numbers [H, W, C], or those in boxes, as uint8, and what is odd about them, or ""."""
+    if boxes:
+        pixels, notes = np.zeros(values.shape, np.uint8), []
+        for top, left, height, width in boxes:
+            part = slice(top, top + height), slice(left, left + width)
+            pixels[part], note = _to_levels(values[part], limits, decoding)
+            notes.append(note)
+        return pixels, next(filter(None, notes), "")
     if any(decoding.clip_percentiles):
         colors = values.shape[2] - (not decoding.apart and values.shape[2] in (2, 4))
         return levels.by_percentiles(values, decoding.clip_percentiles, colors), ""

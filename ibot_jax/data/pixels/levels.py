@@ -83,7 +83,9 @@ def by_range(values: np.ndarray, white: float) -> tuple[np.ndarray, str]:
     if floats or most != int(most):
         kind = np.result_type(values, np.float32)
         scaled = np.round(np.clip(values.astype(kind) / most, 0, 1) * 255)
-    else:  # of 16 bits the upper byte
+    elif values.dtype == np.uint16 and most == _SIXTEEN_BITS:
+        scaled = values >> 8
+    else:  # of 16 bits the upper byte, likewise
         kind = np.int32 if values.dtype.itemsize <= 2 and most < 2**23 else np.int64
         scaled = np.clip(values.astype(kind), 0, int(most)) * 256 // (int(most) + 1)
     return scaled.astype(np.uint8), note

@@ -68,14 +68,14 @@ def test_losses_are_those_of_the_folder(kind, made, of_folder, tmp_path):
     assert train(tmp_path, root, f"--config.data.source={specs[kind]}") == of_folder
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_run_that_is_killed_goes_on_bit_for_bit(count, made, tmp_path):
+@pytest.mark.parametrize(("count", "steps"), [(1, 30), (2, 20)])  # two take more time for each
+def test_a_run_that_is_killed_goes_on_bit_for_bit(count, steps, made, tmp_path):
     """From all kinds at once, mixed: it becomes the run on as many parts of the folder alone."""
     specs, root = made
     arguments = (
         *ARGUMENTS,
         f"--config.data.data_dir={root}",
-        "--config.duration=20 steps",
+        f"--config.duration={steps} steps",
         f"--config.data.mixture_epoch={12 * len(specs)}",
         "--config.checkpoint.every=4 steps",
     )
@@ -100,11 +100,11 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(count, made, tmp_path):
 
     jax.tree.map(
         np.testing.assert_array_equal,
-        restored(tmp_path / "kinds", 20),
-        restored(tmp_path / "folders", 20),
+        restored(tmp_path / "kinds", steps),
+        restored(tmp_path / "folders", steps),
     )
     rows = cli.rows(tmp_path / "kinds")
-    assert rows == cli.rows(tmp_path / "folders") and len(rows) == 20
+    assert rows == cli.rows(tmp_path / "folders") and len(rows) == steps
     numbers = range(1, len(specs) + 1)
     for row in rows:
         assert sum(row[f"source_{number}_images"] for number in numbers) == 32

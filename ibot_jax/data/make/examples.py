@@ -19,7 +19,7 @@ from ibot_jax.data.draw.dealt_masks import deal, draw_dealt_mask
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.data.draw.views import draw_views, view_settings
 from ibot_jax.data.pixels.host_colors import apply_color
-from ibot_jax.data.pixels.images import Decoding, EncodedImage
+from ibot_jax.data.pixels.images import Decoding, EncodedImage, Excerpt
 from ibot_jax.data.pixels.pictures import on_bands, on_picture
 from ibot_jax.data.pixels.resize import Box, crop_and_resize
 from ibot_jax.kernels.color_table import COLUMNS, Color
@@ -28,7 +28,7 @@ from ibot_jax.kernels.color_table import COLUMNS, Color
 ORDER, CROPS, COLORS, MASKS, STAND_INS, STEPS, SIZES = range(7)
 
 Example = tuple[np.ndarray, ...]
-Fetch = Callable[[Any], bytes | np.ndarray]
+Fetch = Callable[[Any], bytes | np.ndarray | Excerpt]
 
 
 def stream(seed: int, epoch: int, index: int, purpose: int) -> np.random.Generator:

@@ -20,7 +20,7 @@ def read_frame(path: str, number: int) -> np.ndarray:
     """Returns a frame of a video's first stream of pictures, [H, W, 3] uint8.
 
     Args:
-      path: of a file, or URL that FFmpeg reads.
+      path: of a local file.
       number: of the frame in the order in which frames are shown, from 0 on.
 
     Raises:

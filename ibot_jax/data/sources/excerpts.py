@@ -82,11 +82,16 @@ def read_excerpt(place: Place) -> Excerpt | np.ndarray:
     path, frame, x, y, w, h, level = place
     box = None if x == NONE else Box(y, x, h, w)
     ending = path.rpartition(".")[2].lower()
-    if ending in _SLIDES or level != NONE:
-        if remote.is_remote(path) or box is None:
-            raise UnreadableImage("of a slide a list names windows (x, y, w, h) of a local file")
+    is_slide, is_video = ending in _SLIDES or level != NONE, ending in _VIDEOS
+    if is_slide or is_video:
+        path = path.removeprefix("file://")
+        if remote.is_remote(path):
+            raise UnreadableImage("slides and videos are read from disks alone; copy it to one")
+    if is_slide:
+        if box is None:
+            raise UnreadableImage("of a slide a list names windows, in columns x, y, w and h")
         return slides.read_region(path, box, max(level, 0))
-    if ending in _VIDEOS:
+    if is_video:
         if frame == NONE:
             raise UnreadableImage("of a video a list names frames, in a column frame")
         pixels = videos.read_frame(path, frame)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ibot_jax.config.defaults import MAX_CHANNELS
+from ibot_jax.data.pixels.images import Excerpt
 from ibot_jax.data.sources import folders, hf, patterns, tfds
 from ibot_jax.data.sources.folders import FolderSource
 from ibot_jax.data.sources.hf import open_hf
@@ -53,15 +54,15 @@ class Source(Protocol):
 
     Attributes:
       name: for people.
-      fetch: turns what `locate` found into what `images.EncodedImage` opens: an encoded image, or
-        pixels [H, W] or [H, W, C] uint8; raises any exception if it is gone.
+      fetch: turns what `locate` found into what `images.EncodedImage` opens: an encoded image, a
+        part of a file, or pixels [H, W] or [H, W, C]; raises any exception if it is gone.
       labels: [len] int32; None where there are none, or where they lie beside the images (TFDS).
       class_names: by label, or None.
       num_classes: None where examples have no labels.
     """
 
     name: str
-    fetch: Callable[[Any], bytes | np.ndarray]
+    fetch: Callable[[Any], bytes | np.ndarray | Excerpt]
     labels: np.ndarray | None
     class_names: list[str] | None
     num_classes: int | None

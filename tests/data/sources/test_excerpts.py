@@ -147,7 +147,7 @@ def test_regions_of_a_slide(listed, tmp_path):
         read(source, 2)
     with pytest.raises(UnreadableImage, match="512 x 384 pixels, and the window x=500 .* beyond"):
         read(source, 3)
-    with pytest.raises(UnreadableImage, match="of a slide a list names windows"):
+    with pytest.raises(UnreadableImage, match="of a slide a list names windows, in columns x"):
         read(listed("path,frame\na.svs,1\n"), 0)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tifffile
+from PIL import Image
 from scans import scan
 
 import ibot_jax
@@ -13,6 +14,7 @@ from ibot_jax import export
 from ibot_jax.embed import __main__ as embed
 from ibot_jax.evaluate import __main__ as evaluate
 from ibot_jax.tools import data
+from ibot_jax.visualize import __main__ as visualize
 
 SIDE, IMAGES = 16, 16  # pixels; of a class and a split
 # Georeferencing, as a GeoTIFF has it: metres of a pixel, place of the first one, EPSG:32632.
@@ -127,6 +129,10 @@ def test_they_are_trained_on_exported_embedded_and_measured(kind, tmp_path, caps
     features = np.asarray(model.features(params, pixels).cls)
     class_tokens = table[list(table)[1]]
     np.testing.assert_allclose(np.stack(class_tokens), features, atol=1e-5)
+
+    figure = tmp_path / "attention.png"
+    shown = ["attention", f"--from={exported}", f"--data={images}", f"--out={figure}"]
+    assert visualize.main([*shown, "--number=2"]) == 0 and Image.open(figure).height > SIDE
 
     report = tmp_path / "evaluated"
     knn = ["knn", f"--from={exported}", f"--data={source}", f"--out={report}", "--k=5"]

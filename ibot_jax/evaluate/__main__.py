@@ -34,6 +34,7 @@ TASKS = {
         "retrieval",
         "davis",
         "segmentation",
+        "depth",
         "correspondence",
         "robustness",
         "copydetection",

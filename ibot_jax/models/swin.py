@@ -358,12 +358,15 @@ class Swin(nn.Module):
         *_, (_, _, x) = self._run(images, masks, gains)
         return _tokens(self.norm(x))
 
-    def layers(self, images: Array, wanted: Sequence[int]) -> tuple[Tokens, ...]:
+    def layers(
+        self, images: Array, wanted: Sequence[int], normalized: bool = True
+    ) -> tuple[Tokens, ...]:
         """Returns the tokens of the wanted blocks, in that order; blocks count over all stages.
 
-        Those of the last stage are normalised.
+        Those of the last stage are normalised, or none.
         """
         others = sum(self.stage_depths[:-1])  # blocks of stages whose width is not that of the norm
+        others = others if normalized else sum(self.stage_depths)
         outputs = [x for _, _, x in self._run(images)]
         return tuple(
             _tokens(self.norm(outputs[number]) if number >= others else outputs[number])

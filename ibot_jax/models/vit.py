@@ -155,14 +155,19 @@ class ViT(nn.Module):
         x = self._run_blocks(self._embed(images, masks), gains, rotation)
         return self._tokens(x, images, local)
 
-    def layers(self, images: Array, wanted: Sequence[int]) -> tuple[Tokens, ...]:
-        """Returns the normalised tokens of the wanted blocks, which count from 0, in that order."""
+    def layers(
+        self, images: Array, wanted: Sequence[int], normalized: bool = True
+    ) -> tuple[Tokens, ...]:
+        """Returns the tokens of the wanted blocks, which count from 0, in that order.
+
+        All are normalised by the last norm, or none.
+        """
         x, rotation = self._embed(images, None), self._rotation(images)
         outputs = {}
         for number, block in enumerate(self.blocks):
             x = block(x, rotation=rotation)
             if number in wanted:
-                outputs[number] = self._tokens(x, images)
+                outputs[number] = self._tokens(x, images, normalized=normalized)
         return tuple(outputs[number] for number in wanted)
 
     def attention(self, images: Array) -> Attention:
@@ -174,8 +179,12 @@ class ViT(nn.Module):
         cls = weights[:, :, 0, 1 + self.registers :]
         return Attention(cls.reshape(*weights.shape[:2], *self._grid(images)), weights)
 
-    def _tokens(self, x: Array, images: Array, local: bool = False) -> Tokens:
+    def _tokens(
+        self, x: Array, images: Array, local: bool = False, normalized: bool = True
+    ) -> Tokens:
         """Normalises the tokens of a layer [B, T, D], and names them."""
+        if not normalized:
+            return Tokens(x, self._grid(images), self.registers)
         of_class = self.last_norm
         if self.untie_class_norm:
             of_class = self.class_norms[0]

@@ -132,14 +132,21 @@ class Model:
         return self._apply(params, images, floats=floats)
 
     def layers(
-        self, params: Params, images: jax.Array, wanted: Sequence[int], *, floats: str | None = None
+        self,
+        params: Params,
+        images: jax.Array,
+        wanted: Sequence[int],
+        *,
+        normalized: bool = True,
+        floats: str | None = None,
     ) -> tuple[Tokens, ...]:
         """Returns the tokens of the wanted blocks, which count from 0 over all stages, float32.
 
-        They are normalised as the backbone normalises them: all of a ViT's by the last norm.
-        Images and errors as of `features`.
+        They are normalised as the backbone normalises them, all of a ViT's by the last norm; or
+        not `normalized`, as they leave their blocks. Images and errors as of `features`.
         """
-        return self._apply(params, images, tuple(wanted), floats=floats, method="layers")
+        wanted = tuple(wanted)
+        return self._apply(params, images, wanted, normalized, floats=floats, method="layers")
 
     def attention(
         self, params: Params, images: jax.Array, *, floats: str | None = None

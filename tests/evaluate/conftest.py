@@ -7,6 +7,7 @@ from PIL import Image
 from runs import save_run
 from tiny import tiny_config, tiny_plan
 
+from ibot_jax import load
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.runs.training import make_init
 
@@ -39,6 +40,19 @@ def images(tmp_path_factory):
                 pixels = np.clip(np.array(color) + rng.integers(-30, 31, (20, 22, 3)), 0, 255)
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index:02}.png")
     return str(root)
+
+
+@pytest.fixture(scope="session")
+def dense_evaluation(reference):
+    """Returns the recorded arrays of dense evaluations, by name."""
+    with np.load(reference("dense_evaluation.npz")) as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="session")
+def loaded(workdir):
+    """Returns the model of the workdir and its parameters."""
+    return load(workdir)
 
 
 @pytest.fixture

@@ -19,9 +19,6 @@ import argparse
 import functools
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
-
 from ibot_jax.cli import flags
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.data.sources.same_images import require_same_files
@@ -31,6 +28,7 @@ from ibot_jax.evaluate.benchmarks.segmentation_data import Squares, find_splits
 from ibot_jax.evaluate.common.opening import open_model, open_rows, settings, warn_of_shared
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.extract import last_blocks
+from ibot_jax.evaluate.features.patch_maps import concatenated
 from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes.patch_heads import Linear, knn_votes
 from ibot_jax.evaluate.probes.segmenting import Frozen, count_classes, fit_linear, sample_bank
@@ -130,17 +128,9 @@ def make_patch_fn(model: Model, wanted: Sequence[int]):
     """
 
     def patches(params, images):
-        maps = [tokens.patches for tokens in model.layers(params, images, wanted)]
-        grid = max(x.shape[1:3] for x in maps)
-        return jnp.concatenate([_enlarged(x, grid) for x in maps], axis=-1)
+        return concatenated([x.patches for x in model.layers(params, images, wanted)])
 
     return patches
-
-
-def _enlarged(x: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    if x.shape[1:3] == grid:
-        return x
-    return jax.image.resize(x, (len(x), *grid, x.shape[-1]), "linear")
 
 
 def _check(args: argparse.Namespace, model: Model) -> None:

@@ -1,0 +1,220 @@
+"""Images and measured depths of their pixels, in the layouts of NYUd and KITTI."""
+
+import dataclasses
+import functools
+import io
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.sources.folders import read_file
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate.benchmarks.image_files import read_image, require_folder, share_batches
+from ibot_jax.evaluate.measures import depth
+from ibot_jax.parallel.shares import Rows
+
+Size = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a data set lies on disk, and what of it counts.
+
+    Attributes:
+      lists: files that name images and depths, of the training and of the test images.
+      images: folder of the images.
+      depths: folder of the depths.
+      unit: of the numbers in depth files, in a metre.
+      nearest: metres, of depths that count.
+      farthest: likewise.
+      box: of pixels that count, see `measures.depth`.
+      size: height and width that images are cut to, at the bottom and in the middle; None keeps
+        them.
+      crop: height and width of what is trained on.
+    """
+
+    lists: tuple[str, str]
+    images: str
+    depths: str
+    unit: float
+    nearest: float
+    farthest: float
+    box: tuple[float, float, float, float]
+    size: Size | None
+    crop: Size
+
+
+LAYOUTS = {
+    "nyu": Layout(
+        ("nyu_train.txt", "nyu_test.txt"), "", "", 1000, 1e-3, 10, depth.EIGEN, None, (416, 544)
+    ),
+    "kitti": Layout(
+        ("kitti_eigen_train.txt", "kitti_eigen_test.txt"),
+        "input",
+        "gt_depth",
+        256,
+        1e-3,
+        80,
+        depth.GARG,
+        (352, 1216),
+        (352, 704),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images and their depths.
+
+    Attributes:
+      images: files.
+      depths: the file of each image.
+      layout: how they are read.
+      decoding: how files become pixels.
+    """
+
+    images: list[epath.Path]
+    depths: list[epath.Path]
+    layout: Layout
+    decoding: Decoding
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns an image [H, W, C] uint8 and its depths [H, W] float32, metres, 0 for none.
+
+        Raises:
+          UserError: if one cannot be read, or they are not of one size.
+        """
+        pixels = read_image(self.images[index], self.decoding)
+        metres = _read_depth(self.depths[index]) / np.float32(self.layout.unit)
+        if pixels.shape[:2] != metres.shape:
+            raise UserError(
+                f"{self.images[index]} has {pixels.shape[0]}x{pixels.shape[1]} pixels, but "
+                f"{self.depths[index]} {metres.shape[0]}x{metres.shape[1]}"
+            )
+        if self.layout.size is None:
+            return pixels, metres
+        height, width = self.layout.size
+        if pixels.shape[0] < height or pixels.shape[1] < width:
+            raise UserError(
+                f"{self.images[index]} has {pixels.shape[0]}x{pixels.shape[1]} pixels, and "
+                f"{height}x{width} are cut out of it (wrong --layout?)"
+            )
+        top, left = pixels.shape[0] - height, (pixels.shape[1] - width) // 2
+        return tuple(x[top : top + height, left : left + width] for x in (pixels, metres))
+
+    def size(self) -> Size:
+        """Returns height and width of the first image, which are those of all."""
+        return self.read(0)[1].shape
+
+    def crops(
+        self, order: Sequence[int], crop: Size, rows: Rows, seed: Sequence[int]
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Yields this process's share of batches of random crops, one in two mirrored.
+
+        Args:
+          order: indices of images, the same on all processes, whole batches.
+          crop: height and width.
+          rows: of a batch of B that this process makes, b of them.
+          seed: of crops, with the index of the image.
+
+        Yields:
+          Dicts of `images` [b, *crop, C] uint8 and `depths` [b, *crop] float32.
+        """
+
+        def read(index: int) -> tuple[np.ndarray, np.ndarray]:
+            both = self.read(index)
+            rng = np.random.default_rng([*seed, index])
+            spare = [side - wanted for side, wanted in zip(both[1].shape, crop, strict=True)]
+            if min(spare) < 0:
+                height, width = both[1].shape
+                raise UserError(
+                    f"{self.images[index]} has {height}x{width} pixels, fewer than "
+                    f"--crop={crop[0]} {crop[1]}"
+                )
+            top, left = (int(rng.integers(side + 1)) for side in spare)
+            both = [x[top : top + crop[0], left : left + crop[1]] for x in both]
+            return [x[:, ::-1] for x in both] if rng.random() < 0.5 else both
+
+        for batch, _ in share_batches(read, order, self._blank(crop), rows):
+            yield dict(zip(("images", "depths"), batch, strict=True))
+
+    def whole(self, rows: Rows) -> Iterator[dict[str, np.ndarray]]:
+        """Yields this process's share of batches of whole images; the last is filled up with black.
+
+        Raises:
+          UserError: if images are of several sizes.
+        """
+        size = self.size()
+        read = functools.partial(self._read_of_size, size)
+        for (images, _), _ in share_batches(read, range(len(self)), self._blank(size), rows):
+            yield {"images": images}
+
+    def _read_of_size(self, size: Size, index: int) -> tuple[np.ndarray, np.ndarray]:
+        both = self.read(index)
+        if both[1].shape != size:
+            raise UserError(
+                f"{self.images[index]} has {both[1].shape[0]}x{both[1].shape[1]} pixels, and "
+                f"{self.images[0]} {size[0]}x{size[1]}; all must have as many"
+            )
+        return both
+
+    def _blank(self, size: Size) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros((*size, self.decoding.channels), np.uint8), np.zeros(size, np.float32)
+
+
+def find_splits(layout: str, data: epath.Path, decoding: Decoding) -> tuple[Split, Split]:
+    """Finds the images to train with and those to measure, with their depths.
+
+    A line of a list is an image, its depths and the focal length, which is not needed; images
+    whose depths are "None" are left out.
+
+    Raises:
+      UserError: if something is absent.
+    """
+    described = LAYOUTS[layout]
+    require_folder(data)
+    splits = []
+    for name in described.lists:
+        listing = data / name
+        if not listing.exists():
+            raise UserError(f"{listing} is absent: lines of an image, its depths, a focal length")
+        lines = [line.split() for line in listing.read_text().splitlines() if line.strip()]
+        pairs = [line[:2] for line in lines if len(line) > 1 and line[1] != "None"]
+        if not pairs:
+            raise UserError(f"{listing} names no image with depths")
+        images, depths = (
+            [data / folder / path.lstrip("/") for path in paths]
+            for folder, paths in zip(
+                (described.images, described.depths), zip(*pairs, strict=True), strict=True
+            )
+        )
+        for file in (images[0], depths[0]):
+            if not file.exists():
+                raise UserError(f"{file} is absent, which {listing} names")
+        splits.append(Split(images, depths, described, decoding))
+    return tuple(splits)
+
+
+def _read_depth(path: epath.Path) -> np.ndarray:
+    """Returns the numbers of a depth file, [H, W] float32.
+
+    Raises:
+      UserError: if it is absent, or no grey image of 16 bits.
+    """
+    try:
+        image = Image.open(io.BytesIO(read_file(os.fspath(path))))
+        image.load()
+    except FileNotFoundError:
+        raise UserError(f"{path} is absent") from None
+    except Exception as error:  # Pillow's are of many kinds
+        raise UserError(f"{path} cannot be read ({error})") from error
+    if not image.mode.startswith("I"):
+        raise UserError(f"{path} holds {image.mode}, not depths (greys of 16 bits)")
+    return np.asarray(image).astype(np.float32)

@@ -1,0 +1,152 @@
+"""Depth from frozen patch tokens by a linear layer over bins: RMSE and its relatives.
+
+What it measures: whether a patch token tells how far away its patch is. As in DINOv2 (section 7.4):
+tokens of the last block (--blocks=1) or of four, evenly spaced (--blocks=4), not normalised, each
+with the class token beside it; 256 bins, enlarged four times; the scale-invariant loss of
+logarithms and that of gradients; random crops, one in two mirrored; tested on whole images and
+their mirror images. Not as there: no small rotations, no changed colours.
+
+Data: --layout=nyu: DATA/nyu_train.txt and nyu_test.txt, lines of an image, its depths (PNG of 16
+bits, millimetres) and a focal length, relative to DATA. --layout=kitti: likewise
+DATA/kitti_eigen_train.txt and kitti_eigen_test.txt, of images in DATA/input and depths (256 a
+metre) in DATA/gt_depth.
+
+    python -m ibot_jax.evaluate depth --from=runs/mine --data=DATA --layout=nyu
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ibot_jax.cli import flags
+from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.sources.same_images import require_same_files
+from ibot_jax.data.sources.shared_images import find_shared_files
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate.benchmarks.depth_data import LAYOUTS, find_splits
+from ibot_jax.evaluate.common.opening import open_model, open_rows, settings, warn_of_shared
+from ibot_jax.evaluate.common.report import Report
+from ibot_jax.evaluate.features.patch_maps import concatenated
+from ibot_jax.evaluate.probes import depth_training
+from ibot_jax.files.paths import absolute_path
+from ibot_jax.parallel.agreement import same_end
+from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.weights.model import Model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the task."""
+    flags.add_model_options(parser)
+    group = parser.add_argument_group("data")
+    flags.add(group, "--data", metavar="DIR", help="see above")
+    group.add_argument("--layout", required=True, choices=tuple(LAYOUTS), help="see above")
+    group.add_argument(
+        "--crop",
+        nargs=2,
+        type=flags.positive,
+        metavar=("HEIGHT", "WIDTH"),
+        help="what is trained on (default: 416 544 of nyu, 352 704 of kitti)",
+    )
+    flags.add(group, "--batch-size", default=16)
+    group = parser.add_argument_group("head")
+    group.add_argument(
+        "--blocks", default=4, type=int, choices=(1, 4), help="whose tokens it sees (default: 4)"
+    )
+    flags.add_number(group, "--bins", 256, "depths to choose from")
+    flags.add_number(group, "--steps", 38_400, "of the training")
+    for flag, default, text in (
+        ("--lr", 3e-4, "largest learning rate"),
+        ("--weight-decay", 1e-2, "of AdamW"),
+        ("--gradient-weight", 0.5, "of the loss of gradients"),
+    ):
+        flags.add_number(group, flag, default, text, kind=flags.above_zero, metavar="X")
+    flags.add(group, "--seed", help="of the head, the order and the crops")
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Trains a head on the training images and measures it on the others.
+
+    Raises:
+      UserError: for what the user can mend.
+    """
+    mesh = make_mesh()
+    model, params = open_model(args, mesh)
+    with same_end():
+        decoding = Decoding.of(model.config.data)
+        train, test = find_splits(args.layout, absolute_path(args.data), decoding)
+        shared = find_shared_files(*(list(map(str, split.images)) for split in (train, test)))
+    for split in (train, test):
+        require_same_files([*split.images, *split.depths], f"--data={args.data}")
+    warn_of_shared(
+        shared, f"--data={args.data} to test on", "the training images", "mend the lists"
+    )
+    args.crop = tuple(args.crop or train.layout.crop)
+    rows = open_rows(args, mesh)
+    if len(train) < args.batch_size:
+        raise UserError(
+            f"--batch-size={args.batch_size} is more than the {len(train)} training images"
+        )
+    setting = depth_training.Setting(
+        patch_fn=make_patch_fn(model, spaced_blocks(model.geometry.depth, args.blocks)),
+        params=params,
+        mesh=mesh,
+        rows=rows,
+        bins=args.bins,
+        steps=args.steps,
+        warmup=args.steps // 3,
+        learning_rate=args.lr,
+        weight_decay=args.weight_decay,
+        gradient_weight=args.gradient_weight,
+        crop=args.crop,
+        seed=args.seed,
+    )
+    about = settings(args, model)
+    head = depth_training.fit(setting, train, args.out, about)
+    metrics = depth_training.measure(setting, head, test)
+    row = {"images": len(test), **metrics}
+    return Report("depth", about, metrics, [row], shared_images=shared.count)
+
+
+def spaced_blocks(depth: int, number: int) -> tuple[int, ...]:
+    """Returns the last block, or four that are evenly spaced; blocks count from 0.
+
+    3, 6, 9, 12 of 12, counted from 1, and 10, 20, 30, 40 of 40; of 24 blocks DINOv2 takes 5, 12, 18
+    and 24.
+
+    Raises:
+      UserError: if there are fewer.
+    """
+    if number > depth:
+        raise UserError(f"--blocks={number} is more than the {depth} of the model")
+    if (depth, number) == (24, 4):
+        return 4, 11, 17, 23
+    return tuple(depth * (place + 1) // number - 1 for place in range(number))
+
+
+def make_patch_fn(model: Model, wanted: Sequence[int]) -> Callable[[Any, jax.Array], jax.Array]:
+    """Returns (params, images [B, H, W, C] uint8) -> features of patches [B, h, w, F].
+
+    Of each block the patch token, not normalised, and the class token beside it. Images become
+    whole patches by a margin of the mean colour, the larger half of it right and below.
+    """
+    stride = model.geometry.stride
+    mean = np.round(255 * np.array(model.config.data.mean)).astype(np.uint8)
+
+    def patches(params, images):
+        margins = [-side % stride for side in images.shape[1:3]]
+        if any(margins):
+            sides = [(margin // 2, margin - margin // 2) for margin in margins]
+            inside = jnp.ones(images.shape[1:3], bool)
+            inside = jnp.pad(inside, sides)[None, ..., None]
+            images = jnp.where(inside, jnp.pad(images, ((0, 0), *sides, (0, 0))), mean)
+        maps = []
+        for tokens in model.layers(params, images, wanted, normalized=False):
+            cls = jnp.broadcast_to(tokens.cls[:, None, None], tokens.patches.shape)
+            maps += [tokens.patches, cls]
+        return concatenated(maps)
+
+    return patches

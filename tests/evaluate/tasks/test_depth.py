@@ -1,0 +1,209 @@
+"""Depth of planes whose colour tells how far away they are, and the whole command."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.evaluate import __main__ as command
+from ibot_jax.evaluate.benchmarks.depth_data import LAYOUTS, find_splits
+from ibot_jax.evaluate.probes import depth_training
+from ibot_jax.evaluate.tasks.depth import make_patch_fn, spaced_blocks
+from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.shares import all_rows
+
+SIZE = (24, 32)
+
+
+def write_planes(root, layout="nyu", size=SIZE, train=10, test=5):
+    """Writes images of two planes, grey by their distance, and returns the folder."""
+    described, rng = LAYOUTS[layout], np.random.default_rng(0)
+    for listing, count in zip(described.lists, (train, test), strict=True):
+        lines = []
+        for number in range(count):
+            metres = np.full(size, rng.uniform(1, 9), np.float32)
+            metres[:, 16:] = rng.uniform(1, 9)
+            name = f"room_{listing[:6]}/{number}.png"
+            for folder, pixels in (
+                (described.images, np.repeat((25 * metres).astype(np.uint8)[..., None], 3, 2)),
+                (described.depths, (described.unit * metres).astype(np.uint16)),
+            ):
+                kind = "rgb_" if pixels.ndim == 3 else "depth_"
+                path = root / folder / name.replace("/", f"/{kind}")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+            first, second = (name.replace("/", f"/{kind}") for kind in ("rgb_", "depth_"))
+            lines.append(f"{first} {second} 518.8579")
+        (root / listing).write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def planes(tmp_path_factory):
+    return write_planes(tmp_path_factory.mktemp("nyu"))
+
+
+def patch_greys(params, images):
+    """Features: powers of the mean grey of patches of 4 pixels, and one."""
+    batch, height, width, _ = images.shape
+    patches = images[..., 0].astype(jnp.float32).reshape(batch, height // 4, 4, width // 4, 4)
+    grey = params * patches.mean(axis=(2, 4)) / 128 - 1
+    centers = jnp.linspace(-1, 1, 12)
+    return jnp.exp(-(((grey[..., None] - centers) / 0.15) ** 2))
+
+
+def make_setting(**overrides):
+    values = dict(
+        patch_fn=patch_greys,
+        params=jnp.float32(1),
+        mesh=make_mesh(),
+        rows=all_rows(8),
+        bins=16,
+        steps=400,
+        warmup=50,
+        learning_rate=0.3,
+        weight_decay=1e-4,
+        gradient_weight=0.5,
+        crop=(16, 24),
+        seed=0,
+    )
+    return depth_training.Setting(**values | overrides)
+
+
+def test_planes_are_found(planes, tmp_path):
+    train, test = find_splits("nyu", epath.Path(planes), Decoding())
+    setting = make_setting(bins=64)
+    head = depth_training.fit(setting, train, str(tmp_path), {})
+    found = depth_training.measure(setting, head, test)
+    untrained = jax.tree.map(jnp.zeros_like, head)
+    assert found["rmse"] < 0.2 * depth_training.measure(setting, untrained, test)["rmse"]
+    assert found["a1"] > 0.95
+
+
+def test_a_training_that_was_interrupted_goes_on(planes, tmp_path, monkeypatch):
+    train, _ = find_splits("nyu", epath.Path(planes), Decoding())
+    monkeypatch.setattr(depth_training, "_SAVE_EVERY", 2)
+    whole = depth_training.fit(make_setting(steps=7), train, str(tmp_path / "whole"), {})
+
+    class Power(Exception):
+        pass
+
+    def cut(self, step, state, write=depth_training._Kept.write):
+        write(self, step, state)
+        if step == 4:
+            raise Power
+
+    with monkeypatch.context() as patched:
+        patched.setattr(depth_training._Kept, "write", cut)
+        with pytest.raises(Power):
+            depth_training.fit(make_setting(steps=7), train, str(tmp_path / "cut"), {})
+    again = depth_training.fit(make_setting(steps=7), train, str(tmp_path / "cut"), {})
+    jax.tree.map(np.testing.assert_array_equal, whole, again)
+
+
+def test_crops_are_parts_of_images_and_of_their_depths(planes):
+    train, _ = find_splits("nyu", epath.Path(planes), Decoding())
+    order = np.arange(8)
+    (batch,) = train.crops(order, (8, 20), all_rows(8), [0, 0])
+    for image, metres in zip(batch["images"], batch["depths"], strict=True):
+        np.testing.assert_array_equal(image[..., 0], np.trunc(25 * metres + 1e-2))
+    (other,) = train.crops(order, (8, 20), all_rows(8), [0, 1])
+    assert not np.array_equal(batch["depths"], other["depths"])
+
+
+def test_kitti_is_cut_at_the_bottom_and_its_images_without_depths_left_out(tmp_path):
+    root = write_planes(tmp_path, "kitti", size=(375, 1242), train=1, test=1)
+    listing = root / "kitti_eigen_test.txt"
+    listing.write_text(listing.read_text() + "room_kitti_/9.png None 721.5\n")
+    _, test = find_splits("kitti", epath.Path(root), Decoding())
+    assert len(test) == 1
+    pixels, metres = test.read(0)
+    assert pixels.shape == (352, 1216, 3) and metres.shape == (352, 1216)
+    raw = np.asarray(Image.open(test.depths[0])).astype(np.float32) / 256
+    np.testing.assert_array_equal(metres, raw[23:, 13:1229])
+
+
+def test_blocks_are_evenly_spaced():
+    assert spaced_blocks(12, 4) == (2, 5, 8, 11)
+    assert spaced_blocks(24, 4) == (4, 11, 17, 23)
+    assert spaced_blocks(40, 4) == (9, 19, 29, 39)
+    assert spaced_blocks(12, 1) == (11,)
+
+
+def test_patches_are_not_normalised_and_have_the_class_token_beside_them(loaded):
+    model, params = loaded
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    found = make_patch_fn(model, (1,))(params, jnp.asarray(images))
+    width = model.geometry.width
+    assert found.shape == (2, 4, 4, 2 * width)
+    (tokens,) = model.layers(params, images, (1,))
+    norm = params["backbone"]["norm"]
+    centered = found - jnp.mean(found[..., :width], -1, keepdims=True)
+    scaled = centered[..., :width] / jnp.sqrt(found[..., :width].var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(
+        scaled * norm["scale"] + norm["bias"], tokens.patches, rtol=1e-4, atol=1e-4
+    )
+    assert np.ptp(np.asarray(found[..., width:]), axis=(1, 2)).max() == 0
+
+
+def test_images_that_are_no_whole_patches_get_a_margin(loaded):
+    model, params = loaded
+    images = np.random.default_rng(0).integers(0, 256, (1, 13, 18, 3), dtype=np.uint8)
+    mean = np.round(255 * np.array(model.config.data.mean)).astype(np.uint8)
+    padded = np.broadcast_to(mean, (1, 16, 20, 3)).copy()
+    padded[:, 1:14, 1:19] = images  # of three rows two below
+    patches = make_patch_fn(model, (1,))
+    np.testing.assert_allclose(
+        patches(params, jnp.asarray(images)), patches(params, jnp.asarray(padded)), atol=1e-5
+    )
+
+
+@pytest.mark.slow
+def test_the_command(planes, workdir, tmp_path):
+    flags = [f"--from={workdir}", f"--data={planes}", "--layout=nyu", f"--out={tmp_path}"]
+    flags += ["--crop", "16", "24", "--batch-size=8", "--steps=3", "--bins=8", "--blocks=1"]
+    assert command.main(["depth", *flags]) == 0
+    report = json.loads((tmp_path / "depth.json").read_text())
+    assert report["rows"][0]["images"] == 5
+    assert 0 < report["metrics"]["rmse"] < 10 and 0 <= report["metrics"]["a1"] <= 1
+
+
+def remove_depth(root):
+    (root / "room_nyu_tr/depth_0.png").unlink()
+
+
+def grey_depth(root):
+    path = root / "room_nyu_te/depth_0.png"
+    Image.fromarray(np.zeros(SIZE, np.uint8)).save(path)
+
+
+def grow_image(root):
+    Image.new("RGB", (9, 9)).save(root / "room_nyu_te/rgb_0.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "message"),
+    [
+        (remove_depth, [], "room_nyu_tr/depth_0.png is absent, which "),
+        (grey_depth, [], "room_nyu_te/depth_0.png holds L, not depths (greys of 16 bits)"),
+        (grow_image, [], "rgb_0.png has 9x9 pixels, but "),
+        (None, ["--layout=kitti"], "kitti_eigen_train.txt is absent: lines of an image"),
+        (None, ["--crop", "99", "8"], "has 24x32 pixels, fewer than --crop=99 8"),
+        (None, ["--blocks=4"], "--blocks=4 is more than the 2 of the model"),
+        (None, ["--batch-size=16"], "--batch-size=16 is more than the 10 training images"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(workdir, tmp_path, capsys, change, flags, message):
+    root = write_planes(tmp_path / "data")
+    if change:
+        change(root)
+    common = [f"--from={workdir}", f"--data={root}", f"--out={tmp_path / 'out'}", "--layout=nyu"]
+    common += ["--crop", "16", "24", "--batch-size=8", "--steps=1", "--bins=8", "--blocks=1"]
+    assert command.main(["depth", *common, *flags]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1

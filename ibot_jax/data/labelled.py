@@ -15,6 +15,7 @@ from ibot_jax.data.make.chunks import Request
 from ibot_jax.data.make.examples import COLORS, CROPS, Fetch, stream
 from ibot_jax.data.pipeline import Batch, task_batches
 from ibot_jax.data.pixels.images import Decoding, EncodedImage
+from ibot_jax.data.pixels.pictures import joined, planes
 from ibot_jax.data.pixels.resize import check_method, crop_and_resize
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
@@ -79,8 +80,8 @@ class MakeLabelledView:
         box = draw_crop(crop_rng, image.height, image.width, self._scale, self._aspect)
         size = self._shape[:2]
         shrink = 1 if self._resize == "pillow" else largest_shrink([box], [size])
-        pixels = image.decode(shrink, [box])
-        view = crop_and_resize(pixels, box, size, self._resize, shrink, self._decoding.apart)
+        parts = planes(image.decode(shrink, [box]), self._decoding.apart)
+        view = joined([crop_and_resize(part, box, size, self._resize, shrink) for part in parts])
         if crop_rng.random() < self._flip:
             view = view[:, ::-1]
         if self._rand_augment.ops:

@@ -20,7 +20,7 @@ from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.data.draw.views import draw_views, view_settings
 from ibot_jax.data.pixels.host_colors import apply_color
 from ibot_jax.data.pixels.images import Decoding, EncodedImage, Excerpt
-from ibot_jax.data.pixels.pictures import on_bands, on_picture
+from ibot_jax.data.pixels.pictures import joined, on_bands, on_picture, planes
 from ibot_jax.data.pixels.resize import Box, crop_and_resize
 from ibot_jax.kernels.color_table import COLUMNS, Color
 
@@ -135,10 +135,12 @@ class MakeExample:
         gram_views = arrays.get("gram_views", ())
         seen = boxes + boxes[: len(gram_views)] if anchored else boxes
         shrink = largest_shrink(seen, self._sizes[: len(seen)], margin)
-        pixels, apart = image.decode(shrink, seen), self._decoding.apart
+        apart = self._decoding.apart
+        parts = planes(image.decode(shrink, seen), apart)
 
         def cut(target: np.ndarray, box: Box, color: Color | None) -> None:
-            view = crop_and_resize(pixels, box, target.shape[:2], self._resize, shrink, apart)
+            size, method = target.shape[:2], self._resize
+            view = joined([crop_and_resize(part, box, size, method, shrink) for part in parts])
             if color is not None:
                 change = on_bands if apart else on_picture
                 view = change(view, functools.partial(apply_color, color=color))

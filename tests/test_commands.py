@@ -1,10 +1,10 @@
 """README.md and docs/ name commands, files and extras that there are."""
 
-import ast
 import re
 
 import pytest
 from documented import PAGES, ROOT, commands, read
+from requirements import requirements_of_setup
 
 from ibot_jax.errors import UserError
 
@@ -43,13 +43,6 @@ def test_what_does_not_parse_is_told(tmp_path, monkeypatch):
             read(command, patch)
 
 
-def extras_of_setup():
-    """The keys of `extras_require`, as setup.py has them."""
-    call = ast.parse((ROOT / "setup.py").read_text()).body[-1].value
-    (extras,) = (word.value for word in call.keywords if word.arg == "extras_require")
-    return set(ast.literal_eval(extras))
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_targets_scripts_and_extras_of_the_docs_are_there(page):
     text = page.read_text()
@@ -58,10 +51,12 @@ def test_targets_scripts_and_extras_of_the_docs_are_there(page):
     scripts = re.findall(r"(?<![/\w])((?:docs|tests|launch|\.ci)/[\w/.-]*\w)", text)
     assert not [path for path in scripts if not (ROOT / path).exists()]
     extras = re.findall(r"(?:\.|ibot-jax)\[([a-z,]+)\]", text)
-    assert {extra for some in extras for extra in some.split(",")} <= extras_of_setup()
+    assert {extra for some in extras for extra in some.split(",")} <= set(
+        requirements_of_setup()[1]
+    )
 
 
 def test_errors_name_extras_that_are_there():
     texts = [path.read_text() for path in ROOT.glob("ibot_jax/**/*.py")]
     named = {name for text in texts for name in re.findall(r"ibot-jax\[([a-z]+)\]", text)}
-    assert {"hub", "aot"} <= named <= extras_of_setup()
+    assert {"hub", "aot"} <= named <= set(requirements_of_setup()[1])

@@ -58,10 +58,14 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 def rows(workdir: pathlib.Path) -> list[dict]:
-    """Returns the lines of metrics.jsonl without speeds, the only thing that time may change."""
+    """Returns the lines of metrics.jsonl without what time may change: speed and shares of time."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [
-        {name: value for name, value in json.loads(line).items() if name != "images_per_second"}
+        {
+            name: value
+            for name, value in json.loads(line).items()
+            if name != "images_per_second" and not name.startswith("share_")
+        }
         for line in lines
     ]
 

@@ -24,6 +24,7 @@ ROOMS = (
     ("losses", "optim"),  # a rate goes by the layer, which the backbone's names tell
     ("models",),
     ("kernels",),
+    ("screen",),  # which of several processes shows
     ("files",),  # an atomic write hears of the signals that end the program
     ("parallel",),
     ("config",),

@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 from absl import logging as absl_logging
 
 from ibot_jax.cli import exits, unforeseen
-from ibot_jax.cli.progress import write_line
 from ibot_jax.errors import TrainingError, UserError, in_words
 from ibot_jax.parallel import signals
+from ibot_jax.screen.progress import write_line
 
 
 def exit_status(

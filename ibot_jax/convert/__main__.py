@@ -18,6 +18,7 @@ is an error unless --allow says that it may be; what computes tokens is never le
 """
 
 from ibot_jax.parallel import signals
+from ibot_jax.screen.progress import busy
 
 if __name__ == "__main__":
     signals.end_at_once()  # a signal during the imports is one line, too
@@ -141,14 +142,16 @@ def _convert(args: argparse.Namespace) -> None:
     write.check_target(target, folder_of=_FOLDERS.get(to), overwrite=args.overwrite)
     reports = [read_report(absolute_path(path)) for path in args.report]
     whole = to == "checkpoint"
-    found = read_model(
-        args.source,
-        weights=args.weights,
-        step=args.step,
-        head=args.head or whole,
-        known=Known(args.heads, args.norm_eps, args.mean, args.std, args.grid, tuple(args.allow)),
-        whole=whole,
-    )
+    known = Known(args.heads, args.norm_eps, args.mean, args.std, args.grid, tuple(args.allow))
+    with busy("reading weights"):
+        found = read_model(
+            args.source,
+            weights=args.weights,
+            step=args.step,
+            head=args.head or whole,
+            known=known,
+            whole=whole,
+        )
     _say(args.source, found)
     if to in _AT_ONCE:
         _require_memory(to, found)
@@ -156,7 +159,7 @@ def _convert(args: argparse.Namespace) -> None:
     warn_if_among_images(args.out, "--out", [trained_on])
     for params in found.params.values():
         require_same_weights(reports, params)
-    with writing("--out", args.out):
+    with writing("--out", args.out), busy("writing weights"):
         remarks = _write(to, target, found, args.license, reports)
     for remark in remarks:
         print(remark)

@@ -31,7 +31,6 @@ import numpy as np
 
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
 from ibot_jax.cli.flags import add, add_decoding_options
-from ibot_jax.cli.progress import progress
 from ibot_jax.data.sources.identity import fingerprint
 from ibot_jax.data.sources.opening import Source, Subset, open_source
 from ibot_jax.embed.parts import FORMATS, Parts
@@ -42,6 +41,7 @@ from ibot_jax.files.paths import absolute_path, require_writable
 from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
+from ibot_jax.screen.progress import progress
 from ibot_jax.weights.model import Model
 
 _PART_BYTES = 2**26  # of the features that are written, and kept in memory, at a time

@@ -53,6 +53,7 @@ from ibot_jax.runs.loop import make_watchdog
 from ibot_jax.runs.proof import prove
 from ibot_jax.runs.reporting.header import rate_in_words
 from ibot_jax.runs.reporting.reporter import WRITTEN, Reporter
+from ibot_jax.runs.stretches import in_turn
 from ibot_jax.runs.workdir import open_workdir, require_shared
 from ibot_jax.weights.finetuned import build_classifier, write_model
 from ibot_jax.weights.model import Model
@@ -204,7 +205,8 @@ def finetune(
             if is_first():
                 write_model(folder, as_json(model_config), described, task.model.history.get("run"))
 
-        program = after_first(proven.step, begun)
+        program = in_turn({0: proven.step}, start_step, lambda: reporter.paused("compile"))
+        program = after_first(program, begun)
         loop = FinetuneLoop(
             plan,
             mesh,

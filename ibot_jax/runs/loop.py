@@ -154,10 +154,11 @@ class Loop(abc.ABC):
         try:
             if self._evaluation_due(step) and not first_says(self._reporter.evaluated):
                 self._evaluate(step, state)
-            for batch, stop in in_step(batches, check, watch):
+            for batch, stop in in_step(self._reporter.goodput.fed(batches), check, watch):
                 with located(f"in step {step + 1:,}"):
                     state, metrics = train_step(state, to_global(batch, self._mesh))
                 step += 1
+                self._reporter.goodput.step_given(metrics["finite"])
                 self._pending.append((step, metrics))
                 self._look(leave=_LAG)
                 # A run that is told to stop has no time for it; the resumed one makes up.
@@ -214,7 +215,7 @@ class Loop(abc.ABC):
 
     def _evaluate(self, step: int, state: State) -> None:
         self._look()
-        with self._reporter.paused():
+        with self._reporter.paused("evaluation"):
             with located(f"while step {step:,} was evaluated"):
                 values = self._measure(state)
             if self.figure in values and self._checkpoints.latest_step() == step:
@@ -225,7 +226,7 @@ class Loop(abc.ABC):
         self._look()
         self._reporter.flush()  # before: the lines of a step that is saved are never lost
         waiting = self._watchdog.waiting("storage: the save before, or that of another process")
-        with self._reporter.paused(), waiting:
+        with self._reporter.paused("save"), waiting:
             self._checkpoints.save(state)
 
     def _look(self, leave: int = 0) -> None:

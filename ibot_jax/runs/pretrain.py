@@ -76,6 +76,7 @@ from ibot_jax.runs.training import (
     step_arguments,
 )
 from ibot_jax.runs.workdir import open_workdir, require_shared
+from ibot_jax.screen.progress import busy
 from ibot_jax.weights.history import read_start
 from ibot_jax.weights.model import Model
 
@@ -155,7 +156,10 @@ def pretrain(
         )
         loop = PretrainLoop(config, plan, mesh, checkpoints, reporter, evaluation, lock, watchdog)
         program = in_turn(
-            _programs(config, plan, mesh, frozen, proven), start_step, reporter.paused, sizes.number
+            _programs(config, plan, mesh, frozen, proven),
+            start_step,
+            lambda: reporter.paused("compile"),
+            sizes.number,
         )
         number = itertools.count(start_step)
 
@@ -249,14 +253,17 @@ def _first_state(
     latest = checkpoints.latest_step()
     if latest is not None:
         complete = "; the run is complete" if latest == plan.total_steps else ""
-        state = checkpoints.restore(state_layout(config, plan, mesh, frozen))
+        with busy("reading the checkpoint"):
+            state = checkpoints.restore(state_layout(config, plan, mesh, frozen))
         return state, Start(f"resumed at step {latest:,}{complete}{_began(config, folder)}")
-    init = jit_init(config, plan, mesh, frozen)
+    init = functools.partial(jit_init(config, plan, mesh, frozen), jax.random.key(config.seed))
     if origin is None:
-        return init(jax.random.key(config.seed)), Start(f"random weights, seed {config.seed}")
+        with busy("making the first state"):
+            return init(), Start(f"random weights, seed {config.seed}")
     like = state_layout(config, plan, mesh, frozen)
     weights, table = start_weights(origin, flatten(config), like)  # before anything compiles
-    state = replace_weights(init(jax.random.key(config.seed)), weights)
+    with busy("making the first state"):
+        state = replace_weights(init(), weights)
     if config.lora.rank:
         table |= {"lora": lora_in_words(flatten(config), plan, like.params)}
     return state, Start(origin.words(table), origin.record(table))
@@ -302,11 +309,12 @@ def _prove(
     """Returns the step with the kernels that compute here what they should, on all views."""
     views = [sizes.views[number] for number in sizes.numbers()]
     others = frozen.params | gram.shapes(plan.total_steps - 1)
-    return prove(
-        functools.partial(jit_train_step, config, plan, mesh, frozen=frozen.modules),
-        [(*step_arguments(config, plan, mesh, frozen.modules, data), others) for data in views],
-        choose(config.model.kernels, device_of(mesh)),
-    )
+    with busy("checking kernels"):
+        return prove(
+            functools.partial(jit_train_step, config, plan, mesh, frozen=frozen.modules),
+            [(*step_arguments(config, plan, mesh, frozen.modules, data), others) for data in views],
+            choose(config.model.kernels, device_of(mesh)),
+        )
 
 
 def _programs(

@@ -17,6 +17,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.evaluate.measures import neighbours
 from ibot_jax.parallel.layouts import batch_sharding, num_shards, replicated
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.screen.progress import busy
 
 _GIB = 2**30
 
@@ -53,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
         jax.ShapeDtypeStruct((total,), jnp.int32, sharding=spread),
         jax.ShapeDtypeStruct((chunk, args.width), jnp.float32, sharding=whole),
     )
-    compiled = rank.lower(*shapes).compile()
+    with busy("compiling"):
+        compiled = rank.lower(*shapes).compile()
     memory = compiled.memory_analysis()
     chunks = math.ceil(args.test / chunk)
     print(f"{mesh.size} x {mesh.devices.flat[0].device_kind}")

@@ -48,6 +48,7 @@ from ibot_jax.runs.check import check_config, check_devices
 from ibot_jax.runs.memory import memory_problems
 from ibot_jax.runs.proof import prove
 from ibot_jax.runs.training import jit_init, jit_train_step, own_gram_teacher
+from ibot_jax.screen.progress import busy
 from ibot_jax.tools import flops
 from ibot_jax.tools.peak import device_peak
 from ibot_jax.tools.step_table import table
@@ -237,7 +238,8 @@ def get_ready(config: Section, mesh: jax.sharding.Mesh) -> Ready:
     start = time.perf_counter()
     lowered = train_step.lower(state, batches[0], key, frozen)
     traced = time.perf_counter()
-    compiled = lowered.compile()
+    with busy("compiling"):
+        compiled = lowered.compile()
     return Ready(
         compiled=compiled,
         state=state,

@@ -29,7 +29,6 @@ from PIL import Image
 from ibot_jax.cli import exits, flags
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
 from ibot_jax.cli.config_file import add_config_arguments, given_config
-from ibot_jax.cli.progress import progress
 from ibot_jax.config.section import Section
 from ibot_jax.data.make.examples import MakeExample
 from ibot_jax.data.pixels.images import Decoding, EncodedImage, Excerpt
@@ -40,6 +39,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.files.atomic import write_json
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.models.architectures import geometry_of
+from ibot_jax.screen.progress import progress
 from ibot_jax.visualize import canvas
 from ibot_jax.visualize.pictures import spread
 

@@ -12,6 +12,7 @@ a file cannot be read, or is of a kind, method or architecture that is not there
 """
 
 from ibot_jax.parallel import signals
+from ibot_jax.screen.progress import busy
 
 if __name__ == "__main__":
     signals.end_at_once()  # a signal during the imports is one line, too
@@ -54,7 +55,8 @@ def _replay(path: str, tolerance: float | None) -> int:
     try:
         recording = Recording(path)
         kind = kind_of(recording)
-        deviations = list(kind.replay(recording))
+        with busy(f"replaying {path}"):
+            deviations = list(kind.replay(recording))
     except UserError as error:
         print_error(error)
         return exits.MISTAKE

@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ibot_jax.cli.flags import above_zero, add_number, add_weights_options, positive
-from ibot_jax.cli.progress import progress
 from ibot_jax.data.make.examples import MakeCentralView
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.data.sources.opening import Source, Subset
@@ -25,6 +24,7 @@ from ibot_jax.evaluate.common.opening import Views
 from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import rows_of_process
+from ibot_jax.screen.progress import progress
 from ibot_jax.visualize import canvas, prototypes
 from ibot_jax.visualize.options import add_image_options, add_output_options, open_model
 from ibot_jax.visualize.pictures import open_images, spread, view_size

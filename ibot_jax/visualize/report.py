@@ -23,6 +23,7 @@ from ibot_jax.data.sources.splits import AUTO
 from ibot_jax.errors import UserError
 from ibot_jax.models.architectures import geometry_of, in_words
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.runs.reporting.goodput import WORDS
 from ibot_jax.visualize import attention, canvas, page, patterns, pca
 from ibot_jax.visualize.charts import Series, line_chart, show
 from ibot_jax.visualize.options import add_image_options, open_model
@@ -76,6 +77,7 @@ _CHARTS = (
         {"loss": "all", "class_loss": "class", "patch_loss": "patch", "koleo_loss": "KoLeo"},
     ),
     ("Training", "Throughput", "images/s", {"images_per_second": "images/s"}),
+    ("Training", "Time", "share", {f"share_{what}": text for what, text in WORDS.items()}),
     ("Training", "Gradient norm", "", {"grad_norm": "all parameters"}),
     ("Schedules", "Learning rate", "", {"lr": "learning rate"}),
     ("Schedules", "Weight decay", "", {"weight_decay": "weight decay"}),

@@ -9,6 +9,7 @@ from ibot_jax.cli.quiet import quiet_libraries
 from ibot_jax.errors import UserError, about_arguments, require_one_of
 from ibot_jax.files.paths import absolute_path, warn_if_among_images, writing
 from ibot_jax.models.parameters import Params
+from ibot_jax.screen.progress import busy
 from ibot_jax.weights.card import make_card, read_report, require_same_weights
 from ibot_jax.weights.find import find
 from ibot_jax.weights.formats import import_safetensors
@@ -74,7 +75,7 @@ def export(
     number = description["step"]
     require_same_weights(evaluations, params)
     card = own_card(target.name, to, params, description, license_id, evaluations)
-    with writing("--out", out):
+    with writing("--out", out), busy("writing weights"):
         OWN_FORMATS[to](target, params, description, card)
 
     tensors = jax.tree.leaves(params)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ibot_jax.errors import UserError, require_one_of
 from ibot_jax.models.build import init_params
 from ibot_jax.models.parameters import Params
+from ibot_jax.screen.progress import busy
 from ibot_jax.weights.checkpoints import read_weights
 from ibot_jax.weights.description import (
     DECODED,
@@ -124,7 +125,8 @@ def _load_run(source: Source, path: str, weights: str, head: bool | None) -> tup
     config_then = config_of_step(workdir, number)
     assert config_then is not None  # as that of now is not
     recorded = portable(config_then)
-    params = read_weights(workdir, number, weights, ("backbone", *(("head",) if head else ())))
+    with busy("reading weights"):
+        params = read_weights(workdir, number, weights, ("backbone", *(("head",) if head else ())))
     facts = {"weights": weights, "step": number, **knn_facts(workdir, number, top1, weights)}
     config, history = recorded_config(recorded, str(workdir / CONFIG)), {"run": recorded}
     if (start := read_start(workdir)) is not None:

@@ -17,6 +17,7 @@ from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.signals import Interrupted
 from ibot_jax.parallel.watchdog import Watchdog
 from ibot_jax.runs.loop import Loop
+from ibot_jax.runs.reporting.goodput import Goodput
 
 BATCH = {"x": np.ones(8, np.float32)}
 
@@ -40,7 +41,7 @@ class Files:
 
     def __init__(self):
         self.saved, self.figures, self.events, self.failure = {}, {}, [], {}
-        self.evaluated = False
+        self.evaluated, self.goodput = False, Goodput()
 
     def latest_step(self):
         return max(self.saved, default=None)
@@ -67,7 +68,8 @@ class Files:
     wait = close = flush = say = step_done = train = nothing
 
     @contextlib.contextmanager
-    def paused(self):
+    def paused(self, what):
+        del what
         yield
 
 

@@ -17,6 +17,7 @@ from ibot_jax.data.sources.listing import ARRAYS, EXTENSIONS, Folder, LeftOut, i
 from ibot_jax.data.sources.names import Names
 from ibot_jax.errors import UserError
 from ibot_jax.files import remote
+from ibot_jax.screen.progress import busy, progress
 
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
 
@@ -70,9 +71,11 @@ class FolderSource:
         """
         for top in _tops(path):
             left_out = LeftOut(top.path)
-            folder, images, folders = _open(top, split, key, left_out)
+            with busy("listing"):
+                folder, images, folders = _open(top, split, key, left_out)
             self._paths, counts = Names(), {}
-            for name, paths, left_out_below in _listed(folder, folders, top.path, max_per_class):
+            listed = _listed(folder, folders, top.path, max_per_class)
+            for name, paths, left_out_below in progress(listed, len(folders), "listing folders"):
                 counts[name] = self._paths.extend(paths)
                 left_out.update(left_out_below)
             if images or len(self._paths):

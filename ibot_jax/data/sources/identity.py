@@ -9,6 +9,7 @@ import numpy as np
 
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
+from ibot_jax.screen.progress import busy
 
 
 class Identity(TypedDict):
@@ -54,6 +55,7 @@ def fingerprint(source: Source | TfdsStream) -> str:
     digest = hashlib.sha256()
     if source.labels is not None:
         digest.update(np.ascontiguousarray(source.labels).tobytes())
-    for text in source.stamps():
-        digest.update(os.fsencode(text) + b"\0")
+    with busy("looking at files"):
+        for text in source.stamps():
+            digest.update(os.fsencode(text) + b"\0")
     return digest.hexdigest()

@@ -22,6 +22,7 @@ from ibot_jax.data.sources.opening import DigitsSource, Source, Subset
 from ibot_jax.data.sources.shards.source import ShardSource
 from ibot_jax.data.sources.tfds import TfdsSource, TfdsStream
 from ibot_jax.files import remote
+from ibot_jax.screen.progress import progress
 
 _OF_PLACES = (ShardSource, ListSource, Subset)  # whose images are told apart by where they lie
 _END = 4096  # bytes at the beginning and at the end of a file that are compared first
@@ -185,7 +186,7 @@ def _in_threads(function: Callable[[str], Any], paths: Iterable[str]) -> list[An
     paths = list(paths)
     some = [paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        parts = list(pool.map(of_some, some))
+        parts = list(progress(pool.map(of_some, some), len(some), "comparing files"))
     return list(itertools.chain.from_iterable(parts))
 
 

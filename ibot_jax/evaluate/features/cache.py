@@ -21,7 +21,6 @@ import jax
 import numpy as np
 from etils import epath
 
-from ibot_jax.cli.progress import progress
 from ibot_jax.data.sources.identity import fingerprint
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
@@ -33,6 +32,7 @@ from ibot_jax.files.paths import absolute_path, writing
 from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.agreement import all_say, same_end
 from ibot_jax.parallel.shares import Rows
+from ibot_jax.screen.progress import progress
 from ibot_jax.weights.description import DESCRIBED_DATA
 from ibot_jax.weights.hashes import backbone_hash
 from ibot_jax.weights.model import Model

@@ -19,7 +19,6 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from ibot_jax.cli.progress import progress, write_line
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.features.cache import Features
 from ibot_jax.evaluate.features.extract import FeatureFn
@@ -31,6 +30,7 @@ from ibot_jax.parallel.agreement import in_step, same_end
 from ibot_jax.parallel.layouts import batch_sharding, num_shards, replicated
 from ibot_jax.parallel.processes import is_first
 from ibot_jax.parallel.rows import to_global
+from ibot_jax.screen.progress import progress, write_line
 
 # Entries of the largest array that counting hits needs on a device: 2**26 of float32 are 256 MiB.
 _MAX_ENTRIES = 2**26

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ibot_jax.cli.progress import progress
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.image_files import ahead
 from ibot_jax.evaluate.benchmarks.segmentation_data import Split, Squares, nearest
@@ -20,6 +19,7 @@ from ibot_jax.evaluate.probes.patch_heads import Bank, Linear, count_pixels, dec
 from ibot_jax.parallel.agreement import in_step
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.rows import to_global
+from ibot_jax.screen.progress import progress
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,6 +31,7 @@ from ibot_jax.evaluate.common import opening
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.cache import FeatureCache
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.screen.progress import busy
 from ibot_jax.weights.model import Model
 
 _METHODS = ("head", "kmeans")
@@ -90,7 +91,8 @@ def run(args: argparse.Namespace) -> Report:
             )
             needed = dict(needed=clusters, purpose=f"--clusters={clusters}")
             found = cache(source, views, "test", **needed)
-            assigned = assign_by_kmeans(found.values, clusters, args.restarts, args.seed)
+            with busy("k-means"):
+                assigned = assign_by_kmeans(found.values, clusters, args.restarts, args.seed)
             clusters_of_method = clusters
         row = {"by": method, "clusters": clusters_of_method, "used": len(np.unique(assigned))}
         rows.append(row | agreement(found.labels, assigned))

@@ -22,7 +22,6 @@ import numpy as np
 from etils import epath
 
 from ibot_jax.cli import flags
-from ibot_jax.cli.progress import progress
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.data.sources.same_images import require_same_files
 from ibot_jax.errors import UserError
@@ -42,6 +41,7 @@ from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel.agreement import in_step, same_end
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.shares import Rows
+from ibot_jax.screen.progress import progress
 from ibot_jax.weights.model import Model
 
 _RETRIEVED = 20

@@ -28,6 +28,7 @@ from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.extract import FeatureFn, extract, require_read
 from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.screen.progress import progress
 from ibot_jax.weights.model import Model
 
 _PAIRS = 64  # of views, which the rows of a batch take in turn
@@ -74,7 +75,8 @@ def run(args: argparse.Namespace) -> Report:
     larger = views.view.of_size((_LARGER * size[0], _LARGER * size[1]))
     pictures = dataclasses.replace(views, view=larger)
     find = make_finder(model, draw_windows(args.seed), size)
-    (sought, exact, near), _ = extract(find, params, pictures.batches(source), mesh)
+    batches = progress(pictures.batches(source), pictures.number(source), "images")
+    (sought, exact, near), _ = extract(find, params, batches, mesh)
     require_read(source, len(sought), 1)
     of_image = sought > 0
     shares = {

@@ -25,7 +25,6 @@ from etils import epath
 from PIL import Image
 
 from ibot_jax.cli import flags
-from ibot_jax.cli.progress import progress
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.davis_data import (
@@ -44,6 +43,7 @@ from ibot_jax.models.geometry import Geometry
 from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.processes import is_first
+from ibot_jax.screen.progress import progress
 from ibot_jax.weights.model import Model
 
 _SIDE_MULTIPLE = 64

@@ -23,6 +23,7 @@ from ibot_jax.evaluate.features.cache import FeatureCache
 from ibot_jax.evaluate.measures.neighbours import accuracy, weighted_knn
 from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.screen.progress import busy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,16 +83,17 @@ def run(args: argparse.Namespace) -> Report:
     left_out = None
     if args.leave_one_out:
         left_out = shared.first[train.places], shared.second[test.places]
-    ranked = weighted_knn(
-        train.values,
-        train.labels,
-        test.values,
-        ks=args.k,
-        temperatures=args.temperature,
-        num_classes=train_source.num_classes,
-        mesh=mesh,
-        left_out=left_out,
-    )
+    with busy("neighbours"):
+        ranked = weighted_knn(
+            train.values,
+            train.labels,
+            test.values,
+            ks=args.k,
+            temperatures=args.temperature,
+            num_classes=train_source.num_classes,
+            mesh=mesh,
+            left_out=left_out,
+        )
     rows = []
     for (k, temperature), classes in ranked.items():
         top1, top5 = accuracy(classes, test.labels)

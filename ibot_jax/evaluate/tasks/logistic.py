@@ -17,7 +17,6 @@ import argparse
 import numpy as np
 
 from ibot_jax.cli import flags
-from ibot_jax.cli.progress import progress
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks import subsets
 from ibot_jax.evaluate.common import opening
@@ -27,6 +26,7 @@ from ibot_jax.evaluate.measures.neighbours import accuracy
 from ibot_jax.evaluate.probes.softmax_regression import fit, predict
 from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.screen.progress import progress
 
 _L2 = tuple(10.0**-n for n in range(3, 9))
 

@@ -25,7 +25,6 @@ from etils import epath
 from PIL import Image
 
 from ibot_jax.cli import flags
-from ibot_jax.cli.progress import progress
 from ibot_jax.data.pixels.images import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.image_files import ahead, changed, read_image
@@ -38,6 +37,7 @@ from ibot_jax.models.geometry import Geometry
 from ibot_jax.models.pixels import normalize
 from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.screen.progress import progress
 from ibot_jax.weights.model import Model
 
 SCALES = (1.0, 2**-0.5, 0.5)

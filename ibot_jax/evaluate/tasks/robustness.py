@@ -29,7 +29,6 @@ import jax
 import numpy as np
 
 from ibot_jax.cli import flags
-from ibot_jax.cli.progress import progress
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
@@ -43,6 +42,7 @@ from ibot_jax.evaluate.features.extract import extract_batches
 from ibot_jax.evaluate.measures.neighbours import weighted_knn
 from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.screen.progress import progress
 
 _QUERIES = 2**17  # features that are classified together
 

@@ -2,7 +2,8 @@
 
 metrics.jsonl holds one JSON object a line. `step` counts the optimiser steps done. A training line
 has the metrics of that very step, no averages, so that an interrupted and resumed run writes the
-same lines as one that was not; an evaluation's line has what `evaluate.online` measures, or in
+same lines as one that was not, but for its speed and the shares of time (`goodput`), which are of
+all steps since the line before. An evaluation's line has what `evaluate.online` measures, or in
 fine-tuning `test_top1` and `test_top5`. Numbers that are not finite are null.
 
 A resumed run first removes from both what they say of steps that it is going to repeat.
@@ -17,17 +18,19 @@ from collections.abc import Iterator, Mapping
 import jax
 from etils import epath
 
-from ibot_jax.cli.progress import ProgressBar, is_shown, write_line
 from ibot_jax.config.flat import Flat
 from ibot_jax.config.plan import Plan
 from ibot_jax.files.json_lines import JsonLines
 from ibot_jax.files.tensorboard import TensorBoard
 from ibot_jax.methods import metrics as of_step
 from ibot_jax.parallel.processes import is_first
+from ibot_jax.runs.reporting.goodput import WORDS, Goodput
 from ibot_jax.runs.reporting.loggers import Loggers
+from ibot_jax.screen.progress import ProgressBar, busy, clock, is_shown, write_line
 from ibot_jax.weights.run_metrics import METRICS, read_rows
 
 _FOLDER = "tensorboard"
+_WORTH_A_WORD = 0.05
 WRITTEN = (METRICS, _FOLDER)  # in the workdir, by a `Reporter`
 
 
@@ -37,6 +40,7 @@ class Reporter:
     Attributes:
       evaluated: whether the step that it started from has been evaluated; known to the first
         process.
+      goodput: what the time goes into.
       first: what was measured before the first step; empty if nothing was, and on others than the
         first process.
     """
@@ -61,6 +65,7 @@ class Reporter:
         """
         self._primary = is_first()
         self.evaluated, self.first = False, {}
+        self.goodput = Goodput()
         self._plan = plan
         self._workdir = workdir
         self._warned = set()
@@ -87,9 +92,10 @@ class Reporter:
                 sys.stdout.flush()
 
     def say_summary(self, prototypes: int) -> None:
-        """Prints what metrics.jsonl says of a complete run: entropies and evaluations."""
+        """Prints what metrics.jsonl says of a complete run, and what this start of it took."""
         if self._primary:
-            self.say(*_summary(self._workdir, prototypes))
+            *lines, last = _summary(self._workdir, prototypes)
+            self.say(*lines, f"time: {self.goodput}", last)
 
     def warn_once(self, sign: str, text: str) -> None:
         """Prints a warning to stderr, the first time that this sign is seen."""
@@ -104,21 +110,24 @@ class Reporter:
         if self._since is None:  # the first step compiles: no measure of speed
             self._since = (step, time.monotonic())
         if self._bar is not None:
-            self._bar.update(step, lambda: _in_short(metrics, self._speed(step)))
+            waits = _waits(self.goodput.shares())
+            self._bar.update(step, lambda: _in_short(metrics, self._speed(step)) + waits)
 
     def train(self, step: int, metrics: Mapping[str, float]) -> None:
         """Reports one step's metrics in full."""
         if not self._primary:
             return
         speed = self._speed(step)
+        shares = self.goodput.shares()
+        self.goodput.note()
         row = dict(metrics) | ({"images_per_second": speed} if speed else {})
-        self._write(step, row)
+        self._write(step, row | {f"share_{what}": share for what, share in shares.items()})
         if self._bar is None:
             images_left = (self._plan.total_steps - step) * self._plan.batch_size
-            eta = f"  ETA {_clock(images_left / speed)}" if speed else ""
+            eta = f"  ETA {clock(images_left / speed)}" if speed else ""
             self.say(
                 f"step {step}/{self._plan.total_steps}  epoch {self._epoch(step):.1f}  "
-                f"{_state_of(metrics, speed)}{eta}"
+                f"{_state_of(metrics, speed)}{_waits(shares)}{eta}"
             )
         self._since = (step, time.monotonic())
 
@@ -148,10 +157,16 @@ class Reporter:
             self.warn_once("data", text)
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leaves the time within out of the speed."""
+    def paused(self, what: str) -> Iterator[None]:
+        """Leaves the time within out of the speed.
+
+        Args:
+          what: it goes into, one of `goodput.WORDS`.
+        """
         start = time.monotonic()
-        yield
+        shown = busy if self._bar is None else self._bar.during
+        with self.goodput.spent(what), shown(WORDS[what]):
+            yield
         if self._since is not None:
             step, since = self._since
             self._since = (step, since + time.monotonic() - start)
@@ -170,6 +185,7 @@ class Reporter:
 
     def close(self) -> None:
         """Writes all and closes bar and files."""
+        self.goodput.close()
         if not self._primary:
             return
         if self._bar is not None:
@@ -217,6 +233,12 @@ def _state_of(metrics: Mapping[str, float], speed: float | None) -> str:
     return f"{text}  {_speed_in_words(speed)}" if speed else text
 
 
+def _waits(shares: Mapping[str, float]) -> str:
+    """Returns how much of the time the device waits for input, where that is worth a word."""
+    share = shares["input"]
+    return f"  input {share:.0%}" if share >= _WORTH_A_WORD else ""
+
+
 def _speed_in_words(speed: float) -> str:
     return f"{speed:.4g} images/s" if speed < 1000 else f"{speed:.0f} images/s"
 
@@ -243,12 +265,6 @@ def _found(values: Mapping[str, float]) -> str:
     if "prototype_nmi" in values:
         texts.append(f"NMI with labels {values['prototype_nmi']:.1f} %")
     return ", ".join(texts)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
 
 
 def _summary(workdir: epath.Path, prototypes: int) -> list[str]:

@@ -27,6 +27,7 @@ from ibot_jax.parallel.layouts import num_shards
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.check import check_devices, check_plan
 from ibot_jax.runs.training import jit_train_step, own_gram_teacher, step_arguments
+from ibot_jax.screen.progress import busy
 from ibot_jax.tools import flops
 from ibot_jax.tools.pods.chips import CHIPS, Chip
 from ibot_jax.tools.pods.tpu_program import Program, read_program, read_schedules, schedule_flags
@@ -105,7 +106,8 @@ def compile_ahead(config: Section, devices: list[jax.Device], images: int) -> di
         state, batch, key, own_gram_teacher(config, state)
     )
     try:
-        compiled = lowered.compile()
+        with busy("compiling"):
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

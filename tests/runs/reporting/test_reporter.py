@@ -12,6 +12,7 @@ from etils import epath
 
 from ibot_jax.config.plan import Plan
 from ibot_jax.errors import TrainingError
+from ibot_jax.runs.reporting.goodput import WORDS
 from ibot_jax.runs.reporting.reporter import Reporter
 from ibot_jax.weights.run_metrics import read_rows
 
@@ -53,10 +54,13 @@ def test_lines_of_metrics_have_step_epoch_and_values(workdir):
     report.train(5, METRICS)
     report.close()
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    shares = {name: lines[1].pop(name) for name in list(lines[1]) if name.startswith("share_")}
     assert lines == [
         {"step": 0, "epoch": 0.0, **EVALUATION},
         {"step": 5, "epoch": 0.5, **METRICS},
     ]
+    assert shares.keys() == {f"share_{what}" for what in WORDS}
+    assert sum(shares.values()) == pytest.approx(1)
 
 
 def test_what_is_not_finite_is_null_for_json_has_no_nan(workdir):
@@ -160,7 +164,7 @@ def eighty_columns(monkeypatch):
 def test_a_bar_on_a_terminal(workdir, capsys, monkeypatch):
     """Lines of evaluations go above the bar."""
     terminal = eighty_columns(monkeypatch)
-    monkeypatch.setattr("ibot_jax.cli.progress._REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("ibot_jax.screen.progress._REFRESH_SECONDS", 0.0)
     report = reporter(workdir, start_step=10)
     report.step_done(11, METRICS)
     report.evaluation(11, EVALUATION)
@@ -196,7 +200,7 @@ def test_the_bar_of_a_long_run_fits_80_columns(workdir, monkeypatch):
 
 def test_the_bar_is_drawn_anew_while_a_step_takes_its_time(workdir, monkeypatch):
     terminal = eighty_columns(monkeypatch)
-    monkeypatch.setattr("ibot_jax.cli.progress._REFRESH_SECONDS", 0.01)
+    monkeypatch.setattr("ibot_jax.screen.progress._REFRESH_SECONDS", 0.01)
     report = reporter(workdir)
     drawn = terminal.getvalue().count("0/40")
     deadline = time.monotonic() + 60
@@ -213,13 +217,44 @@ def test_speed_and_time_left_leave_out_the_first_step_and_pauses(workdir, capsys
     report = reporter(workdir)
     now[0] = 100.0
     report.step_done(1, METRICS)
-    with report.paused():
+    with report.paused("evaluation"):
         now[0] += 30
     now[0] += 2
     report.train(6, METRICS)
     report.close()
     assert "20 images/s  ETA 0:00:14" in capsys.readouterr().out  # 34 steps of 0.4 s
     assert read_rows(workdir)[0]["images_per_second"] == 20.0
+
+
+def test_waits_for_input_are_told_where_they_are_worth_a_word(workdir, capsys, monkeypatch):
+    """A batch takes 100 s in which the device has nothing to do, and steps 25 s; then 1 and 99."""
+    now = [0.0]
+    monkeypatch.setattr("ibot_jax.runs.reporting.reporter.time.monotonic", lambda: now[0])
+    report = reporter(workdir)
+
+    def batches():
+        for seconds in (100, 1):
+            now[0] += seconds
+            yield seconds
+
+    for batch in report.goodput.fed(batches()):
+        now[0] += {100: 25, 1: 99}[batch]
+        report.train(batch, METRICS)
+    report.close()
+    first, second = capsys.readouterr().out.splitlines()
+    assert "  input 80%" in first and "input" not in second
+    rows = read_rows(workdir)
+    assert [row["share_input"] for row in rows] == pytest.approx([0.8, 0.01])
+    assert [row["share_step"] for row in rows] == pytest.approx([0.2, 0.99])
+
+
+def test_the_bar_tells_what_else_goes_on_and_for_how_long(workdir, monkeypatch):
+    terminal = eighty_columns(monkeypatch)
+    report = reporter(workdir)
+    for what, words in (("compile", "compiling 0:00:0"), ("evaluation", "evaluating 0:00:0")):
+        with report.paused(what):
+            assert words in terminal.getvalue()
+    report.close()
 
 
 def test_the_summary_has_first_last_and_best_accuracy_and_the_entropies(workdir, capsys):
@@ -230,7 +265,9 @@ def test_the_summary_has_first_last_and_best_accuracy_and_the_entropies(workdir,
     report.train(40, METRICS)
     report.say_summary(prototypes=64)
     report.close()
-    assert capsys.readouterr().out.splitlines()[-5:] == [
+    *lines, time, last = capsys.readouterr().out.splitlines()
+    assert time.startswith("time: steps ") and "waiting for input 0.0%" in time
+    assert [*lines[-4:], last] == [
         "entropy of teacher 1.25, of student 1.50, of the teacher's mean 2.00; uniform would be "
         "ln 64 = 4.16",
         "k-NN 10.0 % at initialisation, 25.0 % now (best 30.0 % at step 20)",
@@ -262,7 +299,7 @@ def test_other_processes_write_nothing(workdir, capsys, monkeypatch):
     report.evaluation(5, EVALUATION)
     report.warn_once("sign", "beware")
     report.say_summary(prototypes=64)
-    with report.paused():
+    with report.paused("evaluation"):
         pass
     report.flush()
     report.close()

@@ -19,6 +19,7 @@ from ibot_jax.data.sources.shards.source import Index
 from ibot_jax.errors import UserError
 from ibot_jax.files import remote
 from ibot_jax.files.atomic import writing
+from ibot_jax.screen.progress import progress
 
 _VERSION = 2  # of what an index holds
 _THREADS = 16
@@ -59,7 +60,9 @@ def indexes_of(
     order = [*range(begin, len(files)), *range(begin)]
     _log.info("%s files are looked into", f"{len(files):,}")
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        found = dict(zip(order, pool.map(find, [files[number] for number in order]), strict=True))
+        indexes = pool.map(find, [files[number] for number in order])
+        indexes = progress(indexes, len(files), "indexing files")
+        found = dict(zip(order, indexes, strict=True))
     indexes = [found[number] for number in range(len(files))]
     bad = [index.remark for index in indexes if index.remark and not index.names]
     if len(bad) == len(files):

@@ -1,0 +1,1 @@
+"""What programs show of their doings while they go on."""

@@ -81,6 +81,7 @@ setup(
         "slides": ["openslide-bin>=4.0", "openslide-python>=1.4"],
         "tiff": ["imagecodecs>=2024.6"],  # LZW, JPEG 2000 and others in TIFFs of many channels
         "video": ["av>=14.0"],
+        "notebook": ["ipykernel>=6.29", "ipywidgets>=8.1", "nbclient>=0.10"],
         "mlflow": ["mlflow-skinny>=2.19"],  # log_to, as the next and the last
         "trackio": ["trackio>=0.2"],
         "tpu": ["jax[tpu]>=0.10"],

@@ -83,7 +83,7 @@ class Goodput:
         """Returns the shares since the beginning in words, the largest first."""
         shares = _shares(self._seconds, time.monotonic() - self._began)
         largest = sorted(shares.items(), key=lambda item: -item[1])
-        return ", ".join(f"{WORDS[what]} {share:.1%}" for what, share in largest)
+        return ", ".join(f"{WORDS[what]} {100 * share:.1f} %" for what, share in largest)
 
     def close(self) -> None:
         """Ends its thread."""

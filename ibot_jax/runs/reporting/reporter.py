@@ -94,8 +94,7 @@ class Reporter:
     def say_summary(self, prototypes: int) -> None:
         """Prints what metrics.jsonl says of a complete run, and what this start of it took."""
         if self._primary:
-            *lines, last = _summary(self._workdir, prototypes)
-            self.say(*lines, f"time: {self.goodput}", last)
+            self.say(f"time: {self.goodput}", *_summary(self._workdir, prototypes))
 
     def warn_once(self, sign: str, text: str) -> None:
         """Prints a warning to stderr, the first time that this sign is seen."""
@@ -236,7 +235,7 @@ def _state_of(metrics: Mapping[str, float], speed: float | None) -> str:
 def _waits(shares: Mapping[str, float]) -> str:
     """Returns how much of the time the device waits for input, where that is worth a word."""
     share = shares["input"]
-    return f"  input {share:.0%}" if share >= _WORTH_A_WORD else ""
+    return f"  input {100 * share:.0f} %" if share >= _WORTH_A_WORD else ""
 
 
 def _speed_in_words(speed: float) -> str:

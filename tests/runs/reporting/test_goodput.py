@@ -96,7 +96,7 @@ def test_what_is_named_has_its_share_and_a_note_begins_anew(goodput):
         time.sleep(WAIT)
     assert shares(goodput) == {"evaluation": pytest.approx(1, abs=0.05)}
     assert str(goodput).startswith(("compiling 3", "saving 3", "evaluating 3"))
-    assert "waiting for input 0.0%" in str(goodput)
+    assert "waiting for input 0.0 %" in str(goodput)
 
 
 def test_an_error_of_a_batch_passes(goodput):

@@ -220,6 +220,8 @@ def finetune(
             evaluate_every=plan.steps("test_every", config.test_every),
         )
         signum = loop.run(state, batches, program, config.seed)
+        if not signum:
+            reporter.say(f"time: {reporter.goodput}")
     return folder, signum
 
 

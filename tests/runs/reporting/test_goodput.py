@@ -7,96 +7,136 @@ import pytest
 
 from ibot_jax.runs.reporting.goodput import Goodput
 
-WAIT = 0.3
+
+class Time:
+    """A clock that stands still unless it is told to go on."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def passes(self, seconds):
+        self.now += seconds
 
 
 class Result:
     """Of a step, which the device finishes when it is told to."""
 
     def __init__(self):
-        self._over = threading.Event()
-
-    def finish(self):
-        self._over.set()
-        time.sleep(0.05)  # for the thread that waits for it
+        self.over = threading.Event()
 
     def block_until_ready(self):
-        self._over.wait()
+        self.over.wait()
         return self
 
 
 @pytest.fixture
-def goodput():
+def clock(monkeypatch):
+    clock = Time()
+    monkeypatch.setattr("ibot_jax.runs.reporting.goodput.time.monotonic", clock)
+    return clock
+
+
+@pytest.fixture
+def goodput(clock):
     made = Goodput()
     yield made
     made.close()
 
 
-def slow(number):
-    for index in range(number):
-        time.sleep(WAIT)
-        yield index
+@pytest.fixture
+def device(goodput):
+    """Returns a function that finishes a step, and waits until that is noticed."""
+
+    def finish(result):
+        number = goodput._finished[0]
+        result.over.set()
+        while goodput._finished[0] == number:
+            time.sleep(0.001)
+
+    return finish
 
 
 def shares(goodput):
     found = goodput.shares()
-    assert sum(found.values()) == pytest.approx(1, abs=0.01)
-    return {name: share for name, share in found.items() if share > 0.02}
+    assert sum(found.values()) == pytest.approx(1)
+    return {name: pytest.approx(share) for name, share in found.items() if share}
 
 
-def test_the_first_batch_keeps_the_device_waiting(goodput):
-    assert list(goodput.fed(slow(1))) == [0]
-    assert shares(goodput) == {"input": pytest.approx(1, abs=0.1)}
-
-
-def test_a_wait_while_the_device_computes_costs_nothing(goodput):
-    result = Result()
-    goodput.step_given(result)
-    list(goodput.fed(slow(1)))
-    assert shares(goodput) == {"step": pytest.approx(1, abs=0.02)}
-    result.finish()
-
-
-def test_what_is_left_of_a_wait_when_the_device_is_done_counts(goodput):
-    """The device finishes at about a half of the wait for two batches."""
-    result = Result()
-    goodput.step_given(result)
-    threading.Timer(WAIT, result.finish).start()
-    batches = iter(goodput.fed([0]))
-    next(batches)
-
-    def waits():
-        time.sleep(2 * WAIT)
+def test_the_first_batch_keeps_the_device_waiting(goodput, clock):
+    def batches():
+        clock.passes(10)
         yield 0
 
-    list(goodput.fed(waits()))
-    found = shares(goodput)
-    assert found == {"step": pytest.approx(0.5, abs=0.15), "input": pytest.approx(0.5, abs=0.15)}
+    for batch in goodput.fed(batches()):
+        assert batch == 0
+        clock.passes(30)
+    assert shares(goodput) == {"input": 0.25, "step": 0.75}
 
 
-def test_all_steps_that_were_given_count(goodput):
-    """One is done, the device has another one."""
+def test_a_wait_while_the_device_computes_costs_nothing(goodput, clock):
+    result = Result()
+    goodput.step_given(result)
+
+    def batches():
+        clock.passes(10)
+        yield 0
+
+    list(goodput.fed(batches()))
+    assert shares(goodput) == {"step": 1}
+    result.over.set()
+
+
+def test_what_is_left_of_a_wait_when_the_device_is_done_counts(goodput, clock, device):
+    result = Result()
+    goodput.step_given(result)
+
+    def batches():
+        clock.passes(30)
+        device(result)
+        clock.passes(10)
+        yield 0
+
+    list(goodput.fed(batches()))
+    assert shares(goodput) == {"step": 0.75, "input": 0.25}
+
+
+def test_all_steps_that_were_given_count(goodput, clock, device):
+    """One is done, the device has another one; then it has none, from before the wait on."""
     done, other = Result(), Result()
     goodput.step_given(done)
     goodput.step_given(other)
-    done.finish()
-    list(goodput.fed(slow(1)))
-    assert "input" not in shares(goodput)
-    other.finish()
+    device(done)
+
+    def batches():
+        clock.passes(10)
+        yield 0
+        clock.passes(10)
+        yield 1
+
+    fed = goodput.fed(batches())
+    next(fed)
+    assert shares(goodput) == {"step": 1}
+    device(other)
+    clock.passes(20)
+    next(fed)
+    assert shares(goodput) == {"step": 0.75, "input": 0.25}
 
 
-def test_what_is_named_has_its_share_and_a_note_begins_anew(goodput):
-    for what in ("compile", "save"):
+def test_what_is_named_has_its_share_and_a_note_begins_anew(goodput, clock):
+    for what, seconds in (("compile", 30), ("save", 10)):
         with goodput.spent(what):
-            time.sleep(WAIT)
-    half = pytest.approx(0.5, abs=0.05)
-    assert shares(goodput) == {"compile": half, "save": half}
+            clock.passes(seconds)
+    assert shares(goodput) == {"compile": 0.75, "save": 0.25}
     goodput.note()
     with goodput.spent("evaluation"):
-        time.sleep(WAIT)
-    assert shares(goodput) == {"evaluation": pytest.approx(1, abs=0.05)}
-    assert str(goodput).startswith(("compiling 3", "saving 3", "evaluating 3"))
-    assert "waiting for input 0.0 %" in str(goodput)
+        clock.passes(60)
+    assert shares(goodput) == {"evaluation": 1}
+    assert str(goodput) == (
+        "evaluating 60.0 %, compiling 30.0 %, saving 10.0 %, steps 0.0 %, waiting for input 0.0 %"
+    )
 
 
 def test_an_error_of_a_batch_passes(goodput):
@@ -110,12 +150,14 @@ def test_an_error_of_a_batch_passes(goodput):
         next(batches)
 
 
-def test_a_step_that_fails_is_met_elsewhere(goodput):
-    class Failing:
+def test_a_step_that_fails_is_met_elsewhere(goodput, clock, device):
+    class Failing(Result):
         def block_until_ready(self):
+            super().block_until_ready()
             raise RuntimeError("out of memory")
 
-    goodput.step_given(Failing())
-    time.sleep(0.1)
-    list(goodput.fed(slow(1)))
-    assert shares(goodput)["input"] > 0.5
+    result = Failing()
+    goodput.step_given(result)
+    device(result)
+    clock.passes(1)
+    assert shares(goodput) == {"step": 1}

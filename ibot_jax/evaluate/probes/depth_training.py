@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ibot_jax.cli.progress import progress
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.depth_data import Split
 from ibot_jax.evaluate.benchmarks.image_files import ahead
@@ -32,6 +31,7 @@ from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.processes import is_first
 from ibot_jax.parallel.rows import to_global
 from ibot_jax.parallel.shares import Rows
+from ibot_jax.screen.progress import progress
 
 _SAVE_EVERY = 1000  # steps
 _WARMING = 100  # steps without the variance in the loss

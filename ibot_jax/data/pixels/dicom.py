@@ -49,9 +49,9 @@ def open_dicom(
     header = pydicom.dcmread(file, stop_before_pixels=True)
     frames, samples = int(header.get("NumberOfFrames") or 1), header.SamplesPerPixel
     together = are_channels(frames, samples, frame, channels)
-    index = None if together or frames == 1 else chosen_frame(frame, frames)
-    if frames == 1:
-        chosen_frame(frame, frames)
+    number = chosen_frame(frame, frames)
+    index = None if together or frames == 1 else number
+    _add_groups(header, number)
     colors = header.PhotometricInterpretation == "PALETTE COLOR"
     scale = None if colors or samples > 1 else _Scale(header, window, white)
     return Raster(
@@ -95,10 +95,9 @@ class _Scale:
         self._header = header
         self._sign = -1 if header.PhotometricInterpretation == "MONOCHROME1" else 1
         self._sigmoid = self._table = None
-        center, width = window
-        function = "LINEAR_EXACT"
-        if not width and "WindowCenter" in header:
-            center, width = (_first(header[name].value) for name in ("WindowCenter", "WindowWidth"))
+        (center, width), function = window, "LINEAR_EXACT"
+        if not width:
+            center, width = (_first(header, name) for name in ("WindowCenter", "WindowWidth"))
             function = header.get("VOILUTFunction", "LINEAR")
         if width and function == "SIGMOID":
             self._sigmoid, limits = (center, width), (0.0, 1.0)
@@ -130,6 +129,19 @@ class _Scale:
         return values.astype(np.float32) * self._sign
 
 
-def _first(value: Any) -> float:
-    """Returns a number, of several the first: a file may have windows to choose from."""
-    return float(value[0] if isinstance(value, Sequence) else value)
+def _first(header: Any, name: str) -> float:
+    """Returns a number of a header, of several the first (a file may have windows), 0 without."""
+    value = header.get(name)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = value[0] if value else None
+    return float(value or 0)
+
+
+def _add_groups(header: "pydicom.Dataset", frame: int) -> None:
+    """Adds to a header what files of many frames say of all, or of one, in groups (C.7.6.16)."""
+    of_all = header.get("SharedFunctionalGroupsSequence") or ()
+    of_each = header.get("PerFrameFunctionalGroupsSequence") or ()
+    for group in (*of_all[:1], *of_each[frame : frame + 1]):
+        for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+            for item in group.get(name) or ():
+                header.update(item)

@@ -112,7 +112,7 @@ class EncodedImage:
         """
         self.note = ""
         excerpt = data if isinstance(data, Excerpt) else Excerpt(data)
-        self._data, self._box = excerpt.data, excerpt.box
+        self._data, self._frame, self._box = excerpt.data, excerpt.frame, excerpt.box
         self._decoding = decoding
         self._raster = _open_raster(excerpt, decoding)
         if self._raster is None:
@@ -124,13 +124,16 @@ class EncodedImage:
             self.mode = f"{self._raster.channels} x {self._raster.kind}"
         if self._box is not None:
             _check_inside(self._box, self.height, self.width)
-            self.height, self.width = self._box.height, self._box.width
+            if self._raster is not None or self._image.format == "TIFF":  # in tiles, most likely
+                self.height, self.width = self._box.height, self._box.width
         if self.width * self.height > decoding.max_pixels:
             raise UnreadableImage(
                 f"{self.width:,} x {self.height:,} pixels are more than data.max_pixels="
                 f"{decoding.max_pixels:,}; make it smaller, or raise the limit (--max-pixels of "
                 "evaluations and figures)"
             )
+        if self._box is not None:
+            self.height, self.width = self._box.height, self._box.width
         self._orientation = self._find_orientation()
         if self._orientation in _SIDEWAYS:
             self.width, self.height = self.height, self.width
@@ -206,7 +209,7 @@ class EncodedImage:
         """Returns a picture in tiles of which the boxes need few, None if it is no such."""
         if not boxes or self._image.format != "TIFF":
             return None
-        return tiff.open_tiles(_file(self._data), boxes)
+        return tiff.open_tiles(_file(self._data), self._frame or 0, boxes)
 
     def _deep_values(self) -> Raster | None:
         """Returns a picture of more than 8 bits, None where 8 will do."""

@@ -47,16 +47,17 @@ def open_tiff(file: BinaryIO, channels: int, frame: int | None) -> Raster:
             chosen = alike
     if first.photometric == _PALETTE:
         raise UnreadableImage("it has a palette, and no channels; convert it")
-    if first.dtype is None:
+    if first.dtype is None or first.bitspersample < 8:
         raise UnreadableImage(f"its numbers have {first.bitspersample} bits; convert it")
     return _raster(chosen)
 
 
-def open_tiles(file: BinaryIO, boxes: Sequence[Box]) -> Raster | None:
-    """Opens the first page of a TIFF where that saves work beside Pillow, which reads all of it.
+def open_tiles(file: BinaryIO, frame: int, boxes: Sequence[Box]) -> Raster | None:
+    """Opens a page of a TIFF where that saves work beside Pillow, which reads all of it.
 
     Args:
       file: of an image that Pillow reads, too.
+      frame: which page.
       boxes: that are needed.
 
     Returns:
@@ -65,11 +66,11 @@ def open_tiles(file: BinaryIO, boxes: Sequence[Box]) -> Raster | None:
     """
     import tifffile  # slow to import
 
-    page = tifffile.TiffFile(file, name=_NAME).pages[0]
+    page = tifffile.TiffFile(file, name=_NAME).pages[frame]
     plain = (
         page.photometric in _PLAIN
         and page.compression in _WITHOUT_LOSS
-        and page.dtype is not None
+        and page.bitspersample in (8, 16, 32)
         and page.axes in ("YX", "YXS")
         and not page.extrasamples
     )

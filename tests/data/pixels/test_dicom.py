@@ -91,6 +91,30 @@ def test_frames_are_images_or_channels():
         decode(Excerpt(encoded, 7))
 
 
+def test_files_of_many_frames_say_in_groups_what_numbers_mean():
+    def group(center, slope):
+        window, scale, found = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+        window.WindowCenter, window.WindowWidth, window.VOILUTFunction = center, 200, "LINEAR_EXACT"
+        scale.RescaleSlope, scale.RescaleIntercept = slope, -10
+        found.FrameVOILUTSequence, found.PixelValueTransformationSequence = [window], [scale]
+        return found
+
+    values = tissue(np.uint16, 0, 400, (3, 8, 6))
+    groups = dict(SharedFunctionalGroupsSequence=[group(100, 1)])
+    groups["PerFrameFunctionalGroupsSequence"] = [pydicom.Dataset(), group(300, 2), group(50, 3)]
+    encoded = scan(values, **groups)
+    for frame, center, slope in ((0, 100, 1), (1, 300, 2), (2, 50, 3)):
+        units = values[frame] * float(slope) - 10
+        wanted = np.clip((units - center + 100) / 200, 0, 1) * 255
+        assert np.abs(decode(Excerpt(encoded, frame)).astype(int) - wanted).max() < 0.51
+
+
+@pytest.mark.parametrize("tags", [dict(WindowCenter=40), dict(WindowCenter=[], WindowWidth=[])])
+def test_half_a_window_is_none(tags):
+    values = tissue(np.uint16, 0, 4096)
+    np.testing.assert_array_equal(decode(scan(values, **tags)), decode(scan(values)))
+
+
 def test_size_and_type_are_known_before_decoding():
     image = EncodedImage(scan(tissue()), Decoding(1))
     assert (image.height, image.width) == (20, 30)

@@ -1,16 +1,22 @@
 """Parts of files that a list names: pages, frames, windows, regions of slides."""
 
+import io
 import os
 
+import fsspec
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
+from ibot_jax.data.draw.central import CentralView
+from ibot_jax.data.pipeline import eval_batches
 from ibot_jax.data.pixels.images import Decoding, EncodedImage
 from ibot_jax.data.pixels.unreadable import UnreadableImage
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.errors import UserError
+from ibot_jax.parallel.shares import all_rows
+from ibot_jax.tools import data
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 48, 64, 3)).astype(np.uint8)
 
@@ -72,6 +78,60 @@ def test_windows_are_images(listed, tmp_path):
 def test_a_part_that_is_none_is_one_line(row, message, listed):
     with pytest.raises(UserError, match=message):
         listed(f"path,frame,x,y,w,h,level\n{row}\n")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_windows_of_pages(listed, tmp_path, dtype):
+    values = PIXELS[..., 0].astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack", tile=(16, 16))
+    source = listed("path,frame,x,y,w,h\na.tif,4,3,5,10,20\na.tif,,3,5,10,20\n")
+    for index, page in enumerate((4, 0)):
+        found = read(source, index, channels=1, range=255)
+        np.testing.assert_array_equal(found, values[page, 5:25, 3:13])
+
+
+def test_windows_of_what_is_decoded_whole_have_its_limit(listed, tmp_path):
+    Image.fromarray(PIXELS[0]).save(tmp_path / "a.png")
+    tifffile.imwrite(tmp_path / "b.tif", PIXELS[0], photometric="rgb", tile=(16, 16))
+    source = listed("path,x,y,w,h\na.png,3,5,10,20\nb.tif,3,5,10,20\n")
+    with pytest.raises(UnreadableImage, match="64 x 48 pixels are more than data.max_pixels=1,000"):
+        read(source, 0, max_pixels=1000)
+    assert read(source, 1, max_pixels=1000).shape == (20, 10, 3)
+
+
+def test_windows_of_files_behind_a_url(listed):
+    file = io.BytesIO()
+    tifffile.imwrite(file, PIXELS[0], photometric="rgb", tile=(16, 16))
+    fsspec.filesystem("memory").pipe("/excerpts/a.tif", file.getvalue())
+    rows = ("memory://excerpts/a.tif,3,5,20,10", "memory://excerpts/a.svs,3,5,20,10")
+    source = listed("\n".join(("path,x,y,w,h", *rows)))
+    np.testing.assert_array_equal(read(source, 0), PIXELS[0, 5:15, 3:23])
+    with pytest.raises(UnreadableImage, match="slides and videos are read from disks alone"):
+        read(source, 1)
+
+
+def test_workers_read_parts_of_files(listed, tmp_path, caplog):
+    """And name those that are none."""
+    np.save(tmp_path / "a.npy", PIXELS)
+    source = listed("path,label,frame\na.npy,x,5\na.npy,x,9\na.npy,y,2\n")
+    view = CentralView((48, 48), (48, 48))
+    (batch,) = eval_batches(source, view, all_rows(3), Decoding(), workers=1)
+    assert batch["valid"].tolist() == [True, False, True]
+    assert batch["labels"].tolist() == [0, -1, 1]
+    np.testing.assert_array_equal(batch["images"][::2], PIXELS[[5, 2], :, 8:56])
+    assert f"skipped {tmp_path}/a.npy frame=9: it has 7 frames, and frame 9" in caplog.text
+
+
+def test_a_look_at_parts_of_files(listed, tmp_path, capsys):
+    Image.fromarray(PIXELS[0]).save(tmp_path / "a.png")
+    listed("path,x,y,w,h\na.png,0,0,32,48\na.png,32,0,32,48\na.png,0,0,32,48\n")
+    assert data.main([f"list:{tmp_path}/list.csv"]) == 0
+    shown = capsys.readouterr().out
+    assert "widths 32 to 32 pixels" in shown and "heights 48 to 48" in shown
+    assert shown.count("has the bytes of another one") == 1
+    pixels = np.append(PIXELS[0].reshape(-1, 3), PIXELS[0, :, :32].reshape(-1, 3), axis=0) / 255
+    means = ",".join(str(round(mean, 4)) for mean in pixels.mean(axis=0).tolist())
+    assert f"--config.data.mean={means} " in shown
 
 
 def write_video(path, frames, **options):

@@ -40,9 +40,19 @@ def by_percentiles(
     check_numbers(values)
     bands = []
     for band in np.moveaxis(values, -1, 0)[:clipped]:
-        bands.append(between(band, *np.percentile(band, percentiles).tolist()))
+        bands.append(between(band, *_percentiles(band, percentiles).tolist()))
     rest = by_range(values[..., clipped:], 0.0)[0] if clipped < values.shape[-1] else ()
     return np.dstack([*bands, *np.moveaxis(rest, -1, 0)] if len(rest) else bands)
+
+
+def _percentiles(band: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
+    """Returns what `np.percentile` does, of few numbers by counting, which is quicker."""
+    if band.dtype not in (np.uint8, np.uint16):
+        return np.percentile(band, percentiles)
+    places = np.array(percentiles) / 100 * (band.size - 1)
+    up_to = np.cumsum(np.bincount(band.ravel()))
+    low, high = (np.searchsorted(up_to, f(places), side="right") for f in (np.floor, np.ceil))
+    return low + (high - low) * (places % 1)
 
 
 def by_range(values: np.ndarray, white: float) -> tuple[np.ndarray, str]:

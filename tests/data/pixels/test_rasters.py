@@ -277,3 +277,15 @@ def test_a_compression_that_needs_more_names_the_extra():
     assert decode(file.getvalue(), 3).shape == (16, 16, 3)  # Pillow's business
     with pytest.raises(UnreadableImage, match=r"LZW needs imagecodecs: .*'ibot-jax\[tiff"):
         decode(file.getvalue(), 3, bands=True)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+@pytest.mark.parametrize("size", [1, 2, 7, 300])
+def test_percentiles_are_those_of_numpy(dtype, size):
+    values = numbers(size, 1, 1, dtype=dtype, high=200)
+    for low, high in ((1, 99), (0, 100), (12.5, 37.5), (50, 51)):
+        bounds = np.percentile(values, (low, high))
+        width = max(bounds[1] - bounds[0], 1e-30)
+        wanted = np.round(np.clip((values - bounds[0]) / width, 0, 1) * 255)
+        found = decode(values, 1, clip_percentiles=(low, high)).astype(int)
+        assert np.abs(found - wanted[..., 0]).max() <= 1

@@ -41,7 +41,7 @@ setup(
         "array-record>=0.7.1",
         # No wheels for Linux on ARM, where data.resize="pillow" does without it.
         "cykooz-resizer>=4.0.1; platform_machine != 'aarch64'",
-        "etils>=1.9.1",
+        "etils>=1.13",
         "flax>=0.12",
         "fsspec>=2024.6",
         "importlib_resources>=6.0",  # tensorflow-datasets imports it without saying so
@@ -93,7 +93,7 @@ setup(
             "flask>=3.0",  # moto's server, as the next
             "flask-cors>=5.0",
             "jsonschema>=4.20",
-            "moto[s3]>=5.0",  # a bucket of S3 that is none
+            "moto[s3]>=5.0.13",  # a bucket of S3 that is none
             "mypy>=2.0",
             "pytest>=9.1",
             "pytest-xdist>=3.6.1",

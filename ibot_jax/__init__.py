@@ -58,7 +58,7 @@ def pretrain(
 ) -> "Run":
     """Trains a model, or finishes the training that `workdir` holds, as `ibot_jax.main` does.
 
-    So it is used::
+    For example::
 
         run = ibot_jax.pretrain("vits16", "runs/mine", {"data.source": "folder:images"})
         model, params = run.load(step="best")

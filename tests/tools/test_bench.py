@@ -114,7 +114,7 @@ def test_a_trace_is_written(done, report):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["steep"], "'steep' is no measurement; there are check, step, versus, input"),
+        (["steep"], "'steep' is no measurement; there are check, step, versus, suite, input"),
         (["step"], "--config"),
         (["step", "--config=configs/none.py"], "there is no file configs/none.py"),
         (["step", *TINY, "--config.optim.lrr=1"], "did you mean optim.lr?"),

@@ -26,7 +26,7 @@ _MOST = 512  # images a step on one device: more fill it no better
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this command."""
-    parser.add_argument("--out", required=True, help="folder of reports, page and pictures")
+    flags.add(parser, "--out", required=True, help="folder of reports, page and pictures")
     parser.add_argument(
         "--minutes", type=flags.above_zero, default=8.0, help="time for this call (default: 8)"
     )
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "--batch-size", type=int, default=_MOST, help=f"the largest (default: {_MOST})"
     )
     parser.add_argument("--steps", type=int, default=10, help="steps to time (default: 10)")
-    parser.add_argument("--dtype", default="bfloat16", help="of the steps (default: bfloat16)")
+    flags.add(parser, "--dtype", default="bfloat16", help="of the steps")
     parser.add_argument(
         "--python", default="", metavar="PATH", help="a Python with PyTorch; none leaves it out"
     )

@@ -53,9 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     flags.add(group, "--batch-size", default=16)
     group = parser.add_argument_group("head")
-    group.add_argument(
-        "--blocks", default=4, type=int, choices=(1, 4), help="whose tokens it sees (default: 4)"
-    )
+    flags.add(group, "--blocks", default=4, help="1 or 4, whose tokens it sees (default: 4)")
     flags.add_number(group, "--bins", 256, "depths to choose from")
     flags.add_number(group, "--steps", 38_400, "of the training")
     for flag, default, text in (
@@ -118,8 +116,10 @@ def spaced_blocks(depth: int, number: int) -> tuple[int, ...]:
     and 24.
 
     Raises:
-      UserError: if there are fewer.
+      UserError: if there are fewer, or another number is asked for.
     """
+    if number not in (1, 4):
+        raise UserError(f"--blocks={number} is neither 1 nor 4")
     if number > depth:
         raise UserError(f"--blocks={number} is more than the {depth} of the model")
     if (depth, number) == (24, 4):

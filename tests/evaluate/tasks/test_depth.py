@@ -194,6 +194,7 @@ def grow_image(root):
         (grow_image, [], "rgb_0.png has 9x9 pixels, but "),
         (None, ["--layout=kitti"], "kitti_eigen_train.txt is absent: lines of an image"),
         (None, ["--crop", "99", "8"], "has 24x32 pixels, fewer than --crop=99 8"),
+        (None, ["--blocks=2"], "--blocks=2 is neither 1 nor 4"),
         (None, ["--blocks=4"], "--blocks=4 is more than the 2 of the model"),
         (None, ["--batch-size=16"], "--batch-size=16 is more than the 10 training images"),
     ],

@@ -14,7 +14,8 @@ from ibot_jax.data.make.bad_images import BadImages
 from ibot_jax.data.make.chunks import Request
 from ibot_jax.data.make.examples import COLORS, CROPS, Fetch, stream
 from ibot_jax.data.pipeline import Batch, task_batches
-from ibot_jax.data.pixels.images import Decoding, EncodedImage
+from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.data.pixels.images import EncodedImage
 from ibot_jax.data.pixels.pictures import joined, planes
 from ibot_jax.data.pixels.resize import check_method, crop_and_resize
 from ibot_jax.data.sources.opening import Source

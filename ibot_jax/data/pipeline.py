@@ -21,7 +21,7 @@ from ibot_jax.data.make.examples import ORDER, STEPS, MakeCentralView, MakeExamp
 from ibot_jax.data.make.order import Positions
 from ibot_jax.data.make.sizes import SizesByStep
 from ibot_jax.data.make.workers import Task, Workers
-from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.pixels.resize import check_method
 from ibot_jax.data.sources.mixture import MixedSource
 from ibot_jax.data.sources.opening import Source

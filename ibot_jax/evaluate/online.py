@@ -17,7 +17,7 @@ import numpy as np
 from ibot_jax.config.section import Section
 from ibot_jax.data.draw.central import view_of_run
 from ibot_jax.data.pipeline import eval_batches
-from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.sources.opening import NoTestSplit, Source, Subset, open_source, open_test_split
 from ibot_jax.data.sources.readable import require_readable
 from ibot_jax.data.sources.shared_images import find_shared

@@ -18,7 +18,7 @@ from ibot_jax.config.anchor import anchor_is_kept, gram_size
 from ibot_jax.config.plan import Plan, peak_rate
 from ibot_jax.config.problems import noted
 from ibot_jax.config.section import Section
-from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.kernels.choice import XLA, Kernels
 from ibot_jax.kernels.color_table import COLUMNS
 from ibot_jax.kernels.colors import apply_colors

@@ -31,7 +31,9 @@ from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
 from ibot_jax.cli.config_file import add_config_arguments, given_config
 from ibot_jax.config.section import Section
 from ibot_jax.data.make.examples import MakeExample
-from ibot_jax.data.pixels.images import Decoding, EncodedImage, Excerpt
+from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.data.pixels.images import EncodedImage
+from ibot_jax.data.pixels.opening import Excerpt
 from ibot_jax.data.pixels.unreadable import in_words
 from ibot_jax.data.sources.opening import KINDS, Source, open_source, splits_for_testing
 from ibot_jax.data.sources.tfds import TfdsStream

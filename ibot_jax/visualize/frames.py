@@ -8,7 +8,8 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from ibot_jax.data.pixels.images import Decoding, EncodedImage
+from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.data.pixels.images import EncodedImage
 from ibot_jax.data.pixels.unreadable import UnreadableImage, in_words
 from ibot_jax.data.sources.folders import read_file
 from ibot_jax.errors import UserError

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from ibot_jax.cli.flags import above_zero, add_number, add_weights_options, positive
 from ibot_jax.data.make.examples import MakeCentralView
-from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.sources.opening import Source, Subset
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.opening import Views

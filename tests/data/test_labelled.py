@@ -9,7 +9,7 @@ from shares import in_turn
 
 from ibot_jax.config.plan import make_plan
 from ibot_jax.data.labelled import labelled_batches
-from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.finetune.config import get_config
 from ibot_jax.parallel.shares import all_rows

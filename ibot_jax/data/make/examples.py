@@ -18,8 +18,10 @@ from ibot_jax.data.draw.crops import largest_shrink
 from ibot_jax.data.draw.dealt_masks import deal, draw_dealt_mask
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.data.draw.views import draw_views, view_settings
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.pixels.host_colors import apply_color
-from ibot_jax.data.pixels.images import Decoding, EncodedImage, Excerpt
+from ibot_jax.data.pixels.images import EncodedImage
+from ibot_jax.data.pixels.opening import Excerpt
 from ibot_jax.data.pixels.pictures import joined, on_bands, on_picture, planes
 from ibot_jax.data.pixels.resize import Box, crop_and_resize
 from ibot_jax.kernels.color_table import COLUMNS, Color

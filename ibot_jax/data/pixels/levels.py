@@ -1,12 +1,59 @@
 """Numbers of any type as the 256 levels that views have."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.data.pixels.resize import Box
 from ibot_jax.data.pixels.unreadable import UnreadableImage
 
 _SIXTEEN_BITS = 2**16 - 1
 # Below are the numbers of a camera or scanner with 14 bits or fewer, which nobody meant for 16.
 _DARK = 2**14
+
+
+def to_levels(
+    values: np.ndarray,
+    limits: tuple[float, float] | None,
+    decoding: Decoding,
+    boxes: Sequence[Box] = (),
+) -> tuple[np.ndarray, str]:
+    """Returns numbers as the 256 levels that a config asks for.
+
+    Args:
+      values: [H, W, C] of any type.
+      limits: the numbers that are black and white by the file; None where it does not tell.
+      decoding: percentiles come before the file's limits, and these before the range.
+      boxes: of which alone levels are needed, each by itself; none for all.
+
+    Returns:
+      [H, W, C] uint8, 0 outside of boxes, and a sentence, "" if nothing is odd.
+
+    Raises:
+      UnreadableImage: as `by_range`.
+    """
+    if boxes:
+        pixels, notes = np.zeros(values.shape, np.uint8), []
+        for top, left, height, width in boxes:
+            part = slice(top, top + height), slice(left, left + width)
+            pixels[part], note = to_levels(values[part], limits, decoding)
+            notes.append(note)
+        return pixels, next(filter(None, notes), "")
+    if any(decoding.clip_percentiles):
+        colors = values.shape[2] - (not decoding.apart and values.shape[2] in (2, 4))
+        return by_percentiles(values, decoding.clip_percentiles, colors), ""
+    if limits is not None:
+        return between(values, *limits), ""
+    return by_range(values, decoding.range)
+
+
+def clipped(pixels: np.ndarray, decoding: Decoding) -> np.ndarray:
+    """Returns pixels, [H, W] or [H, W, C] uint8, as `Decoding.clip_percentiles` says."""
+    if not any(decoding.clip_percentiles):
+        return pixels
+    found, _ = to_levels(pixels.reshape(*pixels.shape[:2], -1), None, decoding)
+    return found.reshape(pixels.shape)
 
 
 def check_numbers(values: np.ndarray) -> None:

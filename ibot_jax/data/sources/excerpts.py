@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ibot_jax.data.pixels import slides, videos
-from ibot_jax.data.pixels.images import Excerpt
+from ibot_jax.data.pixels.opening import Excerpt
 from ibot_jax.data.pixels.resize import Box
 from ibot_jax.data.pixels.unreadable import UnreadableImage
 from ibot_jax.data.sources.folders import open_regular

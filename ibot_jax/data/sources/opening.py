@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ibot_jax.config.defaults import MAX_CHANNELS
-from ibot_jax.data.pixels.images import Excerpt
+from ibot_jax.data.pixels.opening import Excerpt
 from ibot_jax.data.sources import folders, hf, patterns, tfds
 from ibot_jax.data.sources.folders import FolderSource
 from ibot_jax.data.sources.hf import open_hf
@@ -104,7 +104,7 @@ def open_source(
       data_dir: where TFDS keeps its data, and others what lies where in their files; "" for their
         defaults.
       max_per_class: keeps the first so many images of each class, by name; 0 keeps all.
-      channels: that images will have, see `images.Decoding`.
+      channels: that images will have, see `decoding.Decoding`.
       labelled: False takes every image of a folder, also those beside class folders, without
         labels.
       key: what `split` is called in errors.

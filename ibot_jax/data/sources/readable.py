@@ -1,6 +1,7 @@
 """Whether enough images of a source can be read, found out before anything slow begins."""
 
-from ibot_jax.data.pixels.images import Decoding, EncodedImage
+from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.data.pixels.images import EncodedImage
 from ibot_jax.data.pixels.unreadable import in_words
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.tfds import TfdsStream

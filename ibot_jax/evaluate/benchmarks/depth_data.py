@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.sources.folders import read_file
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.image_files import read_image, require_folder, share_batches

@@ -12,7 +12,8 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from ibot_jax.data.pixels.images import Decoding, EncodedImage
+from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.data.pixels.images import EncodedImage
 from ibot_jax.data.pixels.pictures import on_picture
 from ibot_jax.data.pixels.unreadable import in_words
 from ibot_jax.data.sources.folders import read_file

@@ -17,7 +17,7 @@ import numpy as np
 from ibot_jax.cli.flags import DECODING
 from ibot_jax.data.draw.central import CentralView, view_of_run
 from ibot_jax.data.pipeline import eval_batches
-from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.sources.opening import (
     NoTestSplit,
     Source,

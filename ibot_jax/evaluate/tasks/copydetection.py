@@ -22,7 +22,7 @@ import numpy as np
 from etils import epath
 
 from ibot_jax.cli import flags
-from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.sources.same_images import require_same_files
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.image_files import (

@@ -25,7 +25,7 @@ from etils import epath
 from PIL import Image
 
 from ibot_jax.cli import flags
-from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.davis_data import (
     Video,

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ibot_jax.cli import flags
-from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.sources.same_images import require_same_files
 from ibot_jax.data.sources.shared_images import find_shared_files
 from ibot_jax.errors import UserError

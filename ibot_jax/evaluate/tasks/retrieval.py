@@ -25,7 +25,7 @@ from etils import epath
 from PIL import Image
 
 from ibot_jax.cli import flags
-from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.image_files import ahead, changed, read_image
 from ibot_jax.evaluate.benchmarks.revisited import measure, read_benchmark

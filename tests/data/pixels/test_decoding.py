@@ -10,7 +10,8 @@ from PIL import Image, ImageOps
 
 from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.pipeline import eval_batches
-from ibot_jax.data.pixels.images import Decoding, EncodedImage
+from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.data.pixels.images import EncodedImage
 from ibot_jax.data.pixels.unreadable import UnreadableImage, in_words
 from ibot_jax.data.sources.folders import read_file
 from ibot_jax.data.sources.opening import open_source

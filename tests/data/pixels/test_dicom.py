@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scans import scan
 
-from ibot_jax.data.pixels.images import Decoding, EncodedImage, Excerpt
+from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.data.pixels.images import EncodedImage
+from ibot_jax.data.pixels.opening import Excerpt
 from ibot_jax.data.pixels.unreadable import UnreadableImage
 
 pydicom = pytest.importorskip("pydicom")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ibot_jax.data.pixels.images import Decoding, EncodedImage
+from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.data.pixels.images import EncodedImage
 from ibot_jax.data.pixels.unreadable import UnreadableImage
 
 

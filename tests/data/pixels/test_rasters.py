@@ -9,7 +9,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from ibot_jax.data.pixels.images import Decoding, EncodedImage, Excerpt
+from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.data.pixels.images import EncodedImage
+from ibot_jax.data.pixels.opening import Excerpt
 from ibot_jax.data.pixels.resize import Box
 from ibot_jax.data.pixels.unreadable import UnreadableImage
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ibot_jax.data.pixels.images import Decoding, EncodedImage
+from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.data.pixels.images import EncodedImage
 from ibot_jax.data.sources.opening import Subset, open_source
 from ibot_jax.errors import UserError
 from ibot_jax.files import remote

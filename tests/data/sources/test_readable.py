@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.sources import readable
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.data.sources.readable import require_readable

@@ -9,7 +9,7 @@ from ibot_jax.config.plan import make_plan
 from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.labelled import labelled_batches
 from ibot_jax.data.pipeline import eval_batches, train_batches
-from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.sources.opening import open_source, splits_for_testing
 from ibot_jax.data.sources.shared_images import find_shared
 from ibot_jax.data.sources.tfds import TfdsStream

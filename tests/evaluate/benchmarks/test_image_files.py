@@ -8,7 +8,7 @@ from etils import epath
 from PIL import Image
 from shares import blocks, in_turn
 
-from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks import image_files
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ibot_jax.data.draw.central import CentralView
-from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.opening import Views

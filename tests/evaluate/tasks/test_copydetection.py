@@ -9,7 +9,7 @@ from PIL import Image
 from scenes import write_copies
 
 import ibot_jax
-from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate.tasks import copydetection
 from ibot_jax.parallel.shares import all_rows

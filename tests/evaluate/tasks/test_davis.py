@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate.benchmarks.davis_data import find_videos
 from ibot_jax.evaluate.tasks import davis

@@ -11,7 +11,7 @@ from etils import epath
 from PIL import Image
 from tiny import tiny_config
 
-from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate.tasks import retrieval

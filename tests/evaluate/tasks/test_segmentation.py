@@ -12,7 +12,7 @@ from PIL import Image
 from scenes import SHAPE, write_voc
 from scipy.ndimage import zoom
 
-from ibot_jax.data.pixels.images import Decoding
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split, Squares, find_splits

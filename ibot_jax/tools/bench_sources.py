@@ -17,7 +17,7 @@ import time
 import tracemalloc
 from typing import Any
 
-from ibot_jax.cli import flags
+from ibot_jax.cli import exits, flags
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.files.atomic import write_json
 from ibot_jax.files.paths import absolute_path
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
             )
     if args.json:
         write_json(absolute_path(args.json), report)
-    return 0
+    return exits.COMPLETE
 
 
 def _measured(spec: str, data_dir: str) -> dict[str, Any]:

@@ -93,8 +93,8 @@ def _measurements(
 ) -> Iterator[tuple[str, Callable[[pathlib.Path], None]]]:
     """Yields the name of each measurement and what makes its report, the most telling first."""
 
-    def bench(*command: str, shares_device: bool = False):
-        return lambda out: parts.run_bench(command, out, clock, shares_device)
+    def bench(*command: str):
+        return lambda out: parts.run_bench(command, out, clock)
 
     def step(config: str, kernels: str, out: pathlib.Path) -> None:
         def at(batch: int) -> dict:

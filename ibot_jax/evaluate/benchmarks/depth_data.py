@@ -2,18 +2,19 @@
 
 import dataclasses
 import functools
-import io
-import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from ibot_jax.data.pixels.decoding import Decoding
-from ibot_jax.data.sources.folders import read_file
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.benchmarks.image_files import read_image, require_folder, share_batches
+from ibot_jax.evaluate.benchmarks.image_files import (
+    open_unchanged,
+    read_image,
+    require_folder,
+    share_batches,
+)
 from ibot_jax.evaluate.measures import depth
 from ibot_jax.parallel.shares import Rows
 
@@ -86,32 +87,48 @@ class Split:
         return len(self.images)
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns an image [H, W, C] uint8 and its depths [H, W] float32, metres, 0 for none.
+        """Returns an image [H, W, C] uint8 and its depths, see `read_depth`.
 
         Raises:
           UserError: if one cannot be read, or they are not of one size.
         """
-        pixels = read_image(self.images[index], self.decoding)
-        metres = _read_depth(self.depths[index]) / np.float32(self.layout.unit)
+        pixels = self._cut(read_image(self.images[index], self.decoding), self.images[index])
+        metres = self.read_depth(index)
         if pixels.shape[:2] != metres.shape:
             raise UserError(
                 f"{self.images[index]} has {pixels.shape[0]}x{pixels.shape[1]} pixels, but "
                 f"{self.depths[index]} {metres.shape[0]}x{metres.shape[1]}"
             )
+        return pixels, metres
+
+    def read_depth(self, index: int) -> np.ndarray:
+        """Returns the depths of an image, [H, W] float32, metres, 0 where there are none.
+
+        Raises:
+          UserError: if they cannot be read.
+        """
+        path = self.depths[index]
+        image = open_unchanged(path)
+        if not image.mode.startswith("I"):
+            raise UserError(f"{path} holds {image.mode}, not depths (greys of 16 bits)")
+        return self._cut(np.asarray(image).astype(np.float32), path) / np.float32(self.layout.unit)
+
+    def _cut(self, pixels: np.ndarray, path: epath.Path) -> np.ndarray:
+        """Returns what the layout keeps of pixels, [H, W, ...]."""
         if self.layout.size is None:
-            return pixels, metres
-        height, width = self.layout.size
-        if pixels.shape[0] < height or pixels.shape[1] < width:
+            return pixels
+        (height, width), (rows, columns) = self.layout.size, pixels.shape[:2]
+        if rows < height or columns < width:
             raise UserError(
-                f"{self.images[index]} has {pixels.shape[0]}x{pixels.shape[1]} pixels, and "
-                f"{height}x{width} are cut out of it (wrong --layout?)"
+                f"{path} has {rows}x{columns} pixels, and {height}x{width} are cut out of it "
+                "(wrong --layout?)"
             )
-        top, left = pixels.shape[0] - height, (pixels.shape[1] - width) // 2
-        return tuple(x[top : top + height, left : left + width] for x in (pixels, metres))
+        left = (columns - width) // 2
+        return pixels[rows - height :, left : left + width]
 
     def size(self) -> Size:
         """Returns height and width of the first image, which are those of all."""
-        return self.read(0)[1].shape
+        return self.read_depth(0).shape
 
     def crops(
         self, order: Sequence[int], crop: Size, rows: Rows, seed: Sequence[int]
@@ -200,21 +217,3 @@ def find_splits(layout: str, data: epath.Path, decoding: Decoding) -> tuple[Spli
                 raise UserError(f"{file} is absent, which {listing} names")
         splits.append(Split(images, depths, described, decoding))
     return tuple(splits)
-
-
-def _read_depth(path: epath.Path) -> np.ndarray:
-    """Returns the numbers of a depth file, [H, W] float32.
-
-    Raises:
-      UserError: if it is absent, or no grey image of 16 bits.
-    """
-    try:
-        image = Image.open(io.BytesIO(read_file(os.fspath(path))))
-        image.load()
-    except FileNotFoundError:
-        raise UserError(f"{path} is absent") from None
-    except Exception as error:  # Pillow's are of many kinds
-        raise UserError(f"{path} cannot be read ({error})") from error
-    if not image.mode.startswith("I"):
-        raise UserError(f"{path} holds {image.mode}, not depths (greys of 16 bits)")
-    return np.asarray(image).astype(np.float32)

@@ -68,6 +68,18 @@ def read_labels(path: epath.Path) -> np.ndarray:
 
 def open_labels(path: epath.Path) -> Image.Image:
     """Returns an image of labels with its palette; otherwise as `read_labels`."""
+    image = open_unchanged(path)
+    if image.mode not in ("L", "P"):
+        raise UserError(f"{path} holds colours ({image.mode}), not labels (grey or a palette)")
+    return image
+
+
+def open_unchanged(path: epath.Path) -> Image.Image:
+    """Returns an image as its file has it: one of numbers is not to be converted.
+
+    Raises:
+      UserError: if it is absent or no image.
+    """
     try:
         image = Image.open(io.BytesIO(read_file(os.fspath(path))))
         image.load()
@@ -75,8 +87,6 @@ def open_labels(path: epath.Path) -> Image.Image:
         raise UserError(f"{path} is absent") from None
     except Exception as error:  # Pillow's are of many kinds
         raise UserError(f"{path} cannot be read ({in_words(error)})") from error
-    if image.mode not in ("L", "P"):
-        raise UserError(f"{path} holds colours ({image.mode}), not labels (grey or a palette)")
     return image
 
 

@@ -1,14 +1,10 @@
 """The training of a depth head, which goes on where it was interrupted, and its errors.
 
-    OUT/depth-KEY.npz   head, optimiser and step, every thousand steps
-
-KEY is a hash of all that determines them.
+OUT/depth-KEY.npz keeps head, optimiser and step, every thousand steps.
 """
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,16 +19,16 @@ from ibot_jax.evaluate.benchmarks.image_files import ahead
 from ibot_jax.evaluate.measures import depth as measures
 from ibot_jax.evaluate.probes import depth_head
 from ibot_jax.evaluate.probes.depth_head import DepthHead
-from ibot_jax.files.atomic import writing
-from ibot_jax.files.paths import absolute_path
-from ibot_jax.files.paths import writing as writable
-from ibot_jax.parallel.agreement import in_step, same_end
+from ibot_jax.evaluate.probes.kept import Kept
+from ibot_jax.parallel.agreement import in_step
 from ibot_jax.parallel.layouts import replicated
-from ibot_jax.parallel.processes import is_first
 from ibot_jax.parallel.rows import to_global
 from ibot_jax.parallel.shares import Rows
 from ibot_jax.screen.progress import progress
 
+_BINS = 256
+_WEIGHT_DECAY = 1e-2  # of AdamW
+_GRADIENT_WEIGHT = 0.5  # of the loss of gradients, beside that of logarithms
 _SAVE_EVERY = 1000  # steps
 _WARMING = 100  # steps without the variance in the loss
 
@@ -46,12 +42,8 @@ class Setting:
       params: its parameters, on all devices.
       mesh: the devices.
       rows: of a batch that this process makes.
-      bins: K.
-      steps: of the training.
-      warmup: steps in which the rate rises.
+      steps: of the training; in the first third the rate rises.
       learning_rate: at its peak.
-      weight_decay: of AdamW.
-      gradient_weight: of the gradient loss beside that of logarithms.
       crop: height and width of what is trained on.
       seed: of the head, the order and the crops.
     """
@@ -60,12 +52,8 @@ class Setting:
     params: Any
     mesh: jax.sharding.Mesh
     rows: Rows
-    bins: int
     steps: int
-    warmup: int
     learning_rate: float
-    weight_decay: float
-    gradient_weight: float
     crop: tuple[int, int]
     seed: int
 
@@ -87,16 +75,19 @@ def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> D
         depth_head.rate,
         peak=setting.learning_rate,
         steps=setting.steps,
-        warmup=setting.warmup,
+        warmup=setting.steps // 3,
     )
-    optimizer = optax.adamw(schedule, weight_decay=setting.weight_decay)
+    optimizer = optax.adamw(schedule, weight_decay=_WEIGHT_DECAY)
     shape = 1, *setting.crop, train.decoding.channels
     image = jax.ShapeDtypeStruct(shape, jnp.uint8)
     features = jax.eval_shape(setting.patch_fn, setting.params, image).shape[-1]
-    head = DepthHead.start(features, setting.bins, jax.random.key(setting.seed))
-    kept = _Kept(folder, about)
-    done, (head, state) = kept.read((head, optimizer.init(head)))
-    head, state = jax.device_put((head, state), everywhere)
+    head = DepthHead.start(features, _BINS, jax.random.key(setting.seed))
+    leaves, structure = jax.tree.flatten((head, optimizer.init(head)))
+    kept, done = Kept(folder, "depth", about), 0
+    if arrays := kept.read():
+        done = int(arrays["step"])
+        leaves = [arrays[f"leaf_{number}"] for number in range(len(leaves))]
+    head, state = jax.device_put(jax.tree.unflatten(structure, leaves), everywhere)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1), out_shardings=everywhere)
     def step(head, state, params, batch, number):
@@ -106,7 +97,7 @@ def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> D
             found = depth_head.depths(head, tokens, layout.nearest, layout.farthest)
             found = depth_head.at_size(found, setting.crop)
             value = depth_head.log_loss(found, batch["depths"], layout.farthest, number < _WARMING)
-            return value + setting.gradient_weight * depth_head.gradient_loss(
+            return value + _GRADIENT_WEIGHT * depth_head.gradient_loss(
                 found, batch["depths"], layout.farthest
             )
 
@@ -121,7 +112,8 @@ def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> D
     ):
         head, state = step(head, state, setting.params, to_global(batch, setting.mesh), number)
         if (number + 1) % _SAVE_EVERY == 0 or number + 1 == setting.steps:
-            kept.write(number + 1, jax.device_get((head, state)))
+            leaves = jax.device_get(jax.tree.leaves((head, state)))
+            kept.write({"step": number + 1} | {f"leaf_{n}": x for n, x in enumerate(leaves)})
     return head
 
 
@@ -156,7 +148,7 @@ def measure(setting: Setting, head: DepthHead, test: Split) -> dict[str, float]:
 
         return (one_way(images) + one_way(images[:, :, ::-1])[:, :, ::-1]) / 2
 
-    truths = ahead(lambda index: test.read(index)[1], range(len(test)))
+    truths = ahead(test.read_depth, range(len(test)))
     batches = in_step(test.whole(setting.rows))
     number = -(-len(test) // setting.rows.batch_size)
     found = []
@@ -172,36 +164,3 @@ def measure(setting: Setting, head: DepthHead, test: Split) -> dict[str, float]:
     if not found:
         raise UserError(f"{test.depths[0].parent} has no depth that counts")
     return {name: float(np.mean([one[name] for one in found])) for name in measures.NAMES}
-
-
-class _Kept:
-    """What is kept of a training, in one file."""
-
-    def __init__(self, folder: str, about: dict[str, Any]):
-        key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-        self._folder = folder
-        self._path = absolute_path(folder) / f"depth-{key}.npz"
-
-    def read(self, like: Any) -> tuple[int, Any]:
-        """Returns steps done and what was kept; 0 and `like` if there is nothing."""
-        with same_end():
-            if not self._path.exists():
-                return 0, like
-            try:
-                leaves, structure = jax.tree.flatten(like)
-                with self._path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                    leaves = [arrays[f"leaf_{number}"] for number in range(len(leaves))]
-                    return int(arrays["step"]), jax.tree.unflatten(structure, leaves)
-            except Exception as error:  # NumPy and zipfile raise many kinds
-                raise UserError(f"{self._path} is damaged ({error}); remove it") from error
-
-    def write(self, step: int, state: Any) -> None:
-        """Replaces what was kept, at once; the first process does."""
-        with same_end():
-            if not is_first():
-                return
-            leaves = {f"leaf_{number}": x for number, x in enumerate(jax.tree.leaves(state))}
-            with writable("--out", self._folder):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with writing(self._path) as file:
-                    np.savez(file, step=step, **leaves)

@@ -1,14 +1,10 @@
 """The training of a sweep of linear classifiers, epoch by epoch; interrupted, it goes on exactly.
 
-    OUT/linear-KEY.npz   classifiers, momentum and accuracies after the last whole epoch
-
-KEY is a hash of all that determines them.
+OUT/linear-KEY.npz keeps classifiers, momentum and accuracies after the last whole epoch.
 """
 
 import dataclasses
 import functools
-import hashlib
-import json
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,16 +12,13 @@ from typing import Any
 import flax
 import jax
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh
 
-from ibot_jax.errors import UserError
 from ibot_jax.evaluate.features.cache import Features
 from ibot_jax.evaluate.features.extract import FeatureFn
 from ibot_jax.evaluate.probes import linear_sweep
+from ibot_jax.evaluate.probes.kept import Kept
 from ibot_jax.evaluate.probes.linear_sweep import Sweep, SweepState
-from ibot_jax.files.atomic import renamed
-from ibot_jax.files.paths import absolute_path, writing
 from ibot_jax.parallel.agreement import in_step, same_end
 from ibot_jax.parallel.layouts import batch_sharding, num_shards, replicated
 from ibot_jax.parallel.processes import is_first
@@ -139,15 +132,13 @@ def _count_program(sweep: Sweep, mesh: Mesh):
 
 
 class _State:
-    """What is kept from epoch to epoch, in one file."""
+    """The state of a sweep and its accuracies, as they are kept from epoch to epoch."""
 
     def __init__(self, folder: str, sweep: Sweep, about: dict[str, Any]):
         self._rates = len(sweep.rates)
         about = about | dataclasses.asdict(sweep)
         del about["slots"]  # another number of devices may go on
-        key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-        self._folder = folder
-        self._path: epath.Path = absolute_path(folder) / f"linear-{key}.npz"
+        self._kept = Kept(folder, "linear", about)
 
     def read(self, like: SweepState) -> tuple[SweepState, Top] | None:
         """Returns what was kept, NumPy arrays of the shapes of `like`; None if there is nothing."""
@@ -156,29 +147,19 @@ class _State:
             missing = wanted.shape[0] - array.shape[0] if array.ndim else 0
             return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else array
 
+        if (arrays := self._kept.read()) is None:
+            return None
         with same_end():
-            if not self._path.exists():
-                return None
             try:
-                with self._path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                    flat = {tuple(name.split("/")): arrays[name] for name in arrays.files}
-                tree = flax.traverse_util.unflatten_dict(flat)
+                tree = flax.traverse_util.unflatten_dict(arrays, sep="/")
                 state = flax.serialization.from_state_dict(like, tree["state"])
                 state = jax.tree.map(fill_up, state, like)
                 return state, {name: (x["0"], x["1"]) for name, x in tree["top"].items()}
-            except Exception as error:  # NumPy and zipfile raise many kinds
-                raise UserError(f"{self._path} is damaged ({error}); remove it") from error
+            except Exception as error:  # of flax and JAX, of many kinds
+                raise self._kept.damaged(error) from error
 
     def write(self, state: SweepState, top: Top) -> None:
         """Replaces what was kept, at once; the first process does."""
-        with same_end():
-            if not is_first():
-                return
-            state = jax.tree.map(lambda x: x[: self._rates] if x.ndim else x, state)
-            tree = {"state": state, "top": top}
-            tree = flax.serialization.to_state_dict(tree)
-            flat = flax.traverse_util.flatten_dict(tree, sep="/")
-            with writing("--out", self._folder):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with renamed(self._path) as temporary, temporary.open("wb") as file:
-                    np.savez(file, **flat)
+        state = jax.tree.map(lambda x: x[: self._rates] if x.ndim else x, state)
+        tree = flax.serialization.to_state_dict({"state": state, "top": top})
+        self._kept.write(flax.traverse_util.flatten_dict(tree, sep="/"))

@@ -54,14 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add(group, "--batch-size", default=16)
     group = parser.add_argument_group("head")
     flags.add(group, "--blocks", default=4, help="1 or 4, whose tokens it sees (default: 4)")
-    flags.add_number(group, "--bins", 256, "depths to choose from")
     flags.add_number(group, "--steps", 38_400, "of the training")
-    for flag, default, text in (
-        ("--lr", 3e-4, "largest learning rate"),
-        ("--weight-decay", 1e-2, "of AdamW"),
-        ("--gradient-weight", 0.5, "of the loss of gradients"),
-    ):
-        flags.add_number(group, flag, default, text, kind=flags.above_zero, metavar="X")
+    flags.add_number(
+        group, "--lr", 3e-4, "largest learning rate", kind=flags.above_zero, metavar="RATE"
+    )
     flags.add(group, "--seed", help="of the head, the order and the crops")
 
 
@@ -93,12 +89,8 @@ def run(args: argparse.Namespace) -> Report:
         params=params,
         mesh=mesh,
         rows=rows,
-        bins=args.bins,
         steps=args.steps,
-        warmup=args.steps // 3,
         learning_rate=args.lr,
-        weight_decay=args.weight_decay,
-        gradient_weight=args.gradient_weight,
         crop=args.crop,
         seed=args.seed,
     )

@@ -109,8 +109,10 @@ class Reporter:
         if self._since is None:  # the first step compiles: no measure of speed
             self._since = (step, time.monotonic())
         if self._bar is not None:
-            waits = _waits(self.goodput.shares())
-            self._bar.update(step, lambda: _in_short(metrics, self._speed(step)) + waits)
+            self._bar.update(
+                step,
+                lambda: _in_short(metrics, self._speed(step)) + _waits(self.goodput.shares()),
+            )
 
     def train(self, step: int, metrics: Mapping[str, float]) -> None:
         """Reports one step's metrics in full."""

@@ -13,7 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from etils import epath
+
 from ibot_jax.cli import exits
+from ibot_jax.weights.run_metrics import read_rows
 
 SMALLEST_BATCH = 16  # from whose memory that of larger ones is told
 _MARGIN = 0.9  # of a device's memory: what the compiler plans is not all that is taken
@@ -142,13 +145,13 @@ def train(config: str, overrides: Sequence[str], workdir: pathlib.Path, clock: C
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM)
             process.communicate()
-    return _of_metrics(workdir / "metrics.jsonl") | {"seconds": time.monotonic() - start}
+    return _of_metrics(workdir) | {"seconds": time.monotonic() - start}
 
 
-def _of_metrics(path: pathlib.Path) -> dict:
+def _of_metrics(workdir: pathlib.Path) -> dict:
     """Returns the last value of each metric that tells of a training."""
-    if not path.exists():
+    rows = read_rows(epath.Path(workdir))
+    if not rows:
         raise Failed("there was no time for a first step")
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
     names = ("step", "epoch", "loss", "images_per_second", "knn_top1", "probe_top1")
     return {name: row[name] for row in rows for name in names if name in row}

@@ -13,6 +13,7 @@ from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate.benchmarks.depth_data import LAYOUTS, find_splits
 from ibot_jax.evaluate.probes import depth_training
+from ibot_jax.evaluate.probes.kept import Kept
 from ibot_jax.evaluate.tasks.depth import make_patch_fn, spaced_blocks
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.shares import all_rows
@@ -63,12 +64,8 @@ def make_setting(**overrides):
         params=jnp.float32(1),
         mesh=make_mesh(),
         rows=all_rows(8),
-        bins=16,
         steps=400,
-        warmup=50,
         learning_rate=0.3,
-        weight_decay=1e-4,
-        gradient_weight=0.5,
         crop=(16, 24),
         seed=0,
     )
@@ -77,7 +74,7 @@ def make_setting(**overrides):
 
 def test_planes_are_found(planes, tmp_path):
     train, test = find_splits("nyu", epath.Path(planes), Decoding())
-    setting = make_setting(bins=64)
+    setting = make_setting()
     head = depth_training.fit(setting, train, str(tmp_path), {})
     found = depth_training.measure(setting, head, test)
     untrained = jax.tree.map(jnp.zeros_like, head)
@@ -93,13 +90,13 @@ def test_a_training_that_was_interrupted_goes_on(planes, tmp_path, monkeypatch):
     class Power(Exception):
         pass
 
-    def cut(self, step, state, write=depth_training._Kept.write):
-        write(self, step, state)
-        if step == 4:
+    def cut(self, arrays, write=Kept.write):
+        write(self, arrays)
+        if arrays["step"] == 4:
             raise Power
 
     with monkeypatch.context() as patched:
-        patched.setattr(depth_training._Kept, "write", cut)
+        patched.setattr(Kept, "write", cut)
         with pytest.raises(Power):
             depth_training.fit(make_setting(steps=7), train, str(tmp_path / "cut"), {})
     again = depth_training.fit(make_setting(steps=7), train, str(tmp_path / "cut"), {})
@@ -166,7 +163,7 @@ def test_images_that_are_no_whole_patches_get_a_margin(loaded):
 @pytest.mark.slow
 def test_the_command(planes, workdir, tmp_path):
     flags = [f"--from={workdir}", f"--data={planes}", "--layout=nyu", f"--out={tmp_path}"]
-    flags += ["--crop", "16", "24", "--batch-size=8", "--steps=3", "--bins=8", "--blocks=1"]
+    flags += ["--crop", "16", "24", "--batch-size=8", "--steps=3", "--blocks=1"]
     assert command.main(["depth", *flags]) == 0
     report = json.loads((tmp_path / "depth.json").read_text())
     assert report["rows"][0]["images"] == 5
@@ -204,7 +201,7 @@ def test_mistakes_are_one_line_and_status_2(workdir, tmp_path, capsys, change, f
     if change:
         change(root)
     common = [f"--from={workdir}", f"--data={root}", f"--out={tmp_path / 'out'}", "--layout=nyu"]
-    common += ["--crop", "16", "24", "--batch-size=8", "--steps=1", "--bins=8", "--blocks=1"]
+    common += ["--crop", "16", "24", "--batch-size=8", "--steps=1", "--blocks=1"]
     assert command.main(["depth", *common, *flags]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and message in err and err.count("\n") == 1

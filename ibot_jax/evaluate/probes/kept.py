@@ -1,0 +1,69 @@
+"""What the training of a probe keeps, so that it goes on where it was interrupted.
+
+    OUT/NAME-KEY.npz
+
+KEY is a hash of all that determines the outcome.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from ibot_jax.errors import UserError
+from ibot_jax.files.atomic import renamed
+from ibot_jax.files.paths import absolute_path, writing
+from ibot_jax.parallel.agreement import same_end
+from ibot_jax.parallel.processes import is_first
+
+
+class Kept:
+    """The arrays of a training, in one file, which the first process writes."""
+
+    def __init__(self, folder: str, name: str, about: Mapping[str, Any]):
+        """Names the file.
+
+        Args:
+          folder: where it lies.
+          name: of the probe.
+          about: all that determines the outcome; JSON types only.
+        """
+        key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+        self._folder = folder
+        self._path: epath.Path = absolute_path(folder) / f"{name}-{key}.npz"
+
+    def read(self) -> dict[str, np.ndarray] | None:
+        """Returns what was kept, by name; None if there is nothing.
+
+        Raises:
+          UserError: if it cannot be read.
+        """
+        with same_end():
+            if not self._path.exists():
+                return None
+            try:
+                with self._path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                    return dict(arrays)
+            except Exception as error:  # NumPy and zipfile raise many kinds
+                raise self.damaged(error) from error
+
+    def damaged(self, error: Exception) -> UserError:
+        """Returns the mistake of a file that does not hold what it should."""
+        return UserError(f"{self._path} is damaged ({error}); remove it")
+
+    def write(self, arrays: Mapping[str, Any]) -> None:
+        """Replaces what was kept, at once.
+
+        Raises:
+          UserError: if it cannot be written.
+        """
+        with same_end():
+            if not is_first():
+                return
+            with writing("--out", self._folder):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with renamed(self._path) as temporary, temporary.open("wb") as file:
+                    np.savez(file, **arrays)

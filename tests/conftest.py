@@ -37,6 +37,14 @@ def forget_compiled():
     jax.clear_caches()
 
 
+@pytest.fixture(autouse=True)
+def same_precision():
+    """Gives back float32 to the next test, which a command in this process may set for good."""
+    before = jax.config.jax_enable_x64
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
 @pytest.fixture(scope="session")
 def reference():
     """Returns a function from the name of a recorded file to its path; skips where it is absent."""

@@ -65,6 +65,11 @@ class Geometry:
         height, width = (side // self.stride * self.stride for side in size)
         return height, width
 
+    def missing(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Returns how many (rows, columns) of pixels make an image of a size one of whole cells."""
+        rows, columns = (-side % self.stride for side in size)
+        return rows, columns
+
     def size(self, grid: tuple[int, int]) -> tuple[int, int]:
         """Returns the (height, width) in pixels of a grid of whole cells."""
         rows, columns = grid

@@ -19,7 +19,6 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from ibot_jax.cli import exits, flags
 from ibot_jax.cli.config_file import add_config_arguments, given_config
@@ -190,7 +189,7 @@ class Ready:
         return jax.block_until_ready(metrics)
 
 
-def checked_config(args: argparse.Namespace, devices: int) -> ConfigDict:
+def checked_config(args: argparse.Namespace, devices: int) -> Section:
     """Returns the config that a command names, fit for so many of this machine's devices.
 
     Raises:

@@ -18,6 +18,7 @@ def test_of_a_vit():
     assert (geometry.width, geometry.depth) == (384, 12)
     assert geometry.grid((224, 250)) == (14, 15)
     assert geometry.whole((224, 250)) == (224, 240)
+    assert geometry.missing((224, 250)) == (0, 6)
 
 
 def test_of_stages():

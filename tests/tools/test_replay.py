@@ -2,17 +2,10 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
 from ibot_jax.tools import replay
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    yield
-    jax.config.update("jax_enable_x64", False)
 
 
 @pytest.fixture

@@ -125,11 +125,10 @@ def make_patch_fn(model: Model, wanted: Sequence[int]) -> Callable[[Any, jax.Arr
     Of each block the patch token, not normalised, and the class token beside it. Images become
     whole patches by a margin of the mean colour, the larger half of it right and below.
     """
-    stride = model.geometry.stride
     mean = np.round(255 * np.array(model.config.data.mean)).astype(np.uint8)
 
     def patches(params, images):
-        margins = [-side % stride for side in images.shape[1:3]]
+        margins = model.geometry.missing(images.shape[1:3])
         if any(margins):
             sides = [(margin // 2, margin - margin // 2) for margin in margins]
             inside = jnp.ones(images.shape[1:3], bool)

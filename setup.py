@@ -32,7 +32,7 @@ setup(
     package_dir={"ibot_jax.configs": "configs", "ibot_jax.configs.finetune": "configs/finetune"},
     package_data={
         "ibot_jax": ["py.typed"],
-        "ibot_jax.visualize": ["report.css", "report.js"],
+        "ibot_jax.screen": ["page.css", "page.js"],
     },
     entry_points={"console_scripts": ["ibot-jax = ibot_jax.__main__:main"]},
     python_requires=">=3.11",

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG, legible on a phone; `report.js` adds what the pointer shows."""
+"""Line charts as inline SVG, legible on a phone; `page.js` adds what the pointer shows."""
 
 import dataclasses
 import functools

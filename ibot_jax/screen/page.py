@@ -1,4 +1,4 @@
-"""The HTML of a report: one file that asks nothing of a network."""
+"""A page of HTML: one file that asks nothing of a network."""
 
 import base64
 import html
@@ -36,11 +36,11 @@ def page(title: str, summary: str, facts: str, sections: Mapping[str, str], foot
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title>"
-        f"<style>{(_HERE / 'report.css').read_text()}</style></head><body>"
+        f"<style>{(_HERE / 'page.css').read_text()}</style></head><body>"
         f"<header><h1>{html.escape(title)}</h1><p>{html.escape(summary)}</p>{facts}"
         f'<nav aria-label="Sections"><ul>{links}</ul></nav></header>'
         f"<main>{body}</main><footer><p>{html.escape(footer)}</p></footer>"
-        f"<script>{(_HERE / 'report.js').read_text()}</script></body></html>\n"
+        f"<script>{(_HERE / 'page.js').read_text()}</script></body></html>\n"
     )
 
 

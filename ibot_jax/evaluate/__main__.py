@@ -42,8 +42,8 @@ TASKS = {
 }
 TASKS["finetune"] = "ibot_jax.finetune.task"
 
-# Flags that no outcome depends on.
-_NO_MATTER = {"out", "cache", "workers", "coordinator_address", "num_processes", "process_id"}
+# Runs tasks; `run(args, tasks)` returns an exit status.
+SUITE = {"suite": "ibot_jax.evaluate.suite.command"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,29 +51,25 @@ def main(argv: list[str] | None = None) -> int:
     return exit_status(lambda: _run(sys.argv[1:] if argv is None else argv))
 
 
-def _run(argv: list[str]) -> None:
-    parsed = subcommands.parse(argv, "ibot_jax.evaluate", TASKS, noun="task", doc=__doc__)
+def _run(argv: list[str]) -> int | None:
+    commands = TASKS | SUITE
+    parsed = subcommands.parse(argv, "ibot_jax.evaluate", commands, noun="task", doc=__doc__)
     if parsed is None:
-        return
+        return None
     module, parser, args = parsed
     # Here, for they import jax: no mistake waits for that.
-    from ibot_jax.evaluate.common.results import settle
-    from ibot_jax.files.paths import absolute_path, require_writable
+    from ibot_jax.evaluate.common.running import NO_MATTER, evaluate
     from ibot_jax.parallel import agreement, distributed
 
     distributed.join(args.coordinator_address, args.num_processes, args.process_id)
-    given = {key: value for key, value in vars(args).items() if key not in _NO_MATTER}
+    given = {key: value for key, value in vars(args).items() if key not in NO_MATTER}
     agreement.require_same(
         json.dumps(given, default=lambda odd: type(odd).__name__), "command line"
     )
-    with agreement.same_end():  # told now, and not when all has been computed
-        settle(args)
-        require_writable(absolute_path(args.out), "--out")
-    agreement.require_same(f"{args.step} {args.out}", "--step or --out")
-    report = module.run(args)
-    with agreement.same_end():  # who leaves before the first process has written ends it
-        flags = parser.written_out(args, _NO_MATTER)
-        report.publish(args.out, ["python", "-m", "ibot_jax.evaluate", report.task, *flags])
+    if argv[0] in SUITE:
+        return module.run(args, TASKS)
+    evaluate(module, parser, args)
+    return None
 
 
 if __name__ == "__main__":

@@ -86,6 +86,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def scrolled(label: str, content: str) -> str:
+    """Returns content that scrolls sideways on narrow screens."""
+    return (
+        f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(label)}">'
+        f"{content}</div>"
+    )
+
+
 def folded(summary: str, content: str) -> str:
     """Returns content that opens by a click."""
     return f"<details><summary>{html.escape(summary)}</summary>{content}</details>"

@@ -8,40 +8,16 @@ import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
+from planes import SIZE, write_planes
 
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.evaluate import __main__ as command
-from ibot_jax.evaluate.benchmarks.depth_data import LAYOUTS, find_splits
+from ibot_jax.evaluate.benchmarks.depth_data import find_splits
 from ibot_jax.evaluate.probes import depth_training
 from ibot_jax.evaluate.probes.kept import Kept
 from ibot_jax.evaluate.tasks.depth import make_patch_fn, spaced_blocks
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.shares import all_rows
-
-SIZE = (24, 32)
-
-
-def write_planes(root, layout="nyu", size=SIZE, train=10, test=5):
-    """Writes images of two planes, grey by their distance, and returns the folder."""
-    described, rng = LAYOUTS[layout], np.random.default_rng(0)
-    for listing, count in zip(described.lists, (train, test), strict=True):
-        lines = []
-        for number in range(count):
-            metres = np.full(size, rng.uniform(1, 9), np.float32)
-            metres[:, 16:] = rng.uniform(1, 9)
-            name = f"room_{listing[:6]}/{number}.png"
-            for folder, pixels in (
-                (described.images, np.repeat((25 * metres).astype(np.uint8)[..., None], 3, 2)),
-                (described.depths, (described.unit * metres).astype(np.uint16)),
-            ):
-                kind = "rgb_" if pixels.ndim == 3 else "depth_"
-                path = root / folder / name.replace("/", f"/{kind}")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(path)
-            first, second = (name.replace("/", f"/{kind}") for kind in ("rgb_", "depth_"))
-            lines.append(f"{first} {second} 518.8579")
-        (root / listing).write_text("\n".join(lines) + "\n")
-    return root
 
 
 @pytest.fixture(scope="module")

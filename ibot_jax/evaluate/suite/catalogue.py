@@ -1,0 +1,152 @@
+"""What a suite measures: where its data lies, how, and what has been published of it.
+
+Published figures: the papers of iBOT (arXiv 2111.07832) and DINOv2 (arXiv 2304.07193), and
+DINOv3's public README.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+# Models of which figures are published.
+S, B, L = (f"iBOT ViT-{size}/16" for size in "SBL")
+L22K = "iBOT ViT-L/16, 22k"  # as DINOv2's paper measures it
+DINOV2, DINOV3 = (f"{name} recipe, ViT-L/16" for name in ("DINOv2", "DINOv3"))
+MODELS = (S, B, L, L22K, DINOV2, DINOV3)
+
+ROOT = "{root}"  # in flags: the folder of all data
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A number that an evaluation finds.
+
+    Attributes:
+      title: for people.
+      metric: its name in the task's report.
+      published: what one of `MODELS` reached by the same protocol.
+      unit: of it.
+    """
+
+    title: str
+    metric: str
+    published: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    unit: str = "%"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A run of one task.
+
+    Attributes:
+      name: on the command line.
+      task: that is run.
+      flags: of the task, `ROOT` for the folder of all data.
+      quick: flags of a first look, beside which no published figure stands.
+      needs: what has to lie in that folder.
+      page: where that is to be had.
+      figures: that it finds.
+    """
+
+    name: str
+    task: str
+    flags: tuple[str, ...]
+    quick: tuple[str, ...]
+    needs: tuple[str, ...]
+    page: str
+    figures: tuple[Figure, ...]
+
+
+_IMAGENET = (f"--data=folder:{ROOT}/imagenet", "--test-split=val")
+_IMAGENET_FOLDERS, _IMAGENET_PAGE = ("imagenet/train", "imagenet/val"), "image-net.org/download"
+_FEW = ("--max-train-per-class=50", "--max-test-per-class=10")
+
+
+def _revisited(dataset: str, city: str, medium: dict, hard: dict) -> Evaluation:
+    return Evaluation(
+        dataset,
+        "retrieval",
+        flags=(f"--data={ROOT}", f"--dataset={dataset}"),
+        quick=("--size=224", "--single-scale"),
+        needs=(dataset,),
+        page="github.com/filipradenovic/revisitop",
+        figures=(
+            Figure(f"{city}, medium, mAP", "medium_map", medium),
+            Figure(f"{city}, hard, mAP", "hard_map", hard),
+        ),
+    )
+
+
+def _depth(layout: str, title: str, page: str, blocks: int, published: float) -> Evaluation:
+    return Evaluation(
+        f"{layout}-{blocks}",
+        "depth",
+        flags=(f"--data={ROOT}/{layout}", f"--layout={layout}", f"--blocks={blocks}"),
+        quick=("--steps=500",),
+        needs=(layout,),
+        page=page,
+        figures=(Figure(f"{title}, RMSE, linear on {blocks}", "rmse", {L22K: published}, "m"),),
+    )
+
+
+_NYU = ("nyu", "NYUd", "cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html")
+_KITTI = ("kitti", "KITTI", "www.cvlibs.net/datasets/kitti/eval_depth.php")
+
+EVALUATIONS = (
+    Evaluation(
+        "imagenet-knn",
+        "knn",
+        flags=_IMAGENET,
+        quick=_FEW,
+        needs=_IMAGENET_FOLDERS,
+        page=_IMAGENET_PAGE,
+        figures=(
+            Figure(
+                "ImageNet, k-NN", "top1", {S: 75.2, B: 77.1, L: 78.0, DINOV2: 81.6, DINOV3: 82.0}
+            ),
+        ),
+    ),
+    Evaluation(
+        "imagenet-linear",
+        "linear",
+        flags=_IMAGENET,
+        quick=(*_FEW, "--epochs=5", "--lr=0.001,0.01,0.1", "--batch-size=32"),
+        needs=_IMAGENET_FOLDERS,
+        page=_IMAGENET_PAGE,
+        figures=(
+            Figure(
+                "ImageNet, linear", "top1", {S: 77.9, B: 79.5, L: 81.0, DINOV2: 82.9, DINOV3: 83.5}
+            ),
+        ),
+    ),
+    Evaluation(
+        "imagenet-few-labels",
+        "logistic",
+        flags=(*_IMAGENET, "--labels=1%,10%"),
+        quick=_FEW,
+        needs=_IMAGENET_FOLDERS,
+        page=_IMAGENET_PAGE,
+        figures=(
+            Figure("ImageNet, 1 % of labels, logistic", "1%/top1", {S: 65.9}),
+            Figure("ImageNet, 10 % of labels, logistic", "10%/top1", {S: 73.4}),
+        ),
+    ),
+    _revisited("roxford5k", "Oxford", {S: 36.6, L22K: 39.0}, {S: 13.0, L22K: 12.7}),
+    _revisited("rparis6k", "Paris", {S: 61.5, L22K: 70.7}, {S: 34.1, L22K: 47.0}),
+    Evaluation(
+        "davis",
+        "davis",
+        flags=(f"--data={ROOT}/DAVIS",),
+        quick=("--size=240",),
+        needs=("DAVIS/ImageSets/2017/val.txt",),
+        page="davischallenge.org",
+        figures=(
+            Figure("DAVIS, J&F", "jf_mean", {S: 61.8}),
+            Figure("DAVIS, J", "j_mean", {S: 60.4}),
+            Figure("DAVIS, F", "f_mean", {S: 63.2}),
+        ),
+    ),
+    _depth(*_NYU, 1, 0.417),
+    _depth(*_NYU, 4, 0.387),
+    _depth(*_KITTI, 1, 3.31),
+    _depth(*_KITTI, 4, 3.07),
+)

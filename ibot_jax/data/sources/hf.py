@@ -14,7 +14,7 @@ import numpy as np
 from ibot_jax.data.sources import splits
 from ibot_jax.data.sources.columns import columns_of, labels_in_words
 from ibot_jax.data.sources.folders import read_file
-from ibot_jax.data.sources.shards.source import Index, ShardSource
+from ibot_jax.data.sources.shards.source import Index, ShardSource, of_unchanged
 from ibot_jax.errors import UserError
 from ibot_jax.files import remote
 
@@ -59,9 +59,8 @@ def open_hf(spec: str, split: str, *, key: str = "split") -> ShardSource:
             )
     if not any(len(index.names) for index in indexes):
         raise UserError(f"{key}={split!r} of data.source={spec!r} is empty")
-    return ShardSource(
-        f"hf:{name}, {split}", files, indexes, functools.partial(read_cell, column=image)
-    )
+    read = of_unchanged(functools.partial(read_cell, column=image), files)
+    return ShardSource(f"hf:{name}, {split}", files, indexes, read)
 
 
 def read_cell(place: tuple[str, int, int], column: str) -> bytes:

@@ -22,7 +22,7 @@ from ibot_jax.data.sources.patterns import files_of
 from ibot_jax.data.sources.shards.arrayrecord import index_arrayrecord, read_record
 from ibot_jax.data.sources.shards.indexes import indexes_of
 from ibot_jax.data.sources.shards.parquet import index_parquet, read_row
-from ibot_jax.data.sources.shards.source import ShardSource
+from ibot_jax.data.sources.shards.source import ShardSource, of_unchanged
 from ibot_jax.data.sources.shards.tar import index_tar, read_member
 from ibot_jax.data.sources.shards.zips import index_zip, read_zipped
 from ibot_jax.data.sources.splits import AUTO
@@ -127,6 +127,8 @@ def open_source(
         if columns:
             make, read = (functools.partial(part, columns=columns) for part in (make, read))
         indexes = indexes_of(files, make, f"{kind}#{columns}", data_dir)
+        if kind in _OF_COLUMNS:
+            read = of_unchanged(read, files)
         source = ShardSource(spec, files, indexes, read)
         return _first_of_each_class(source, max_per_class)
     if kind == "hf" and rest:

@@ -5,9 +5,11 @@ folder, and a resumed run goes on where it stopped.
 """
 
 import dataclasses
+import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -15,10 +17,14 @@ from ibot_jax.data.sources.labels import folders_as_labels, numbered
 from ibot_jax.data.sources.names import Names
 from ibot_jax.data.sources.ranges import state_of
 from ibot_jax.errors import UserError
+from ibot_jax.files import remote
 
 _MAX_NAMED = 20  # files; a store that is down should not fill the log
 
 _log = logging.getLogger(__name__)
+
+Place = tuple[str, int, int]  # file, first byte and length, or what else the format has
+Fetch = Callable[[Place], bytes]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +49,7 @@ class ShardSource:
 
     Attributes:
       files: paths or URLs.
+      fetch: reads an image, of file, first byte and length.
     """
 
     def __init__(
@@ -50,7 +57,7 @@ class ShardSource:
         spec: str,
         files: Sequence[str],
         indexes: Sequence[Index],
-        fetch: Callable[[tuple[str, int, int]], bytes],
+        fetch: Fetch,
     ):
         """Puts the files together.
 
@@ -90,7 +97,7 @@ class ShardSource:
     def __len__(self) -> int:
         return len(self._file)
 
-    def locate(self, index: int) -> tuple[tuple[str, int, int], int]:
+    def locate(self, index: int) -> tuple[Place, int]:
         """Returns file, first byte and length of an image, and its label, -1 without labels."""
         label = -1 if self.labels is None else int(self.labels[index])
         return (self.files[self._file[index]], *self._places[index].tolist()), label
@@ -108,6 +115,28 @@ class ShardSource:
         for file in self.files:
             yield f"{file} {state_of(file)}"
         yield from map(self.relative_name, range(len(self)))
+
+
+def of_unchanged(fetch: Fetch, files: Sequence[str]) -> Fetch:
+    """Returns what reads images as `fetch` does, of formats that do not tell of other images.
+
+    It raises a ValueError where a file on a disk is not what it is now; of URLs it knows nothing.
+    """
+    states = {file: _state(file) for file in files if not remote.is_remote(file)}
+    return functools.partial(_fetch_of_unchanged, fetch=fetch, states=states)
+
+
+def _fetch_of_unchanged(place: Place, fetch: Fetch, states: Mapping[str, tuple[int, int]]) -> bytes:
+    file = place[0]
+    if file in states and _state(file) != states[file]:
+        raise ValueError(f"{file} has changed since it was opened")
+    return fetch(place)
+
+
+def _state(file: str) -> tuple[int, int]:
+    """Returns a file's size, and its time of change in nanoseconds."""
+    found = os.stat(file)
+    return found.st_size, found.st_mtime_ns
 
 
 def ordered(

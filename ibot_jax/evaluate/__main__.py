@@ -34,6 +34,7 @@ TASKS = {
         "retrieval",
         "davis",
         "segmentation",
+        "incontext",
         "depth",
         "correspondence",
         "robustness",

@@ -28,6 +28,7 @@ TASKS = {
     "linear": ("--lr=0.03,3", "--epochs=2", "--blocks=2", "--features=cls", "--scale=0.5"),
     "logistic": ("--l2=1e-3", "--max-steps=20"),
     "segmentation": ("--layout=voc", "--size=24", "--epochs=2", "--bank=100", "--k=3"),
+    "incontext": ("--layout=voc", "--size=24", "--memory-size=440", "--k=3"),
     "copydetection": ("--size=16",),
     "finetune": (
         "--config.batch_size=8",
@@ -59,6 +60,7 @@ def folders(workdir, tmp_path_factory):
     named.write_text("".join(f"{path.parent.name}/{path.name}\n" for path in paths))
     data = {task: [f"--data=folder:{images}"] for task in TASKS} | {
         "segmentation": [f"--data={scenes}"],
+        "incontext": [f"--data={scenes}"],
         "copydetection": [f"--data={copies}", f"--distractors={copies / 'others'}"],
     }
     data["logistic"].append(f"--labels={named}")

@@ -42,6 +42,20 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    def read(self, index: int, decoding: Decoding) -> tuple[np.ndarray, np.ndarray]:
+        """Returns an image [H, W, channels] uint8 and its classes, see `read_truth`.
+
+        Raises:
+          UserError: if one cannot be read, or they are not of one size.
+        """
+        pixels, labels = read_image(self.images[index], decoding), self.read_truth(index)
+        if pixels.shape[:2] != labels.shape:
+            raise UserError(
+                f"{self.images[index]} has {pixels.shape[0]}x{pixels.shape[1]} pixels, but its "
+                f"annotation {labels.shape[0]}x{labels.shape[1]}"
+            )
+        return pixels, labels
+
     def read_truth(self, index: int) -> np.ndarray:
         """Returns the classes of an image's pixels, [H, W] uint8, `IGNORED` where there is none.
 
@@ -111,12 +125,7 @@ class Squares:
             yield {"images": images, "labels": labels}
 
     def _read(self, split: Split, index: int) -> tuple[np.ndarray, np.ndarray]:
-        pixels, labels = read_image(split.images[index], self.decoding), split.read_truth(index)
-        if pixels.shape[:2] != labels.shape:
-            raise UserError(
-                f"{split.images[index]} has {pixels.shape[0]}x{pixels.shape[1]} pixels, but its "
-                f"annotation {labels.shape[0]}x{labels.shape[1]}"
-            )
+        pixels, labels = split.read(index, self.decoding)
         return to_square(pixels, self.size, self.decoding), nearest(labels, self.size, self.size)
 
 

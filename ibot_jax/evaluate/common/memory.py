@@ -8,6 +8,7 @@ from ibot_jax.config.host import host_memory, in_words
 from ibot_jax.errors import UserError
 from ibot_jax.models import counts
 from ibot_jax.models.build import attention_in_memory
+from ibot_jax.parallel.layouts import num_shards
 from ibot_jax.weights.model import Model
 
 
@@ -33,11 +34,35 @@ def check_images(
     needed = math.prod(size) * config.data.channels * (1 + item) + largest * item
     needed += attention_in_memory(config.model, stages, config.dtype) * item
     needed = number * needed + resize**2 * config.data.channels
+    limit = max(host_memory(), _of_a_device() * jax.local_device_count())
+    _require(named, needed, limit)
+
+
+def check_spread(named: str, needed: float, mesh: jax.sharding.Mesh) -> None:
+    """Makes sure that the devices together have memory for arrays that are spread over them.
+
+    Args:
+      named: the flags that say what is asked for, for the message.
+      needed: bytes.
+      mesh: the devices.
+
+    Raises:
+      UserError: if they have not.
+    """
+    share = jax.local_device_count() / num_shards(mesh)
+    limit = _of_a_device() * jax.local_device_count() or host_memory()
+    _require(named, needed * min(share, 1), limit)
+
+
+def _of_a_device() -> float:
+    """Returns the bytes of memory of a device that has its own; 0 where that is the host's."""
     device = jax.local_devices()[0]
-    limit = host_memory()
-    if device.platform != "cpu":
-        one = (device.memory_stats() or {}).get("bytes_limit", math.inf)
-        limit = max(limit, one * jax.local_device_count())
+    if device.platform == "cpu":
+        return 0
+    return (device.memory_stats() or {}).get("bytes_limit", math.inf)
+
+
+def _require(named: str, needed: float, limit: float) -> None:
     if needed > limit:
         raise UserError(
             f"{named} takes {in_words(needed)} of memory at the least, and there are "

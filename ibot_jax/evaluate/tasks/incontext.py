@@ -1,0 +1,192 @@
+"""Segmentation in context: the classes of pixels by their patches' nearest labelled ones, mIoU.
+
+What it measures: whether patches that look alike to the model show the same. Nothing is trained.
+Patches of the training images are remembered with the shares of the classes of their pixels; a
+patch of a test image takes the mean of its --k nearest by cosine, with weights
+exp(cosine / --temperature). Balazevic et al. (Hummingbird, arXiv 2306.01667), with the numbers of
+open-hummingbird-eval, by which Franca and others report it: images are squares of 512 pixels (504
+with patches of 14); training images are cut at random and changed in colour, twice each; of each
+as many patches are remembered as make --memory-size in all, those of rare classes first. mIoU is of
+the squares' pixels.
+
+Data: as of `segmentation`. --layout=ade20k: DATA/images/{training,validation}/*.jpg and
+DATA/annotations/.../*.png. --layout=voc: DATA/JPEGImages/*.jpg, DATA/SegmentationClass/*.png and
+DATA/ImageSets/Segmentation/{train,val}.txt.
+
+    python -m ibot_jax.evaluate incontext --from=runs/mine --data=DATA --layout=voc
+"""
+
+import argparse
+
+import jax
+import numpy as np
+
+from ibot_jax.cli import flags
+from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.data.sources.same_images import require_same_files
+from ibot_jax.data.sources.shared_images import find_shared_files
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate.benchmarks.in_context_data import Reader
+from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split, find_splits
+from ibot_jax.evaluate.common.memory import check_spread
+from ibot_jax.evaluate.common.opening import open_model, open_rows, settings, warn_of_shared
+from ibot_jax.evaluate.common.report import Report
+from ibot_jax.evaluate.measures import mean_iou
+from ibot_jax.evaluate.probes import patch_bank
+from ibot_jax.evaluate.probes.patch_bank import PatchBank, PatchFn
+from ibot_jax.evaluate.probes.patch_heads import decide
+from ibot_jax.files.paths import absolute_path
+from ibot_jax.parallel.agreement import in_step, same_end
+from ibot_jax.parallel.layouts import batch_sharding, replicated
+from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.rows import to_global
+from ibot_jax.screen.progress import progress
+from ibot_jax.weights.model import Model
+
+_SIZE = 512  # at the most, unless told otherwise
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the task."""
+    flags.add_model_options(parser)
+    group = parser.add_argument_group("data")
+    flags.add(group, "--data", metavar="DIR", help="see above")
+    group.add_argument("--layout", required=True, choices=("ade20k", "voc"), help="see above")
+    flags.add(
+        group,
+        "--size",
+        nargs=None,
+        help="side of the squares of images (default: the largest of whole patches up to 512)",
+    )
+    flags.add(group, "--batch-size", default=16)
+    group = parser.add_argument_group("memory")
+    flags.add_number(group, "--memory-size", 10_240_000, "patches that are remembered")
+    flags.add_number(group, "--epochs", 2, "crops of each training image")
+    flags.add_number(group, "--k", 30, "neighbours that vote")
+    flags.add_number(
+        group, "--temperature", 0.02, "of the votes", kind=flags.above_zero, metavar="T"
+    )
+    flags.add(group, "--seed", help="of the crops and of the patches that are remembered")
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Remembers patches of the training images, and measures what they say of the others.
+
+    Raises:
+      UserError: for what the user can mend.
+    """
+    with same_end():
+        train, test = find_splits(args.layout, absolute_path(args.data))
+        shared = find_shared_files(*(list(map(str, split.images)) for split in (train, test)))
+    for split in (train, test):
+        require_same_files([*split.images, *split.annotations], f"--data={args.data}")
+    warn_of_shared(
+        shared, f"--data={args.data} to test on", "the training images", "mend the lists"
+    )
+    mesh = make_mesh()
+    model, params = open_model(args, mesh)
+    args.size = args.size or model.geometry.whole((_SIZE, _SIZE))[0]
+    if model.geometry.missing((args.size, args.size)) != (0, 0):
+        raise UserError(
+            f"--size={args.size} is no multiple of the patch size, {model.geometry.stride}"
+        )
+    reader = Reader(args.size, Decoding.of(model.config.data), open_rows(args, mesh))
+    patch_fn = make_patch_fn(model)
+    bank = _remember(args, model, patch_fn, params, reader, train, mesh)
+    patches = _require_voters(args, bank, train)
+    counts = _measure(args, patch_fn, params, bank, reader, test, mesh)
+    metrics = mean_iou.scores(counts)
+    row = {"patches": patches, "images": len(test), **metrics}
+    return Report("incontext", settings(args, model), metrics, [row], shared_images=shared.count)
+
+
+def make_patch_fn(model: Model) -> PatchFn:
+    """Returns the function from (params, images) to the patch tokens of the last block."""
+    return lambda params, images: model.features(params, images).patches
+
+
+def _remember(
+    args: argparse.Namespace,
+    model: Model,
+    patch_fn: PatchFn,
+    params,
+    reader: Reader,
+    train: Split,
+    mesh: jax.sharding.Mesh,
+) -> PatchBank:
+    images = args.epochs * len(train)
+    rows, columns = model.geometry.grid((args.size, args.size))
+    per_image = min(args.memory_size // images, rows * columns)
+    if not per_image:
+        raise UserError(
+            f"--memory-size={args.memory_size} is less than a patch of each of {images} images, "
+            f"{len(train)} to train with by --epochs={args.epochs}"
+        )
+    number = reader.number(images)
+    features, dtype = model.geometry.width, model.config.dtype
+    taken = patch_bank.bank_bytes(
+        number, args.batch_size, per_image, features, train.num_classes, dtype
+    )
+    check_spread(f"--memory-size={args.memory_size}", taken, mesh)
+    crops = progress(in_step(reader.crops(train, args.epochs, args.seed)), number, "memory")
+    return patch_bank.fill(
+        patch_fn,
+        params,
+        (_labelled(batch, args.layout) for batch, _ in crops),
+        number,
+        per_image=per_image,
+        num_classes=train.num_classes,
+        seed=args.seed,
+        dtype=dtype,
+        mesh=mesh,
+    )
+
+
+def _labelled(batch: dict[str, np.ndarray], layout: str) -> dict[str, np.ndarray]:
+    """Returns a batch with the void of VOC as background, which it is in the memory."""
+    if layout == "ade20k":
+        return batch
+    return batch | {"labels": np.where(batch["labels"] == IGNORED, 0, batch["labels"])}
+
+
+def _require_voters(args: argparse.Namespace, bank: PatchBank, train: Split) -> int:
+    """Returns how many patches vote; raises a UserError if they are fewer than --k."""
+    patches = int(bank.counts.any(axis=-1).sum())
+    if not patches:
+        raise UserError(f"{train.annotations[0].parent} has no annotated pixel")
+    if patches < args.k:
+        raise UserError(f"--k={args.k} is more than the {patches} patches that are remembered")
+    return patches
+
+
+def _measure(
+    args: argparse.Namespace,
+    patch_fn: PatchFn,
+    params,
+    bank: PatchBank,
+    reader: Reader,
+    test: Split,
+    mesh: jax.sharding.Mesh,
+) -> np.ndarray:
+    """Returns counts of the pixels of all images, see `mean_iou.count`."""
+
+    def segment(params, bank: PatchBank, batch: dict[str, jax.Array]):
+        scores = patch_bank.votes(
+            bank,
+            patch_fn(params, batch["images"]),
+            k=args.k,
+            temperature=args.temperature,
+            mesh=mesh,
+        )
+        scores = jax.lax.with_sharding_constraint(scores, batch_sharding(mesh))
+        return decide(scores, args.size), batch["labels"]
+
+    program = jax.jit(segment, out_shardings=replicated(mesh))
+    total = np.zeros((test.num_classes, test.num_classes), np.int64)
+    batches = in_step(reader.whole(test))
+    for batch, _ in progress(batches, reader.number(len(test)), "images"):
+        found, truth = map(np.asarray, program(params, bank, to_global(batch, mesh)))
+        total += mean_iou.count(found, truth, test.num_classes)
+    if not total.any():
+        raise UserError(f"{test.annotations[0].parent} has no annotated pixel")
+    return total

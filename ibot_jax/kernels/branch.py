@@ -76,11 +76,21 @@ def _with_scaled_columns(params: dict, spec: AttentionBranchSpec | MlpBranchSpec
 
 def branch_attention(
     x: Array, params: dict, spec: AttentionBranchSpec, rotation: Array | None = None
-) -> Array:
-    """Returns the attention weights within `branch`, [B, heads, T, T]."""
+) -> tuple[Array, Array]:
+    """Returns the attention weights within `branch`, [B, heads, T, T], and its `keys`."""
     normed = NORMS[spec.norm](x, params["norm"], spec.epsilon, _dtype(spec))
+    own_keys = keys(normed, params, spec.attention)
     (query, key, _), biases, spec = query_key_value(normed, params, spec.attention, rotation)
-    return attention_weights(query, key, biases, spec)
+    return attention_weights(query, key, biases, spec), own_keys
+
+
+def keys(x: Array, params: dict, spec: AttentionSpec) -> Array:
+    """Returns the keys of tokens [B * T, D] as `qkv` gives them, [B, T, D]: heads side by side.
+
+    Neither normalised by head nor rotated.
+    """
+    (_, key, _), biases = _products(x, params["qkv"], spec)
+    return add_bias(key, biases["key"]) if "key" in biases else key
 
 
 def self_attention(

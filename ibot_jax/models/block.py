@@ -176,8 +176,8 @@ class Block(nn.Module):
         owners: tuple[int, ...] = (),
         rotation: Array | None = None,
         only_attention: bool = False,
-    ) -> Array:
-        """Maps [B, T, D] tokens to [B, T, D], or to [B, heads, T, T] attention weights.
+    ) -> Array | tuple[Array, Array]:
+        """Maps [B, T, D] tokens to [B, T, D], or to attention weights and keys, see `Attention`.
 
         `gains` [2, B, T or 1, 1] multiply the outputs of the two branches; None is 1. With `owners`
         [T], a token attends only to those of the same owner, its neighbours. `rotation`

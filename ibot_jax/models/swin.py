@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ibot_jax.kernels.attention import attention_weights
-from ibot_jax.kernels.branch import branch, query_key_value, self_attention
+from ibot_jax.kernels.branch import branch, keys, query_key_value, self_attention
 from ibot_jax.kernels.choice import XLA, Kernels
 from ibot_jax.kernels.layer_norm import LAYER_NORM_EPSILON, layer_norm_module
 from ibot_jax.models.architectures import geometry_of
@@ -102,9 +102,11 @@ class WindowAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, mask: np.ndarray | None = None, only_weights: bool = False
-    ) -> Array:
-        """Maps [B, windows, T, D] to the same, or to attention weights [B, windows, heads, T, T].
+        self, x: Array, mask: np.ndarray | None = None, only_attention: bool = False
+    ) -> Array | tuple[Array, Array]:
+        """Maps [B, windows, T, D] to the same.
+
+        Or to attention weights [B, windows, heads, T, T] and keys [B, windows, T, D].
 
         `mask` [windows, T, T] is added to the logits.
         """
@@ -120,10 +122,11 @@ class WindowAttention(nn.Module):
         }
         operands = dict(position_bias=self._position_bias(), mask=mask)
         x = x.reshape(-1, width)
-        if only_weights:
+        if only_attention:
+            own_keys = keys(x, params, spec).reshape(shape)
             (query, key, _), biases, spec = query_key_value(x, params, spec)
             weights = attention_weights(query, key, biases, spec, **operands)
-            return weights.reshape(batch, windows, *weights.shape[1:])
+            return weights.reshape(batch, windows, *weights.shape[1:]), own_keys
         return self_attention(x, params, spec, self.kernels, **operands).reshape(shape)
 
     def _position_bias(self) -> Array:
@@ -200,11 +203,13 @@ class SwinBlock(nn.Module):
     def attention(self, x: Array) -> Attention:
         """Returns how the tokens of [B, H, W, D] attend to those of their window."""
         grid = x.shape[1:3]
-        weights = self.attn(self._windows(self.norm1(x)), self._mask(grid), only_weights=True)
+        windows = self._windows(self.norm1(x))
+        weights, own_keys = self.attn(windows, self._mask(grid), only_attention=True)
         # The mean over all queries, which are no padding.
         queries = self._windows(jnp.ones((1, *grid, 1), weights.dtype))[0, ..., 0]
         received = jnp.einsum("nq,bnhqk->bnkh", queries / queries.sum(), weights)
-        return Attention(self._whole(received, grid).transpose(0, 3, 1, 2), weights)
+        cls = self._whole(received, grid).transpose(0, 3, 1, 2)
+        return Attention(cls, weights, self._whole(own_keys, grid))
 
     def _windows(self, x: Array) -> Array:
         """Pads and shifts [B, H, W, C]; returns its windows, [B, windows, window^2, C]."""
@@ -374,7 +379,7 @@ class Swin(nn.Module):
         )
 
     def attention(self, images: Array) -> Attention:
-        """Returns the attention weights of the last block."""
+        """Returns the attention weights of the last block, and its keys."""
         *_, (block, x, _) = self._run(images)
         return block.attention(x)
 

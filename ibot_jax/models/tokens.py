@@ -57,7 +57,7 @@ class Tokens:
 
 @struct.dataclass
 class Attention:
-    """The attention weights of a block.
+    """The attention weights of a block, and the keys that they are of.
 
     Attributes:
       cls: [B, heads, h, w], how much the class token attends to each patch; of a backbone without
@@ -65,7 +65,9 @@ class Attention:
       weights: as the block has them, the last axis sums to 1. Of a ViT [B, heads, T, T] between the
         T tokens in the order of `Tokens.sequence`; where patches attend within windows of M,
         [B, windows, heads, M, M].
+      keys: [B, h, w, D], of the patches, heads side by side, before any norm or rotation of them.
     """
 
     cls: Array
     weights: Array
+    keys: Array

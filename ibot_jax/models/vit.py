@@ -171,13 +171,14 @@ class ViT(nn.Module):
         return tuple(outputs[number] for number in wanted)
 
     def attention(self, images: Array) -> Attention:
-        """Returns the attention weights of the last block."""
+        """Returns the attention weights of the last block, and its keys."""
         x, rotation = self._embed(images, None), self._rotation(images)
         for block in self.blocks[:-1]:
             x = block(x, rotation=rotation)
-        weights = self.blocks[-1](x, rotation=rotation, only_attention=True)
+        weights, keys = self.blocks[-1](x, rotation=rotation, only_attention=True)
         cls = weights[:, :, 0, 1 + self.registers :]
-        return Attention(cls.reshape(*weights.shape[:2], *self._grid(images)), weights)
+        cls = cls.reshape(*weights.shape[:2], *self._grid(images))
+        return Attention(cls, weights, self._tokens(keys, images, normalized=False).patches)
 
     def _tokens(
         self, x: Array, images: Array, local: bool = False, normalized: bool = True

@@ -151,7 +151,7 @@ class Model:
     def attention(
         self, params: Params, images: jax.Array, *, floats: str | None = None
     ) -> Attention:
-        """Returns the attention weights of the last block, float32.
+        """Returns the attention weights of the last block, and the keys of its patches, float32.
 
         Images and errors as of `features`.
         """

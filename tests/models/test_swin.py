@@ -105,6 +105,15 @@ def test_attention_says_what_each_patch_is_given(variables):
             given = attention.weights[:, window, :, :, key].sum(axis=-1) / 36
             expected[:, :, (row + 1) % 6, (column + 1) % 6] = given
     np.testing.assert_allclose(attention.cls, expected, atol=1e-6)
+    # Keys lie where their tokens do, however windows are shifted.
+    layers = functools.partial(run, model, {"params": params}, images(24, 24), method="layers")
+    (given,) = layers(wanted=(0,), normalized=False)
+    x = np.asarray(given.patches, np.float64)
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + model.norm_eps)
+    block = params["stages_0"]["blocks_1"]
+    x = x * block["norm1"]["scale"] + block["norm1"]["bias"]
+    qkv = {name: np.split(value, 3, axis=-1)[1] for name, value in block["attn"]["qkv"].items()}
+    np.testing.assert_allclose(attention.keys, x @ qkv["kernel"] + qkv["bias"], atol=1e-5)
 
 
 def test_gains_multiply_the_branches_of_each_block(variables):

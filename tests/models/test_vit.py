@@ -72,6 +72,15 @@ class TestAgainstTheOriginal:
         rows, columns = (side // 16 for side in images.shape[1:3])
         of_class = expected[:, :, 0, 1:].reshape(*expected.shape[:2], rows, columns)
         np.testing.assert_allclose(attention.cls, of_class, atol=1e-5)
+        # Keys by hand, from what the last block is given.
+        (given,) = model.apply(variables, images, (model.depth - 2,), False, method="layers")
+        x = np.asarray(given.patches, np.float64)
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        params = variables["params"][f"blocks_{model.depth - 1}"]
+        x = x * params["norm1"]["scale"] + params["norm1"]["bias"]
+        own = slice(model.width, 2 * model.width)
+        expected = x @ params["attn"]["qkv"]["kernel"][:, own] + params["attn"]["qkv"]["bias"][own]
+        np.testing.assert_allclose(attention.keys, expected, atol=2e-5)
 
     def test_layers(self, recorded, size):
         arrays, model, variables = recorded

@@ -42,7 +42,7 @@ def made_model():
     def attention(params, images, *, floats):
         assert floats == "normalized"
         bright = jax.nn.softmax(patches(images), axis=(1, 2))
-        return Attention(jnp.stack([bright, bright], axis=1), None)
+        return Attention(jnp.stack([bright, bright], axis=1), None, None)
 
     config = tiny_config()
     return SimpleNamespace(

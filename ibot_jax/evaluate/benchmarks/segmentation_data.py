@@ -1,5 +1,6 @@
 """Images and the classes of their pixels, in the layouts of ADE20K and PASCAL VOC."""
 
+import argparse
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,8 @@ from etils import epath
 from PIL import Image
 
 from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.data.sources.same_images import require_same_files
+from ibot_jax.data.sources.shared_images import find_shared_files
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.image_files import (
     list_images,
@@ -18,6 +21,9 @@ from ibot_jax.evaluate.benchmarks.image_files import (
     share_batches,
     to_square,
 )
+from ibot_jax.evaluate.common.opening import warn_of_shared
+from ibot_jax.files.paths import absolute_path
+from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.shares import Rows
 
 IGNORED = 255  # the label of pixels that do not count
@@ -71,6 +77,25 @@ class Split:
                 f"{self.num_classes} classes from {self.first} on (wrong --layout?)"
             )
         return labels
+
+
+def open_splits(args: argparse.Namespace) -> tuple[Split, Split, int]:
+    """Finds what --layout and --data name, see `find_splits`; warns where the splits share images.
+
+    Returns:
+      Both splits, and how many test images are training images, too.
+
+    Raises:
+      UserError: if something is absent, or not the same on all processes.
+    """
+    with same_end():
+        train, test = find_splits(args.layout, absolute_path(args.data))
+        shared = find_shared_files(*(list(map(str, split.images)) for split in (train, test)))
+    for split in (train, test):
+        require_same_files([*split.images, *split.annotations], f"--data={args.data}")
+    named = f"--data={args.data} to test on"
+    warn_of_shared(shared, named, "the training images", "mend the lists")
+    return train, test, shared.count
 
 
 def find_splits(layout: str, data: epath.Path) -> tuple[Split, Split]:

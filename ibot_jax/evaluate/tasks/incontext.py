@@ -23,20 +23,17 @@ import numpy as np
 
 from ibot_jax.cli import flags
 from ibot_jax.data.pixels.decoding import Decoding
-from ibot_jax.data.sources.same_images import require_same_files
-from ibot_jax.data.sources.shared_images import find_shared_files
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.in_context_data import Reader
-from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split, find_splits
+from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split, open_splits
 from ibot_jax.evaluate.common.memory import check_spread
-from ibot_jax.evaluate.common.opening import open_model, open_rows, settings, warn_of_shared
+from ibot_jax.evaluate.common.opening import open_model, open_rows, settings
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes import patch_bank
 from ibot_jax.evaluate.probes.patch_bank import PatchBank, PatchFn
 from ibot_jax.evaluate.probes.patch_heads import decide
-from ibot_jax.files.paths import absolute_path
-from ibot_jax.parallel.agreement import in_step, same_end
+from ibot_jax.parallel.agreement import until_told
 from ibot_jax.parallel.layouts import batch_sharding, replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
@@ -75,14 +72,7 @@ def run(args: argparse.Namespace) -> Report:
     Raises:
       UserError: for what the user can mend.
     """
-    with same_end():
-        train, test = find_splits(args.layout, absolute_path(args.data))
-        shared = find_shared_files(*(list(map(str, split.images)) for split in (train, test)))
-    for split in (train, test):
-        require_same_files([*split.images, *split.annotations], f"--data={args.data}")
-    warn_of_shared(
-        shared, f"--data={args.data} to test on", "the training images", "mend the lists"
-    )
+    train, test, shared = open_splits(args)
     mesh = make_mesh()
     model, params = open_model(args, mesh)
     args.size = args.size or model.geometry.whole((_SIZE, _SIZE))[0]
@@ -97,7 +87,7 @@ def run(args: argparse.Namespace) -> Report:
     counts = _measure(args, patch_fn, params, bank, reader, test, mesh)
     metrics = mean_iou.scores(counts)
     row = {"patches": patches, "images": len(test), **metrics}
-    return Report("incontext", settings(args, model), metrics, [row], shared_images=shared.count)
+    return Report("incontext", settings(args, model), metrics, [row], shared_images=shared)
 
 
 def make_patch_fn(model: Model) -> PatchFn:
@@ -128,11 +118,11 @@ def _remember(
         number, args.batch_size, per_image, features, train.num_classes, dtype
     )
     check_spread(f"--memory-size={args.memory_size}", taken, mesh)
-    crops = progress(in_step(reader.crops(train, args.epochs, args.seed)), number, "memory")
+    crops = progress(until_told(reader.crops(train, args.epochs, args.seed)), number, "memory")
     return patch_bank.fill(
         patch_fn,
         params,
-        (_labelled(batch, args.layout) for batch, _ in crops),
+        (_labelled(batch, args.layout) for batch in crops),
         number,
         per_image=per_image,
         num_classes=train.num_classes,
@@ -183,8 +173,8 @@ def _measure(
 
     program = jax.jit(segment, out_shardings=replicated(mesh))
     total = np.zeros((test.num_classes, test.num_classes), np.int64)
-    batches = in_step(reader.whole(test))
-    for batch, _ in progress(batches, reader.number(len(test)), "images"):
+    batches = until_told(reader.whole(test))
+    for batch in progress(batches, reader.number(len(test)), "images"):
         found, truth = map(np.asarray, program(params, bank, to_global(batch, mesh)))
         total += mean_iou.count(found, truth, test.num_classes)
     if not total.any():

@@ -21,19 +21,15 @@ from collections.abc import Sequence
 
 from ibot_jax.cli import flags
 from ibot_jax.data.pixels.decoding import Decoding
-from ibot_jax.data.sources.same_images import require_same_files
-from ibot_jax.data.sources.shared_images import find_shared_files
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.benchmarks.segmentation_data import Squares, find_splits
-from ibot_jax.evaluate.common.opening import open_model, open_rows, settings, warn_of_shared
+from ibot_jax.evaluate.benchmarks.segmentation_data import Squares, open_splits
+from ibot_jax.evaluate.common.opening import open_model, open_rows, settings
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.extract import last_blocks
 from ibot_jax.evaluate.features.patch_maps import concatenated
 from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes.patch_heads import Linear, knn_votes
 from ibot_jax.evaluate.probes.segmenting import Frozen, count_classes, fit_linear, sample_bank
-from ibot_jax.files.paths import absolute_path
-from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.model import Model
 
@@ -79,14 +75,7 @@ def run(args: argparse.Namespace) -> Report:
     Raises:
       UserError: for what the user can mend.
     """
-    with same_end():
-        train, test = find_splits(args.layout, absolute_path(args.data))
-        shared = find_shared_files(*(list(map(str, split.images)) for split in (train, test)))
-    for split in (train, test):
-        require_same_files([*split.images, *split.annotations], f"--data={args.data}")
-    warn_of_shared(
-        shared, f"--data={args.data} to test on", "the training images", "mend the lists"
-    )
+    train, test, shared = open_splits(args)
     mesh = make_mesh()
     model, params = open_model(args, mesh)
     _check(args, model)
@@ -118,7 +107,7 @@ def run(args: argparse.Namespace) -> Report:
         for key, value in row.items()
         if isinstance(value, float)
     }
-    return Report("segmentation", settings(args, model), metrics, rows, shared_images=shared.count)
+    return Report("segmentation", settings(args, model), metrics, rows, shared_images=shared)
 
 
 def make_patch_fn(model: Model, wanted: Sequence[int]):

@@ -55,13 +55,20 @@ def remember(memory: Memory, features: Array, labels: Array) -> Memory:
 
 
 def propagate(
-    memory: Memory, features: Array, *, radius: int, top_k: int, temperature: float
+    memory: Memory,
+    features: Array,
+    *,
+    radius: int,
+    top_k: int,
+    temperature: float,
+    circle: bool = False,
 ) -> Array:
     """Computes the labels of a frame.
 
     For each patch: of all remembered patches whose row and column differ by no more than the
-    radius, the top_k most similar (equally similar ones are not told apart) give their labels,
-    weighted by exp(cosine / temperature). Works row by row: memory grows with radius x w^2 x S.
+    radius (or which are no further away than it, in a circle), the top_k most similar (equally
+    similar ones are not told apart) give their labels, weighted by exp(cosine / temperature). Works
+    row by row: memory grows with radius x w^2 x S.
 
     Args:
       memory: of the frames before.
@@ -69,6 +76,7 @@ def propagate(
       radius: in patches.
       top_k: how many patches count.
       temperature: of the weights.
+      circle: whether the radius is that of a circle, not half the side of a square.
 
     Returns:
       [h, w, C] shares of each label.
@@ -81,7 +89,11 @@ def propagate(
     there = jnp.arange(slots) < memory.frames
     there = jnp.pad(jnp.repeat(there[:, None], rows, axis=1), around[:2])  # [S, rows with borders]
     distance = jnp.abs(jnp.arange(columns)[:, None] - jnp.arange(columns))
-    near = (distance <= radius)[:, None, None, :]
+    near = (distance <= radius)[:, None, :]
+    if circle:
+        above = jnp.arange(window) - radius
+        near = above[None, :, None] ** 2 + distance[:, None, :] ** 2 <= radius**2
+    near = near[:, None]  # [w, S, rows of the window, w]
 
     def one_row(row):
         number, targets = row  # targets: [w, D]

@@ -5,7 +5,9 @@ first frame are followed without any training: each patch takes the labels of th
 patches near its place, in the first frame and in the last few. As in the original (paper, appendix)
 and in DINO: patch tokens of the last block, shorter side 480 pixels, longer side a multiple of 64.
 J, F, their recall and decay are those of DAVIS's evaluation: means over objects, without the first
-and the last frame.
+and the last frame. --protocol=dinov3 is that of DINOv3's notebook: sides are rounded up to whole
+patches, frames resized bicubically, patches looked for in a circle, T is 0.2, and a patch has one
+label; its paper gives frames --size=480, 960 and 1440 with patches of 16, 420, 840 and 1260 of 14.
 
 Data: DAVIS-2017 at 480p: DATA/ImageSets/2017/SPLIT.txt (names of videos),
 DATA/JPEGImages/480p/VIDEO/*.jpg, DATA/Annotations/480p/VIDEO/*.png for each frame.
@@ -46,7 +48,9 @@ from ibot_jax.parallel.processes import is_first
 from ibot_jax.screen.progress import progress
 from ibot_jax.weights.model import Model
 
+PROTOCOLS = ("dino", "dinov3")
 _SIDE_MULTIPLE = 64
+_TEMPERATURES = {"dino": 0.1, "dinov3": 0.2}
 
 # (params, frame [H, W, C] uint8) -> features [h, w, D]
 DenseFn = Callable[[Any, jax.Array], jax.Array]
@@ -65,15 +69,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--predictions", metavar="DIR", help="write DIR/VIDEO/*.png, as DAVIS's evaluation reads it"
     )
     group = parser.add_argument_group("propagation")
+    group.add_argument(
+        "--protocol", default="dino", choices=PROTOCOLS, help="see above (default: dino)"
+    )
     flags.add_number(group, "--last-frames", 7, "frames looked at, besides the first")
     flags.add_number(group, "--radius", 12, "how far patches are looked for, in patches")
     flags.add_number(group, "--top-k", 5, "how many patches give their labels")
     group.add_argument(
         "--temperature",
-        default=0.1,
         type=flags.above_zero,
         metavar="T",
-        help="of their weights exp(cosine / T) (default: 0.1)",
+        help="of their weights exp(cosine / T) (default: 0.1, of dinov3 0.2)",
     )
 
 
@@ -87,14 +93,16 @@ def run(args: argparse.Namespace) -> Report:
         videos = find_videos(absolute_path(args.data), args.split)
     # Each frame needs the one before: one device works.
     model, params = open_model(args, make_mesh(jax.local_devices()[:1]))
+    args.temperature = args.temperature or _TEMPERATURES[args.protocol]
     follow = make_follow(
-        make_dense_fn(model, args.size),
+        make_dense_fn(model, args.size, args.protocol),
         params,
         model.geometry,
         last_frames=args.last_frames,
         radius=args.radius,
         top_k=args.top_k,
         temperature=args.temperature,
+        protocol=args.protocol,
     )
     folder = absolute_path(args.predictions) if args.predictions else None
     with same_end():
@@ -111,19 +119,21 @@ def run(args: argparse.Namespace) -> Report:
     return Report("davis", settings(args, model), metrics, rows)
 
 
-def make_dense_fn(model: Model, size: int) -> DenseFn:
+def make_dense_fn(model: Model, size: int, protocol: str) -> DenseFn:
     """Returns the function from (params, frame) to the patch tokens of the last block.
 
     Args:
       model: whose tokens.
       size: shorter side of what it sees, pixels.
+      protocol: one of `PROTOCOLS`.
     """
+    filters = {"dino": dict(method="linear", antialias=False), "dinov3": dict(method="cubic")}
 
     def dense(params, frame):
-        height, width = working_size(*frame.shape[:2], size, model.geometry)
+        height, width = working_size(*frame.shape[:2], size, model.geometry, protocol)
         shape = (height, width, frame.shape[2])
-        frame = jax.image.resize(frame.astype(jnp.float32), shape, "linear", antialias=False)
-        frame = jnp.round(frame).astype(jnp.uint8)
+        frame = jax.image.resize(frame.astype(jnp.float32), shape, **filters[protocol])
+        frame = jnp.round(frame).clip(0, 255).astype(jnp.uint8)
         return model.features(params, frame[None]).patches[0]
 
     return dense
@@ -138,6 +148,7 @@ def make_follow(
     radius: int,
     top_k: int,
     temperature: float,
+    protocol: str = "dino",
 ) -> Follow:
     """Returns the function that follows the objects of a video's first frame.
 
@@ -149,11 +160,13 @@ def make_follow(
       radius: see `propagation.propagate`, as top_k and temperature.
       top_k: how many patches count.
       temperature: of the weights.
+      protocol: one of `PROTOCOLS`.
 
     Returns:
       A function of frames [H, W, C] uint8 and the objects [H, W] uint8 of the first one, which
       yields those of the other frames, [H, W] uint8 each.
     """
+    enlarge = _patch_by_patch if protocol == "dinov3" else _nearest
 
     @jax.jit
     def start(params, frame, labels):
@@ -163,10 +176,17 @@ def make_follow(
     def step(params, memory, frame):
         features = dense_fn(params, frame)
         labels = propagation.propagate(
-            memory, features, radius=radius, top_k=top_k, temperature=temperature
+            memory,
+            features,
+            radius=radius,
+            top_k=top_k,
+            temperature=temperature,
+            circle=protocol == "dinov3",
         )
         memory = propagation.remember(memory, features, labels)
-        return memory, propagation.decide(labels, geometry.size(labels.shape[:2]))
+        grid = labels.shape[:2]
+        size = grid if protocol == "dinov3" else geometry.size(grid)
+        return memory, propagation.decide(labels, size)
 
     def follow(frames, first):
         frames = iter(frames)
@@ -178,9 +198,9 @@ def make_follow(
         for frame in frames:
             memory, objects = step(params, memory, frame)
             if pending is not None:  # fetched while the device works on the next frame
-                yield _nearest(np.asarray(pending), *first.shape)
+                yield enlarge(np.asarray(pending), *first.shape)
             pending = objects
-        yield _nearest(np.asarray(pending), *first.shape)
+        yield enlarge(np.asarray(pending), *first.shape)
 
     return follow
 
@@ -235,8 +255,18 @@ def _summary(scores: list[dict[str, float]]) -> dict[str, Any]:
     return {"objects": len(scores), "jf_mean": both, **means}
 
 
-def working_size(height: int, width: int, size: int, geometry: Geometry) -> tuple[int, int]:
-    """Returns the height and width that the original gives frames, cut to whole patches."""
+def working_size(
+    height: int, width: int, size: int, geometry: Geometry, protocol: str = "dino"
+) -> tuple[int, int]:
+    """Returns the height and width that frames are given: of dino, cut to whole patches.
+
+    Of dinov3 both are rounded up to whole patches, the longer one in proportion to the shorter.
+    """
+    if protocol == "dinov3":
+        shorter = size + geometry.missing((size, size))[0]
+        wanted = [-(-side * shorter // min(height, width)) for side in (height, width)]
+        missing = geometry.missing((wanted[0], wanted[1]))
+        return wanted[0] + missing[0], wanted[1] + missing[1]
 
     def longer(side, other):
         return size * side // other // _SIDE_MULTIPLE * _SIDE_MULTIPLE
@@ -249,6 +279,15 @@ def working_size(height: int, width: int, size: int, geometry: Geometry) -> tupl
             f"side becomes a multiple of {_SIDE_MULTIPLE} and the shorter one of {geometry.stride}"
         )
     return sides
+
+
+def _patch_by_patch(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Enlarges labels as PyTorch's "nearest" does, to which a pixel's edge belongs."""
+    rows, columns = (
+        np.arange(side) * cells // side
+        for side, cells in zip((height, width), labels.shape, strict=True)
+    )
+    return labels[rows[:, None], columns]
 
 
 def _nearest(labels: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 from ibot_jax.evaluate.measures import propagation
 
 
-def by_loops(memory, features, radius, top_k, temperature):
+def by_loops(memory, features, radius, top_k, temperature, circle=False):
     """The affinities of all pairs of patches, as the original writes it down, in float64."""
     frames = min(int(memory.frames), len(memory.features))
     height, width, _ = features.shape
@@ -20,7 +20,10 @@ def by_loops(memory, features, radius, top_k, temperature):
             for s in range(frames):
                 for k in range(height):
                     for m in range(width):
-                        if max(abs(i - k), abs(j - m)) <= radius:
+                        away = (i - k) ** 2 + (j - m) ** 2
+                        if not circle:
+                            away = max(abs(i - k), abs(j - m)) ** 2
+                        if away <= radius**2:
                             cosine = units[i, j] @ np.asarray(memory.features[s, k, m], float)
                             weights.append(np.exp(cosine / temperature))
                             labels.append(np.asarray(memory.labels[s, k, m], float))
@@ -32,9 +35,10 @@ def by_loops(memory, features, radius, top_k, temperature):
 
 
 @pytest.mark.parametrize(
-    ("frames", "radius", "top_k"), [(1, 1, 5), (3, 2, 3), (6, 12, 5), (6, 1, 1000)]
+    ("frames", "radius", "top_k", "circle"),
+    [(1, 1, 5, False), (3, 2, 3, False), (6, 12, 5, False), (6, 1, 1000, False), (6, 2, 9, True)],
 )
-def test_labels_are_those_of_the_most_similar_patches_near_by(frames, radius, top_k):
+def test_labels_are_those_of_the_most_similar_patches_near_by(frames, radius, top_k, circle):
     rng = np.random.default_rng(frames)
     height, width, num_labels = 4, 6, 3
 
@@ -48,7 +52,7 @@ def test_labels_are_those_of_the_most_similar_patches_near_by(frames, radius, to
     for _ in range(frames - 1):
         memory = propagation.remember(memory, features(), labels())
     target = features()
-    settings = dict(radius=radius, top_k=top_k, temperature=0.1)
+    settings = dict(radius=radius, top_k=top_k, temperature=0.1, circle=circle)
     found = jax.jit(lambda m, t: propagation.propagate(m, t, **settings))(memory, target)
     np.testing.assert_allclose(found, by_loops(memory, target, **settings), atol=1e-5)
     np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)

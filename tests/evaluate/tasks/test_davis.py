@@ -131,6 +131,37 @@ def test_working_sizes_are_those_of_the_original(height, width, size, patch_size
     assert davis.working_size(height, width, size, geometry) == expected
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "size", "patch_size", "expected"),
+    [
+        (480, 854, 480, 16, (480, 864)),  # as DINOv3's transform rounds up
+        (480, 854, 960, 16, (960, 1712)),
+        (480, 854, 1440, 16, (1440, 2576)),
+        (480, 854, 840, 14, (840, 1498)),
+        (854, 480, 475, 16, (864, 480)),
+    ],
+)
+def test_working_sizes_of_dinov3_are_rounded_up(height, width, size, patch_size, expected):
+    geometry = dataclasses.replace(SQUARES, patch_size=patch_size, stride=patch_size)
+    assert davis.working_size(height, width, size, geometry, "dinov3") == expected
+
+
+def test_by_dinov3s_protocol_squares_are_followed_patch_for_patch(data):
+    follow = davis.make_follow(
+        colors_of_patches,
+        None,
+        SQUARES,
+        last_frames=7,
+        radius=6,
+        top_k=5,
+        temperature=0.2,
+        protocol="dinov3",
+    )
+    (video,) = find_videos(epath.Path(data), "val")
+    for score in davis.measure(follow, video, Decoding()):
+        assert score["j_mean"] == score["f_mean"] == 100
+
+
 def remove_annotation(root):
     (root / "Annotations/480p/squares/00002.png").unlink()
 

@@ -1,5 +1,7 @@
 """Small data sets of images, in the layouts of those that evaluations read."""
 
+import json
+
 import numpy as np
 from PIL import Image
 
@@ -67,4 +69,24 @@ def write_copies(root):
             save(f"strong/20{number:02}0{copy + 1}.jpg", color * 0.9 + 10, (24, 18))
     for number in range(40):
         save(f"others/{number}.png", rng.integers(0, 256, 3))
+    return root
+
+
+def write_spair(root, pairs):
+    """Writes pairs of (category, source, target, source points, target points), images by name."""
+    for folder in ("Layout/large", "PairAnnotation/test"):
+        (root / folder).mkdir(parents=True)
+    names = []
+    for number, (category, source, target, points, others) in enumerate(pairs):
+        folder = root / "JPEGImages" / category
+        folder.mkdir(parents=True, exist_ok=True)
+        about = {"category": category, "src_kps": points, "trg_kps": others}
+        for side, (name, pixels) in (("src", source), ("trg", target)):
+            Image.fromarray(pixels).save(folder / name)
+            about[f"{side}_imname"] = name
+            about[f"{side}_imsize"] = [pixels.shape[1], pixels.shape[0], 3]
+            about[f"{side}_bndbox"] = [2, 2, 30, 22]
+        names.append(f"{number:06}-{source[0][:-4]}-{target[0][:-4]}:{category}")
+        (root / f"PairAnnotation/test/{names[-1]}.json").write_text(json.dumps(about))
+    (root / "Layout/large/test.txt").write_text("\n".join(names) + "\n")
     return root

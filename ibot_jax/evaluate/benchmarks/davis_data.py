@@ -17,9 +17,8 @@ from ibot_jax.evaluate.benchmarks.image_files import (
     open_labels,
     read_labels,
     require_folder,
+    write_png,
 )
-from ibot_jax.files.atomic import renamed
-from ibot_jax.files.paths import writing
 
 _VOID = 255  # not annotated; DAVIS's evaluation takes it as background
 
@@ -73,11 +72,7 @@ def write_prediction(folder: epath.Path, video: Video, number: int, labels: np.n
     palette = open_labels(video.annotations[0]).getpalette() or []
     image = Image.fromarray(labels)
     image.putpalette(palette + [0] * (768 - len(palette)))
-    target = folder / video.name / video.annotations[number].name
-    with writing("--predictions", target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with renamed(target) as temporary, temporary.open("wb") as file:
-            image.save(file, format="PNG")
+    write_png(image, folder / video.name / video.annotations[number].name, "--predictions")
 
 
 def _find_video(data: epath.Path, name: str) -> Video:

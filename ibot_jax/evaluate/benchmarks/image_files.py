@@ -19,6 +19,8 @@ from ibot_jax.data.pixels.unreadable import in_words
 from ibot_jax.data.sources.folders import read_file
 from ibot_jax.data.sources.listing import EXTENSIONS
 from ibot_jax.errors import UserError
+from ibot_jax.files.atomic import renamed
+from ibot_jax.files.paths import writing
 from ibot_jax.parallel.shares import Rows
 
 T = TypeVar("T")
@@ -155,6 +157,28 @@ def share_batches(
             for target, array in zip(arrays, next(results), strict=True):
                 target[row] = array
         yield arrays, valid
+
+
+def as_colors(pixels: np.ndarray) -> np.ndarray:
+    """Returns pixels [H, W, C] uint8 as [H, W, 3]: the first three channels, or the first."""
+    return pixels[..., :3] if pixels.shape[2] > 2 else np.repeat(pixels[..., :1], 3, axis=2)
+
+
+def write_png(image: Image.Image, target: epath.Path, named: str) -> None:
+    """Writes an image, and the folders above it.
+
+    Args:
+      image: the image.
+      target: the file.
+      named: the flag that names its folder, for the message.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
+    with writing(named, target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with renamed(target) as temporary, temporary.open("wb") as file:
+            image.save(file, format="PNG")
 
 
 def to_square(pixels: np.ndarray, size: int, decoding: Decoding) -> np.ndarray:

@@ -1,0 +1,136 @@
+"""SPair-71k: patterns that are moved are found where they went, and the whole command."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+from scenes import write_spair
+
+from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.evaluate import __main__ as command
+from ibot_jax.evaluate.benchmarks.spair_data import find_pairs
+from ibot_jax.evaluate.tasks import spair
+from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.shares import all_rows
+
+SIDE, SHIFT = 32, (8, 4)  # pixels to the right and down
+POINTS = [[6, 6], [9, 13], [18, 10], [14, 20]]  # stay clear of what the move brings in
+
+
+def pattern(seed, height=SIDE, width=SIDE):
+    """Squares of 4 x 4 pixels, each of a colour of its own."""
+    colors = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), np.uint8)
+    return colors.repeat(4, axis=0).repeat(4, axis=1)
+
+
+@pytest.fixture
+def moved(tmp_path):
+    """Twelve pairs of two categories, of which the second image is the first one moved."""
+    points = [[x + SHIFT[0], y + SHIFT[1]] for x, y in POINTS]
+    pairs = []
+    for number in range(12):
+        pixels = pattern(number)
+        names = f"a{number}.png", f"b{number}.png"
+        rolled = np.roll(pixels, SHIFT[::-1], axis=(0, 1))
+        of_pair = POINTS[: 2 + number % 3], points[: 2 + number % 3]
+        pairs.append(
+            ("cat" if number % 3 else "bus", (names[0], pixels), (names[1], rolled), *of_pair)
+        )
+    return write_spair(tmp_path / "SPair-71k", pairs)
+
+
+def colors_of_patches(params, images):
+    """Features without a place: the mean colour of each patch of 4 x 4 pixels."""
+    batch, size, _, channels = images.shape
+    patches = images.astype(jnp.float32).reshape(batch, size // 4, 4, size // 4, 4, channels)
+    return params * (patches.mean(axis=(2, 4)) - 128)
+
+
+def test_what_is_moved_is_found_to_the_pixel(moved):
+    pairs = find_pairs(epath.Path(moved), "test", "large")
+    assert [pair.category for pair in pairs] == ["bus"] * 4 + ["cat"] * 8
+    matcher = spair.Matcher(
+        colors_of_patches, jnp.float32(1), SIDE, Decoding(), all_rows(8), make_mesh()
+    )
+    found = list(matcher.find(pairs))
+    assert len(found) == 12
+    for pair, points in zip(pairs, found, strict=True):
+        np.testing.assert_array_equal(points, pair.target.points)
+
+
+def test_shares_are_of_images_points_and_categories():
+    """Two of three and none of one point at the first alpha, all at the others."""
+    first = np.array([[1, 1, 0], [1, 1, 1], [1, 1, 1]], bool)
+    second = np.array([[0], [1], [1]], bool)
+    *categories, every = spair.summary(["cat", "bus"], [first, second])
+    assert [row["category"] for row in categories] == ["bus", "cat"]
+    assert every["images_0.05"] == pytest.approx(100 * (2 / 3 + 0) / 2)
+    assert every["points_0.05"] == 50 and every["points_0.1"] == every["images_0.15"] == 100
+    assert (every["pairs"], every["points"]) == (2, 4)
+    assert categories[0]["points_0.05"] == 0
+
+
+@pytest.mark.slow
+def test_the_command_finds_images_in_themselves(workdir, tmp_path):
+    """Whatever the model, of images of several sizes; and draws the first of them."""
+    pairs = []
+    for number, (height, width) in enumerate(((32, 32), (24, 40), (40, 28))):
+        image = f"{number}.png", pattern(number, height, width)
+        pairs.append(("cow", image, image, POINTS, POINTS))
+    data = write_spair(tmp_path / "SPair-71k", pairs)
+    out = tmp_path / "out"
+    flags = [f"--from={workdir}", f"--data={data}", f"--out={out}", "--batch-size=8"]
+    assert command.main(["spair", *flags, "--size=32", "--pictures=2"]) == 0
+    report = json.loads((out / "spair.json").read_text())
+    assert [row["category"] for row in report["rows"]] == ["cow", "all"]
+    assert report["rows"][-1]["points"] == 12
+    assert all(value == 100 for value in report["metrics"].values())
+    assert {"images_0.1", "points_0.1", "categories_0.1"} <= report["metrics"].keys()
+    pictures = sorted((out / "spair").iterdir())
+    assert [path.name for path in pictures] == ["1-cow.png", "2-cow.png"]
+    assert Image.open(pictures[1]).size == (80, 24)
+
+
+def forget_listing(root):
+    (root / "Layout/large/test.txt").unlink()
+
+
+def forget_pair(root):
+    next((root / "PairAnnotation/test").iterdir()).unlink()
+
+
+def annotate(**change):
+    def mend(root):
+        for path in (root / "PairAnnotation/test").iterdir():
+            path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+    return mend
+
+
+def cut_off(root):
+    for path in (root / "PairAnnotation/test").iterdir():
+        path.write_text(path.read_text()[:40])
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "message"),
+    [
+        (forget_listing, [], "Layout/large/test.txt is absent: the names of the pairs of SPair"),
+        (forget_pair, [], ".json is absent, which Layout asks for; see cvlab.postech.ac.kr"),
+        (cut_off, [], "is no annotation of a pair (JSONDecodeError"),
+        (annotate(trg_kps=[[1, 1]]), [], "keypoints; both images of a pair have the same"),
+        (annotate(trg_bndbox=[5, 5, 5, 9]), [], "has the box [5, 5, 5, 9], which holds nothing"),
+        (annotate(src_imsize=[16, 32, 3]), [], "has a keypoint outside of a"),
+        (annotate(src_imsize=[48, 32, 3]), [], "has 32x32 pixels, but its annotations say 32x48"),
+        (annotate(src_imname="z.png"), [], "z.png is absent"),
+        (None, ["--size=30"], "--size=30 is no multiple of the patch size, 4"),
+        (None, ["--split=trn"], "Layout/large/trn.txt is absent"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(mistake, moved, change, flags, message):
+    if change:
+        change(moved)
+    assert message in mistake("spair", moved, "--size=32", "--batch-size=8", *flags)

@@ -37,6 +37,8 @@ TASKS = {
         "incontext",
         "depth",
         "correspondence",
+        "spair",
+        "discovery",
         "robustness",
         "copydetection",
     )

@@ -1,0 +1,186 @@
+"""Unsupervised object discovery: one box an image, by LOST and TokenCut (PASCAL VOC), CorLoc.
+
+What it measures: whether the patches of an object are alike, and unlike the rest. From the keys of
+the last block, of the whole image in its own size, two methods tell one box, without training:
+LOST (Simeoni et al., arXiv 2109.14279), around the patch that is like the fewest others, and
+TokenCut (Wang et al., arXiv 2202.11539), by the normalised cut of the graph of patches. CorLoc is
+the share of images whose box overlaps that of an object, one of the difficult and the truncated,
+too, by an IoU of 0.5 or more.
+
+Data: VOCdevkit/VOC2007 or VOC2012 (host.robots.ox.ac.uk/pascal/VOC): DATA/JPEGImages/*.jpg,
+DATA/Annotations/*.xml, DATA/ImageSets/Main/SPLIT.txt.
+
+    python -m ibot_jax.evaluate discovery --from=runs/mine --data=VOCdevkit/VOC2007
+"""
+
+import argparse
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ibot_jax.cli import flags
+from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate.benchmarks.image_files import ahead, as_colors, read_image, write_png
+from ibot_jax.evaluate.benchmarks.voc_boxes import Scene, find_scenes
+from ibot_jax.evaluate.common.opening import open_model, settings
+from ibot_jax.evaluate.common.report import Report
+from ibot_jax.evaluate.measures import objects
+from ibot_jax.files.paths import absolute_path
+from ibot_jax.models.geometry import Geometry
+from ibot_jax.models.pixels import normalize
+from ibot_jax.parallel.agreement import same_end
+from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.processes import is_first
+from ibot_jax.screen.progress import progress
+from ibot_jax.weights.model import Model
+
+METHODS = ("lost", "tokencut")
+_COLORS = {"lost": (60, 130, 250), "tokencut": (240, 40, 40)}
+_TRUE = (40, 220, 60)
+_FOUND = 0.5  # IoU
+
+# (params, image [H, W, C] uint8) -> features of patches [h, w, D]
+MapFn = Callable[[Any, np.ndarray], jax.Array]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the task."""
+    flags.add_model_options(parser)
+    group = parser.add_argument_group("data")
+    flags.add(group, "--data", metavar="DIR", help="the folder with ImageSets in it")
+    group.add_argument("--split", default="trainval", help="SPLIT (default: trainval)")
+    flags.add_number(
+        group, "--pictures", 0, "the first N images are drawn, OUT/discovery", kind=flags.natural
+    )
+    group = parser.add_argument_group("methods")
+    group.add_argument(
+        "--methods",
+        default=METHODS,
+        type=flags.sequence(flags.one_of(METHODS)),
+        metavar="METHOD,...",
+        help="lost, tokencut or both (default: lost,tokencut)",
+    )
+    group.add_argument(
+        "--features",
+        default="keys",
+        choices=("keys", "patches"),
+        help="keys of the last block, as published, or its normalised patch tokens (default: keys)",
+    )
+    flags.add_number(group, "--seed-patches", 100, "of LOST, that may join the seed")
+    group.add_argument(
+        "--tau", default=0.2, type=flags.share, metavar="T", help="of TokenCut (default: 0.2)"
+    )
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Finds an object in every image.
+
+    Raises:
+      UserError: for what the user can mend.
+    """
+    with same_end():
+        scenes = find_scenes(absolute_path(args.data), args.split)
+    # Images differ in size, so they go through one device, one by one.
+    model, params = open_model(args, make_mesh(jax.local_devices()[:1]))
+    map_fn, decoding = make_map_fn(model, args.features), Decoding.of(model.config.data)
+    known = {
+        "lost": functools.partial(objects.lost, patches=args.seed_patches),
+        "tokencut": functools.partial(objects.token_cut, threshold=args.tau),
+    }
+    methods = {name: known[name] for name in args.methods}
+    folder, hits = absolute_path(args.out) / "discovery", []
+    with same_end():
+        found = discover(map_fn, params, methods, scenes, decoding, model.geometry)
+        for scene, boxes in zip(scenes, progress(found, len(scenes), "images"), strict=True):
+            overlaps = [objects.overlaps(box, scene.boxes).max() for box in boxes]
+            hits.append([overlap >= _FOUND for overlap in overlaps])
+            if len(hits) <= args.pictures and is_first():
+                picture = draw(scene, dict(zip(methods, boxes, strict=True)), decoding)
+                write_png(picture, folder / f"{scene.image.stem}.png", "--out")
+    shares = 100 * np.mean(hits, axis=0)
+    rows = [
+        {"method": name, "images": len(hits), "corloc": float(share)}
+        for name, share in zip(methods, shares, strict=True)
+    ]
+    metrics = {f"{row['method']}_corloc": row["corloc"] for row in rows}
+    return Report("discovery", settings(args, model), metrics, rows)
+
+
+def make_map_fn(model: Model, kind: str) -> MapFn:
+    """Returns the function from (params, image) to features of patches.
+
+    Images are filled up with the mean colour to whole patches, at the bottom and on the right. One
+    program is compiled for each size.
+
+    Args:
+      model: whose features.
+      kind: "keys" or "patches".
+    """
+    data = model.config.data
+
+    @jax.jit
+    def features(params, image):
+        image = normalize(image, data.mean, data.std, jnp.float32)
+        missing = model.geometry.missing(image.shape[:2])
+        image = jnp.pad(image, (*((0, side) for side in missing), (0, 0)))[None]
+        if kind == "keys":
+            return model.attention(params, image, floats="normalized").keys[0]
+        return model.features(params, image, floats="normalized").patches[0]
+
+    return features
+
+
+def discover(
+    map_fn: MapFn,
+    params: Any,
+    methods: dict[str, Callable[[np.ndarray], objects.Box]],
+    scenes: Sequence[Scene],
+    decoding: Decoding,
+    geometry: Geometry,
+) -> Iterator[list[np.ndarray]]:
+    """Yields the boxes that methods find in each image, [4] (left, top, right, bottom) in pixels.
+
+    The device computes the features of an image while those before it are searched in threads.
+
+    Raises:
+      UserError: if an image cannot be read, or has not the size that its annotation says.
+    """
+
+    def read(scene: Scene) -> np.ndarray:
+        pixels = read_image(scene.image, decoding)
+        if pixels.shape[:2] != scene.size:
+            raise UserError(
+                f"{scene.image} has {pixels.shape[0]}x{pixels.shape[1]} pixels, but its annotation "
+                f"says {scene.size[0]}x{scene.size[1]}"
+            )
+        return pixels
+
+    def search(item: tuple[tuple[int, int], jax.Array]) -> list[np.ndarray]:
+        (height, width), features = item
+        features, found = np.asarray(features), []
+        for method in methods.values():
+            box = method(features)
+            top, left = geometry.size(box[:2])
+            bottom, right = geometry.size(box[2:])
+            found.append(np.array([left, top, min(right, width), min(bottom, height)], float))
+        return found
+
+    items = ((pixels.shape[:2], map_fn(params, pixels)) for pixels in ahead(read, scenes))
+    return ahead(search, items)
+
+
+def draw(scene: Scene, boxes: dict[str, np.ndarray], decoding: Decoding) -> Image.Image:
+    """Returns the image with the boxes of its objects, green, and those that methods found."""
+    picture = Image.fromarray(np.ascontiguousarray(as_colors(read_image(scene.image, decoding))))
+    pen = ImageDraw.Draw(picture)
+    colored = [(box, _TRUE) for box in scene.boxes]
+    colored += [(box, _COLORS[name]) for name, box in boxes.items()]
+    for box, color in colored:
+        pen.rectangle([*box[:2], *(box[2:] - 1)], outline=color, width=3)
+    return picture

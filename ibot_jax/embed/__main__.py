@@ -1,9 +1,10 @@
-"""Writes the features of a folder of images to one file.
+"""Writes the features of images to one file.
 
     python -m ibot_jax.embed --from=PATH --data=FOLDER --out=features.parquet [...]
+    python -m ibot_jax.embed --from=PATH --data=tar:gs://bucket/*.tar --out=features.parquet [...]
 
 PATH is a run's workdir, one of its checkpoints, or what ibot_jax.export or ibot_jax.convert wrote.
-FOLDER is searched with all below it, by name.
+FOLDER is searched with all below it, by name; any other source of training is read in its order.
 
     .parquet  columns `name`, `class` [D] and, with --patches, `patches` [N * D]
     .npz      arrays `names` [M], `class` [M, D] and `patches` [M, N, D]
@@ -32,7 +33,8 @@ import numpy as np
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
 from ibot_jax.cli.flags import add, add_decoding_options
 from ibot_jax.data.sources.identity import fingerprint
-from ibot_jax.data.sources.opening import Source, Subset, open_source
+from ibot_jax.data.sources.opening import KINDS, Source, Subset, open_source
+from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.embed.parts import FORMATS, Parts
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.opening import Views, open_model, open_views
@@ -59,7 +61,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m ibot_jax.embed", description=__doc__, former={"--images": "--data"}
     )
     add(parser, "--from")
-    add(parser, "--data", dest="images", metavar="FOLDER", help="with images, or folder:FOLDER")
+    add(parser, "--data", dest="images", help="FOLDER, or what data.source takes: tar:PATTERN, ...")
+    parser.add_argument(
+        "--split", default="", help="of a source that has some (default: all of a folder, or train)"
+    )
     add(parser, "--out", metavar="FILE", help="features.parquet or .npz")
     parser.add_argument("--patches", action="store_true", help="patch tokens, too")
     add(parser, "--weights", "--step", "--dtype", "--size", "--resize")
@@ -70,7 +75,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _embed(args: argparse.Namespace) -> None:
-    args.images = args.images.removeprefix("folder:")
     target = absolute_path(args.out)
     if target.suffix not in FORMATS:
         raise UserError(f"--out={args.out} is neither .parquet nor .npz; end it with one of them")
@@ -80,8 +84,8 @@ def _embed(args: argparse.Namespace) -> None:
     mesh = make_mesh()
     model, params = open_model(args, mesh)
     views = open_views(args, model, mesh)
-    source = open_source(f"folder:{args.images}", "", channels=views.channels, labelled=False)
-    names = _Names(source, args.images)
+    source = _open(args, views.channels)
+    names = _Names(source)
     parts = Parts(target, _settings(args, model, params, views, source), len(source))
     patches = model.geometry.grid(model.geometry.whole(views.size))
     with contextlib.closing(parts):
@@ -95,15 +99,32 @@ def _embed(args: argparse.Namespace) -> None:
     print(f"{number:,} images{skipped}: {target}")
 
 
-class _Names:
-    """Names of the images, relative to the folder."""
+def _open(args: argparse.Namespace, channels: int) -> Source:
+    """Opens the images of --data.
 
-    def __init__(self, source: Source, folder: str):
+    Raises:
+      UserError: if there are none, or they come in no order that is known beforehand.
+    """
+    is_folder = args.images.partition(":")[0] not in KINDS
+    spec = f"folder:{args.images}" if is_folder else args.images
+    split = args.split or ("" if spec.startswith("folder:") else "train")
+    source = open_source(spec, split, channels=channels, labelled=False, key="--split")
+    if isinstance(source, TfdsStream):
+        raise UserError(
+            f"--data={args.images} comes in an order that is not known beforehand; prepare it with "
+            "--file_format=array_record"
+        )
+    return source
+
+
+class _Names:
+    """Names of the images, relative to the folder, or to what the files of the source lie in."""
+
+    def __init__(self, source: Source):
         self._source = source
-        self._prefix = os.path.expanduser(folder).rstrip("/") + "/"
 
     def __getitem__(self, index: int) -> str:
-        name = self._source.describe(index).removeprefix(self._prefix)
+        name = self._source.relative_name(index)
         return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

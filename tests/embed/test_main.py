@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from archived import as_list, as_parquet, as_tar
 from PIL import Image
 from runs import save_run
 from tiny import tiny_config, tiny_plan
@@ -96,6 +97,23 @@ def test_features_are_those_of_the_model(
     for array in rest:
         np.testing.assert_allclose(array.reshape(19, 16, 16), expected[:, 1:], atol=1e-5)
     assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize("make", [as_tar, as_parquet, as_list])
+def test_any_source_gives_the_features_of_the_folder(workdir, images, tokens, tmp_path, make):
+    """Of the images of a folder, which `make` puts into other files; one of them is none."""
+    spec, out = make(images, tmp_path), tmp_path / "features.npz"
+    assert run(workdir, spec, out, "--batch-size=8") == 0
+    names, class_tokens = read(out)
+    np.testing.assert_allclose(class_tokens, np.delete(tokens, 3, axis=0)[:, 0], atol=1e-5)
+    if make is as_tar:
+        assert names.tolist() == [f"train-000.tar/{name}" for name in READABLE]
+
+
+def test_a_part_of_a_folder(workdir, images, tmp_path):
+    out = tmp_path / "features.npz"
+    assert run(workdir, images, out, "--batch-size=8", "--split=birds") == 0
+    assert [f"birds/{name}" for name in read(out)[0]] == READABLE[:9]
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])

@@ -30,6 +30,7 @@ TASKS = {
         "knn",
         "linear",
         "logistic",
+        "finegrained",
         "cluster",
         "retrieval",
         "davis",

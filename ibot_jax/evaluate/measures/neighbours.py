@@ -7,7 +7,7 @@ the others, so that chance adds to top-5 wherever the k are of fewer than five c
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -75,19 +75,66 @@ def weighted_knn(
     everywhere = replicated(mesh)
 
     ranked = {(k, t): [] for k in ks for t in temperatures}
-    for start in range(0, len(test_features), chunk):
-        queries = np.asarray(test_features[start : start + chunk])
-        missing = chunk - len(queries)  # one shape for every chunk: one compilation
-        queries = jax.device_put(np.pad(queries, ((0, missing), (0, 0))), everywhere)
+    for start, number, queries in chunks(test_features, chunk):
+        queries = jax.device_put(queries, everywhere)
         same = None
         if left_out is not None:
-            own = np.asarray(left_out[1][start : start + chunk], np.int32)
-            own = np.pad(own, (0, missing), constant_values=-1)
+            own = np.asarray(left_out[1][start : start + number], np.int32)
+            own = np.pad(own, (0, len(queries) - number), constant_values=-1)
             same = numbers, jax.device_put(own, everywhere)
         best = rank(bank, labels, queries, same)
         for setting, classes in best.items():
-            ranked[setting].append(np.asarray(classes)[: chunk - missing])
+            ranked[setting].append(np.asarray(classes)[:number])
     return {setting: np.concatenate(parts) for setting, parts in ranked.items()}
+
+
+def nearest(
+    features: np.ndarray, queries: np.ndarray, *, k: int, mesh: Mesh
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the k features that are nearest to every query.
+
+    Args:
+      features: [M, D] float, of any length; the same on all processes.
+      queries: [Q, D] float, likewise.
+      k: how many are found, at most M.
+      mesh: the devices, over which the features are spread.
+
+    Returns:
+      Their cosines, [Q, k] float32, largest first, and their rows in `features`, [Q, k] int32.
+
+    Raises:
+      ValueError: if k is not between 1 and M.
+    """
+    if not 1 <= k <= len(features):
+        raise ValueError(f"k={k} is not between 1 and the {len(features)} features")
+    rows, chunk = sizes(len(features), k, 1, mesh)
+    bank = _to_unit(shard(features, mesh, rows))
+    numbers = shard(np.arange(len(features), dtype=np.int32), mesh, rows, fill=-1)
+    find, parts = _make_nearest(mesh, k), []
+    for _, number, part in chunks(queries, min(chunk, len(queries))):
+        part = jax.device_put(part, replicated(mesh))
+        parts.append([np.asarray(x)[:number] for x in find(bank, numbers, part)])
+    return tuple(map(np.concatenate, zip(*parts, strict=True)))
+
+
+def votes(
+    cosines: np.ndarray, targets: np.ndarray, *, temperature: float, num_classes: int
+) -> np.ndarray:
+    """Returns the share of the votes of its neighbours that each class of a query has, [Q, C].
+
+    Args:
+      cosines: [Q, k] float, of the neighbours, which vote with weight exp(cosine / temperature).
+      targets: [Q, k] int, the neighbours' classes; or [Q, k, C], 1 for the classes that they show.
+      temperature: of the votes.
+      num_classes: C.
+    """
+    weights = np.exp((cosines - cosines[:, :1]) / temperature)
+    weights /= weights.sum(axis=1, keepdims=True)
+    if targets.ndim == 3:
+        return np.einsum("qk,qkc->qc", weights, targets == 1)
+    shares = np.zeros((len(cosines), num_classes), np.float32)
+    np.add.at(shares, (np.arange(len(cosines))[:, None], targets), weights)
+    return shares
 
 
 def sizes(num_train: int, most: int, num_classes: int, mesh: Mesh) -> tuple[int, int]:
@@ -102,6 +149,18 @@ def sizes(num_train: int, most: int, num_classes: int, mesh: Mesh) -> tuple[int,
     parts = num_shards(mesh)
     rows = max(-(-num_train // parts), most)
     return rows, max(_MAX_ENTRIES // max(rows, most * parts, most * num_classes), 1)
+
+
+def chunks(features: np.ndarray, size: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yields parts [size, D] of features, all of one shape, the last one filled up with zeros.
+
+    Yields:
+      Where a part begins, how many of its rows are features, and the part.
+    """
+    for start in range(0, len(features), size):
+        part = np.asarray(features[start : start + size])
+        missing = size - len(part)  # one shape for every part: one compilation
+        yield start, len(part), np.pad(part, ((0, missing), (0, 0)))
 
 
 def accuracy(ranked: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -137,26 +196,10 @@ def make_rank(
     By option a pair follows, the numbers of the bank's rows and of the queries, by which a row is
     left out for the queries of its number.
     """
-
-    def nearest_of_own(shared, own):
-        (queries, number), (bank, labels, numbers) = shared, own
-        # "highest": the default would run in bfloat16 on a TPU and in TF32 on a GPU.
-        similarity = jnp.matmul(queries, bank.T, precision="highest")  # [q, rows]
-        votes = labels >= 0
-        if number is not None:
-            votes = votes & ((number[:, None] != numbers) | (number[:, None] < 0))
-        similarity = jnp.where(votes, similarity, -jnp.inf)
-        nearest, index = jax.lax.top_k(similarity, max(ks))  # [q, k]
-        return nearest, labels[index]
+    search = _make_search(mesh, max(ks))
 
     def rank(bank, labels, queries, same=None):
-        numbers, number = same or (None, None)
-        nearest, classes = joined(nearest_of_own, mesh)(
-            (unit(queries), number), (bank, labels, numbers)
-        )
-        # Device by device, so of equally near ones the first of all comes first.
-        nearest, index = jax.lax.top_k(nearest, max(ks))
-        classes = jnp.take_along_axis(classes, index, axis=1)
+        nearest, classes = search(bank, labels, queries, same)
         own = classes[:, :, None] == jnp.arange(num_classes)  # [q, k, C]
         ranked = {}
         for temperature in temperatures:
@@ -172,3 +215,37 @@ def make_rank(
         return ranked
 
     return jax.jit(rank, out_shardings=replicated(mesh))
+
+
+@functools.lru_cache(maxsize=8)
+def _make_nearest(mesh: Mesh, k: int):
+    return jax.jit(_make_search(mesh, k), out_shardings=replicated(mesh))
+
+
+def _make_search(mesh: Mesh, k: int):
+    """Returns the function of (bank, labels, queries [q, D]) to cosines and labels, [q, k].
+
+    Rows of label -1 are not found. By option a pair follows, as of `make_rank`.
+    """
+
+    def nearest_of_own(shared, own):
+        (queries, number), (bank, labels, numbers) = shared, own
+        # "highest": the default would run in bfloat16 on a TPU and in TF32 on a GPU.
+        similarity = jnp.matmul(queries, bank.T, precision="highest")  # [q, rows]
+        votes = labels >= 0
+        if number is not None:
+            votes = votes & ((number[:, None] != numbers) | (number[:, None] < 0))
+        similarity = jnp.where(votes, similarity, -jnp.inf)
+        nearest, index = jax.lax.top_k(similarity, k)  # [q, k]
+        return nearest, labels[index]
+
+    def search(bank, labels, queries, same=None):
+        numbers, number = same or (None, None)
+        nearest, found = joined(nearest_of_own, mesh)(
+            (unit(queries), number), (bank, labels, numbers)
+        )
+        # Device by device, so of equally near ones the first of all comes first.
+        nearest, index = jax.lax.top_k(nearest, k)
+        return nearest, jnp.take_along_axis(found, index, axis=1)
+
+    return search

@@ -8,7 +8,7 @@ and lets the solver converge sooner.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Mesh
 
 from ibot_jax.evaluate.features.sharded import shard, summed
-from ibot_jax.evaluate.measures.neighbours import unit
+from ibot_jax.evaluate.measures.neighbours import chunks, unit
 from ibot_jax.parallel.layouts import batch_sharding, num_shards, replicated
 
 Array = jax.Array
@@ -60,7 +60,7 @@ def fit(
 
     Args:
       features: [M, D] float32, of any length; the same on all processes.
-      labels: [M] int.
+      labels: [M] int; images of label -1 do not count.
       l2s: the penalties.
       num_classes: C.
       max_steps: at which the solver stops, converged or not.
@@ -103,21 +103,31 @@ def predict(fitted: Fit, features: np.ndarray, ranked: int = 5) -> np.ndarray:
     Returns:
       [Q, min(ranked, C)] int32.
     """
-    num_classes = len(fitted.bias)
-    chunk = min(max(_MAX_ENTRIES // max(num_classes, features.shape[1]), 1), len(features))
-    parts = []
-    for start in range(0, len(features), chunk):
-        part = np.asarray(features[start : start + chunk])
-        missing = chunk - len(part)  # one shape for every chunk: one compilation
-        part = np.pad(part, ((0, missing), (0, 0)))
-        best = _rank(fitted.kernel, fitted.bias, part, min(ranked, num_classes))
-        parts.append(np.asarray(best)[: chunk - missing])
+    return _in_chunks(fitted, features, _rank, min(ranked, len(fitted.bias)))
+
+
+def scores(fitted: Fit, features: np.ndarray) -> np.ndarray:
+    """Returns the logits of the classes of images, [Q, C] float32; args as of `predict`."""
+    return _in_chunks(fitted, features, _logits)
+
+
+def _in_chunks(fitted: Fit, features: np.ndarray, function: Callable, *args: int) -> np.ndarray:
+    most = max(_MAX_ENTRIES // max(len(fitted.bias), features.shape[1]), 1)
+    parts = [
+        np.asarray(function(fitted.kernel, fitted.bias, part, *args))[:number]
+        for _, number, part in chunks(features, min(most, len(features)))
+    ]
     return np.concatenate(parts)
+
+
+@jax.jit
+def _logits(kernel: Array, bias: Array, features: Array) -> Array:
+    return jnp.matmul(unit(features), kernel, precision="highest") + bias
 
 
 @functools.partial(jax.jit, static_argnums=3)
 def _rank(kernel: Array, bias: Array, features: Array, number: int) -> Array:
-    return jax.lax.top_k(jnp.matmul(unit(features), kernel, precision="highest") + bias, number)[1]
+    return jax.lax.top_k(_logits(kernel, bias, features), number)[1]
 
 
 def _centred(data: dict[str, Array]) -> tuple[dict[str, Array], Array]:

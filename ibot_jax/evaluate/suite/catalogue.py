@@ -7,6 +7,8 @@ DINOv3's public README.
 import dataclasses
 from collections.abc import Mapping
 
+from ibot_jax.evaluate.benchmarks.finegrained.sets import SETS
+
 # Models of which figures are published.
 S, B, L = (f"iBOT ViT-{size}/16" for size in "SBL")
 L22K = "iBOT ViT-L/16, 22k"  # as DINOv2's paper measures it
@@ -88,6 +90,18 @@ def _depth(layout: str, title: str, page: str, blocks: int, published: float) ->
     )
 
 
+def _finegrained(name: str, title: str, published: float) -> Evaluation:
+    return Evaluation(
+        name,
+        "finegrained",
+        flags=(f"--data={ROOT}", f"--set={name}"),
+        quick=("--max-steps=30",),
+        needs=(SETS[name].folder,),
+        page=SETS[name].page,
+        figures=(Figure(f"{title}, logistic", f"{name}/logistic", {L22K: published}),),
+    )
+
+
 _NYU = ("nyu", "NYUd", "cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html")
 _KITTI = ("kitti", "KITTI", "www.cvlibs.net/datasets/kitti/eval_depth.php")
 
@@ -130,6 +144,18 @@ EVALUATIONS = (
             Figure("ImageNet, 10 % of labels, logistic", "10%/top1", {S: 73.4}),
         ),
     ),
+    _finegrained("food101", "Food-101", 91.0),
+    _finegrained("cifar10", "CIFAR-10", 99.0),
+    _finegrained("cifar100", "CIFAR-100", 92.8),
+    _finegrained("sun397", "SUN397", 75.6),
+    _finegrained("cars", "Stanford Cars", 71.8),
+    _finegrained("aircraft", "FGVC-Aircraft", 72.4),
+    _finegrained("voc2007", "VOC2007, mAP", 89.0),
+    _finegrained("dtd", "DTD", 80.7),
+    _finegrained("pets", "Oxford-IIIT Pets", 87.7),
+    _finegrained("caltech101", "Caltech-101", 97.5),
+    _finegrained("flowers102", "Flowers-102", 99.6),
+    _finegrained("cub200", "CUB-200-2011", 82.1),
     _revisited("roxford5k", "Oxford", {S: 36.6, L22K: 39.0}, {S: 13.0, L22K: 12.7}),
     _revisited("rparis6k", "Paris", {S: 61.5, L22K: 70.7}, {S: 34.1, L22K: 47.0}),
     Evaluation(

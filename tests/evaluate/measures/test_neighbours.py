@@ -150,3 +150,36 @@ def test_leaving_one_out_is_searching_without_it(mesh):
         neighbours.weighted_knn(
             train, labels, queries, left_out=(numbers, own), **options | {"ks": (29,)}
         )
+
+
+def test_the_nearest_are_those_of_numpy(mesh, monkeypatch):
+    """In chunks of queries, and of 29 features, which fill no whole number of devices."""
+    monkeypatch.setattr(neighbours, "_MAX_ENTRIES", 64)
+    rng = np.random.default_rng(3)
+    features, queries = (rng.normal(size=(n, 5)).astype(np.float32) for n in (29, 11))
+    cosines, rows = neighbours.nearest(features, queries, k=4, mesh=mesh)
+    lengths = [np.linalg.norm(x, axis=1) for x in (queries, features)]
+    every = queries @ features.T / np.outer(*lengths)
+    np.testing.assert_array_equal(rows, np.argsort(-every, axis=1)[:, :4])
+    np.testing.assert_allclose(cosines, -np.sort(-every, axis=1)[:, :4], atol=1e-6)
+    with pytest.raises(ValueError, match="k=30 is not between 1 and the 29 features"):
+        neighbours.nearest(features, queries, k=30, mesh=mesh)
+
+
+def test_votes_are_shares_of_the_weights():
+    cosines = np.array([[0.9, 0.8, 0.5], [0.3, 0.3, 0.3]])
+    weights = np.exp(cosines / 0.1)
+    weights /= weights.sum(axis=1, keepdims=True)
+    labels = np.array([[2, 0, 2], [1, 1, 0]])
+    found = neighbours.votes(cosines, labels, temperature=0.1, num_classes=4)
+    expected = [
+        [weights[0, 1], 0, weights[0, 0] + weights[0, 2], 0],
+        [weights[1, 2], weights[1, 0] + weights[1, 1], 0, 0],
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    several = np.eye(4, dtype=np.int8)[labels]
+    several[0, 0, 3] = 1  # the nearest of the first shows two classes
+    several[1, 2, 2] = -1  # which does not count
+    found = neighbours.votes(cosines, several, temperature=0.1, num_classes=4)
+    expected[0][3] = weights[0, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -18,6 +18,7 @@ COMMANDS = {
     "main": "ibot_jax.main",
     "evaluate": "ibot_jax.evaluate",
     "embed": "ibot_jax.embed",
+    "predict": "ibot_jax.predict",
     "visualize": "ibot_jax.visualize",
     "export": "ibot_jax.export",
     "convert": "ibot_jax.convert",

@@ -14,7 +14,7 @@ IDS = [str(path.relative_to(PACKAGE)) for path in MODULES]
 # From the top to the bottom: a room imports from those in the lines below its own, and from itself.
 ROOMS = (
     ("__init__",),
-    ("main", "python", "export", "convert", "embed", "tools", "__main__"),
+    ("main", "python", "export", "convert", "embed", "predict", "tools", "__main__"),
     ("finetune", "visualize"),
     ("runs",),
     ("evaluate",),
@@ -30,7 +30,7 @@ ROOMS = (
     ("config",),
     ("errors",),
 )
-DOORS = {"main", "python", "export", "errors", "__init__", "__main__"}
+DOORS = {"main", "python", "export", "predict", "errors", "__init__", "__main__"}
 # Inside of rooms that have rooms, in the same way; REST are all other files and folders of one.
 REST = "*"
 INNER = {

@@ -33,8 +33,8 @@ import numpy as np
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
 from ibot_jax.cli.flags import add, add_decoding_options
 from ibot_jax.data.sources.identity import fingerprint
-from ibot_jax.data.sources.opening import KINDS, Source, Subset, open_source
-from ibot_jax.data.sources.tfds import TfdsStream
+from ibot_jax.data.sources.opening import Source, Subset
+from ibot_jax.data.sources.unlabelled import name_in_text, open_images
 from ibot_jax.embed.parts import FORMATS, Parts
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.opening import Views, open_model, open_views
@@ -84,48 +84,22 @@ def _embed(args: argparse.Namespace) -> None:
     mesh = make_mesh()
     model, params = open_model(args, mesh)
     views = open_views(args, model, mesh)
-    source = _open(args, views.channels)
-    names = _Names(source)
+    source = open_images(args.images, args.split, views.channels)
     parts = Parts(target, _settings(args, model, params, views, source), len(source))
     patches = model.geometry.grid(model.geometry.whole(views.size))
     with contextlib.closing(parts):
         for start, stop, features in _features(model, params, views, source, parts.end, args, mesh):
             rows = features.pop("rows")
-            parts.add(start, stop, {"names": [names[start + row] for row in rows], **features})
+            parts.add(
+                start,
+                stop,
+                {"names": [name_in_text(source, start + row) for row in rows], **features},
+            )
         number = parts.finish(patches if args.patches else None)
     if not number:
         raise UserError(f"none of the {len(source)} images in {args.images} can be read")
     skipped = f", {len(source) - number} skipped" if number < len(source) else ""
     print(f"{number:,} images{skipped}: {target}")
-
-
-def _open(args: argparse.Namespace, channels: int) -> Source:
-    """Opens the images of --data.
-
-    Raises:
-      UserError: if there are none, or they come in no order that is known beforehand.
-    """
-    is_folder = args.images.partition(":")[0] not in KINDS
-    spec = f"folder:{args.images}" if is_folder else args.images
-    split = args.split or ("" if spec.startswith("folder:") else "train")
-    source = open_source(spec, split, channels=channels, labelled=False, key="--split")
-    if isinstance(source, TfdsStream):
-        raise UserError(
-            f"--data={args.images} comes in an order that is not known beforehand; prepare it with "
-            "--file_format=array_record"
-        )
-    return source
-
-
-class _Names:
-    """Names of the images, relative to the folder, or to what the files of the source lie in."""
-
-    def __init__(self, source: Source):
-        self._source = source
-
-    def __getitem__(self, index: int) -> str:
-        name = self._source.relative_name(index)
-        return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _settings(

@@ -1,0 +1,141 @@
+"""Writes the classes of images, by a fine-tuned model, to one file.
+
+    python -m ibot_jax.predict --from=PATH --data=FOLDER --out=classes.csv [--top=5]
+    python -m ibot_jax.predict --from=PATH --data=tar:gs://bucket/*.tar --out=classes.csv [...]
+
+PATH is the folder of a fine-tuning (python -m ibot_jax.evaluate finetune), one of its checkpoints,
+or what ibot_jax.export wrote of it with --head. FOLDER is searched with all below it, by name; any
+other source of training is read in its order.
+
+A line of the file is an image: its `name`, its likeliest `class` and the `probability` of that;
+then `class_2`, `probability_2` and so on. Images that cannot be read are named and left out.
+"""
+
+from ibot_jax.parallel import signals
+
+if __name__ == "__main__":
+    signals.end_at_once()  # a signal during the imports is one line, too
+
+import argparse
+import csv
+import io
+import os
+from collections.abc import Iterator
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import that reads it
+
+import jax
+import numpy as np
+
+from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
+from ibot_jax.cli.flags import add, add_decoding_options, add_number
+from ibot_jax.data.sources.opening import Source
+from ibot_jax.data.sources.unlabelled import name_in_text, open_images
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate.common.opening import Views, open_model, open_views
+from ibot_jax.files.atomic import renamed
+from ibot_jax.files.paths import absolute_path, require_writable
+from ibot_jax.models.parameters import Params
+from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.rows import to_global
+from ibot_jax.screen.progress import progress
+from ibot_jax.weights.model import Model
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+    return exit_status(lambda: _predict(_parse(argv)))
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = OneLineParser(prog="python -m ibot_jax.predict", description=__doc__)
+    add(parser, "--from", help="a fine-tuning's folder, one of its checkpoints, or an export")
+    add(parser, "--data", dest="images", help="FOLDER, or what data.source takes: tar:PATTERN, ...")
+    parser.add_argument(
+        "--split", default="", help="of a source that has some (default: all of a folder, or train)"
+    )
+    add(parser, "--out", metavar="FILE", help="classes.csv")
+    add_number(parser, "--top", 1, "classes of each image")
+    add(parser, "--weights", "--step", "--dtype", "--size", "--resize")
+    add_decoding_options(parser)
+    add(parser, "--batch-size", default=64)
+    add(parser, "--workers", "--overwrite")
+    return parser.parse_args(argv)
+
+
+def _predict(args: argparse.Namespace) -> None:
+    target = absolute_path(args.out)
+    if target.suffix != ".csv":
+        raise UserError(f"--out={args.out} is no .csv; end it so")
+    if target.exists() and not args.overwrite:
+        raise UserError(f"--out={args.out} exists; choose another path, or --overwrite")
+    require_writable(target, "--out")
+    mesh = make_mesh()
+    model, params = open_model(args, mesh, head=True)
+    if model.classifier is None:
+        raise UserError(
+            f"--from={args.source} has no classifier; give a fine-tuning, or its export with --head"
+        )
+    if args.top > model.classifier["classes"]:
+        raise UserError(
+            f"--top={args.top} is more than the {model.classifier['classes']} classes of "
+            f"{args.source}"
+        )
+    views = open_views(args, model, mesh)
+    source = open_images(args.images, args.split, views.channels)
+    names = model.classifier["names"] or range(model.classifier["classes"])
+    number = 0
+    with renamed(target) as temporary, temporary.open("wb") as binary:
+        file = io.TextIOWrapper(binary, "utf-8", newline="")
+        lines = csv.writer(file)
+        lines.writerow(["name", *_columns(args.top)])
+        for index, ranked in likeliest(model, params, views, source, args.top, mesh):
+            cells = [cell for place, p in ranked for cell in (names[place], f"{p:.4f}")]
+            lines.writerow([name_in_text(source, index), *cells])
+            number += 1
+        file.flush()
+        if not number:
+            raise UserError(f"none of the {len(source)} images in {args.images} can be read")
+    skipped = f", {len(source) - number} skipped" if number < len(source) else ""
+    print(f"{number:,} images{skipped}: {target}")
+
+
+def _columns(top: int) -> Iterator[str]:
+    for place in range(1, top + 1):
+        end = "" if place == 1 else f"_{place}"
+        yield from (f"class{end}", f"probability{end}")
+
+
+def likeliest(
+    model: Model, params: Params, views: Views, source: Source, top: int, mesh: jax.sharding.Mesh
+) -> Iterator[tuple[int, list[tuple[int, float]]]]:
+    """Yields the number of each image that can be read, and its likeliest classes.
+
+    Args:
+      model: a fine-tuned one.
+      params: with its classifier, on all devices.
+      views: how images are cut.
+      source: the images.
+      top: how many classes.
+      mesh: the devices.
+
+    Yields:
+      The number, and pairs of a class and its probability, the likeliest first.
+    """
+
+    @jax.jit
+    def program(params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = model.class_logits(params, model.whole_patches(images))
+        return jax.lax.top_k(jax.nn.softmax(logits), top)
+
+    start = 0
+    for batch in progress(views.batches(source), views.number(source), "classes"):
+        outputs = program(params, to_global({"x": batch["images"]}, mesh)["x"])
+        probabilities, classes = (np.asarray(x).tolist() for x in outputs)
+        for row in np.flatnonzero(batch["valid"]).tolist():
+            yield start + row, list(zip(classes[row], probabilities[row], strict=True))
+        start += len(batch["valid"])
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -11,7 +11,8 @@ FORMAT
     checkpoint                student, teacher and centers, for --config.init_from
     pth                       PyTorch's format and the original's names; no PyTorch is needed
     timm, hf                  folders that timm and transformers read
-    stablehlo                 a program from images to features
+    stablehlo                 a program from images to features, or, with --head, to the classes of
+                              a fine-tuned model
 
 Nothing in IN is executed. Every tensor is accounted for: what is missing or left over is named, and
 is an error unless --allow says that it may be; what computes tokens is never left over.
@@ -58,7 +59,7 @@ _FOREIGN = {
     "hf": foreign.write_hf,
     "stablehlo": write_stablehlo,
 }
-_WITHOUT_HEAD = ("timm", "hf", "stablehlo")
+_WITHOUT_HEAD = ("timm", "hf")
 _AT_ONCE = ("orbax", "checkpoint", "stablehlo")  # are written of all tensors, not one by one
 _FOLDERS = write.FOLDERS | foreign.FOLDERS
 
@@ -151,7 +152,10 @@ def _convert(args: argparse.Namespace) -> None:
             head=args.head or whole,
             known=known,
             whole=whole,
+            classifier=to == "stablehlo",
         )
+    if args.head and to == "stablehlo" and "classifier" not in found.description:
+        raise UserError(f"--to={to} has no place for the projection head; leave --head out")
     _say(args.source, found)
     if to in _AT_ONCE:
         _require_memory(to, found)

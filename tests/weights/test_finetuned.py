@@ -1,5 +1,7 @@
 """The folder of a fine-tuning is loaded and exported, with its classifier."""
 
+import textwrap
+
 import jax
 import numpy as np
 import pytest
@@ -43,6 +45,24 @@ def test_a_finetuned_model_classifies_as_it_was_trained_to(tmp_path, images, pro
     )
     with pytest.raises(UserError, match="is fine-tuned: it has a classifier and no projection"):
         model.logits(loaded, model.tokens(loaded, images))
+
+
+def test_it_classifies_without_this_package(tmp_path, images, capsys):
+    """As a program, whose card names the classes."""
+    folder, out = tmp_path / "tuned", tmp_path / "tuned.stablehlo"
+    module, params = make_finetuned(epath.Path(folder), projection=8)
+    flags = "--to=stablehlo", "--head"
+    assert convert.main([f"--from={folder}", f"--out={out}", *flags]) == 0, capsys.readouterr()
+    logits = expected_logits(module, params, images)
+    found = jax.export.deserialize(bytearray(out.read_bytes())).call(images)
+    np.testing.assert_allclose(found["logits"], logits, rtol=1e-4, atol=1e-5)
+    card = (tmp_path / "tuned.stablehlo.md").read_text()
+    code = card[card.index("import jax\n") : card.index("\n\n##", card.index("import jax\n"))]
+    assert "cat" in code and "owl" in code
+    capsys.readouterr()
+    exec(textwrap.dedent(f"    {code}").replace('"tuned.stablehlo"', repr(str(out))), {})
+    black = NAMES[int(expected_logits(module, params, np.zeros_like(images))[0].argmax())]
+    assert capsys.readouterr().out.strip() == str([black] * 5)
 
 
 def test_the_backbone_alone(tmp_path, images):

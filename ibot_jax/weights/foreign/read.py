@@ -47,7 +47,14 @@ class Found:
 
 
 def read_model(
-    path: str, *, weights: str, step: str, head: bool | None, known: Known, whole: bool = False
+    path: str,
+    *,
+    weights: str,
+    step: str,
+    head: bool | None,
+    known: Known,
+    whole: bool = False,
+    classifier: bool = False,
 ) -> Found:
     """Reads a model of any kind.
 
@@ -59,6 +66,7 @@ def read_model(
       head: whether the projection head comes too; None where there is one.
       known: what the user says of another project's model.
       whole: whether student, teacher and centers are wanted, as far as there are any.
+      classifier: whether the head of a fine-tuned model, its classifier, will do.
 
     Raises:
       UserError: if there is no such model, or it cannot be converted whole.
@@ -73,7 +81,13 @@ def read_model(
                 "--mean, --std, --allow"
             )
         kind = f"{source.kind} of ibot_jax"
-        return _read_own(path, kind, weights=weights, step=step, head=head)
+        found = _read_own(path, kind, weights=weights, step=step, head=head)
+        if "classifier" in found.description and not classifier:
+            raise UserError(
+                f"{path} is fine-tuned and has no projection head; give the pre-training, or "
+                "export it: ibot_jax.export --head takes its classifier along"
+            )
+        return found
     contents = read_contents(source.place)
     unnamed, told = "" in contents.sets, contents.facts.get("description", {}).get("weights")
     if unnamed:
@@ -103,14 +117,8 @@ def read_model(
 
 def _read_own(path: str, kind: str, *, weights: str, step: str, head: bool | None) -> Found:
     model, params = load(path, weights=weights, step=step, head=head)
-    head = len(params) > 1
-    if head and model.classifier is not None:
-        raise UserError(
-            f"{path} is fine-tuned and has no projection head; give the pre-training, or export "
-            "it: ibot_jax.export --head takes its classifier along"
-        )
     who = model.facts.get("weights", weights)
-    return Found(kind, model.description(head=head), {who: params}, {}, ())
+    return Found(kind, model.description(head=len(params) > 1), {who: params}, {}, ())
 
 
 def _describe(

@@ -1,8 +1,8 @@
-"""Writes a feature extractor as StableHLO, which runs wherever XLA does, without this package.
+"""Writes a model as StableHLO, which runs wherever XLA does, without this package.
 
 The program takes uint8 images [B, H, W, C] of the size that the model was trained for, B being
-whatever it is called with, and returns {"class": [B, D], "patch": [B, N, D]} float32. The weights
-are constants in it.
+whatever it is called with, and returns {"class": [B, D], "patch": [B, N, D]} float32; of a
+fine-tuned model with its classifier {"logits": [B, K]}. The weights are constants in it.
 """
 
 import jax
@@ -12,6 +12,7 @@ from etils import epath
 
 from ibot_jax.errors import UserError
 from ibot_jax.weights.description import described_config
+from ibot_jax.weights.finetuned import Described
 from ibot_jax.weights.foreign.read import Found
 from ibot_jax.weights.foreign.write import MakeCard
 from ibot_jax.weights.hashes import flat_tensors
@@ -32,9 +33,12 @@ def write_stablehlo(target: epath.Path, found: Found, make_card: MakeCard) -> No
     config = described_config(found.description, target.name)
     config.dtype = "float32"
     config.model.kernels = "xla"  # what runs on every platform
-    model = Model(config, target.name)
+    classifier = found.description.get("classifier")
+    model = Model(config, target.name, classifier=classifier)
 
-    def features(images: jax.Array) -> dict[str, jax.Array]:
+    def outputs(images: jax.Array) -> dict[str, jax.Array]:
+        if classifier:
+            return {"logits": model.class_logits(params, images)}
         tokens = model.features(params, images)
         patches = tokens.patches.reshape(images.shape[0], -1, tokens.patches.shape[-1])
         return {"class": tokens.cls, "patch": patches}
@@ -43,7 +47,7 @@ def write_stablehlo(target: epath.Path, found: Found, make_card: MakeCard) -> No
     images = jax.ShapeDtypeStruct(
         (batch, *config.data.global_size, config.data.channels), jnp.uint8
     )
-    exported = jax.export.export(jax.jit(features), platforms=PLATFORMS)(images)
+    exported = jax.export.export(jax.jit(outputs), platforms=PLATFORMS)(images)
     try:
         content = exported.serialize()
     except Exception as error:  # of flatbuffers
@@ -58,14 +62,26 @@ def write_stablehlo(target: epath.Path, found: Found, make_card: MakeCard) -> No
             import flax.traverse_util
             import ibot_jax
 
-            _, params = ibot_jax.load("SOURCE")
+            _, params = ibot_jax.load("SOURCE"{head})
             tensors = flax.traverse_util.flatten_dict(params, sep=".")
-            """,
-        usage=USAGE.format(name=quoted(target.name)),
+            """.replace("{head}", ", head=True" if classifier else ""),
+        usage=_usage(target.name, classifier),
         library="jax",
     )
     with written(target, text) as file:
         file.write(content)
+
+
+def _usage(name: str, classifier: Described | None) -> str:
+    """Returns a program that runs the file."""
+    if classifier is None:
+        shown = 'print(found["class"].shape, found["patch"].shape)'
+    elif classifier["names"] is None:
+        shown = 'print(found["logits"].argmax(axis=1))'
+    else:
+        names = ", ".join(map(quoted, classifier["names"]))
+        shown = f'print([[{names}][k] for k in found["logits"].argmax(axis=1)])'
+    return f"{USAGE.format(name=quoted(name))}    {shown}\n"
 
 
 USAGE = """
@@ -76,6 +92,5 @@ USAGE = """
     with open({name}, "rb") as file:
         program = jax.export.deserialize(bytearray(file.read()))
     images = np.zeros((5, *program.in_avals[0].shape[1:]), np.uint8)  # any number of them
-    features = jax.jit(program.call)(images)
-    print(features["class"].shape, features["patch"].shape)
+    found = jax.jit(program.call)(images)
 """

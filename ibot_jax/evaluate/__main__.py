@@ -30,6 +30,7 @@ TASKS = {
         "knn",
         "linear",
         "logistic",
+        "fewshot",
         "finegrained",
         "cluster",
         "retrieval",

@@ -1,7 +1,7 @@
-"""Parts of the labels: 1 % or 10 % of each class, or the images that a file lists."""
+"""Parts of the labels: a share or a number of images of each class, or those that a file lists."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -48,13 +48,37 @@ def _share(text: str) -> float:
     return share
 
 
+def few_of_each(number: int, labels: np.ndarray, seed: int) -> np.ndarray:
+    """Returns so many images of each class; fewer of the same seed are part of more.
+
+    Args:
+      number: of images of each class.
+      labels: [M] of the images; of label -1 none is chosen.
+      seed: of the choice.
+
+    Returns:
+      [S] int64, in order, from 0 to M - 1.
+
+    Raises:
+      ValueError: if a class has fewer.
+    """
+    classes, counts = np.unique(labels[labels >= 0], return_counts=True)
+    if counts.min(initial=number) < number:
+        raise ValueError(f"class {classes[counts.argmin()]} has {counts.min()} images only")
+    return _of_each(lambda _: number, labels, seed)
+
+
 def _stratified(share: float, labels: np.ndarray, seed: int) -> np.ndarray:
+    return _of_each(lambda count: max(1, round(share * count)), labels, seed)
+
+
+def _of_each(number: Callable[[int], int], labels: np.ndarray, seed: int) -> np.ndarray:
+    """Returns the first images of each class in an order by the seed, `number(count)` of them."""
     chosen = []
-    for label in np.unique(labels):
+    for label in np.unique(labels[labels >= 0]):
         of_class = np.flatnonzero(labels == label)
-        number = max(1, round(share * len(of_class)))
         rng = np.random.default_rng([seed, int(label)])
-        chosen.append(rng.permutation(of_class)[:number])
+        chosen.append(rng.permutation(of_class)[: number(len(of_class))])
     return np.sort(np.concatenate(chosen))
 
 

@@ -6,7 +6,7 @@ import pytest
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.benchmarks.subsets import choose
+from ibot_jax.evaluate.benchmarks.subsets import choose, few_of_each
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [100, 40, 7]))
 ROWS = np.arange(len(LABELS))
@@ -117,3 +117,13 @@ def test_a_list_that_is_no_text_is_a_mistake(named, tmp_path):
     (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="no file that can be read .it is no text"):
         choose(named[1], np.zeros(6), np.arange(6), named[0], seed=0)
+
+
+def test_few_of_each_class_are_among_more_of_the_same_seed():
+    labels = np.array([2, 0, 1, 1, 0, 2, 0, 1, 2, 2, -1])
+    one, three = (few_of_each(number, labels, seed=5) for number in (1, 3))
+    assert set(one) < set(three)
+    np.testing.assert_array_equal(np.bincount(labels[three]), [3, 3, 3])
+    assert any(not np.array_equal(one, few_of_each(1, labels, seed=seed)) for seed in range(5))
+    with pytest.raises(ValueError, match="class 0 has 3 images only"):
+        few_of_each(4, labels, seed=5)

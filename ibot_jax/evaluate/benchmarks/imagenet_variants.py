@@ -1,4 +1,4 @@
-"""The folders of ImageNet-A, -C and -9, and how their classes are those of a training split."""
+"""The folders of ImageNet-A, -R, -Sketch, -V2, -C and -9, and the training split's classes."""
 
 import dataclasses
 import json
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ibot_jax.data.sources.folders import FolderSource
+from ibot_jax.data.sources.opening import Source
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.corruptions import ALEXNET_ERRORS, SEVERITIES
 from ibot_jax.evaluate.benchmarks.image_files import require_folder
@@ -20,11 +21,11 @@ class Variant:
     """A folder of images with other classes than the training split's.
 
     Attributes:
-      source: the images.
+      source: the images, labelled.
       translation: [C] int, the folder's label for each class of the training split, -1 for none.
     """
 
-    source: FolderSource
+    source: Source
     translation: np.ndarray
 
 
@@ -48,6 +49,28 @@ def open_by_name(folder: str, flag: str, train_names: Sequence[str]) -> Variant:
         )
     labels = {name: label for label, name in enumerate(source.class_names)}
     return Variant(source, np.array([labels.get(name, -1) for name in train_names]))
+
+
+def open_imagenet_v2(folder: str, num_classes: int) -> Variant:
+    """Opens FOLDER/NUMBER/*, whose classes are numbers from 0 on.
+
+    Args:
+      folder: such as imagenetv2-matched-frequency-format-val.
+      num_classes: of the training split, in alphabetic order.
+
+    Raises:
+      UserError: if it has other classes.
+    """
+    source = _open(folder, "--imagenet-v2")
+    translation = np.full(num_classes, -1)
+    for place, name in enumerate(source.class_names):
+        if not name.isdecimal() or int(name) >= num_classes:
+            raise UserError(
+                f"--imagenet-v2: {folder} has the class {name}; they are numbers from 0 to "
+                f"{num_classes - 1}, in the order of the training split's folders"
+            )
+        translation[int(name)] = place
+    return Variant(source, translation)
 
 
 def find_imagenet_c(folder: str) -> dict[str, list[str]]:

@@ -90,6 +90,18 @@ def _depth(layout: str, title: str, page: str, blocks: int, published: float) ->
     )
 
 
+def _robustness(name: str, title: str, metric: str, page: str, published: dict) -> Evaluation:
+    return Evaluation(
+        name,
+        "robustness",
+        flags=(*_IMAGENET, "--no-curves", "--classifier=linear", f"--{name}={ROOT}/{name}"),
+        quick=(*_FEW, "--max-steps=100"),
+        needs=(*_IMAGENET_FOLDERS, name),
+        page=page,
+        figures=(Figure(title, metric, published),),
+    )
+
+
 def _finegrained(name: str, title: str, published: float) -> Evaluation:
     return Evaluation(
         name,
@@ -143,6 +155,34 @@ EVALUATIONS = (
             Figure("ImageNet, 1 % of labels, logistic", "1%/top1", {S: 65.9}),
             Figure("ImageNet, 10 % of labels, logistic", "10%/top1", {S: 73.4}),
         ),
+    ),
+    _robustness(
+        "imagenet-a",
+        "ImageNet-A, linear",
+        "imagenet_a",
+        "github.com/hendrycks/natural-adv-examples",
+        {S: 13.8, L22K: 41.5},
+    ),
+    _robustness(
+        "imagenet-r",
+        "ImageNet-R, linear",
+        "imagenet_r",
+        "github.com/hendrycks/imagenet-r",
+        {L22K: 51.0},
+    ),
+    _robustness(
+        "imagenet-c",
+        "ImageNet-C, linear, mCE (the lower the better)",
+        "imagenet_c_mce",
+        "github.com/hendrycks/robustness",
+        {S: 48.1, L22K: 43.9},
+    ),
+    _robustness(
+        "imagenet-sketch",
+        "ImageNet-Sketch, linear",
+        "imagenet_sketch",
+        "github.com/HaohanWang/ImageNet-Sketch",
+        {L22K: 38.5},
     ),
     _finegrained("food101", "Food-101", 91.0),
     _finegrained("cifar10", "CIFAR-10", 99.0),

@@ -28,6 +28,16 @@ def test_imagenet_a_lists_some_of_the_classes(tmp_path):
         imagenet_variants.open_by_name(str(tmp_path), "--imagenet-a", TRAIN)
 
 
+def test_imagenet_v2_has_the_numbers_of_the_classes(tmp_path):
+    make(tmp_path, "0", "2", "10")
+    variant = imagenet_variants.open_imagenet_v2(str(tmp_path), 11)
+    assert variant.source.class_names == ["0", "10", "2"]
+    np.testing.assert_array_equal(np.flatnonzero(variant.translation >= 0), [0, 2, 10])
+    np.testing.assert_array_equal(variant.translation[[0, 2, 10]], [0, 2, 1])
+    with pytest.raises(UserError, match="has the class 10; they are numbers from 0 to 9"):
+        imagenet_variants.open_imagenet_v2(str(tmp_path), 10)
+
+
 def test_imagenet_c_has_all_corruptions_and_severities(tmp_path):
     make(tmp_path, *(f"{name}/{level}/n03" for name in ALEXNET_ERRORS for level in range(1, 6)))
     found = imagenet_variants.find_imagenet_c(str(tmp_path))

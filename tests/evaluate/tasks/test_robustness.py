@@ -1,6 +1,7 @@
 """Curves with made features, a classifier by hand, and the whole command with a tiny model."""
 
 import json
+import pathlib
 import shutil
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from objectnet import write_objectnet
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import tiny_config
 
@@ -21,7 +23,9 @@ from ibot_jax.evaluate.benchmarks.robustness_curves import (
     make_points,
 )
 from ibot_jax.evaluate.features.cache import Features
-from ibot_jax.evaluate.tasks.robustness import Classifier
+from ibot_jax.evaluate.probes.frozen_classifiers import Linear, Neighbours
+from ibot_jax.evaluate.probes.softmax_regression import Fit
+from ibot_jax.evaluate.tasks.robustness import classified
 from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.geometry import Geometry
 from ibot_jax.models.tokens import Attention
@@ -99,31 +103,45 @@ def test_grids_that_do_not_divide_the_image_are_refused():
 
 
 @pytest.fixture
-def classifier():
+def classify():
     """Four classes, whose training images lie along the four axes, two each."""
     bank = Features(np.repeat(np.eye(4, dtype=np.float32), 2, 0), np.arange(8) // 2, np.arange(8))
-    return Classifier(bank, 4, k=1, temperature=0.07, mesh=make_mesh())
+    return Neighbours(bank, 4, k=1, temperature=0.07, mesh=make_mesh())
 
 
-def test_accuracy_of_each_feature_by_hand(classifier):
+ALL = np.ones(4, bool)
+
+
+def test_accuracy_of_each_feature_by_hand(classify):
     eye = np.eye(4, dtype=np.float32)
     features = np.stack([eye[[0, 1, 2, 3]], eye[[0, 0, 0, 0]]], axis=1)  # [B, P, D]
     batches = [
-        (features, np.array([0, 1, 2, 0]), np.array([True, True, True, False])),
+        (features, np.array([0, 1, 2, 0]), np.array([True, True, False, True])),
         (features, np.array([0, 1, 0, 0]), np.array([True, True, True, True])),
     ]
-    assert classifier.accuracies(batches) == pytest.approx([100 * 5 / 7, 100 * 4 / 7])
+    found = classified(classify, batches, ALL)
+    np.testing.assert_array_equal(found.classes[:, 0], [0, 1, 3, 0, 1, 2, 3])
+    np.testing.assert_array_equal(found.places, [0, 1, 3, 4, 5, 6, 7])
+    np.testing.assert_allclose(found.accuracies(np.arange(4)), [100 * 4 / 7, 100 * 5 / 7])
     with pytest.raises(UserError, match="none of the images can be read"):
-        classifier.accuracies([(features, np.zeros(4, int), np.zeros(4, bool))])
+        classified(classify, [(features, np.zeros(4, int), np.zeros(4, bool))], ALL)
 
 
-def test_classes_without_a_label_vote_only_where_all_may(classifier):
+def linear(eye):
+    """Class 0 has the largest logit of all, and of the others the largest entry's does."""
+    return Linear(Fit(1.0, eye, np.array([9, 0, 0, 0], np.float32), 0, 0.0))
+
+
+@pytest.mark.parametrize("kind", ["knn", "linear"])
+def test_classes_without_a_label_are_answered_only_where_all_may(classify, kind):
     """Looks most like class 0, which the folder lacks, and then like class 2, its label 1."""
+    if kind == "linear":
+        classify = linear(np.eye(4, dtype=np.float32))
     features = np.array([[[0.9, 0, 0.5, 0.1]]], np.float32)
     batches = [(features, np.array([1]), np.array([True]))]
     translation = np.array([-1, 0, 1, -1])
-    assert classifier.accuracies(batches, translation=translation) == [0]
-    assert classifier.accuracies(batches, translation=translation, restrict=True) == [100]
+    assert classified(classify, batches, ALL).accuracies(translation) == [0]
+    assert classified(classify, batches, translation >= 0).accuracies(translation) == [100]
 
 
 @pytest.fixture
@@ -186,6 +204,36 @@ def test_mce_is_of_all_severities(flags, images, tmp_path, monkeypatch):
     assert report["metrics"] == {"imagenet_c_mce": pytest.approx(100 * (100 / 3 / 5) / 81.9324)}
 
 
+@pytest.mark.slow
+def test_a_linear_classifier_meets_images_of_other_kinds(flags, images, tmp_path):
+    """Of V2, a third is of another colour; ReaL calls the green ones blue, and has no red ones."""
+    v2, objects = tmp_path / "v2", write_objectnet(tmp_path / "objectnet")
+    for number, shown in enumerate(("blue", "green", "blue")):
+        shutil.copytree(f"{images}/test/{shown}", v2 / str(number))
+    data = tmp_path / "data"
+    shutil.copytree(f"{images}/train", data / "train")
+    for label, name in enumerate(("blue", "green", "red")):
+        (data / "val" / name).mkdir(parents=True)
+        for number, path in enumerate(sorted((pathlib.Path(images) / "test" / name).iterdir())):
+            own = f"ILSVRC2012_val_{5 * label + number + 1:08}.JPEG"
+            shutil.copy(path, data / "val" / name / own)
+    (tmp_path / "real.json").write_text(json.dumps([[0, 2]] * 5 + [[0]] * 5 + [[]] * 5))
+    flags = [flag for flag in flags if not flag.startswith("--data")]
+    flags += [f"--data=folder:{data}", "--no-curves", "--classifier=linear", "--max-steps=30"]
+    flags += [f"--imagenet-v2={v2}", f"--objectnet={objects}", "--l2=1e-4"]
+    flags += [f"--imagenet-r={images}/test", f"--imagenet-real={tmp_path / 'real.json'}"]
+    assert command.main(["robustness", *flags]) == 0
+    found = json.loads((tmp_path / "out/robustness.json").read_text())
+    assert found["metrics"] == {
+        "imagenet_r": 100,
+        "imagenet_v2": pytest.approx(200 / 3),
+        "objectnet": 100,
+        "imagenet_real": 50,
+    }
+    settings = {row["test"]: row["setting"] for row in found["rows"]}
+    assert settings["imagenet_real"] == "10 images" and settings["objectnet"] == "3 classes"
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -195,6 +243,9 @@ def test_mce_is_of_all_severities(flags, images, tmp_path, monkeypatch):
         (["--k=99"], "--k=99 is larger than the 36 training images"),
         (["--imagenet-a=nowhere"], "--imagenet-a: "),
         (["--imagenet-c=nowhere"], "nowhere is no folder"),
+        (["--imagenet-v2=nowhere"], "--imagenet-v2: "),
+        (["--objectnet=nowhere"], "nowhere is no folder"),
+        (["--imagenet-real=nowhere"], "real.json is to be had at github.com/google-research"),
         (["--data=digits", "--imagenet-a=nowhere"], "nowhere"),
     ],
 )

@@ -34,6 +34,7 @@ TASKS = {
         "finegrained",
         "cluster",
         "retrieval",
+        "instances",
         "davis",
         "segmentation",
         "incontext",

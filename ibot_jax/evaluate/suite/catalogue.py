@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from ibot_jax.evaluate.benchmarks.finegrained.sets import SETS
+from ibot_jax.evaluate.benchmarks.instance_sets import PAGES
 
 # Models of which figures are published.
 S, B, L = (f"iBOT ViT-{size}/16" for size in "SBL")
@@ -87,6 +88,18 @@ def _depth(layout: str, title: str, page: str, blocks: int, published: float) ->
         needs=(layout,),
         page=page,
         figures=(Figure(f"{title}, RMSE, linear on {blocks}", "rmse", {L22K: published}, "m"),),
+    )
+
+
+def _instances(name: str, title: str, metric: str, published: float) -> Evaluation:
+    return Evaluation(
+        name,
+        "instances",
+        flags=(f"--data={ROOT}", f"--set={name}"),
+        quick=(),
+        needs=(name,),
+        page=PAGES[name],
+        figures=(Figure(title, metric, {L22K: published}),),
     )
 
 
@@ -198,6 +211,8 @@ EVALUATIONS = (
     _finegrained("cub200", "CUB-200-2011", 82.1),
     _revisited("roxford5k", "Oxford", {S: 36.6, L22K: 39.0}, {S: 13.0, L22K: 12.7}),
     _revisited("rparis6k", "Paris", {S: 61.5, L22K: 70.7}, {S: 34.1, L22K: 47.0}),
+    _instances("met", "Met, GAP", "gap", 25.1),
+    _instances("amstertime", "AmsterTime, mAP", "map", 26.7),
     Evaluation(
         "davis",
         "davis",

@@ -21,7 +21,7 @@ from typing import Any
 
 from ibot_jax.cli import flags
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.benchmarks.finegrained.examples import count_shared
+from ibot_jax.evaluate.benchmarks.examples import count_shared
 from ibot_jax.evaluate.benchmarks.finegrained.sets import SETS, FineGrained, find, read
 from ibot_jax.evaluate.common.opening import open_model, open_views, settings
 from ibot_jax.evaluate.common.report import Report

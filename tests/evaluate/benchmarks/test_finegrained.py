@@ -11,7 +11,7 @@ from etils import epath
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.pixels.images import EncodedImage
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.benchmarks.finegrained.examples import count_shared
+from ibot_jax.evaluate.benchmarks.examples import count_shared
 from ibot_jax.evaluate.benchmarks.finegrained.sets import SETS, find, read
 
 OFFICIAL_VAL = ("aircraft", "voc2007", "dtd", "flowers102")

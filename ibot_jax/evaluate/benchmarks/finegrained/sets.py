@@ -8,8 +8,8 @@ import numpy as np
 from etils import epath
 
 from ibot_jax.errors import UserError
+from ibot_jax.evaluate.benchmarks.examples import Examples, require_files
 from ibot_jax.evaluate.benchmarks.finegrained import readers
-from ibot_jax.evaluate.benchmarks.finegrained.examples import Examples, require_files
 
 
 @dataclasses.dataclass(frozen=True)

@@ -89,15 +89,19 @@ def _check_optimizer(flat: Flat) -> Iterator[str]:
         yield stated(flat, "optim.clip_by", "needs a positive optim.clip")
 
 
-def _check_lora(flat: Flat) -> Iterator[str]:
+def check_lora(flat: Flat) -> Iterator[str]:
+    """Yields what is wrong with the section `lora`."""
     rank = flat["lora.rank"]
     for key in ("lora.alpha", "lora.targets"):
         if not rank and flat[key] != KEYS[key].default:
             yield stated(flat, key, "needs a positive lora.rank")
-    if rank and not flat["init_from"]:
-        yield stated(flat, "lora.rank", "trains adapters of a backbone; give init_from its weights")
     if rank and not flat["lora.targets"].split():
         yield stated(flat, "lora.targets", f"names no layer; use {KEYS['lora.targets'].default!r}")
+
+
+def _check_adapted(flat: Flat) -> Iterator[str]:
+    if flat["lora.rank"] and not flat["init_from"]:
+        yield stated(flat, "lora.rank", "trains adapters of a backbone; give init_from its weights")
 
 
 def _check_losses(flat: Flat) -> Iterator[str]:
@@ -248,7 +252,8 @@ RELATIONS = (
     check_rates,
     _check_schedule,
     _check_optimizer,
-    _check_lora,
+    check_lora,
+    _check_adapted,
     _check_losses,
     _check_balance,
     _check_koleo,

@@ -12,7 +12,7 @@ from ibot_jax.config.problems import (
     share_of_run,
     stated,
 )
-from ibot_jax.config.relations import check_rates, check_workers
+from ibot_jax.config.relations import check_lora, check_rates, check_workers
 from ibot_jax.finetune.config import KEYS
 
 _PERIODS = ("test_every", "checkpoint.every", "log_every")  # what happens again and again
@@ -70,4 +70,4 @@ def _check_mixing(flat: Flat) -> Iterator[str]:
         yield stated(flat, "batch_size", f"{problem}loss.cutmix to 0")
 
 
-_CHECKS = (_too_late, check_rates, check_workers, _check_mixing)
+_CHECKS = (_too_late, check_rates, check_lora, check_workers, _check_mixing)

@@ -10,11 +10,12 @@ from ibot_jax.config import defaults
 from ibot_jax.config.defaults import SHARE, SIZE, STRENGTH
 from ibot_jax.config.flat import make_config
 from ibot_jax.config.keys import Key, Kind
-from ibot_jax.config.ranges import Between, Duration, Interval, OneOf
+from ibot_jax.config.ranges import Between, ByGlob, Duration, Interval, OneOf
 
 SECTIONS = {
     "": "its length, batch and start",
     "optim": "AdamW",
+    "lora": defaults.SECTIONS["lora"],
     "loss": "labels, and images that are mixed",
     "data": "how images are cut and changed",
     "data.rand_augment": "operations on the whole image",
@@ -49,6 +50,14 @@ KEYS = {
         "factor of the learning rate from each block to the one below it",
         Between(0.01, 1),
     ),
+    "optim.freeze": Key(
+        "",
+        'what stays as it is, by name: "backbone: 100%", "backbone/blocks_[0-5]: 100%"',
+        ByGlob(Duration()),
+    ),
+    "lora.rank": defaults.KEYS["lora.rank"],
+    "lora.alpha": defaults.KEYS["lora.alpha"],
+    "lora.targets": defaults.KEYS["lora.targets"],
     "loss.label_smoothing": Key(
         0.1, "share of each label that is spread over all classes", Between(0, 0.99)
     ),

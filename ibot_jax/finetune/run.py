@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,6 +33,7 @@ from ibot_jax.evaluate.features.extract import extract, require_read
 from ibot_jax.evaluate.measures.neighbours import accuracy
 from ibot_jax.finetune.check import check_run
 from ibot_jax.finetune.config import KEYS
+from ibot_jax.finetune.learned import Learned, make_learned
 from ibot_jax.finetune.loop import FinetuneLoop
 from ibot_jax.finetune.step import (
     FinetuneState,
@@ -47,7 +49,7 @@ from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.processes import is_first
 from ibot_jax.parallel.rows import rows_of_process
 from ibot_jax.runs.beginning import after_first, record_beginning
-from ibot_jax.runs.checkpoint import Checkpoints, Parts
+from ibot_jax.runs.checkpoint import Checkpoints, Parts, with_adapters
 from ibot_jax.runs.lock import Lock
 from ibot_jax.runs.loop import make_watchdog
 from ibot_jax.runs.proof import prove
@@ -124,6 +126,7 @@ def finetune(
                 num_devices=mesh.size,
             )
         refuse(found)
+        learned = make_learned(config, plan)
         data = identify(task.train)
         folder = open_workdir(
             workdir,
@@ -141,14 +144,18 @@ def finetune(
         "projection": model_config.head.hidden_dim if config.start == "projection" else 0,
     }
     classifier = build_classifier(model_config, described, init_std=config.classifier_std)
+    init = _make_init(config, plan, task, classifier, learned)
+    with same_end():  # names of parameters that there are not
+        jax.eval_shape(init, jax.random.key(0), task.params)
     with contextlib.ExitStack() as stack:
         stack.enter_context(told_in(folder))
         with same_end():
             require_shared(folder)
             lock = stack.enter_context(Lock(folder, flag="--out").held())
-        checkpoints = Checkpoints(folder, keep=config.checkpoint.keep, parts=_PARTS)
+        parts = with_adapters(_PARTS, learned.lora)
+        checkpoints = Checkpoints(folder, keep=config.checkpoint.keep, parts=parts)
         stack.enter_context(checkpoints.none_left_empty())
-        state, start = _first_state(config, plan, task, classifier, mesh, checkpoints)
+        state, start = _first_state(config, plan, task, init, mesh, checkpoints)
         for array in jax.tree.leaves(task.params):
             array.delete()  # a second copy, which would stay there all along
         start_step = int(state.step)
@@ -180,6 +187,7 @@ def finetune(
                 std,
                 drop_path=config.drop_path,
                 erase=config.data.erase,
+                learned=learned,
             )
             return jax.jit(train_step, donate_argnums=0, out_shardings=layout)
 
@@ -192,8 +200,10 @@ def finetune(
         proven = prove(make_step, [arguments], classifier.backbone.kernels)
         for name, text in proven.warnings().items():
             reporter.warn_once(name, text)
-        reporter.say(*_header(config, plan, task, start, str(proven), folder))
-        rank_fn = make_rank_fn(with_kernels(classifier, proven.kernels), mean, std)
+        reporter.say(
+            *_header(config, plan, task, start, str(proven), folder, learned.numbers(state.params))
+        )
+        rank_fn = make_rank_fn(with_kernels(classifier, proven.kernels), mean, std, learned)
 
         def test(params: Params) -> tuple[float, float]:
             ranked, labels = extract(rank_fn, params, task.views.batches(task.test), mesh)
@@ -235,18 +245,23 @@ def _for_images_of(
     return resized
 
 
+def _make_init(
+    config: ConfigDict, plan: Plan, task: Task, classifier: Classifier, learned: Learned
+) -> Callable[[jax.Array, Params], FinetuneState]:
+    trained, shape = task.model.config.data.global_size, (*task.views.size, task.views.channels)
+    return make_init(config.optim, plan, classifier, trained, shape, learned)
+
+
 def _first_state(
     config: ConfigDict,
     plan: Plan,
     task: Task,
-    classifier: Classifier,
+    init: Callable[[jax.Array, Params], FinetuneState],
     mesh: jax.sharding.Mesh,
     checkpoints: Checkpoints,
 ) -> tuple[FinetuneState, str]:
     """Returns the state that the loop starts from, and in words where it comes from."""
     layout = replicated(mesh)
-    trained, shape = task.model.config.data.global_size, (*task.views.size, task.views.channels)
-    init = make_init(config.optim, plan, classifier, trained, shape)
     key = jax.random.key(config.seed)
     latest = checkpoints.latest_step()
     if latest is None:
@@ -281,7 +296,13 @@ _PARTS = Parts(_split, _join, "test_top1")
 
 
 def _header(
-    config: ConfigDict, plan: Plan, task: Task, start: str, kernels: str, workdir: epath.Path
+    config: ConfigDict,
+    plan: Plan,
+    task: Task,
+    start: str,
+    kernels: str,
+    workdir: epath.Path,
+    numbers: tuple[int, int],
 ) -> list[str]:
     """Returns the lines that say what is about to run."""
     height, width = task.views.size
@@ -293,6 +314,7 @@ def _header(
         "train": f"{task.train.name}: {len(task.train):,} images of {height} x {width} pixels",
         "test": f"{task.test.name}: {len(task.test):,} images, every {config.test_every}",
         "classifier": f"{task.train.num_classes} classes{under}",
+        "learns": "{:,} of {:,} parameters".format(*numbers),
         "length": (
             f"{plan.total_steps:,} steps of {plan.batch_size} images; {epochs:g} epochs of "
             f"{plan.steps_per_epoch:,} steps"

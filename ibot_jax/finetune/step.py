@@ -10,6 +10,7 @@ import optax
 from ibot_jax.config.plan import Plan, peak_rate
 from ibot_jax.config.section import Section
 from ibot_jax.finetune import mixing
+from ibot_jax.finetune.learned import ALL, Learned
 from ibot_jax.finetune.optimizer import make_optimizer
 from ibot_jax.kernels.linear import matmul_precision
 from ibot_jax.methods.step import Metrics
@@ -18,6 +19,7 @@ from ibot_jax.models.block import drop_path_gains
 from ibot_jax.models.classifier import Classifier
 from ibot_jax.models.parameters import Params, for_size
 from ibot_jax.models.pixels import normalize
+from ibot_jax.optim.freezing import join
 from ibot_jax.optim.schedules import Schedule, cosine_schedule
 
 Array = jax.Array
@@ -30,8 +32,8 @@ class FinetuneState:
 
     Attributes:
       step: [] int32, optimiser steps done.
-      params: {"backbone": ..., "classifier": ..., and by option "projection": ...}.
-      opt_state: of the Optax chain.
+      params: {"backbone": ..., "classifier": ..., and by option "projection" and "lora"}.
+      opt_state: of the Optax chain, of what learns alone.
       finite: [] bool, False once a loss or a gradient was not; from then on steps change nothing.
     """
 
@@ -69,6 +71,7 @@ def make_init(
     classifier: Classifier,
     trained: tuple[int, int],
     shape: tuple[int, int, int],
+    learned: Learned = ALL,
 ) -> Callable[[Array, Params], FinetuneState]:
     """Returns the function from a key and pretrained parameters to the first state.
 
@@ -80,6 +83,7 @@ def make_init(
       classifier: the module.
       trained: height and width of the images in pre-training.
       shape: height, width and channels of the images now.
+      learned: what of the model learns.
 
     Returns:
       A function of a key and {"backbone": ..., "head": ... if the projection is kept}, pure.
@@ -92,10 +96,12 @@ def make_init(
         params["backbone"] = for_size(pretrained["backbone"], backbone, trained, shape[:2])
         if classifier.projection_dim:
             params["projection"] = pretrained["head"]["mlp_0"]
+        params = learned.lora.init(jax.random.fold_in(rng, 2), params)
+        ours, _ = learned.split(params)
         return FinetuneState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            opt_state=tx.init(params),
+            opt_state=tx.init(ours),
             finite=jnp.ones((), bool),
         )
 
@@ -112,6 +118,7 @@ def make_train_step(
     *,
     drop_path: float,
     erase: float,
+    learned: Learned = ALL,
 ) -> TrainStep:
     """Returns the training step, a pure function to be jitted with its state donated.
 
@@ -129,12 +136,14 @@ def make_train_step(
       std: likewise.
       drop_path: stochastic depth of the last block.
       erase: probability of a box of noise.
+      learned: what of the model learns.
     """
     schedule = make_schedule(optim, plan)
     tx = _make_optimizer(optim, plan, classifier)
     depth = geometry_of(classifier.backbone).depth
 
-    def loss_fn(params: Params, images: Array, targets: Array, gains: Array) -> Array:
+    def loss_fn(ours: Params, others: Params, images: Array, targets: Array, gains: Array) -> Array:
+        params = learned.lora.merged(join(ours, others))
         logits = classifier.apply({"params": params}, images, gains)
         return optax.softmax_cross_entropy(logits, targets).mean()
 
@@ -145,13 +154,14 @@ def make_train_step(
         images, targets = _augment(
             loss, erase, augment_rng, images, batch["labels"], classifier.num_classes
         )
+        ours, others = learned.split(state.params)
         gains = drop_path_gains(gains_rng, drop_path, depth, images.shape[:1])
         with jax.default_matmul_precision(matmul_precision(classifier.dtype)):
-            value, gradients = jax.value_and_grad(loss_fn)(state.params, images, targets, gains)
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params, step=clock)
+            value, gradients = jax.value_and_grad(loss_fn)(ours, others, images, targets, gains)
+        updates, opt_state = tx.update(gradients, state.opt_state, ours, step=clock)
         moved = state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=join(optax.apply_updates(ours, updates), others),
             opt_state=opt_state,
         )
         # A finite loss can have gradients that are not, and one update would spoil every tensor.
@@ -165,17 +175,18 @@ def make_train_step(
 
 
 def make_rank_fn(
-    classifier: Classifier, mean: tuple, std: tuple
+    classifier: Classifier, mean: tuple, std: tuple, learned: Learned = ALL
 ) -> Callable[[Params, Array], Array]:
     """Returns the function from (params, uint8 images [B, H, W, C]) to their likeliest classes.
 
-    They are [B, min(5, K)] float32, the likeliest first.
+    They are [B, min(5, K)] float32, the likeliest first. `params` are those of a state, with the
+    adapters that `learned` says.
     """
 
     def rank(params: Params, images: Array) -> Array:
         images = normalize(images, mean, std, jnp.float32)
         with jax.default_matmul_precision(matmul_precision(classifier.dtype)):
-            logits = classifier.apply({"params": params}, images)
+            logits = classifier.apply({"params": learned.lora.merged(params)}, images)
         number = min(RANKED, classifier.num_classes)
         return jax.lax.top_k(logits, number)[1].astype(jnp.float32)
 

@@ -276,24 +276,33 @@ def _join(parts: dict[str, Any]) -> TrainState:
 
 
 def parts_of(lora: Lora) -> Parts:
-    """Returns the parts of a `TrainState`; whoever reads the student sees adapters merged."""
+    """Returns the parts of a `TrainState`."""
+    return with_adapters(Parts(_split, _join, "knn_top1"), lora)
+
+
+def with_adapters(parts: Parts, lora: Lora) -> Parts:
+    """Returns the parts of a state whose `params` may have adapters.
+
+    Whoever reads the parameters alone sees them merged; adapters, and what is beneath them, are a
+    part of their own.
+    """
     merge = jax.jit(lora.merged)
 
-    def split(state: TrainState) -> dict[str, Any]:
+    def split(state: Any) -> dict[str, Any]:
         if PART not in state.params:
-            return _split(state)
+            return parts.split(state)
         base = flax.traverse_util.unflatten_dict(base_of(state.params))
         is_layout = isinstance(state.step, jax.ShapeDtypeStruct)
         params = networks(state.params) if is_layout else merge(state.params)
         beneath = {"base": base, "adapters": state.params[PART]}
-        return _split(state.replace(params=params)) | {PART: beneath}
+        return parts.split(state.replace(params=params)) | {PART: beneath}
 
-    def join(parts: dict[str, Any]) -> TrainState:
-        state = _join(parts)
-        if PART not in parts:
+    def join(saved: dict[str, Any]) -> Any:
+        state = parts.join({name: tree for name, tree in saved.items() if name != PART})
+        if PART not in saved:
             return state
-        base = flax.traverse_util.flatten_dict(parts[PART]["base"])
-        params = with_base(state.params, base) | {PART: parts[PART]["adapters"]}
+        base = flax.traverse_util.flatten_dict(saved[PART]["base"])
+        params = with_base(state.params, base) | {PART: saved[PART]["adapters"]}
         return state.replace(params=params)
 
-    return Parts(split, join, "knn_top1")
+    return Parts(split, join, parts.metric)

@@ -12,6 +12,7 @@ import pytest
 import runs
 from PIL import Image
 
+import ibot_jax
 from ibot_jax import export
 from ibot_jax.config.ranges import Anything
 from ibot_jax.errors import UserError
@@ -176,6 +177,40 @@ def test_a_loss_that_is_not_finite_ends_the_run_saved(finetune, tmp_path, monkey
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_adapters_learn_colours_go_on_and_are_merged_in_what_is_loaded(
+    finetune, learned, workdir, monkeypatch
+):
+    flags = "--config.lora.rank=4", "--config.duration=8 steps", "--config.optim.lr=0.3"
+    whole, stopped = (learned.with_name(name) for name in ("adapted", "adapted_stopped"))
+    status, printed, err = finetune(*flags, out=whole)
+    assert (status, err) == (0, "") and "learns" in printed
+    with monkeypatch.context() as patched:
+        patched.setattr(Reporter, "step_done", interrupt_at(5, signal.SIGTERM))
+        assert finetune(*flags, out=stopped)[0] == 143
+    assert finetune(*flags, out=stopped)[0] == 0
+    parts = (*runs.FINETUNING, "lora")
+    found, expected = (
+        leaves(runs.restored(out / "finetune", 8, parts)) for out in (stopped, whole)
+    )
+    assert any("adapters" in name for name in expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    _, before = ibot_jax.load(workdir)
+    model, params = ibot_jax.load(str(whole / "finetune"), head=True)
+    assert set(params) == {"backbone", "classifier"} and model.classifier["names"]
+    moved = {
+        name.rpartition("/")[0]
+        for name, array in leaves(params["backbone"]).items()
+        if not np.array_equal(array, leaves(before["backbone"])[name])
+    }
+    assert moved == {
+        f"/blocks_{block}/{layer}"
+        for block in (0, 1)
+        for layer in ("attn/qkv", "attn/proj", "mlp/fc1", "mlp/fc2")
+    }
+
+
 def test_the_projection_is_kept_where_the_weights_have_one(finetune, workdir, tmp_path):
     flags = ("--config.start=projection", "--config.duration=1 steps", "--config.optim.warmup=0")
     exported = str(tmp_path / "headless.npz")
@@ -203,6 +238,16 @@ def test_the_projection_is_kept_where_the_weights_have_one(finetune, workdir, tm
             "duration='6 epochs' is too short for optim.warmup='6 epochs'",
         ),
         (["--config.test_every=0"], "test_every='0' is less than one step; make it longer"),
+        (
+            ["--config.optim.freeze=backbone: 1 epochs"],
+            "a fine-tuning freezes all along: write 100%",
+        ),
+        (["--config.optim.freeze=backbon: 100%"], "'backbon'"),
+        (["--config.lora.alpha=3"], "lora.alpha=3.0 needs a positive lora.rank"),
+        (
+            ["--config.lora.rank=2", "--config.lora.targets=attn/qvk"],
+            "names no matrix of the backbone; did you mean attn/qkv?",
+        ),
         (["--test-split=val"], "--test-split='val' is no subfolder of"),
         (["--data=synthetic:64"], "has no labels in --train-split=train; this task needs"),
         (["--from=nowhere"], "nowhere does not exist; give a run's workdir, a checkpoint, an"),

@@ -1,5 +1,6 @@
 """The fine-tuning step: what it starts from, what it learns, and properties of one step."""
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ from tiny import TINY_SWIN, normalized, tiny_config
 
 from ibot_jax.config.plan import make_plan
 from ibot_jax.finetune import config as configs
+from ibot_jax.finetune.learned import make_learned
 from ibot_jax.finetune.step import (
     make_init,
     make_rank_fn,
@@ -88,7 +90,8 @@ def prepare(config, model, pretrained, size=(16, 16)):
         described["projection"] = model.head.hidden_dim
     classifier = build_classifier(resized, described, init_std=config.classifier_std)
     plan = make_plan(config, 16)
-    state = jax.jit(make_init(config.optim, plan, classifier, (16, 16), (*size, 3)))(
+    learned = make_learned(config, plan)
+    state = jax.jit(make_init(config.optim, plan, classifier, (16, 16), (*size, 3), learned))(
         jax.random.key(2), pretrained
     )
     step = make_train_step(
@@ -100,6 +103,7 @@ def prepare(config, model, pretrained, size=(16, 16)):
         model.data.std,
         drop_path=config.drop_path,
         erase=config.data.erase,
+        learned=learned,
     )
     return classifier, state, jax.jit(step)
 
@@ -172,6 +176,64 @@ def test_one_step_is_adamw_on_the_mean_cross_entropy(model, plain):
         np.testing.assert_allclose(
             moved[clear], (-0.02 * 0.5**power * jnp.sign(gradient))[clear], rtol=1e-2
         )
+
+
+def changed(before, after):
+    """Returns the names of the parameters that are others than before."""
+    before, after = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (before, after))
+    return {name for name in before if not np.array_equal(before[name], after[name])}
+
+
+def test_what_is_frozen_stays_and_has_no_moments(model, pretrained, plain):
+    config = recipe(optim__freeze="backbone: 100%; backbone/blocks_0/mlp: 0 steps")
+    _, state, step = prepare(config, model, pretrained)
+    after, _ = step(state, batch(), jax.random.key(0))
+    moved = changed(state.params, after.params)
+    assert {name.rpartition("/")[0] for name in moved} == {
+        "classifier",
+        "backbone/blocks_0/mlp/fc1",
+        "backbone/blocks_0/mlp/fc2",
+    }
+    # As AdamW moves them where all learns: what is frozen changes no other gradient.
+    whole, _ = plain[2](plain[1], batch(), jax.random.key(0))
+    ours, theirs = (x.params["backbone"]["blocks_0"]["mlp"] for x in (after, whole))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, theirs)
+    numbers = sum(x.size for x in jax.tree.leaves(state.opt_state[0].mu))
+    assert numbers == sum(
+        x.size
+        for x in jax.tree.leaves(
+            [state.params["classifier"], state.params["backbone"]["blocks_0"]["mlp"]]
+        )
+    )
+
+
+def test_adapters_learn_in_place_of_the_backbone(model, pretrained):
+    """B begins at zero, so the first logits are the plain ones, and A waits for B to move."""
+    config = recipe(lora__rank=2, lora__targets="attn/qkv")
+    classifier, state, step = prepare(config, model, pretrained)
+    _, plain, _ = prepare(recipe(), model, pretrained)
+    learned = make_learned(config, make_plan(config, 16))
+    images = normalized(model, batch()["images"])
+    np.testing.assert_array_equal(
+        classifier.apply({"params": learned.lora.merged(state.params)}, images),
+        classifier.apply({"params": plain.params}, images),
+    )
+    after, _ = step(state, batch(), jax.random.key(0))
+    assert changed(state.params, after.params) == {
+        "classifier/kernel",
+        "classifier/bias",
+        "lora/blocks_0/attn/qkv/b",
+    }
+    more, _ = step(after, batch(), jax.random.key(0))
+    assert "lora/blocks_0/attn/qkv/a" in changed(after.params, more.params)
+    adapter, kernel = (
+        tree["blocks_0"]["attn"]["qkv"] for tree in (more.params["lora"], more.params["backbone"])
+    )
+    merged = learned.lora.merged(more.params)["backbone"]["blocks_0"]["attn"]["qkv"]["kernel"]
+    np.testing.assert_allclose(
+        merged, kernel["kernel"] + 16 / 2 * adapter["a"] @ adapter["b"], atol=1e-6
+    )
+    assert learned.numbers(state.params)[0] == 2 * (16 + 48) + 16 * CLASSES + CLASSES
 
 
 def test_the_learning_rate_scales_with_the_batch_and_ends_low():

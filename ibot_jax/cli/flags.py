@@ -77,6 +77,14 @@ def one_of(words: Sequence[str]) -> Callable[[str], str]:
     return parse
 
 
+def feature_kind(text: str) -> str:
+    """Returns a kind of features, of `FEATURES` or such as top10; for argparse."""
+    number = text.removeprefix("top")
+    if text not in FEATURES and not (text != number and number.isdecimal() and int(number)):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(FEATURES)}, top10, ...")
+    return text
+
+
 def sequence(item: Callable[[str], float]) -> Callable[[str], tuple]:
     """Returns a type for argparse: items between commas, each once."""
 
@@ -313,9 +321,11 @@ def add_feature_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--features",
         default="cls",
-        choices=FEATURES,
+        type=feature_kind,
+        metavar="KIND",
         help="cls: the class tokens of the last blocks, concatenated; mean: the means of their "
         "patch tokens; cls+mean: the class tokens and the mean of the last block's patch tokens; "
+        "top10: the mean of the 10 patch tokens that are attended to most, or of any number; "
         "pixels: the images themselves, for comparison (default: cls)",
     )
     add(group, "--blocks", "--cache")

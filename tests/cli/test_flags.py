@@ -1,5 +1,6 @@
 """A flag that programs share has one spelling; earlier ones go on working."""
 
+import argparse
 import ast
 import pathlib
 
@@ -81,3 +82,14 @@ def test_the_help_tells_defaults():
     assert "best by its accuracy (default: latest)" in text
     assert "all devices (default: 64)" in text
     assert text.count("default") == 2
+
+
+@pytest.mark.parametrize("text", ["cls", "cls+mean", "pixels", "top1", "top196"])
+def test_kinds_of_features_are_words_or_a_number_of_patches(text):
+    assert flags.feature_kind(text) == text
+
+
+@pytest.mark.parametrize("text", ["top", "top0", "topten", "10", "cls+"])
+def test_what_is_no_kind_of_features_is_told(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="is none of cls, mean, cls.mean, pixels"):
+        flags.feature_kind(text)

@@ -28,7 +28,8 @@ def make_feature_fn(model: Model, kind: str, blocks: int) -> FeatureFn:
       kind: "cls", the class tokens of the last blocks, the last one last; "mean", the means over
         their patch tokens; "cls+mean", the class tokens and after them the mean of the last block's
         patch tokens, as the original combines them; "all", the class tokens and after them the
-        means of all these blocks; "pixels", the normalised images.
+        means of all these blocks; "top10", the mean of the 10 patch tokens of the last block that
+        are attended to most, or of any other number; "pixels", the normalised images.
       blocks: how many of the last blocks.
 
     Raises:
@@ -36,6 +37,10 @@ def make_feature_fn(model: Model, kind: str, blocks: int) -> FeatureFn:
     """
     if kind == "pixels":
         return functools.partial(_pixels, model)
+    if kind.startswith("top"):
+        if blocks > 1:
+            raise UserError(f"--features={kind} is of the last block alone; give --blocks=1")
+        return functools.partial(_most_attended, model, int(kind.removeprefix("top")))
     wanted = last_blocks(model, blocks)
 
     def features(params, images):
@@ -63,6 +68,20 @@ def last_blocks(model: Model, blocks: int) -> range:
     if blocks > depth:
         raise UserError(f"--blocks={blocks} is more than the {depth} of the model")
     return model.geometry.last_blocks(blocks)
+
+
+def _most_attended(model: Model, number: int, params: Any, images: jax.Array) -> jax.Array:
+    """Returns the mean of the patch tokens that the class token attends to most, over all heads."""
+    images = model.whole_patches(images)
+    attended = model.attention(params, images).cls.mean(axis=1).reshape(len(images), -1)
+    if number > attended.shape[1]:
+        raise UserError(
+            f"--features=top{number} is more than the {attended.shape[1]} patches of an image"
+        )
+    _, chosen = jax.lax.top_k(attended, number)
+    patches = model.features(params, images).patches
+    patches = patches.reshape(len(images), -1, patches.shape[-1])
+    return jnp.take_along_axis(patches, chosen[..., None], axis=1).mean(axis=1)
 
 
 def _pixels(model: Model, params: Any, images: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """What a suite measures: where its data lies, how, and what has been published of it.
 
-Published figures: the papers of iBOT (arXiv 2111.07832) and DINOv2 (arXiv 2304.07193), and
-DINOv3's public README.
+Published figures: the papers of iBOT (arXiv 2111.07832) and DINOv2 (arXiv 2304.07193), and the
+public READMEs of DINOv3 and Franca.
 """
 
 import dataclasses
@@ -14,7 +14,8 @@ from ibot_jax.evaluate.benchmarks.instance_sets import PAGES
 S, B, L = (f"iBOT ViT-{size}/16" for size in "SBL")
 L22K = "iBOT ViT-L/16, 22k"  # as DINOv2's paper measures it
 DINOV2, DINOV3 = (f"{name} recipe, ViT-L/16" for name in ("DINOv2", "DINOv3"))
-MODELS = (S, B, L, L22K, DINOV2, DINOV3)
+FRANCA = "Franca ViT-B/14"
+MODELS = (S, B, L, L22K, DINOV2, DINOV3, FRANCA)
 
 ROOT = "{root}"  # in flags: the folder of all data
 
@@ -127,6 +128,8 @@ def _finegrained(name: str, title: str, published: float) -> Evaluation:
     )
 
 
+_VOC2007, _VOC2012 = (f"VOCdevkit/VOC{year}" for year in (2007, 2012))
+_VOC_PAGE = "host.robots.ox.ac.uk/pascal/VOC"
 _NYU = ("nyu", "NYUd", "cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html")
 _KITTI = ("kitti", "KITTI", "www.cvlibs.net/datasets/kitti/eval_depth.php")
 
@@ -224,6 +227,36 @@ EVALUATIONS = (
             Figure("DAVIS, J&F", "jf_mean", {S: 61.8}),
             Figure("DAVIS, J", "j_mean", {S: 60.4}),
             Figure("DAVIS, F", "f_mean", {S: 63.2}),
+        ),
+    ),
+    Evaluation(
+        "voc-incontext",
+        "incontext",
+        flags=(f"--data={ROOT}/{_VOC2012}", "--layout=voc"),
+        quick=("--size=224", "--memory-size=100000", "--epochs=1"),
+        needs=(_VOC2012,),
+        page=_VOC_PAGE,
+        figures=(Figure("VOC2012, in context, mIoU", "miou", {FRANCA: 75.7}),),
+    ),
+    Evaluation(
+        "spair",
+        "spair",
+        flags=(f"--data={ROOT}/SPair-71k",),
+        quick=("--layout=small",),
+        needs=("SPair-71k",),
+        page="cvlab.postech.ac.kr/research/SPair-71k",
+        figures=(Figure("SPair-71k, PCK at 0.1, all points", "points_0.1"),),
+    ),
+    Evaluation(
+        "voc2007-discovery",
+        "discovery",
+        flags=(f"--data={ROOT}/{_VOC2007}",),
+        quick=("--split=val",),
+        needs=(_VOC2007,),
+        page=_VOC_PAGE,
+        figures=(
+            Figure("VOC2007, CorLoc of LOST", "lost_corloc"),
+            Figure("VOC2007, CorLoc of TokenCut", "tokencut_corloc"),
         ),
     ),
     _depth(*_NYU, 1, 0.417),

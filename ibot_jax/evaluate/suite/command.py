@@ -38,6 +38,7 @@ from ibot_jax.parallel.processes import is_first
 _GROUPS = {
     "published/ibot": (catalogue.S, catalogue.B, catalogue.L),
     "published/dinov2": (catalogue.L22K, catalogue.DINOV2),
+    "published/dinov3": (catalogue.DINOV3,),
 }
 
 

@@ -90,3 +90,27 @@ def write_spair(root, pairs):
         (root / f"PairAnnotation/test/{names[-1]}.json").write_text(json.dumps(about))
     (root / "Layout/large/test.txt").write_text("\n".join(names) + "\n")
     return root
+
+
+def pattern(seed, height=32, width=32):
+    """Squares of 4 x 4 pixels, each of a colour of its own."""
+    colors = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), np.uint8)
+    return colors.repeat(4, axis=0).repeat(4, axis=1)
+
+
+# Of keypoints that stay clear of what the move of `write_patterns` brings in.
+POINTS = [[6, 6], [9, 13], [18, 10], [14, 20]]
+
+
+def write_patterns(root):
+    """Writes twelve pairs of SPair-71k, 2 to 4 points each: the second image is the first moved."""
+    right, down = 8, 4  # pixels
+    moved = [[x + right, y + down] for x, y in POINTS]
+    pairs = []
+    for number in range(12):
+        pixels = pattern(number)
+        source = f"a{number}.png", pixels
+        target = f"b{number}.png", np.roll(pixels, (down, right), axis=(0, 1))
+        of_pair = POINTS[: 2 + number % 3], moved[: 2 + number % 3]
+        pairs.append(("cat" if number % 3 else "bus", source, target, *of_pair))
+    return write_spair(root, pairs)

@@ -9,7 +9,7 @@ import pytest
 from processes import Run
 from runs import FINETUNING, restored
 from safetensors.numpy import load_file
-from scenes import write_classes, write_copies, write_voc
+from scenes import write_classes, write_copies, write_patterns, write_voc
 
 from ibot_jax.export import export
 
@@ -29,6 +29,7 @@ TASKS = {
     "logistic": ("--l2=1e-3", "--max-steps=20"),
     "segmentation": ("--layout=voc", "--size=24", "--epochs=2", "--bank=100", "--k=3"),
     "incontext": ("--layout=voc", "--size=24", "--memory-size=440", "--k=3"),
+    "spair": ("--size=32",),
     "copydetection": ("--size=16",),
     "finetune": (
         "--config.batch_size=8",
@@ -61,6 +62,7 @@ def folders(workdir, tmp_path_factory):
     data = {task: [f"--data=folder:{images}"] for task in TASKS} | {
         "segmentation": [f"--data={scenes}"],
         "incontext": [f"--data={scenes}"],
+        "spair": [f"--data={write_patterns(root / 'SPair-71k')}"],
         "copydetection": [f"--data={copies}", f"--distractors={copies / 'others'}"],
     }
     data["logistic"].append(f"--labels={named}")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
-from scenes import write_spair
+from scenes import POINTS, pattern, write_patterns, write_spair
 
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.evaluate import __main__ as command
@@ -16,30 +16,12 @@ from ibot_jax.evaluate.tasks import spair
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.shares import all_rows
 
-SIDE, SHIFT = 32, (8, 4)  # pixels to the right and down
-POINTS = [[6, 6], [9, 13], [18, 10], [14, 20]]  # stay clear of what the move brings in
-
-
-def pattern(seed, height=SIDE, width=SIDE):
-    """Squares of 4 x 4 pixels, each of a colour of its own."""
-    colors = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), np.uint8)
-    return colors.repeat(4, axis=0).repeat(4, axis=1)
+SIDE = 32  # pixels
 
 
 @pytest.fixture
 def moved(tmp_path):
-    """Twelve pairs of two categories, of which the second image is the first one moved."""
-    points = [[x + SHIFT[0], y + SHIFT[1]] for x, y in POINTS]
-    pairs = []
-    for number in range(12):
-        pixels = pattern(number)
-        names = f"a{number}.png", f"b{number}.png"
-        rolled = np.roll(pixels, SHIFT[::-1], axis=(0, 1))
-        of_pair = POINTS[: 2 + number % 3], points[: 2 + number % 3]
-        pairs.append(
-            ("cat" if number % 3 else "bus", (names[0], pixels), (names[1], rolled), *of_pair)
-        )
-    return write_spair(tmp_path / "SPair-71k", pairs)
+    return write_patterns(tmp_path / "SPair-71k")
 
 
 def colors_of_patches(params, images):

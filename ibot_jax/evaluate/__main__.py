@@ -29,6 +29,7 @@ TASKS = {
     for name in (
         "knn",
         "linear",
+        "attentive",
         "logistic",
         "fewshot",
         "finegrained",

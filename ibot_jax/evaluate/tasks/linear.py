@@ -16,18 +16,14 @@ Data: a train and a test split, labelled alike: folders PATH/train/CLASS/* and P
 """
 
 import argparse
-import importlib.util
 import json
-import types
-from typing import Any
 
 from ibot_jax.cli import flags
 from ibot_jax.config.plan import Plan
-from ibot_jax.config.section import Section
-from ibot_jax.data.labelled import labelled_batches
 from ibot_jax.data.sources.identity import fingerprint
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common import opening
+from ibot_jax.evaluate.common.random_crops import add_crop_options, crop_batches, crop_settings
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.cache import FeatureCache, identity
 from ibot_jax.evaluate.features.extract import last_blocks, make_feature_fn
@@ -70,20 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X,...",
         help="learning rates for 256 images (default: the original's 45, 1 to 9 times 1e-4 to 1)",
     )
-    group.add_argument(
-        "--scale",
-        type=flags.share,
-        default=0.08,
-        metavar="X",
-        help="smallest share of an image's area that a crop takes (default: 0.08)",
-    )
-    group.add_argument(
-        "--flip",
-        type=flags.share,
-        default=0.5,
-        metavar="P",
-        help="probability of mirroring (default: 0.5; digits want 0)",
-    )
+    add_crop_options(group)
     flags.add(group, "--seed")
 
 
@@ -114,31 +97,18 @@ def run(args: argparse.Namespace) -> Report:
         epochs=args.epochs,
     )
     plan = Plan(args.batch_size, sweep.steps_per_epoch, sweep.epochs * sweep.steps_per_epoch)
-    data = _data_settings(args)
+    data = crop_settings(args)
     with same_end():
         about = identity(model, params, kind, blocks)
         about |= views.cut() | {"data": json.dumps({"seed": args.seed, "data": data})}
         about |= {"train": fingerprint(train), "test": fingerprint(test)}
-
-    def batches(start_step):
-        return labelled_batches(
-            train,
-            views.size,
-            model.config.data.mean,
-            views.decoding,
-            plan,
-            views.rows,
-            seed=args.seed,
-            data=_as_section(data),
-            start_step=start_step,
-        )
 
     cache = FeatureCache(args.cache, model, params, mesh, kind=kind, blocks=blocks)
     task = Task(
         sweep=sweep,
         feature_fn=make_feature_fn(model, kind, blocks),
         params={} if kind == "pixels" else params,
-        batches=batches,
+        batches=crop_batches(train, views, model, plan, args.seed, data),
         test=cache(test, views, "test"),
         mesh=mesh,
         seed=args.seed,
@@ -174,23 +144,3 @@ def _variants(args: argparse.Namespace, model: Model) -> tuple[tuple[Variant, ..
     blocks = args.blocks or tuple(dict.fromkeys((1, min(4, model.geometry.depth))))
     variants = tuple(Variant(kind, n) for kind in args.features for n in blocks)
     return variants, "all", max(blocks)
-
-
-def _data_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns how views are made, see `labelled_batches`."""
-    fast = importlib.util.find_spec("cykooz_resizer")  # not there on every machine
-    return dict(
-        scale=(args.scale, 1.0),
-        aspect=(3 / 4, 4 / 3),
-        flip=args.flip,
-        resize="simd" if fast else "pillow",
-        rand_augment=dict(ops=0, magnitude=0.0, magnitude_std=0.0),
-        max_bad_share=0.01,
-        workers=args.workers,
-    )
-
-
-def _as_section(values: dict[str, Any]) -> Section:
-    """Returns nested values as attributes."""
-    nested = {k: _as_section(v) if isinstance(v, dict) else v for k, v in values.items()}
-    return types.SimpleNamespace(**nested)

@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> Report:
     return Report("davis", settings(args, model), metrics, rows)
 
 
-def make_dense_fn(model: Model, size: int, protocol: str) -> DenseFn:
+def make_dense_fn(model: Model, size: int, protocol: str = "dino") -> DenseFn:
     """Returns the function from (params, frame) to the patch tokens of the last block.
 
     Args:

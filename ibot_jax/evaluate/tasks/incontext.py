@@ -26,7 +26,7 @@ from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.in_context_data import Reader
 from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split, open_splits
-from ibot_jax.evaluate.common.memory import check_spread
+from ibot_jax.evaluate.common.memory import check_images, check_spread
 from ibot_jax.evaluate.common.opening import open_model, open_rows, settings
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.measures import mean_iou
@@ -80,7 +80,9 @@ def run(args: argparse.Namespace) -> Report:
         raise UserError(
             f"--size={args.size} is no multiple of the patch size, {model.geometry.stride}"
         )
-    reader = Reader(args.size, Decoding.of(model.config.data), open_rows(args, mesh))
+    rows, named = open_rows(args, mesh), f"--size={args.size} --batch-size={args.batch_size}"
+    check_images(named, len(rows), (args.size, args.size), model)
+    reader = Reader(args.size, Decoding.of(model.config.data), rows)
     patch_fn = make_patch_fn(model)
     bank = _remember(args, model, patch_fn, params, reader, train, mesh)
     patches = _require_voters(args, bank, train)

@@ -37,6 +37,7 @@ from ibot_jax.evaluate.benchmarks.image_files import (
     write_png,
 )
 from ibot_jax.evaluate.benchmarks.spair_data import SPLITS, Pair, Side, find_pairs, read_square
+from ibot_jax.evaluate.common.memory import check_images
 from ibot_jax.evaluate.common.opening import open_model, open_rows, settings
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.extract import FeatureFn, extract
@@ -155,7 +156,9 @@ def run(args: argparse.Namespace) -> Report:
         raise UserError(
             f"--size={args.size} is no multiple of the patch size, {model.geometry.stride}"
         )
-    decoding, rows = Decoding.of(model.config.data), open_rows(args, mesh)
+    rows, named = open_rows(args, mesh), f"--size={args.size} --batch-size={args.batch_size}"
+    check_images(named, len(rows), (args.size, args.size), model)
+    decoding = Decoding.of(model.config.data)
     matcher = Matcher(make_patch_fn(model), params, args.size, decoding, rows, mesh)
     found = []
     for pair, points in zip(pairs, progress(matcher.find(pairs), len(pairs), "pairs"), strict=True):
@@ -163,13 +166,13 @@ def run(args: argparse.Namespace) -> Report:
         if len(found) <= args.pictures and is_first():
             target = absolute_path(args.out) / "spair" / f"{len(found)}-{pair.category}.png"
             write_png(draw(pair, points, found[-1][_DRAWN], decoding), target, "--out")
-    rows = summary([pair.category for pair in pairs], found)
-    metrics = {name: value for name, value in rows[-1].items() if isinstance(value, float)}
+    table = summary([pair.category for pair in pairs], found)
+    metrics = {name: value for name, value in table[-1].items() if isinstance(value, float)}
     for alpha in ALPHAS:
         metrics[f"categories_{alpha}"] = float(
-            np.mean([row[f"points_{alpha}"] for row in rows[:-1]])
+            np.mean([row[f"points_{alpha}"] for row in table[:-1]])
         )
-    return Report("spair", settings(args, model), metrics, rows)
+    return Report("spair", settings(args, model), metrics, table)
 
 
 def make_patch_fn(model: Model) -> FeatureFn:

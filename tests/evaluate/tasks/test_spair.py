@@ -109,6 +109,7 @@ def cut_off(root):
         (annotate(src_imsize=[48, 32, 3]), [], "has 32x32 pixels, but its annotations say 32x48"),
         (annotate(src_imname="z.png"), [], "z.png is absent"),
         (None, ["--size=30"], "--size=30 is no multiple of the patch size, 4"),
+        (None, ["--size=80000"], "--size=80000 --batch-size=8 takes "),
         (None, ["--split=trn"], "Layout/large/trn.txt is absent"),
     ],
 )

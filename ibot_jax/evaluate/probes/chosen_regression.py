@@ -56,9 +56,8 @@ def fit_chosen(
 
     def scored(chosen, few, images):
         penalties = [1 / (strength * square * chosen.sum()) for strength in few]
-        return _scores(
-            features[chosen], targets[chosen], images, penalties, num_classes, max_steps, mesh
-        )
+        options = dict(num_classes=num_classes, max_steps=max_steps, mesh=mesh, what=what)
+        return _scores(features[chosen], targets[chosen], images, penalties, **options)
 
     found = scored(~held_out, strengths, features[held_out])
     measured = [measure(each, targets[held_out]) for each in progress(found, len(strengths), what)]
@@ -72,18 +71,20 @@ def _scores(
     targets: np.ndarray,
     queries: np.ndarray,
     penalties: Sequence[float],
+    *,
     num_classes: int,
     max_steps: int,
     mesh: Mesh,
+    what: str,
 ) -> Iterator[np.ndarray]:
     """Yields scores [Q, C] for each penalty, from the largest on."""
     options = dict(max_steps=max_steps, mesh=mesh)
     if targets.ndim == 1:
         fits = fit(features, targets, l2s=penalties, num_classes=num_classes, **options)
-        yield from (scores(fitted, queries) for fitted in fits)
+        yield from (scores(fitted, queries) for fitted in progress(fits, len(penalties), what))
         return
     columns = []
-    for of_class in targets.T:
+    for of_class in progress(targets.T, num_classes, what):
         # Two columns of weights that differ by w have half the squared norm of w.
         l2s = [2 * penalty for penalty in penalties]
         both = [

@@ -55,6 +55,11 @@ def above_zero(text: str) -> float:
     return number
 
 
+def not_negative(text: str) -> float:
+    """Returns a number from 0 on; for argparse."""
+    return 0.0 if text in ("0", "0.0") else above_zero(text)
+
+
 def share(text: str) -> float:
     """Returns a number from 0 to 1; for argparse."""
     try:

@@ -38,6 +38,7 @@ TASKS = {
         "instances",
         "davis",
         "segmentation",
+        "semseg",
         "incontext",
         "depth",
         "correspondence",

@@ -28,6 +28,10 @@ TASKS = {
     "linear": ("--lr=0.03,3", "--epochs=2", "--blocks=2", "--features=cls", "--scale=0.5"),
     "logistic": ("--l2=1e-3", "--max-steps=20"),
     "segmentation": ("--layout=voc", "--size=24", "--epochs=2", "--bank=100", "--k=3"),
+    "semseg": (
+        *("--layout=voc", "--size=32", "--crop=24", "--stride=12", "--ratios=1,1.5"),
+        *("--steps=3", "--batch-size=8", "--scales=1,1.3", "--mirrored=on"),
+    ),
     "incontext": ("--layout=voc", "--size=24", "--memory-size=440", "--k=3"),
     "spair": ("--size=32",),
     "copydetection": ("--size=16",),
@@ -61,6 +65,7 @@ def folders(workdir, tmp_path_factory):
     named.write_text("".join(f"{path.parent.name}/{path.name}\n" for path in paths))
     data = {task: [f"--data=folder:{images}"] for task in TASKS} | {
         "segmentation": [f"--data={scenes}"],
+        "semseg": [f"--data={scenes}"],
         "incontext": [f"--data={scenes}"],
         "spair": [f"--data={write_patterns(root / 'SPair-71k')}"],
         "copydetection": [f"--data={copies}", f"--distractors={copies / 'others'}"],

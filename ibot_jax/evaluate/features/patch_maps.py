@@ -1,9 +1,28 @@
-"""Maps of patch tokens as one."""
+"""Maps of patch tokens: of images that are no whole patches, and several as one."""
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+
+from ibot_jax.models.pixels import normalize
+from ibot_jax.weights.model import Model
+
+
+def in_whole_patches(model: Model, images: jax.Array) -> jax.Array:
+    """Returns images [B, H, W, C] uint8, normalised, with a margin that makes them whole patches.
+
+    The margin is 0, half of it on each side, the odd row or column right and below (DINOv2's).
+    """
+    data = model.config.data
+    images = normalize(images, data.mean, data.std, jnp.float32)
+    return centered(images, model.geometry.missing(images.shape[1:3]))
+
+
+def centered(images: jax.Array, missing: tuple[int, int]) -> jax.Array:
+    """Returns images [B, H, W, C] with so many more (rows, columns) of zeros around them."""
+    sides = [(margin // 2, margin - margin // 2) for margin in missing]
+    return jnp.pad(images, ((0, 0), *sides, (0, 0)))
 
 
 def concatenated(maps: Sequence[jax.Array]) -> jax.Array:

@@ -17,7 +17,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.depth_data import Split
 from ibot_jax.evaluate.benchmarks.image_files import ahead
 from ibot_jax.evaluate.measures import depth as measures
-from ibot_jax.evaluate.probes import depth_head
+from ibot_jax.evaluate.probes import depth_head, steps
 from ibot_jax.evaluate.probes.depth_head import DepthHead
 from ibot_jax.evaluate.probes.kept import Kept
 from ibot_jax.parallel.agreement import in_step
@@ -29,7 +29,6 @@ from ibot_jax.screen.progress import progress
 _BINS = 256
 _WEIGHT_DECAY = 1e-2  # of AdamW
 _GRADIENT_WEIGHT = 0.5  # of the loss of gradients, beside that of logarithms
-_SAVE_EVERY = 1000  # steps
 _WARMING = 100  # steps without the variance in the loss
 
 
@@ -82,15 +81,10 @@ def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> D
     image = jax.ShapeDtypeStruct(shape, jnp.uint8)
     features = jax.eval_shape(setting.patch_fn, setting.params, image).shape[-1]
     head = DepthHead.start(features, _BINS, jax.random.key(setting.seed))
-    leaves, structure = jax.tree.flatten((head, optimizer.init(head)))
-    kept, done = Kept(folder, "depth", about), 0
-    if arrays := kept.read():
-        done = int(arrays["step"])
-        leaves = [arrays[f"leaf_{number}"] for number in range(len(leaves))]
-    head, state = jax.device_put(jax.tree.unflatten(structure, leaves), everywhere)
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1), out_shardings=everywhere)
-    def step(head, state, params, batch, number):
+    @functools.partial(jax.jit, out_shardings=everywhere)
+    def step(state, params, batch, number):
+        head, moments = state
         tokens = setting.patch_fn(params, batch["images"])
 
         def loss(head):
@@ -101,32 +95,25 @@ def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> D
                 found, batch["depths"], layout.farthest
             )
 
-        updates, state = optimizer.update(jax.grad(loss)(head), state, head)
-        return optax.apply_updates(head, updates), state
+        updates, moments = optimizer.update(jax.grad(loss)(head), moments, head)
+        return optax.apply_updates(head, updates), moments
 
-    batches = in_step(_batches(setting, train, done))
-    for number, (batch, _) in zip(
-        range(done, setting.steps),
-        progress(batches, setting.steps - done, "depth"),
-        strict=False,
-    ):
-        head, state = step(head, state, setting.params, to_global(batch, setting.mesh), number)
-        if (number + 1) % _SAVE_EVERY == 0 or number + 1 == setting.steps:
-            leaves = jax.device_get(jax.tree.leaves((head, state)))
-            kept.write({"step": number + 1} | {f"leaf_{n}": x for n, x in enumerate(leaves)})
+    head, _ = steps.train(
+        (head, optimizer.init(head)),
+        lambda state, batch, number: step(state, setting.params, batch, number),
+        functools.partial(_batches, setting, train),
+        steps=setting.steps,
+        kept=Kept(folder, "depth", about),
+        mesh=setting.mesh,
+        what="depth",
+    )
     return head
 
 
 def _batches(setting: Setting, train: Split, done: int) -> Iterator[dict[str, np.ndarray]]:
     """Yields this process's share of the batches from a step on."""
-    size = setting.rows.batch_size
-    per_epoch = len(train) // size
-    epoch, skipped = divmod(done, per_epoch)
-    while epoch * per_epoch < setting.steps:
-        order = np.random.default_rng([setting.seed, epoch]).permutation(len(train))
-        order = order[: per_epoch * size][skipped * size :]
+    for epoch, order in steps.orders(len(train), setting.rows.batch_size, setting.seed, done):
         yield from train.crops(order, setting.crop, setting.rows, [setting.seed, epoch])
-        epoch, skipped = epoch + 1, 0
 
 
 def measure(setting: Setting, head: DepthHead, test: Split) -> dict[str, float]:

@@ -20,7 +20,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ibot_jax.cli import flags
 from ibot_jax.data.pixels.decoding import Decoding
@@ -30,7 +29,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.depth_data import LAYOUTS, find_splits
 from ibot_jax.evaluate.common.opening import open_model, open_rows, settings, warn_of_shared
 from ibot_jax.evaluate.common.report import Report
-from ibot_jax.evaluate.features.patch_maps import concatenated
+from ibot_jax.evaluate.features.patch_maps import concatenated, in_whole_patches
 from ibot_jax.evaluate.probes import depth_training
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel.agreement import same_end
@@ -122,20 +121,13 @@ def spaced_blocks(depth: int, number: int) -> tuple[int, ...]:
 def make_patch_fn(model: Model, wanted: Sequence[int]) -> Callable[[Any, jax.Array], jax.Array]:
     """Returns (params, images [B, H, W, C] uint8) -> features of patches [B, h, w, F].
 
-    Of each block the patch token, not normalised, and the class token beside it. Images become
-    whole patches by a margin of the mean colour, the larger half of it right and below.
+    Of each block the patch token, not normalised, and the class token beside it.
     """
-    mean = np.round(255 * np.array(model.config.data.mean)).astype(np.uint8)
 
     def patches(params, images):
-        margins = model.geometry.missing(images.shape[1:3])
-        if any(margins):
-            sides = [(margin // 2, margin - margin // 2) for margin in margins]
-            inside = jnp.ones(images.shape[1:3], bool)
-            inside = jnp.pad(inside, sides)[None, ..., None]
-            images = jnp.where(inside, jnp.pad(images, ((0, 0), *sides, (0, 0))), mean)
+        images = in_whole_patches(model, images)
         maps = []
-        for tokens in model.layers(params, images, wanted, normalized=False):
+        for tokens in model.layers(params, images, wanted, normalized=False, floats="normalized"):
             cls = jnp.broadcast_to(tokens.cls[:, None, None], tokens.patches.shape)
             maps += [tokens.patches, cls]
         return concatenated(maps)

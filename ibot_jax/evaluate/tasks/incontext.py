@@ -11,7 +11,7 @@ the squares' pixels.
 
 Data: as of `segmentation`. --layout=ade20k: DATA/images/{training,validation}/*.jpg and
 DATA/annotations/.../*.png. --layout=voc: DATA/JPEGImages/*.jpg, DATA/SegmentationClass/*.png and
-DATA/ImageSets/Segmentation/{train,val}.txt.
+DATA/ImageSets/Segmentation/{train,val}.txt; voc-aug: the augmented ones.
 
     python -m ibot_jax.evaluate incontext --from=runs/mine --data=DATA --layout=voc
 """
@@ -48,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model_options(parser)
     group = parser.add_argument_group("data")
     flags.add(group, "--data", metavar="DIR", help="see above")
-    group.add_argument("--layout", required=True, choices=("ade20k", "voc"), help="see above")
+    group.add_argument(
+        "--layout", required=True, choices=("ade20k", "voc", "voc-aug"), help="see above"
+    )
     flags.add(
         group,
         "--size",

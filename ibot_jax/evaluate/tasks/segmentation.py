@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from ibot_jax.cli import flags
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.benchmarks.segmentation_data import Squares, open_splits
+from ibot_jax.evaluate.benchmarks.segmentation_data import LAYOUTS, Squares, open_splits
 from ibot_jax.evaluate.common.opening import open_model, open_rows, settings
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.extract import last_blocks
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model_options(parser)
     group = parser.add_argument_group("data")
     flags.add(group, "--data", metavar="DIR", help="see above")
-    group.add_argument("--layout", required=True, choices=("ade20k", "voc"), help="see above")
+    group.add_argument("--layout", required=True, choices=tuple(LAYOUTS), help="see above")
     flags.add(group, "--size", nargs=None, default=512, help="side of the squares of images")
     flags.add(group, "--batch-size", default=16)
     group = parser.add_argument_group("heads")

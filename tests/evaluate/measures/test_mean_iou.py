@@ -30,3 +30,20 @@ def test_scores_are_those_of_scikit_learn():
     assert found["miou"] == pytest.approx(100 * iou)
     balanced = metrics.balanced_accuracy_score(truth.ravel(), prediction.ravel())
     assert found["mean_accuracy"] == pytest.approx(100 * balanced)
+
+
+def test_scores_are_the_recorded_ones(dense_evaluation):
+    """Of three images, two classes of which are in no label, and one of these in no prediction."""
+    recorded = {name: dense_evaluation[f"seg/{name}"] for name in ("labels", "predictions")}
+    counts = sum(
+        mean_iou.count(prediction, label - np.uint8(1), 7)  # 0 is void, as in ADE20K
+        for prediction, label in zip(recorded["predictions"], recorded["labels"], strict=True)
+    )
+    intersection, union, predicted, labelled = dense_evaluation["seg/areas"].sum(axis=0)
+    right, true, found = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    np.testing.assert_array_equal(right, intersection)
+    np.testing.assert_array_equal(true + found - right, union)
+    np.testing.assert_array_equal(found, predicted)
+    np.testing.assert_array_equal(true, labelled)
+    for name, value in mean_iou.scores(counts).items():
+        assert value / 100 == pytest.approx(dense_evaluation[f"seg/{name}"], rel=1e-12)

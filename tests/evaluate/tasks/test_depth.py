@@ -13,7 +13,7 @@ from planes import SIZE, write_planes
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate.benchmarks.depth_data import find_splits
-from ibot_jax.evaluate.probes import depth_training
+from ibot_jax.evaluate.probes import depth_training, steps
 from ibot_jax.evaluate.probes.kept import Kept
 from ibot_jax.evaluate.tasks.depth import make_patch_fn, spaced_blocks
 from ibot_jax.parallel.mesh import make_mesh
@@ -60,7 +60,7 @@ def test_planes_are_found(planes, tmp_path):
 
 def test_a_training_that_was_interrupted_goes_on(planes, tmp_path, monkeypatch):
     train, _ = find_splits("nyu", epath.Path(planes), Decoding())
-    monkeypatch.setattr(depth_training, "_SAVE_EVERY", 2)
+    monkeypatch.setattr(steps, "_SAVE_EVERY", 2)
     whole = depth_training.fit(make_setting(steps=7), train, str(tmp_path / "whole"), {})
 
     class Power(Exception):
@@ -127,13 +127,13 @@ def test_patches_are_not_normalised_and_have_the_class_token_beside_them(loaded)
 def test_images_that_are_no_whole_patches_get_a_margin(loaded):
     model, params = loaded
     images = np.random.default_rng(0).integers(0, 256, (1, 13, 18, 3), dtype=np.uint8)
-    mean = np.round(255 * np.array(model.config.data.mean)).astype(np.uint8)
-    padded = np.broadcast_to(mean, (1, 16, 20, 3)).copy()
-    padded[:, 1:14, 1:19] = images  # of three rows two below
-    patches = make_patch_fn(model, (1,))
-    np.testing.assert_allclose(
-        patches(params, jnp.asarray(images)), patches(params, jnp.asarray(padded)), atol=1e-5
-    )
+    data = model.config.data
+    padded = np.zeros((1, 16, 20, 3), np.float32)  # of three rows two below
+    padded[:, 1:14, 1:19] = (images / 255 - np.array(data.mean)) / np.array(data.std)
+    wanted = model.layers(params, padded, (1,), normalized=False, floats="normalized")
+    found = make_patch_fn(model, (1,))(params, jnp.asarray(images))
+    width = model.geometry.width
+    np.testing.assert_allclose(found[..., :width], wanted[0].patches, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -13,9 +13,8 @@ from scenes import SHAPE, write_voc
 from scipy.ndimage import zoom
 
 from ibot_jax.data.pixels.decoding import Decoding
-from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as command
-from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split, Squares, find_splits
+from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Squares, find_splits
 from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes.patch_heads import Linear, knn_votes
 from ibot_jax.evaluate.probes.segmenting import Frozen, count_classes, fit_linear, sample_bank
@@ -100,31 +99,6 @@ def test_batches_hold_every_image_once_in_order(voc):
         )
         np.testing.assert_array_equal(labels[row], resized)
     assert (labels[len(order) :] == IGNORED).all()
-
-
-def test_the_layout_of_ade20k(tmp_path):
-    """Value 0 is no class, 1 is class 0, and 150 the last one."""
-    for part in ("training", "validation"):
-        for folder in ("images", "annotations"):
-            (tmp_path / folder / part).mkdir(parents=True)
-        Image.new("RGB", (3, 2)).save(tmp_path / f"images/{part}/ADE_1.jpg")
-        raw = np.array([[0, 1, 150], [2, 3, 4]], np.uint8)
-        Image.fromarray(raw).save(tmp_path / f"annotations/{part}/ADE_1.png")
-    splits = find_splits("ade20k", epath.Path(tmp_path))
-    assert [split.images[0].parent.name for split in splits] == ["training", "validation"]
-    for split in splits:
-        assert split.num_classes == 150
-        np.testing.assert_array_equal(split.read_truth(0), [[255, 0, 149], [1, 2, 3]])
-    with pytest.raises(UserError, match=r"ImageSets/Segmentation/train\.txt is absent"):
-        find_splits("voc", epath.Path(tmp_path))
-
-
-@pytest.mark.parametrize(("first", "value"), [(0, 21), (1, 22)])
-def test_values_that_are_no_class_are_named(tmp_path, first, value):
-    path = epath.Path(tmp_path / "a.png")
-    Image.fromarray(np.array([[value, 3]], np.uint8)).save(path)
-    with pytest.raises(UserError, match=rf"a\.png holds the value {value}; there are 21 classes"):
-        Split([path], [path], 21, first).read_truth(0)
 
 
 @pytest.mark.slow

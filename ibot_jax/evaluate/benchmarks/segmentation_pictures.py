@@ -1,0 +1,67 @@
+"""Pictures of a segmentation: the image, its annotation, and what was found, side by side."""
+
+import colorsys
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.evaluate.benchmarks.image_files import read_image
+from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split
+from ibot_jax.files.atomic import renamed
+from ibot_jax.files.paths import absolute_path, writing
+from ibot_jax.parallel.processes import is_first
+
+_GOLDEN = 0.618  # of a turn, by which the hues of classes differ
+
+
+class Pictures:
+    """OUT/semseg/NAME.png of the first test images, which the first process writes."""
+
+    def __init__(self, folder: str, number: int, test: Split, decoding: Decoding):
+        """Names the folder.
+
+        Args:
+          folder: OUT.
+          number: how many pictures are written.
+          test: the images.
+          decoding: how they become pixels.
+        """
+        self._folder, self._number = folder, number
+        self._test, self._decoding = test, decoding
+        self._colors = colors(test.num_classes)
+
+    def write(self, index: int, found: np.ndarray, truth: np.ndarray) -> None:
+        """Writes one of an image if it is among the first.
+
+        Args:
+          index: of the image.
+          found: [H, W] uint8, classes.
+          truth: likewise, `IGNORED` where there is none.
+
+        Raises:
+          UserError: if it cannot be written.
+        """
+        if index >= self._number or not is_first():
+            return
+        image = self._test.images[index]
+        pixels = read_image(image, self._decoding)
+        pixels = pixels[..., :3] if pixels.shape[2] > 2 else np.repeat(pixels[..., :1], 3, axis=2)
+        sheet = np.concatenate([pixels, self._colors[truth], self._colors[found]], axis=1)
+        target: epath.Path = absolute_path(self._folder) / "semseg" / f"{image.stem}.png"
+        with writing("--out", self._folder):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with renamed(target) as temporary, temporary.open("wb") as file:
+                Image.fromarray(sheet).save(file, "PNG")
+
+
+def colors(classes: int) -> np.ndarray:
+    """Returns a colour for each value of a label, [256, 3] uint8; black for `IGNORED`."""
+    table = np.zeros((IGNORED + 1, 3), np.uint8)
+    for number in range(classes):
+        light = (0.95, 0.75, 0.55)[number % 3]
+        table[number] = np.round(
+            255 * np.array(colorsys.hsv_to_rgb(number * _GOLDEN % 1, 0.7, light))
+        )
+    return table

@@ -1,0 +1,235 @@
+"""The training of a segmentation head, which goes on where it was interrupted, and its mIoU.
+
+OUT/segmentation-KEY.npz keeps head, statistics, optimiser and step, every thousand steps.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate.benchmarks.image_files import ahead
+from ibot_jax.evaluate.benchmarks.segmentation_data import Split
+from ibot_jax.evaluate.benchmarks.segmentation_views import Crops, Size, resized, shorter_side
+from ibot_jax.evaluate.measures import mean_iou
+from ibot_jax.evaluate.probes import rates, segmentation_head, steps
+from ibot_jax.evaluate.probes.kept import Kept
+from ibot_jax.evaluate.probes.segmentation_head import Head, Running
+from ibot_jax.evaluate.probes.windows import Windows, decide
+from ibot_jax.parallel.agreement import in_step
+from ibot_jax.parallel.layouts import replicated
+from ibot_jax.parallel.rows import to_global
+from ibot_jax.screen.progress import progress
+
+Trained = tuple[Head, Running]
+# (number of the test image, classes found [H, W] uint8, classes that are right)
+Show = Callable[[int, np.ndarray, np.ndarray], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a head is trained on, and how.
+
+    Attributes:
+      patch_fn: (params, images [B, S, S, C] uint8) -> features of patches [B, h, w, F].
+      params: its parameters, on all devices.
+      mesh: the devices.
+      crops: how images are seen in training; its square is a window, too.
+      steps: of the training.
+      warmup: steps in which the learning rate rises.
+      learning_rate: at its peak.
+      schedule: how it falls, a key of `rates.RATES`.
+      weight_decay: of AdamW.
+      clip: the largest norm of the gradients; 0 leaves them.
+      dropout: share of features that are left out.
+      batch_norm: whether the features are normalised by their statistics.
+      seed: of the head, the order, the crops and the dropout.
+    """
+
+    patch_fn: Callable[[Any, jax.Array], jax.Array]
+    params: Any
+    mesh: jax.sharding.Mesh
+    crops: Crops
+    steps: int
+    warmup: int
+    learning_rate: float
+    schedule: str
+    weight_decay: float
+    clip: float
+    dropout: float
+    batch_norm: bool
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """The sizes at which test images are seen.
+
+    Attributes:
+      scales: by which the shorter side in training is multiplied.
+      mirrored: whether each is also seen mirrored.
+      stride: from one window to the next, pixels.
+    """
+
+    scales: Sequence[float]
+    mirrored: bool
+    stride: int
+
+
+def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> Trained:
+    """Trains a head, or finishes its training.
+
+    Args:
+      setting: how.
+      train: the images.
+      folder: where the state is kept.
+      about: all that determines the outcome; JSON types only.
+
+    Returns:
+      The head, and what its BatchNorm has seen.
+
+    Raises:
+      UserError: if an image cannot be read, or the state cannot be read or written.
+    """
+    schedule = functools.partial(
+        rates.RATES[setting.schedule],
+        peak=setting.learning_rate,
+        steps=setting.steps,
+        warmup=setting.warmup,
+    )
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(setting.clip) if setting.clip else optax.identity(),
+        optax.adamw(schedule, weight_decay=setting.weight_decay),
+    )
+    square = setting.crops.crop, setting.crops.crop
+    image = jax.ShapeDtypeStruct((1, *square, setting.crops.decoding.channels), jnp.uint8)
+    features = jax.eval_shape(setting.patch_fn, setting.params, image).shape[-1]
+    key, dropout_key = jax.random.split(jax.random.key(setting.seed))
+    head, running = segmentation_head.start(
+        features, train.num_classes, key, batch_norm=setting.batch_norm
+    )
+
+    @functools.partial(jax.jit, out_shardings=replicated(setting.mesh))
+    def step(state, params, batch, number):
+        (head, running), moments = state
+        tokens = setting.patch_fn(params, batch["images"])
+
+        def loss(head):
+            values, seen = segmentation_head.training_logits(
+                head, running, tokens, jax.random.fold_in(dropout_key, number), setting.dropout
+            )
+            return segmentation_head.loss(values, batch["labels"]), seen
+
+        grads, seen = jax.grad(loss, has_aux=True)(head)
+        updates, moments = optimizer.update(grads, moments, head)
+        return (optax.apply_updates(head, updates), seen), moments
+
+    def batches(done: int) -> Iterator[dict[str, np.ndarray]]:
+        size = setting.crops.rows.batch_size
+        for epoch, order in steps.orders(len(train), size, setting.seed, done):
+            yield from setting.crops.batches(train, order, [setting.seed, epoch])
+
+    trained, _ = steps.train(
+        ((head, running), optimizer.init(head)),
+        lambda state, batch, number: step(state, setting.params, batch, number),
+        batches,
+        steps=setting.steps,
+        kept=Kept(folder, "segmentation", about),
+        mesh=setting.mesh,
+        what="segmentation",
+    )
+    return trained
+
+
+def measure(
+    setting: Setting, trained: Trained, test: Split, sizes: Sizes, show: Show
+) -> np.ndarray:
+    """Counts the pixels of all images by true and predicted class, at the annotations' size.
+
+    Windows go through the devices in batches, whichever image they are of.
+
+    Args:
+      setting: as of `fit`.
+      trained: what that gave.
+      test: the images.
+      sizes: at which they are seen.
+      show: is told of each image.
+
+    Returns:
+      [C, C] int64, see `mean_iou.count`.
+
+    Raises:
+      UserError: if an image cannot be read, or no pixel is annotated.
+    """
+    crops, turns = setting.crops, (False, True) if sizes.mirrored else (False,)
+
+    def windows_of(size: Size) -> list[Windows]:
+        shortest = [int(crops.size * scale) for scale in sizes.scales]
+        return [Windows(shorter_side(size, side), crops.crop, sizes.stride) for side in shortest]
+
+    def cut(index: int) -> list[np.ndarray]:
+        pixels, _ = test.read(index, crops.decoding)
+        found = []
+        for windows in windows_of(pixels.shape[:2]):
+            view = resized(pixels, windows.size, crops.decoding)
+            for mirrored in turns:
+                found += windows.cut(view[:, ::-1] if mirrored else view)
+        return found
+
+    indices = range(len(test))
+    scores = _scores(setting, trained, itertools.chain.from_iterable(ahead(cut, indices)))
+    truths = ahead(test.read_truth, indices)
+    total = np.zeros((test.num_classes, test.num_classes), np.int64)
+    for index, truth in enumerate(progress(truths, len(test), "mIoU")):
+        views = [
+            windows.join(
+                list(itertools.islice(scores, len(windows))), truth.shape, mirrored=mirrored
+            )
+            for windows in windows_of(truth.shape)
+            for mirrored in turns
+        ]
+        classes = decide(views)
+        total += mean_iou.count(classes, truth, test.num_classes)
+        show(index, classes, truth)
+    if not total.any():
+        raise UserError(f"{test.annotations[0].parent} has no annotated pixel")
+    return total
+
+
+def _scores(setting: Setting, trained: Trained, cut: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yields the logits [h, w, C] of windows.
+
+    The devices work on a batch while the one before it is used.
+    """
+    rows = setting.crops.rows
+
+    @functools.partial(jax.jit, out_shardings=replicated(setting.mesh))
+    def logits(trained, params, images):
+        return segmentation_head.logits(*trained, setting.patch_fn(params, images))
+
+    def batches() -> Iterator[tuple[np.ndarray, int]]:
+        for _, alike in itertools.groupby(cut, key=np.shape):
+            while some := list(itertools.islice(alike, rows.batch_size)):
+                number = len(some)
+                some += [np.zeros_like(some[0])] * (rows.batch_size - number)
+                yield np.stack([some[row] for row in rows.numbers]), number
+
+    pending = None
+    for (images, number), _ in in_step(batches()):
+        batch = to_global({"images": images}, setting.mesh)
+        found = logits(trained, setting.params, batch["images"]), number
+        if pending is not None:
+            yield from _fetch(*pending)
+        pending = found
+    yield from _fetch(*pending)
+
+
+def _fetch(found: jax.Array, number: int) -> np.ndarray:
+    return np.asarray(found)[:number]

@@ -1,0 +1,85 @@
+"""The steps of a probe's training, which goes on where it was interrupted.
+
+Its state is kept every thousand steps, in a file of `Kept`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from ibot_jax.evaluate.probes.kept import Kept
+from ibot_jax.parallel.agreement import in_step
+from ibot_jax.parallel.layouts import replicated
+from ibot_jax.parallel.rows import to_global
+from ibot_jax.screen.progress import progress
+
+State = TypeVar("State")
+Batch = dict[str, Any]
+
+_SAVE_EVERY = 1000
+
+
+def train(
+    start: State,
+    step: Callable[[State, Batch, int], State],
+    batches: Callable[[int], Iterable[dict[str, np.ndarray]]],
+    *,
+    steps: int,
+    kept: Kept,
+    mesh: jax.sharding.Mesh,
+    what: str,
+) -> State:
+    """Takes all steps, or those that are left.
+
+    Args:
+      start: the state before the first step, a tree of arrays.
+      step: (state, batch of global arrays, number of the step) -> state.
+      batches: (step) -> this process's share of the batches from that step on.
+      steps: how many there are.
+      kept: where the state is kept.
+      mesh: the devices.
+      what: is trained, for the screen.
+
+    Returns:
+      The state after the last step, on all devices.
+
+    Raises:
+      UserError: if an image cannot be read, or the state cannot be read or written.
+    """
+    done, leaves = 0, jax.tree.leaves(start)
+    if arrays := kept.read():
+        try:
+            done, found = int(arrays["step"]), [arrays[f"leaf_{n}"] for n in range(len(leaves))]
+            if [x.shape for x in found] != [np.shape(x) for x in leaves]:
+                raise ValueError("arrays of other shapes")
+        except (KeyError, ValueError) as error:
+            raise kept.damaged(error) from error
+        leaves = found
+    state = jax.tree.unflatten(jax.tree.structure(start), leaves)
+    state = jax.device_put(state, replicated(mesh))
+    left = progress(in_step(batches(done)), steps, what, start=done)
+    for number, (batch, _) in zip(range(done, steps), left, strict=False):
+        state = step(state, to_global(batch, mesh), number)
+        if (number + 1) % _SAVE_EVERY == 0 or number + 1 == steps:
+            leaves = jax.device_get(jax.tree.leaves(state))
+            kept.write({"step": number + 1} | {f"leaf_{n}": x for n, x in enumerate(leaves)})
+    return state
+
+
+def orders(images: int, batch_size: int, seed: int, done: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields epoch after epoch, without end, its number and the images of its whole batches.
+
+    Args:
+      images: how many there are, at least a batch.
+      batch_size: images in a batch.
+      seed: of the orders.
+      done: batches that are passed over.
+    """
+    per_epoch = images // batch_size
+    epoch, skipped = divmod(done, per_epoch)
+    while True:
+        order = np.random.default_rng([seed, epoch]).permutation(images)
+        yield epoch, order[: per_epoch * batch_size][skipped * batch_size :]
+        epoch, skipped = epoch + 1, 0

@@ -1,0 +1,248 @@
+"""Semantic segmentation by the published protocols: a linear layer on frozen patches, mIoU.
+
+What it measures: whether a patch token tells what its patch shows, as the papers report it. A
+linear layer learns from random crops whose colours are distorted; test images are seen by windows
+that slide over them. --protocol=dinov2: the last block, behind BatchNorm. dinov2-ms: the last four,
+larger crops, tested at five scales and mirrored (the papers' "+ms"). dinov3: as dinov2, with
+dropout and a cosine. ibot: blocks 4, 6, 8 and 12 of 12, no BatchNorm, 160,000 steps. Every number
+of a protocol has a flag; docs/evaluations.md has the table.
+
+Data: --layout=ade20k: DATA/images/{training,validation}/*.jpg and DATA/annotations/.../*.png
+(ADEChallengeData2016). --layout=voc: DATA/JPEGImages, DATA/SegmentationClass and
+DATA/ImageSets/Segmentation/{train,val}.txt (VOCdevkit/VOC2012); voc-aug: also
+DATA/SegmentationClassAug and train_aug.txt. --layout=cityscapes: DATA/leftImg8bit and DATA/gtFine.
+
+    python -m ibot_jax.evaluate semseg --from=runs/mine --data=DATA --layout=ade20k
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ibot_jax.cli import flags
+from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.errors import UserError
+from ibot_jax.evaluate.benchmarks.segmentation_data import LAYOUTS, open_splits
+from ibot_jax.evaluate.benchmarks.segmentation_pictures import Pictures
+from ibot_jax.evaluate.benchmarks.segmentation_views import Crops
+from ibot_jax.evaluate.common.memory import check_images
+from ibot_jax.evaluate.common.opening import open_model, open_rows, settings
+from ibot_jax.evaluate.common.report import Report
+from ibot_jax.evaluate.features.patch_maps import concatenated, in_whole_patches
+from ibot_jax.evaluate.measures import mean_iou
+from ibot_jax.evaluate.probes import segmentation_training
+from ibot_jax.evaluate.probes.rates import RATES
+from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.weights.model import Model
+
+_SWITCH = ("on", "off")
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What a published protocol says; each is a flag of the same name.
+
+    Attributes:
+      blocks: (number of blocks) -> those whose tokens are concatenated, counted from 1.
+      last_norm: "on" where the backbone's last norm is applied to them, else "off".
+      batch_norm: "on" or "off", behind that.
+      size: shorter side of images, pixels.
+      ratios: the least and the largest by which it is multiplied in training.
+      crop: side of crops and windows, pixels.
+      stride: from one window to the next, pixels.
+      scales: by which `size` is multiplied in testing.
+      mirrored: "on" where test images are seen mirrored, too.
+      steps: of the training.
+      warmup: steps in which the learning rate rises.
+      lr: the largest learning rate.
+      schedule: how it falls.
+      weight_decay: of AdamW.
+      clip: the largest norm of the gradients; 0 leaves them.
+      dropout: share of features that are left out.
+    """
+
+    blocks: Callable[[int], Sequence[int]] = lambda depth: (depth,)
+    last_norm: str = "on"
+    batch_norm: str = "on"
+    size: int = 512
+    ratios: tuple[float, float] = (0.5, 2.0)
+    crop: int = 512
+    stride: int = 341
+    scales: tuple[float, ...] = (1.0,)
+    mirrored: str = "off"
+    steps: int = 40_000
+    warmup: int = 1500
+    lr: float = 1e-3
+    schedule: str = "linear"
+    weight_decay: float = 1e-4
+    clip: float = 0.0
+    dropout: float = 0.0
+
+
+PROTOCOLS = {
+    "dinov2": Protocol(),
+    "dinov2-ms": Protocol(
+        blocks=lambda depth: range(depth - 3, depth + 1),
+        size=640,
+        ratios=(1.0, 3.0),
+        crop=640,
+        stride=320,
+        scales=(1.0, 1.32, 1.73, 2.28, 3.0),
+        mirrored="on",
+    ),
+    "dinov3": Protocol(schedule="cosine", weight_decay=1e-3, clip=35.0, dropout=0.1),
+    "ibot": Protocol(
+        blocks=lambda depth: (depth // 3, depth // 2, 2 * depth // 3, depth),
+        batch_norm="off",
+        steps=160_000,
+        lr=8e-4,
+        weight_decay=0.05,
+    ),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the task."""
+    flags.add_model_options(parser)
+    group = parser.add_argument_group("data")
+    flags.add(group, "--data", metavar="DIR", help="see above")
+    group.add_argument("--layout", required=True, choices=tuple(LAYOUTS), help="see above")
+    flags.add(group, "--batch-size", default=16)
+    flags.add_number(
+        group, "--pictures", 0, "of the first N test images are written", kind=flags.natural
+    )
+    group = parser.add_argument_group("protocol")
+    group.add_argument(
+        "--protocol",
+        default="dinov2",
+        choices=tuple(PROTOCOLS),
+        help="what the flags below are unless they are given (default: dinov2)",
+    )
+    flags.add(group, "--seed", help="of the head, the order and the crops")
+
+    def add(flag: str, kind: Callable[[str], Any], text: str, metavar: str = "N") -> None:
+        # Suppressed, so that a 0 that was given is not taken for one that was not.
+        group.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=text, metavar=metavar)
+
+    switch = flags.one_of(_SWITCH)
+    add(
+        "--blocks", flags.sequence(flags.positive), "whose tokens are concatenated, from 1", "N,..."
+    )
+    add("--last-norm", switch, "whether the backbone's last norm is applied to them", "on|off")
+    add("--batch-norm", switch, "whether the features are normalised by BatchNorm", "on|off")
+    add("--size", flags.positive, "shorter side of images")
+    add("--ratios", flags.sequence(flags.above_zero), "of that, in training", "LEAST,MOST")
+    add("--crop", flags.positive, "side of crops and windows")
+    add("--stride", flags.positive, "from one window to the next")
+    add("--scales", flags.sequence(flags.above_zero), "of --size, in testing", "SCALE,...")
+    add("--mirrored", switch, "whether test images are seen mirrored, too", "on|off")
+    add("--steps", flags.positive, "of the training")
+    add("--warmup", flags.natural, "steps in which the learning rate rises")
+    add("--lr", flags.above_zero, "largest learning rate", "RATE")
+    add("--schedule", flags.one_of(tuple(RATES)), "how it falls", "|".join(RATES))
+    add("--weight-decay", flags.not_negative, "of AdamW", "DECAY")
+    add("--clip", flags.not_negative, "largest norm of the gradients; 0 leaves them", "NORM")
+    add("--dropout", flags.share, "share of features that are left out", "SHARE")
+
+
+def run(args: argparse.Namespace) -> Report:
+    """Trains a head on the training images and measures it on the others.
+
+    Raises:
+      UserError: for what the user can mend.
+    """
+    train, test, shared = open_splits(args)
+    mesh = make_mesh()
+    model, params = open_model(args, mesh)
+    _settle(args, model, len(train))
+    rows = open_rows(args, mesh)
+    square = args.crop, args.crop
+    height, width = np.add(square, model.geometry.missing(square)).tolist()
+    named = f"--crop={args.crop} with --batch-size={args.batch_size}"
+    check_images(named, len(rows), (height, width), model)
+    crops = Crops(
+        size=args.size,
+        ratios=(min(args.ratios), max(args.ratios)),
+        crop=args.crop,
+        fill=np.round(255 * np.array(model.config.data.mean)).astype(np.uint8),
+        decoding=Decoding.of(model.config.data),
+        rows=rows,
+    )
+    setting = segmentation_training.Setting(
+        patch_fn=make_patch_fn(
+            model, [block - 1 for block in args.blocks], normalized=args.last_norm == "on"
+        ),
+        params=params,
+        mesh=mesh,
+        crops=crops,
+        steps=args.steps,
+        warmup=args.warmup,
+        learning_rate=args.lr,
+        schedule=args.schedule,
+        weight_decay=args.weight_decay,
+        clip=args.clip,
+        dropout=args.dropout,
+        batch_norm=args.batch_norm == "on",
+        seed=args.seed,
+    )
+    about = settings(args, model)
+    of_training = {key: value for key, value in about.items() if key not in _OF_TESTING}
+    trained = segmentation_training.fit(setting, train, args.out, of_training)
+    counts = segmentation_training.measure(
+        setting,
+        trained,
+        test,
+        segmentation_training.Sizes(args.scales, args.mirrored == "on", args.stride),
+        Pictures(args.out, args.pictures, test, crops.decoding).write,
+    )
+    scores = mean_iou.scores(counts)
+    row = {"protocol": args.protocol, "images": len(test), **scores}
+    return Report("semseg", about, scores, [row], shared_images=shared)
+
+
+# Flags on which the head does not depend.
+_OF_TESTING = ("stride", "scales", "mirrored", "pictures", "protocol")
+
+
+def _settle(args: argparse.Namespace, model: Model, images: int) -> None:
+    """Gives `args` what the protocol says where flags say nothing.
+
+    Raises:
+      UserError: if it makes no sense for the model or the images.
+    """
+    depth, protocol = model.geometry.depth, PROTOCOLS[args.protocol]
+    for field in dataclasses.fields(Protocol):
+        value = getattr(protocol, field.name)
+        if field.name == "blocks":
+            value = tuple(value(depth))
+        if not hasattr(args, field.name):
+            setattr(args, field.name, value)
+    blocks = ",".join(map(str, args.blocks))
+    if not 1 <= min(args.blocks) <= max(args.blocks) <= depth:
+        raise UserError(f"--blocks={blocks} is not within the {depth} blocks of the model")
+    if args.stride > args.crop:
+        raise UserError(
+            f"--stride={args.stride} is more than --crop={args.crop}: windows would leave gaps"
+        )
+    if images < args.batch_size:
+        raise UserError(f"--batch-size={args.batch_size} is more than the {images} training images")
+
+
+def make_patch_fn(
+    model: Model, wanted: Sequence[int], *, normalized: bool
+) -> Callable[[Any, jax.Array], jax.Array]:
+    """Returns (params, images [B, H, W, C] uint8) -> patch tokens of some blocks, [B, h, w, F].
+
+    Blocks of other stages are brought to the finest grid of them, bilinearly.
+    """
+
+    def patches(params, images):
+        images = in_whole_patches(model, images)
+        layers = model.layers(params, images, wanted, normalized=normalized, floats="normalized")
+        return concatenated([tokens.patches for tokens in layers])
+
+    return patches

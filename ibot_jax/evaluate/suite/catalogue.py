@@ -92,6 +92,20 @@ def _depth(layout: str, title: str, page: str, blocks: int, published: float) ->
     )
 
 
+def _segmentation(
+    name: str, layout: str, folder: str, title: str, page: str, protocol: str, published: dict
+) -> Evaluation:
+    return Evaluation(
+        name,
+        "semseg",
+        flags=(f"--data={ROOT}/{folder}", f"--layout={layout}", f"--protocol={protocol}"),
+        quick=("--steps=500", "--warmup=50", "--scales=1", "--mirrored=off"),
+        needs=(folder,),
+        page=page,
+        figures=(Figure(f"{title}, {protocol}, mIoU", "miou", published),),
+    )
+
+
 def _instances(name: str, title: str, metric: str, published: float) -> Evaluation:
     return Evaluation(
         name,
@@ -130,6 +144,9 @@ def _finegrained(name: str, title: str, published: float) -> Evaluation:
 
 _VOC2007, _VOC2012 = (f"VOCdevkit/VOC{year}" for year in (2007, 2012))
 _VOC_PAGE = "host.robots.ox.ac.uk/pascal/VOC"
+_ADE20K = ("ade20k", "ADEChallengeData2016", "ADE20K", "sceneparsing.csail.mit.edu")
+_CITYSCAPES = ("cityscapes", "cityscapes", "Cityscapes", "www.cityscapes-dataset.com")
+_VOC_AUG = ("voc-aug", _VOC2012, "VOC2012", f"{_VOC_PAGE}, home.bharathh.info/pubs/codes/SBD")
 _NYU = ("nyu", "NYUd", "cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html")
 _KITTI = ("kitti", "KITTI", "www.cvlibs.net/datasets/kitti/eval_depth.php")
 
@@ -259,6 +276,13 @@ EVALUATIONS = (
             Figure("VOC2007, CorLoc of TokenCut", "tokencut_corloc"),
         ),
     ),
+    _segmentation("ade20k-ibot", *_ADE20K, "ibot", {B: 38.3}),
+    _segmentation("ade20k", *_ADE20K, "dinov2", {L22K: 44.6}),
+    _segmentation("ade20k-ms", *_ADE20K, "dinov2-ms", {L22K: 47.5}),
+    _segmentation("cityscapes", *_CITYSCAPES, "dinov2", {L22K: 64.8}),
+    _segmentation("cityscapes-ms", *_CITYSCAPES, "dinov2-ms", {L22K: 74.5}),
+    _segmentation("voc-aug", *_VOC_AUG, "dinov2", {L22K: 82.3}),
+    _segmentation("voc-aug-ms", *_VOC_AUG, "dinov2-ms", {L22K: 84.3}),
     _depth(*_NYU, 1, 0.417),
     _depth(*_NYU, 4, 0.387),
     _depth(*_KITTI, 1, 3.31),

@@ -26,6 +26,7 @@ PRETRAINING = (
 TASKS = {
     "knn": ("--k=1,7", "--temperature=0.5"),
     "linear": ("--lr=0.03,3", "--epochs=2", "--blocks=2", "--features=cls", "--scale=0.5"),
+    "attentive": ("--steps=6", "--lr=0.01,0.1", "--weight-decay=1e-3", "--scale=0.5"),
     "logistic": ("--l2=1e-3", "--max-steps=20"),
     "segmentation": ("--layout=voc", "--size=24", "--epochs=2", "--bank=100", "--k=3"),
     "semseg": (

@@ -42,13 +42,26 @@ class Examples:
         self.name = name
         self.targets = targets
         self.class_names = list(class_names)
-        self._root = os.fspath(root)
+        self._root = root
         self._arrays = isinstance(images, np.ndarray)
         self.images = images if self._arrays else [os.fspath(path) for path in images]
         self.fetch = np.asarray if self._arrays else read_file
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def shown(self) -> np.ndarray:
+        """Returns which classes each image shows, [M, C] bool."""
+        if self.targets.ndim == 1:
+            return self.targets[:, None] == np.arange(len(self.class_names))
+        return self.targets == 1
+
+    def first_of_each(self, number: int) -> "Examples":
+        """Returns the first so many images of each class, in their order."""
+        shown = self.shown()
+        kept = np.flatnonzero((shown & (shown.cumsum(axis=0) <= number)).any(axis=1))
+        images = self.images[kept] if self._arrays else [self.images[place] for place in kept]
+        return Examples(self.name, self._root, images, self.targets[kept], self.class_names)
 
     def locate(self, index: int) -> tuple[str | np.ndarray, int]:
         return self.images[index], -1
@@ -57,7 +70,7 @@ class Examples:
         return f"{self.name}, image {index}" if self._arrays else self.images[index]
 
     def relative_name(self, index: int) -> str:
-        return self.describe(index).removeprefix(self._root)
+        return self.describe(index).removeprefix(os.fspath(self._root))
 
     def stamps(self) -> Iterator[str]:
         if self._arrays:

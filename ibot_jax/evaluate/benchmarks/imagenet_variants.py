@@ -29,18 +29,19 @@ class Variant:
     translation: np.ndarray
 
 
-def open_by_name(folder: str, flag: str, train_names: Sequence[str]) -> Variant:
+def open_by_name(folder: str, flag: str, train_names: Sequence[str], most: int = 0) -> Variant:
     """Opens FOLDER/CLASS/*, whose classes are some of the training split's, or all.
 
     Args:
       folder: with the class folders.
       flag: that named it, for errors.
       train_names: the training split's classes.
+      most: images of each class, by name; 0 for all.
 
     Raises:
       UserError: if it has other classes.
     """
-    source = _open(folder, flag)
+    source = _open(folder, flag, most)
     unknown = sorted(set(source.class_names) - set(train_names))
     if unknown:
         raise UserError(
@@ -51,17 +52,18 @@ def open_by_name(folder: str, flag: str, train_names: Sequence[str]) -> Variant:
     return Variant(source, np.array([labels.get(name, -1) for name in train_names]))
 
 
-def open_imagenet_v2(folder: str, num_classes: int) -> Variant:
+def open_imagenet_v2(folder: str, num_classes: int, most: int = 0) -> Variant:
     """Opens FOLDER/NUMBER/*, whose classes are numbers from 0 on.
 
     Args:
       folder: such as imagenetv2-matched-frequency-format-val.
       num_classes: of the training split, in alphabetic order.
+      most: images of each class, by name; 0 for all.
 
     Raises:
       UserError: if it has other classes.
     """
-    source = _open(folder, "--imagenet-v2")
+    source = _open(folder, "--imagenet-v2", most)
     translation = np.full(num_classes, -1)
     for place, name in enumerate(source.class_names):
         if not name.isdecimal() or int(name) >= num_classes:
@@ -94,7 +96,7 @@ def find_imagenet_c(folder: str) -> dict[str, list[str]]:
 
 
 def open_imagenet_9(
-    folder: str, train_names: Sequence[str], map_file: str | None
+    folder: str, train_names: Sequence[str], map_file: str | None, most: int = 0
 ) -> dict[str, Variant]:
     """Opens FOLDER/VARIANT/val/SUPERCLASS/*, for all variants, by name.
 
@@ -103,6 +105,7 @@ def open_imagenet_9(
       train_names: the training split's classes.
       map_file: the benchmark's in_to_in9.json, {"0": -1, "1": 8, ...}: the superclass of each class
         in alphabetic order; not needed if the superclasses are the training split's classes.
+      most: images of each superclass, by name; 0 for all.
 
     Raises:
       UserError: if something is absent or does not fit.
@@ -114,7 +117,7 @@ def open_imagenet_9(
             raise UserError(f"--imagenet-9={folder} lacks {name}/val; the gap needs both {_GAP}")
     variants = {}
     for name in names:
-        source = _open(str(root / name / "val"), "--imagenet-9")
+        source = _open(str(root / name / "val"), "--imagenet-9", most)
         if source.class_names == list(train_names):
             translation = np.arange(len(train_names))
         else:
@@ -129,9 +132,9 @@ def background_gap(top1: dict[str, float]) -> float:
     return same - rand
 
 
-def _open(folder: str, flag: str) -> FolderSource:
+def _open(folder: str, flag: str, most: int) -> FolderSource:
     try:
-        source = FolderSource(folder, "")
+        source = FolderSource(folder, "", max_per_class=most)
     except UserError as error:
         raise UserError(f"{flag}: {error}") from error
     if source.class_names is None:

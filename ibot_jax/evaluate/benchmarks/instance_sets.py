@@ -22,10 +22,14 @@ _LOOKED_FOR = 1000  # images of a list; the museum's lie in 224,408 folders
 PAGES = {"met": "cmp.felk.cvut.cz/met", "amstertime": "doi.org/10.4121/19580806"}
 
 
-def read_met(data: epath.Path) -> tuple[Examples, Examples, Examples]:
+def read_met(data: epath.Path, mini: bool = False) -> tuple[Examples, Examples, Examples]:
     """Reads the images of the museum, and the queries to tune and to test with.
 
     Their targets are the ids of what they show, -1 for nothing of the museum.
+
+    Args:
+      data: the folder of met/.
+      mini: takes mini_MET_database.json, a tenth of the images.
 
     Raises:
       UserError: if a file is absent, or does not hold what it should.
@@ -40,7 +44,7 @@ def read_met(data: epath.Path) -> tuple[Examples, Examples, Examples]:
         return Examples(f"met {name}", root, images, ids, ())
 
     def read():
-        database = part("database", "MET_database.json", "id")
+        database = part("database", f"{'mini_' * mini}MET_database.json", "id")
         queries = part("val", "valset.json", "MET_id"), part("test", "testset.json", "MET_id")
         for split in (database, *queries):
             if not (split.targets >= 0).any():

@@ -25,12 +25,13 @@ BORDER = 2  # pixels, red, on each side; to be cut off, as the benchmark's own l
 PAGE = "objectnet.dev"
 
 
-def open_objectnet(folder: str, num_classes: int) -> Variant:
+def open_objectnet(folder: str, num_classes: int, most: int = 0) -> Variant:
     """Opens the images of the objects that are classes of ImageNet.
 
     Args:
       folder: with images/ and mappings/, as its archive has it.
       num_classes: of the training split, ImageNet's in alphabetic order of their WNIDs.
+      most: images of each object, by name; 0 for all.
 
     Raises:
       UserError: if something is absent, or other classes are meant.
@@ -43,7 +44,7 @@ def open_objectnet(folder: str, num_classes: int) -> Variant:
         names_of = json.loads((mappings / "objectnet_to_imagenet_1k.json").read_text())
         lines = json.loads((mappings / "pytorch_to_imagenet_2012_id.json").read_text())
         named = (mappings / "imagenet_to_label_2012_v2").read_text().splitlines()
-        source = FolderSource(str(root / "images"), "")
+        source = FolderSource(str(root / "images"), "", max_per_class=most)
         translation, counted = _translate(source, label_of, names_of, lines, named, num_classes)
     except FileNotFoundError as error:
         raise UserError(

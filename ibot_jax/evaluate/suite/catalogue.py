@@ -106,12 +106,14 @@ def _segmentation(
     )
 
 
-def _instances(name: str, title: str, metric: str, published: float) -> Evaluation:
+def _instances(
+    name: str, title: str, metric: str, published: float, quick: tuple[str, ...] = ()
+) -> Evaluation:
     return Evaluation(
         name,
         "instances",
         flags=(f"--data={ROOT}", f"--set={name}"),
-        quick=(),
+        quick=quick,
         needs=(name,),
         page=PAGES[name],
         figures=(Figure(title, metric, {L22K: published}),),
@@ -135,7 +137,7 @@ def _finegrained(name: str, title: str, published: float) -> Evaluation:
         name,
         "finegrained",
         flags=(f"--data={ROOT}", f"--set={name}"),
-        quick=("--max-steps=30",),
+        quick=("--max-per-class=10", "--max-steps=30"),
         needs=(SETS[name].folder,),
         page=SETS[name].page,
         figures=(Figure(f"{title}, logistic", f"{name}/logistic", {L22K: published}),),
@@ -231,7 +233,7 @@ EVALUATIONS = (
     _finegrained("cub200", "CUB-200-2011", 82.1),
     _revisited("roxford5k", "Oxford", {S: 36.6, L22K: 39.0}, {S: 13.0, L22K: 12.7}),
     _revisited("rparis6k", "Paris", {S: 61.5, L22K: 70.7}, {S: 34.1, L22K: 47.0}),
-    _instances("met", "Met, GAP", "gap", 25.1),
+    _instances("met", "Met, GAP", "gap", 25.1, quick=("--set=mini-met",)),
     _instances("amstertime", "AmsterTime, mAP", "map", 26.7),
     Evaluation(
         "davis",

@@ -49,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,...",
         help=f"of {', '.join(SETS)} (default: those that are there)",
     )
+    group.add_argument(
+        "--max-per-class",
+        default=0,
+        type=flags.natural,
+        metavar="N",
+        help="keep the first N images of each class in each split, for a first look (default: all)",
+    )
     flags.add(group, "--size", "--resize")
     flags.add(group, "--batch-size", default=256)
     flags.add(group, "--workers")
@@ -78,7 +85,7 @@ def run(args: argparse.Namespace) -> Report:
             lacking = [f"{each.folder} ({each.page})" for each in absent]
             if not args.sets:
                 raise UserError(f"--data={args.data} has none of the sets: {', '.join(lacking)}")
-        sets = {name: read(data, name, args.seed) for name in args.sets}
+        sets = {name: read(data, name, args.seed, args.max_per_class) for name in args.sets}
         for name, each in sets.items():
             if args.k > len(each.train):
                 raise UserError(f"--k={args.k} is more than the {len(each.train)} images of {name}")

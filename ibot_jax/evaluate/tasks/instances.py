@@ -49,7 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model_options(parser)
     group = parser.add_argument_group("data")
     flags.add(group, "--data", metavar="DIR", help="the folder of met/ and amstertime/")
-    group.add_argument("--set", dest="dataset", required=True, choices=("met", "amstertime"))
+    group.add_argument(
+        "--set",
+        dest="dataset",
+        required=True,
+        choices=("met", "mini-met", "amstertime"),
+        help="mini-met has a tenth of the exhibits' images, for a first look",
+    )
     flags.add(group, "--size", "--resize")
     flags.add(group, "--batch-size", default=256)
     flags.add(group, "--workers")
@@ -65,11 +71,12 @@ def run(args: argparse.Namespace) -> Report:
     mesh = make_mesh()
     with same_end():
         data = absolute_path(args.data)
-        splits = read_met(data) if args.dataset == "met" else read_amstertime(data)
+        of_met = args.dataset != "amstertime"
+        splits = read_met(data, args.dataset == "mini-met") if of_met else read_amstertime(data)
     model, params = open_model(args, mesh)
     views = open_views(args, model, mesh)
     cache = FeatureCache(args.cache, model, params, mesh, kind=args.features, blocks=args.blocks)
-    measure = _met if args.dataset == "met" else _amstertime
+    measure = _met if of_met else _amstertime
     rows, metrics = measure(splits, cache, views, mesh)
     return Report("instances", settings(args, model), metrics, rows)
 

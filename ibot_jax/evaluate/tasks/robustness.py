@@ -145,9 +145,11 @@ def run(args: argparse.Namespace) -> Report:
         found = measure(variant.source, what, allowed=known if restrict else everything)
         return float(found.accuracies(variant.translation)[0])
 
+    most = args.max_test_per_class
+
     def open_c(folder):
         with same_end():
-            return imagenet_variants.open_by_name(folder, "--imagenet-c", train.class_names)
+            return imagenet_variants.open_by_name(folder, "--imagenet-c", train.class_names, most)
 
     rows, metrics, curves = [], {}, {}
 
@@ -292,20 +294,23 @@ def _open_benchmarks(
             f"the classes of --data={args.data} have no names by which those of other folders "
             "could be found; give class folders"
         )
+    most = args.max_test_per_class
     variants = {
-        name: imagenet_variants.open_by_name(folder, f"--{name.replace('_', '-')}", names)
+        name: imagenet_variants.open_by_name(folder, f"--{name.replace('_', '-')}", names, most)
         for name, folder in by_name.items()
         if folder
     }
     if args.imagenet_v2:
-        variants["imagenet_v2"] = imagenet_variants.open_imagenet_v2(args.imagenet_v2, len(names))
+        variants["imagenet_v2"] = imagenet_variants.open_imagenet_v2(
+            args.imagenet_v2, len(names), most
+        )
     if args.objectnet:
-        variants["objectnet"] = open_objectnet(args.objectnet, len(names))
+        variants["objectnet"] = open_objectnet(args.objectnet, len(names), most)
     nine = args.imagenet_9
     return (
         variants,
         imagenet_variants.find_imagenet_c(args.imagenet_c) if args.imagenet_c else {},
-        imagenet_variants.open_imagenet_9(nine, names, args.in9_map) if nine else {},
+        imagenet_variants.open_imagenet_9(nine, names, args.in9_map, most) if nine else {},
     )
 
 

@@ -74,6 +74,20 @@ def test_a_seed_is_a_split_of_caltech(data):
     assert len(set(first)) == 90
 
 
+@pytest.mark.parametrize("name", ["cifar10", "voc2007", "dtd"])
+def test_the_first_of_each_class_are_kept_in_each_split(data, name):
+    whole, few = (read(data, name, seed=0, most=most) for most in (0, 2))
+    splits = 2 if name in OFFICIAL_VAL else 1
+    for ours, theirs, number in (
+        (few.train, whole.train, 2 * splits),
+        (few.test, whole.test, 2),
+    ):
+        np.testing.assert_array_equal(ours.shown().sum(axis=0), [number] * 3)
+        np.testing.assert_array_equal(ours.targets[:6], theirs.targets[:6])
+        np.testing.assert_array_equal(ours.images[:6], theirs.images[:6])
+    assert few.held_out.sum() == (6 if splits == 2 else 1)
+
+
 def rewrite(file, old, new):
     def change(root):
         text = (root / file).read_text()

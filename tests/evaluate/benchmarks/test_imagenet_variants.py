@@ -23,6 +23,12 @@ def test_imagenet_a_lists_some_of_the_classes(tmp_path):
     variant = imagenet_variants.open_by_name(str(tmp_path), "--imagenet-a", TRAIN)
     np.testing.assert_array_equal(variant.translation, [-1, 0, -1, 1])
     assert len(variant.source) == 2
+    (tmp_path / "n02/b.jpg").touch()
+    sources = [
+        imagenet_variants.open_by_name(str(tmp_path), "--imagenet-a", TRAIN, most).source
+        for most in (0, 1)
+    ]
+    assert list(map(len, sources)) == [3, 2]
     make(tmp_path, "n05")
     with pytest.raises(UserError, match="has the class n05, which the training split lacks"):
         imagenet_variants.open_by_name(str(tmp_path), "--imagenet-a", TRAIN)

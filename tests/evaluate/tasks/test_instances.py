@@ -44,6 +44,7 @@ def met(tmp_path_factory):
             lists[split].append({"path": path, "category": "..."})
             save(root / "images" / path, thing(100 + 10 * seed + number))
     (root / "ground_truth").mkdir()
+    lists["mini_MET_database"] = lists["MET_database"][:6]  # three of the exhibits
     for name, entries in lists.items():
         (root / f"ground_truth/{name}.json").write_text(json.dumps(entries))
     return data
@@ -72,6 +73,11 @@ def test_exhibits_are_found_and_other_things_are_less_sure(evaluate, met, tmp_pa
         name: pytest.approx(100) for name in ("gap", "gap_of_shown", "accuracy", "nearest_gap")
     }
     assert [row["by"] for row in found["rows"]] == ["chosen", "nearest"]
+
+
+def test_of_the_small_database_fewer_exhibits_are_found(evaluate, met, tmp_path):
+    found = report_of(evaluate, met, "mini-met", tmp_path)["metrics"]
+    assert found["accuracy"] == 75 and found["gap"] == pytest.approx(75)
 
 
 def test_places_are_found_in_both_directions(evaluate, amstertime, tmp_path):

@@ -141,7 +141,7 @@ def find(data: epath.Path, names: Sequence[str]) -> list[str]:
     return [name for name in names if (data / SETS[name].folder).is_dir()]
 
 
-def read(data: epath.Path, name: str, seed: int) -> FineGrained:
+def read(data: epath.Path, name: str, seed: int, most: int = 0) -> FineGrained:
     """Reads the lists of a set, and makes sure that its images are there.
 
     Args:
@@ -149,6 +149,7 @@ def read(data: epath.Path, name: str, seed: int) -> FineGrained:
       name: of the set.
       seed: of what the set does not say: which tenth of the training images settings are chosen on
         where no split is for that, and Caltech-101's split.
+      most: images of each class and split that are kept; 0 keeps all.
 
     Raises:
       UserError: if a file is absent, or does not hold what it should.
@@ -169,6 +170,8 @@ def read(data: epath.Path, name: str, seed: int) -> FineGrained:
     except (ValueError, LookupError, TypeError, OSError) as error:
         reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
         raise UserError(f"{root} does not hold what it should ({reason}); {remedy}") from error
+    if most:
+        parts = {part: examples.first_of_each(most) for part, examples in parts.items()}
     train, test = parts["train"], parts["test"]
     if "val" in parts:
         held_out = np.arange(len(train) + len(parts["val"])) >= len(train)
@@ -182,10 +185,8 @@ def read(data: epath.Path, name: str, seed: int) -> FineGrained:
 
 def _require_classes(train: Examples, val: Examples | None) -> None:
     """Raises a ValueError if a class has no image to train with."""
-    shown = np.concatenate([part.targets for part in (train, val) if part is not None])
-    if shown.ndim == 1:
-        shown = shown[:, None] == np.arange(len(train.class_names))
-    for name, count in zip(train.class_names, (shown == 1).sum(axis=0), strict=True):
+    shown = np.concatenate([part.shown() for part in (train, val) if part is not None])
+    for name, count in zip(train.class_names, shown.sum(axis=0), strict=True):
         if not count:
             raise ValueError(f"no training image shows the class {name!r}")
 

@@ -191,6 +191,27 @@ EVALUATIONS = (
             Figure("ImageNet, 10 % of labels, logistic", "10%/top1", {S: 73.4}),
         ),
     ),
+    Evaluation(
+        "imagenet-few-shot",
+        "fewshot",
+        flags=_IMAGENET,
+        quick=(*_FEW, "--draws=2"),
+        needs=_IMAGENET_FOLDERS,
+        page=_IMAGENET_PAGE,
+        figures=tuple(
+            Figure(f"ImageNet, {shots} of each class, logistic", f"{shots}-shot/logistic")
+            for shots in (1, 2, 4, 8, 16)
+        ),
+    ),
+    Evaluation(
+        "imagenet-attentive",
+        "attentive",
+        flags=_IMAGENET,
+        quick=(*_FEW, "--steps=300", "--lr=1e-3,5e-3", "--weight-decay=1e-3", "--batch-size=32"),
+        needs=_IMAGENET_FOLDERS,
+        page=_IMAGENET_PAGE,
+        figures=(Figure("ImageNet, attentive probe", "top1"),),
+    ),
     _robustness(
         "imagenet-a",
         "ImageNet-A, linear",

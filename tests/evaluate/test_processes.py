@@ -28,7 +28,7 @@ TASKS = {
     "linear": ("--lr=0.03,3", "--epochs=2", "--blocks=2", "--features=cls", "--scale=0.5"),
     "attentive": ("--steps=6", "--lr=0.01,0.1", "--weight-decay=1e-3", "--scale=0.5"),
     "logistic": ("--l2=1e-3", "--max-steps=20"),
-    "segmentation": ("--layout=voc", "--size=24", "--epochs=2", "--bank=100", "--k=3"),
+    "segmentation": ("--layout=voc", "--size=24", "--epochs=2"),
     "semseg": (
         *("--layout=voc", "--size=32", "--crop=24", "--stride=12", "--ratios=1,1.5"),
         *("--steps=3", "--batch-size=8", "--scales=1,1.3", "--mirrored=on"),

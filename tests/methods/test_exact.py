@@ -13,7 +13,7 @@ from ibot_jax.config.plan import make_plan
 from ibot_jax.evaluate.features.extract import make_feature_fn
 from ibot_jax.evaluate.measures import neighbours, propagation
 from ibot_jax.evaluate.online import _make_outputs
-from ibot_jax.evaluate.probes import linear_sweep, patch_heads, softmax_regression
+from ibot_jax.evaluate.probes import linear_sweep, patch_bank, patch_heads, softmax_regression
 from ibot_jax.evaluate.tasks import copydetection, retrieval
 from ibot_jax.finetune import config as finetune_config
 from ibot_jax.finetune import step as finetune_step
@@ -41,12 +41,11 @@ def linear_layer():
 
 
 def patch_votes():
-    bank = patch_heads.Bank(jnp.asarray(ROWS), jnp.ones((16, 4)))
-    return (
-        functools.partial(patch_heads.knn_votes, k=3, temperature=0.1),
-        bank,
-        ROWS.reshape(1, 4, 4, 6),
+    bank = patch_bank.PatchBank(
+        jnp.asarray(ROWS).reshape(2, 2, 4, 6), jnp.ones((2, 2, 4, 4), jnp.uint16)
     )
+    tell = functools.partial(patch_bank.votes, k=3, temperature=0.1, mesh=MESH)
+    return tell, bank, ROWS.reshape(1, 4, 4, 6)
 
 
 def sweep(make):

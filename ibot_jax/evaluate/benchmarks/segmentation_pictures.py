@@ -7,23 +7,21 @@ from etils import epath
 from PIL import Image
 
 from ibot_jax.data.pixels.decoding import Decoding
-from ibot_jax.evaluate.benchmarks.image_files import read_image
+from ibot_jax.evaluate.benchmarks.image_files import as_colors, read_image, write_png
 from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split
-from ibot_jax.files.atomic import renamed
-from ibot_jax.files.paths import absolute_path, writing
 from ibot_jax.parallel.processes import is_first
 
 _GOLDEN = 0.618  # of a turn, by which the hues of classes differ
 
 
 class Pictures:
-    """OUT/semseg/NAME.png of the first test images, which the first process writes."""
+    """FOLDER/NAME.png of the first test images, which the first process writes."""
 
-    def __init__(self, folder: str, number: int, test: Split, decoding: Decoding):
+    def __init__(self, folder: epath.Path, number: int, test: Split, decoding: Decoding):
         """Names the folder.
 
         Args:
-          folder: OUT.
+          folder: FOLDER, below --out.
           number: how many pictures are written.
           test: the images.
           decoding: how they become pixels.
@@ -46,14 +44,9 @@ class Pictures:
         if index >= self._number or not is_first():
             return
         image = self._test.images[index]
-        pixels = read_image(image, self._decoding)
-        pixels = pixels[..., :3] if pixels.shape[2] > 2 else np.repeat(pixels[..., :1], 3, axis=2)
+        pixels = as_colors(read_image(image, self._decoding))
         sheet = np.concatenate([pixels, self._colors[truth], self._colors[found]], axis=1)
-        target: epath.Path = absolute_path(self._folder) / "semseg" / f"{image.stem}.png"
-        with writing("--out", self._folder):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with renamed(target) as temporary, temporary.open("wb") as file:
-                Image.fromarray(sheet).save(file, "PNG")
+        write_png(Image.fromarray(sheet), self._folder / f"{image.stem}.png", "--out")
 
 
 def colors(classes: int) -> np.ndarray:

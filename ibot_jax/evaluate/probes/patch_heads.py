@@ -1,4 +1,4 @@
-"""Classes of pixels from the tokens of patches: a linear layer, and nearest neighbours.
+"""Classes of pixels from the tokens of patches by a linear layer.
 
 Shape letters: B images, h and w patches, F features of a patch, C classes.
 """
@@ -8,11 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ibot_jax.evaluate.measures.cosine import unit
-
 Array = jax.Array
-
-_MAX_ENTRIES = 2**27  # of similarities at a time, over all devices: 512 MiB
 
 
 class Linear(NamedTuple):
@@ -24,13 +20,6 @@ class Linear(NamedTuple):
     def __call__(self, tokens: Array) -> Array:
         """Returns the logits [..., C] of tokens [..., F]."""
         return jnp.matmul(tokens, self.kernel, precision="highest") + self.bias
-
-
-class Bank(NamedTuple):
-    """Patches whose classes are known: unit features [M, F], shares of the classes [M, C]."""
-
-    features: Array
-    shares: Array
 
 
 def linear_loss(head: Linear, tokens: Array, counts: Array) -> Array:
@@ -64,36 +53,6 @@ def count_pixels(labels: Array, grid: tuple[int, int], num_classes: int) -> Arra
     counts = jnp.zeros((len(labels), num_classes), jnp.float32)
     counts = counts.at[patches, labels.astype(jnp.int32)].add(1, mode="drop")
     return counts.reshape(batch, rows, columns, num_classes)
-
-
-def knn_votes(bank: Bank, tokens: Array, *, k: int, temperature: float) -> Array:
-    """Returns the votes of each patch's k nearest by cosine, with weight exp(cosine / T).
-
-    Args:
-      bank: the patches that vote, each for its classes by their shares.
-      tokens: [B, h, w, F].
-      k: how many vote.
-      temperature: T.
-
-    Returns:
-      [B, h, w, C] float32, shares of the votes.
-    """
-
-    def one_chunk(queries):  # [B, q, F]
-        cosine = jnp.einsum("bqf,mf->bqm", queries, bank.features, precision="highest")
-        nearest, index = jax.lax.top_k(cosine, k)
-        weights = jax.nn.softmax(nearest / temperature)
-        return jnp.einsum("bqk,bqkc->bqc", weights, bank.shares[index], precision="highest")
-
-    batch, rows, columns, width = tokens.shape
-    number = rows * columns
-    chunk = min(max(_MAX_ENTRIES // (batch * len(bank.features)), 1), number)
-    queries = unit(tokens).reshape(batch, number, width)
-    queries = jnp.pad(queries, ((0, 0), (0, -number % chunk), (0, 0)))
-    queries = queries.reshape(batch, -1, chunk, width)
-    votes = jax.lax.map(one_chunk, jnp.moveaxis(queries, 1, 0))  # [chunks, B, q, C]
-    votes = jnp.moveaxis(votes, 0, 1).reshape(batch, -1, votes.shape[-1])
-    return votes[:, :number].reshape(batch, rows, columns, -1)
 
 
 def decide(scores: Array, size: int) -> Array:

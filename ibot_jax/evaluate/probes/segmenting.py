@@ -1,4 +1,4 @@
-"""Heads on the frozen tokens of patches: fitted to labelled pixels, and measured on others."""
+"""A linear layer on the frozen tokens of patches: fitted to labelled pixels, measured on others."""
 
 import dataclasses
 import functools
@@ -14,8 +14,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.image_files import ahead
 from ibot_jax.evaluate.benchmarks.segmentation_data import Split, Squares, nearest
 from ibot_jax.evaluate.measures import mean_iou
-from ibot_jax.evaluate.measures.cosine import unit
-from ibot_jax.evaluate.probes.patch_heads import Bank, Linear, count_pixels, decide, linear_loss
+from ibot_jax.evaluate.probes.patch_heads import Linear, count_pixels, decide, linear_loss
 from ibot_jax.parallel.agreement import in_step
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.rows import to_global
@@ -62,6 +61,9 @@ def fit_linear(
       epochs: how often they are seen.
       learning_rate: of AdamW; falls to 0 along a cosine.
       seed: of their order.
+
+    Raises:
+      UserError: if no pixel is annotated.
     """
     steps = epochs * frozen.squares.number(train)
     optimizer = optax.adamw(optax.cosine_decay_schedule(learning_rate, steps))
@@ -77,66 +79,24 @@ def fit_linear(
         counts = count_pixels(batch["labels"], (rows, columns), train.num_classes)
         grads = jax.grad(linear_loss)(head, tokens, counts)
         updates, state = optimizer.update(grads, state, head)
-        return optax.apply_updates(head, updates), state
+        return optax.apply_updates(head, updates), state, counts.any()
 
-    rng = np.random.default_rng(seed)
+    rng, annotated = np.random.default_rng(seed), []
     for epoch in range(epochs):
         for batch in frozen.batches(train, rng.permutation(len(train)), f"linear {epoch + 1}"):
-            head, state = step(frozen.params, head, state, batch)
+            head, state, has_pixels = step(frozen.params, head, state, batch)
+            annotated.append(has_pixels)
+        if not any(annotated):
+            raise UserError(f"{train.annotations[0].parent} has no annotated pixel")
     return head
 
 
-def sample_bank(frozen: Frozen, train: Split, *, number: int, seed: int) -> Bank:
-    """Draws patches of the training images, as many of each, for k-NN.
-
-    Args:
-      frozen: the model.
-      train: the images.
-      number: of patches; fewer where images have not so many patches with a known pixel.
-      seed: of the draw.
-
-    Raises:
-      UserError: if no patch has a known pixel.
-    """
-    rows, columns, _ = frozen.shape()
-    patches = rows * columns
-    per_image = min(-(-number // len(train)), patches)
-    everywhere = replicated(frozen.mesh)
-
-    @functools.partial(jax.jit, out_shardings=everywhere)
-    def draw(params, batch, chosen):
-        tokens = frozen.patch_fn(params, batch["images"])
-        counts = count_pixels(batch["labels"], (rows, columns), train.num_classes)
-        by_patch = (x.reshape(len(x), patches, -1) for x in (unit(tokens), counts))
-        return tuple(jnp.take_along_axis(x, chosen[..., None], axis=1) for x in by_patch)
-
-    rng = np.random.default_rng(seed)
-    features, counts = [], []
-    for batch in frozen.batches(train, rng.permutation(len(train)), "bank"):
-        chosen = np.stack(
-            [rng.permutation(patches)[:per_image] for _ in range(frozen.squares.rows.batch_size)]
-        )
-        drawn = draw(frozen.params, batch, jax.device_put(chosen, everywhere))
-        of_tokens, of_counts = (np.asarray(x).reshape(-1, x.shape[-1]) for x in drawn)
-        known = of_counts.any(axis=1)
-        features.append(of_tokens[known])
-        counts.append(of_counts[known])
-    features, counts = (np.concatenate(x)[:number] for x in (features, counts))
-    if not len(features):
-        raise UserError(f"{train.annotations[0].parent} has no annotated pixel")
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    return jax.device_put(Bank(features, shares), everywhere)
-
-
-def count_classes(
-    frozen: Frozen, score_fn: Callable[[Any, jax.Array], jax.Array], head: Any, test: Split
-) -> np.ndarray:
+def count_classes(frozen: Frozen, head: Linear, test: Split) -> np.ndarray:
     """Counts the pixels of all images by true and predicted class, at the annotations' size.
 
     Args:
       frozen: the model.
-      score_fn: (head, features of patches [B, h, w, F]) -> scores of the classes [B, h, w, C].
-      head: what it needs.
+      head: the layer.
       test: the images.
 
     Returns:
@@ -148,8 +108,7 @@ def count_classes(
 
     @functools.partial(jax.jit, out_shardings=replicated(frozen.mesh))
     def segment(params, head, images):
-        scores = score_fn(head, frozen.patch_fn(params, images))
-        return decide(scores, frozen.squares.size)
+        return decide(head(frozen.patch_fn(params, images)), frozen.squares.size)
 
     truths = ahead(test.read_truth, range(len(test)))
     total = np.zeros((test.num_classes, test.num_classes), np.int64)

@@ -272,7 +272,7 @@ EVALUATIONS = (
     Evaluation(
         "voc-incontext",
         "incontext",
-        flags=(f"--data={ROOT}/{_VOC2012}", "--layout=voc"),
+        flags=(f"--data={ROOT}/{_VOC2012}", "--layout=voc-aug"),
         quick=("--size=224", "--memory-size=100000", "--epochs=1"),
         needs=(_VOC2012,),
         page=_VOC_PAGE,

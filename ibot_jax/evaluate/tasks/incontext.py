@@ -25,7 +25,8 @@ from ibot_jax.cli import flags
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.in_context_data import Reader
-from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split, open_splits
+from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split, nearest, open_splits
+from ibot_jax.evaluate.benchmarks.segmentation_pictures import Pictures
 from ibot_jax.evaluate.common.memory import check_images, check_spread
 from ibot_jax.evaluate.common.opening import open_model, open_rows, settings
 from ibot_jax.evaluate.common.report import Report
@@ -33,6 +34,7 @@ from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes import patch_bank
 from ibot_jax.evaluate.probes.patch_bank import PatchBank, PatchFn
 from ibot_jax.evaluate.probes.patch_heads import decide
+from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel.agreement import until_told
 from ibot_jax.parallel.layouts import batch_sharding, replicated
 from ibot_jax.parallel.mesh import make_mesh
@@ -58,6 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="side of the squares of images (default: the largest of whole patches up to 512)",
     )
     flags.add(group, "--batch-size", default=16)
+    flags.add_number(
+        group,
+        "--pictures",
+        0,
+        "of the first N test images are written, OUT/incontext/*.png",
+        kind=flags.natural,
+    )
     group = parser.add_argument_group("memory")
     flags.add_number(group, "--memory-size", 10_240_000, "patches that are remembered")
     flags.add_number(group, "--epochs", 2, "crops of each training image")
@@ -177,10 +186,16 @@ def _measure(
 
     program = jax.jit(segment, out_shardings=replicated(mesh))
     total = np.zeros((test.num_classes, test.num_classes), np.int64)
+    folder = absolute_path(args.out) / "incontext"
+    pictures = Pictures(folder, args.pictures, test, reader.decoding)
     batches = until_told(reader.whole(test))
-    for batch in progress(batches, reader.number(len(test)), "images"):
+    for step, batch in enumerate(progress(batches, reader.number(len(test)), "images")):
         found, truth = map(np.asarray, program(params, bank, to_global(batch, mesh)))
         total += mean_iou.count(found, truth, test.num_classes)
+        first = step * len(found)
+        for index in range(first, min(first + len(found), args.pictures, len(test))):
+            full = test.read_truth(index)
+            pictures.write(index, nearest(found[index - first], *full.shape), full)
     if not total.any():
         raise UserError(f"{test.annotations[0].parent} has no annotated pixel")
     return total

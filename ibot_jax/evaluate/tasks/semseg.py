@@ -36,6 +36,7 @@ from ibot_jax.evaluate.features.patch_maps import concatenated, in_whole_patches
 from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes import segmentation_training
 from ibot_jax.evaluate.probes.rates import RATES
+from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights.model import Model
 
@@ -197,7 +198,7 @@ def run(args: argparse.Namespace) -> Report:
         trained,
         test,
         segmentation_training.Sizes(args.scales, args.mirrored == "on", args.stride),
-        Pictures(args.out, args.pictures, test, crops.decoding).write,
+        Pictures(absolute_path(args.out) / "semseg", args.pictures, test, crops.decoding).write,
     )
     scores = mean_iou.scores(counts)
     row = {"protocol": args.protocol, "images": len(test), **scores}

@@ -1,15 +1,12 @@
 """Heads on patch tokens against NumPy."""
 
-import functools
-
-import jax
 import numpy as np
 import pytest
 from scipy.ndimage import zoom
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 
 from ibot_jax.evaluate.probes import patch_heads
-from ibot_jax.evaluate.probes.patch_heads import Bank, Linear
+from ibot_jax.evaluate.probes.patch_heads import Linear
 
 
 @pytest.fixture
@@ -36,23 +33,6 @@ def test_the_loss_is_the_mean_over_known_pixels(rng):
     expected = -(counts * log_probs).sum() / counts.sum()
     assert patch_heads.linear_loss(head, tokens, counts) == pytest.approx(expected, rel=1e-5)
     assert patch_heads.linear_loss(head, tokens, np.zeros_like(counts)) == 0
-
-
-@pytest.mark.parametrize("max_entries", [2**27, 2 * 30 * 3])
-def test_votes_are_those_of_the_nearest_by_cosine(monkeypatch, rng, max_entries):
-    """In one chunk, and in chunks of 3 queries of each image."""
-    monkeypatch.setattr(patch_heads, "_MAX_ENTRIES", max_entries)
-    features = rng.normal(size=(30, 6))
-    features /= np.linalg.norm(features, axis=1, keepdims=True)
-    bank = Bank(features.astype(np.float32), rng.dirichlet(np.ones(4), 30).astype(np.float32))
-    tokens = 3 * rng.normal(size=(2, 7, 6)).astype(np.float32)
-    votes = functools.partial(patch_heads.knn_votes, k=5, temperature=0.2)
-    found = jax.jit(votes)(bank, tokens[:, None]).squeeze(1)
-    cosine = tokens / np.linalg.norm(tokens, axis=-1, keepdims=True) @ features.T
-    nearest = np.argsort(-cosine, axis=-1)[..., :5]
-    weights = softmax(np.take_along_axis(cosine, nearest, -1) / 0.2, axis=-1)
-    expected = np.einsum("bqk,bqkc->bqc", weights, bank.shares[nearest])
-    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_pixels_are_decided_by_scores_between_the_patches(rng):

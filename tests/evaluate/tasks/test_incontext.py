@@ -84,12 +84,15 @@ def test_the_command_tells_colours_apart(voc, workdir, tmp_path, monkeypatch):
     monkeypatch.setattr(in_context_data, "_ASPECT", (1.5, 1.5))
     plain = Color(flip=False, jitter=(), gray=False, blur_radius=0.0, solarize=False)
     monkeypatch.setattr(in_context_data, "draw_color", lambda rng: plain)
-    flags = [f"--from={workdir}", f"--data={voc}", f"--out={tmp_path}", *FLAGS]
+    flags = [f"--from={workdir}", f"--data={voc}", f"--out={tmp_path}", "--pictures=2", *FLAGS]
     assert command.main(["incontext", *flags]) == 0
     report = json.loads((tmp_path / "incontext.json").read_text())
     (row,) = report["rows"]
     assert row["patches"] == 660 and row["images"] == 6
     assert report["metrics"]["pixel_accuracy"] > 80
+    pictures = sorted((tmp_path / "incontext").iterdir())
+    assert [path.stem for path in pictures] == ["2007_val0", "2007_val1"]
+    assert Image.open(pictures[0]).size == (3 * SHAPE[1], SHAPE[0])
     assert report["settings"]["size"] == 24 and report["settings"]["temperature"] == 0.02
 
 

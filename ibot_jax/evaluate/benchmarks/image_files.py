@@ -106,6 +106,13 @@ def list_images(folder: epath.Path) -> list[epath.Path]:
     return sorted(images)
 
 
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """Returns no more than so many items, evenly spaced from the first to the last; 0 keeps all."""
+    if not most or most >= len(items):
+        return list(items)
+    return [items[place] for place in np.linspace(0, len(items) - 1, most).round().astype(int)]
+
+
 def require_folder(folder: epath.Path) -> epath.Path:
     """Returns the folder; raises a UserError where there is none."""
     if not folder.is_dir():

@@ -26,7 +26,13 @@ from PIL import Image, ImageDraw
 from ibot_jax.cli import flags
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.benchmarks.image_files import ahead, as_colors, read_image, write_png
+from ibot_jax.evaluate.benchmarks.image_files import (
+    ahead,
+    as_colors,
+    read_image,
+    spread,
+    write_png,
+)
 from ibot_jax.evaluate.benchmarks.voc_boxes import Scene, find_scenes
 from ibot_jax.evaluate.common.opening import open_model, settings
 from ibot_jax.evaluate.common.report import Report
@@ -55,6 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     flags.add(group, "--data", metavar="DIR", help="the folder with ImageSets in it")
     group.add_argument("--split", default="trainval", help="SPLIT (default: trainval)")
+    group.add_argument(
+        "--max-images",
+        default=0,
+        type=flags.natural,
+        metavar="N",
+        help="N images, evenly spaced, for a first look (default: all)",
+    )
     flags.add_number(
         group, "--pictures", 0, "the first N images are drawn, OUT/discovery", kind=flags.natural
     )
@@ -85,7 +98,7 @@ def run(args: argparse.Namespace) -> Report:
       UserError: for what the user can mend.
     """
     with same_end():
-        scenes = find_scenes(absolute_path(args.data), args.split)
+        scenes = spread(find_scenes(absolute_path(args.data), args.split), args.max_images)
     # Images differ in size, so they go through one device, one by one.
     model, params = open_model(args, make_mesh(jax.local_devices()[:1]))
     map_fn, decoding = make_map_fn(model, args.features), Decoding.of(model.config.data)

@@ -17,6 +17,7 @@ DATA/ImageSets/Segmentation/{train,val}.txt; voc-aug: the augmented ones.
 """
 
 import argparse
+import dataclasses
 
 import jax
 import numpy as np
@@ -24,6 +25,7 @@ import numpy as np
 from ibot_jax.cli import flags
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.errors import UserError
+from ibot_jax.evaluate.benchmarks.image_files import spread
 from ibot_jax.evaluate.benchmarks.in_context_data import Reader
 from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split, nearest, open_splits
 from ibot_jax.evaluate.benchmarks.segmentation_pictures import Pictures
@@ -60,6 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="side of the squares of images (default: the largest of whole patches up to 512)",
     )
     flags.add(group, "--batch-size", default=16)
+    group.add_argument(
+        "--max-images",
+        default=0,
+        type=flags.natural,
+        metavar="N",
+        help="N images of each split, evenly spaced, for a first look (default: all)",
+    )
     flags.add_number(
         group,
         "--pictures",
@@ -84,6 +93,14 @@ def run(args: argparse.Namespace) -> Report:
       UserError: for what the user can mend.
     """
     train, test, shared = open_splits(args)
+    train, test = (
+        dataclasses.replace(
+            split,
+            images=spread(split.images, args.max_images),
+            annotations=spread(split.annotations, args.max_images),
+        )
+        for split in (train, test)
+    )
     mesh = make_mesh()
     model, params = open_model(args, mesh)
     args.size = args.size or model.geometry.whole((_SIZE, _SIZE))[0]

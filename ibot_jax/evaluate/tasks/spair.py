@@ -34,6 +34,7 @@ from ibot_jax.evaluate.benchmarks.image_files import (
     as_colors,
     read_image,
     share_batches,
+    spread,
     write_png,
 )
 from ibot_jax.evaluate.benchmarks.spair_data import SPLITS, Pair, Side, find_pairs, read_square
@@ -134,6 +135,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="side of the squares of images (default: the largest of whole patches up to 768)",
     )
     flags.add(group, "--batch-size", default=16)
+    group.add_argument(
+        "--max-pairs",
+        default=0,
+        type=flags.natural,
+        metavar="N",
+        help="N pairs, evenly spaced, for a first look (default: all)",
+    )
     flags.add_number(
         group, "--pictures", 0, "the first N pairs are drawn, OUT/spair/*.png", kind=flags.natural
     )
@@ -147,7 +155,7 @@ def run(args: argparse.Namespace) -> Report:
     """
     data = absolute_path(args.data)
     with same_end():
-        pairs = find_pairs(data, args.split, args.layout)
+        pairs = spread(find_pairs(data, args.split, args.layout), args.max_pairs)
     require_same_files([pair.source.image for pair in pairs], f"--data={args.data}")
     mesh = make_mesh()
     model, params = open_model(args, mesh)

@@ -93,3 +93,10 @@ def test_a_folder_lists_its_images_by_name(tmp_path):
         image_files.list_images(epath.Path(tmp_path / "empty"))
     with pytest.raises(UserError, match="none is no folder"):
         image_files.list_images(epath.Path(tmp_path / "none"))
+
+
+def test_some_of_many_are_spread_over_all():
+    items = list("abcdefghi")
+    assert image_files.spread(items, 3) == ["a", "e", "i"]
+    assert image_files.spread(items, 1) == ["a"]
+    assert image_files.spread(items, 0) == image_files.spread(items, 20) == items

@@ -112,6 +112,7 @@ def grow_image(root):
         (None, ["--size=80000"], "--size=80000 --batch-size=8 takes "),
         (None, ["--memory-size=21"], "--memory-size=21 is less than a patch of each of 22 images"),
         (None, ["--k=700"], "--k=700 is more than the 660 patches that are remembered"),
+        (None, ["--max-images=2", "--k=145"], "--k=145 is more than the 144 patches that are"),
         (None, ["--layout=ade20k"], "images/training is no folder"),
         (grow_image, [], "has 9x9 pixels, but its annotation 32x48"),
         (ignore_all, [], "SegmentationClass has no annotated pixel"),

@@ -37,6 +37,7 @@ from ibot_jax.evaluate.benchmarks.voc_boxes import Scene, find_scenes
 from ibot_jax.evaluate.common.opening import open_model, settings
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.measures import objects
+from ibot_jax.evaluate.probes.kept import Kept
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.models.geometry import Geometry
 from ibot_jax.models.pixels import normalize
@@ -50,6 +51,7 @@ METHODS = ("lost", "tokencut")
 _COLORS = {"lost": (60, 130, 250), "tokencut": (240, 40, 40)}
 _TRUE = (40, 220, 60)
 _FOUND = 0.5  # IoU
+_KEPT_EVERY = 64  # images
 
 # (params, image [H, W, C] uint8) -> features of patches [h, w, D]
 MapFn = Callable[[Any, np.ndarray], jax.Array]
@@ -107,22 +109,59 @@ def run(args: argparse.Namespace) -> Report:
         "tokencut": functools.partial(objects.token_cut, threshold=args.tau),
     }
     methods = {name: known[name] for name in args.methods}
-    folder, hits = absolute_path(args.out) / "discovery", []
+    find = functools.partial(discover, map_fn, params, methods, decoding, model.geometry)
+    about = settings(args, model)
+    kept = Kept(args.out, "discovery", {k: v for k, v in about.items() if k != "pictures"})
+    boxes = search(find, scenes, len(methods), kept)
     with same_end():
-        found = discover(map_fn, params, methods, scenes, decoding, model.geometry)
-        for scene, boxes in zip(scenes, progress(found, len(scenes), "images"), strict=True):
-            overlaps = [objects.overlaps(box, scene.boxes).max() for box in boxes]
-            hits.append([overlap >= _FOUND for overlap in overlaps])
-            if len(hits) <= args.pictures and is_first():
-                picture = draw(scene, dict(zip(methods, boxes, strict=True)), decoding)
-                write_png(picture, folder / f"{scene.image.stem}.png", "--out")
-    shares = 100 * np.mean(hits, axis=0)
-    rows = [
-        {"method": name, "images": len(hits), "corloc": float(share)}
-        for name, share in zip(methods, shares, strict=True)
-    ]
+        for scene, of_scene in list(zip(scenes, boxes, strict=True))[: args.pictures]:
+            if is_first():
+                picture = draw(scene, dict(zip(methods, of_scene, strict=True)), decoding)
+                target = absolute_path(args.out) / "discovery" / f"{scene.image.stem}.png"
+                write_png(picture, target, "--out")
+    rows = []
+    for name, of_method in zip(methods, np.moveaxis(boxes, 1, 0), strict=True):
+        pairs = zip(of_method, scenes, strict=True)
+        hits = [objects.overlaps(box, scene.boxes).max() >= _FOUND for box, scene in pairs]
+        rows.append({"method": name, "images": len(hits), "corloc": 100 * float(np.mean(hits))})
     metrics = {f"{row['method']}_corloc": row["corloc"] for row in rows}
-    return Report("discovery", settings(args, model), metrics, rows)
+    return Report("discovery", about, metrics, rows)
+
+
+def search(
+    find: Callable[[Sequence[Scene]], Iterator[np.ndarray]],
+    scenes: Sequence[Scene],
+    methods: int,
+    kept: Kept,
+) -> np.ndarray:
+    """Returns the boxes of all images, [N, methods, 4]; goes on where it was interrupted.
+
+    Args:
+      find: the boxes [methods, 4] of each of some images, in order.
+      scenes: the images.
+      methods: how many there are.
+      kept: what was found earlier, and where it is written every 64 images.
+
+    Raises:
+      UserError: for an image that cannot be read, or if what was kept is damaged.
+    """
+    before = kept.read() or {"boxes": np.zeros((0, methods, 4))}
+    boxes = list(before.get("boxes", ()))
+    if np.shape(boxes)[1:] not in ((), (methods, 4)) or len(boxes) > len(scenes):
+        raise kept.damaged(ValueError(f"boxes {np.shape(boxes)}"))
+    done = len(boxes)
+
+    def others() -> Iterator[np.ndarray]:
+        for first in range(done, len(scenes), _KEPT_EVERY):
+            with same_end():
+                found = list(find(scenes[first : first + _KEPT_EVERY]))
+            yield from found
+            boxes.extend(found)
+            kept.write({"boxes": np.stack(boxes)})
+
+    for _ in progress(others(), len(scenes), "images", start=done):
+        pass
+    return np.stack(boxes)
 
 
 def make_map_fn(model: Model, kind: str) -> MapFn:
@@ -153,11 +192,11 @@ def discover(
     map_fn: MapFn,
     params: Any,
     methods: dict[str, Callable[[np.ndarray], objects.Box]],
-    scenes: Sequence[Scene],
     decoding: Decoding,
     geometry: Geometry,
-) -> Iterator[list[np.ndarray]]:
-    """Yields the boxes that methods find in each image, [4] (left, top, right, bottom) in pixels.
+    scenes: Sequence[Scene],
+) -> Iterator[np.ndarray]:
+    """Yields what methods find in each image: [methods, 4], left, top, right, bottom in pixels.
 
     The device computes the features of an image while those before it are searched in threads.
 
@@ -174,18 +213,18 @@ def discover(
             )
         return pixels
 
-    def search(item: tuple[tuple[int, int], jax.Array]) -> list[np.ndarray]:
+    def in_image(item: tuple[tuple[int, int], jax.Array]) -> np.ndarray:
         (height, width), features = item
         features, found = np.asarray(features), []
         for method in methods.values():
             box = method(features)
             top, left = geometry.size(box[:2])
             bottom, right = geometry.size(box[2:])
-            found.append(np.array([left, top, min(right, width), min(bottom, height)], float))
-        return found
+            found.append([left, top, min(right, width), min(bottom, height)])
+        return np.array(found, float)
 
     items = ((pixels.shape[:2], map_fn(params, pixels)) for pixels in ahead(read, scenes))
-    return ahead(search, items)
+    return ahead(in_image, items)
 
 
 def draw(scene: Scene, boxes: dict[str, np.ndarray], decoding: Decoding) -> Image.Image:

@@ -10,9 +10,11 @@ from PIL import Image
 
 from ibot_jax import load
 from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate.benchmarks.voc_boxes import find_scenes
 from ibot_jax.evaluate.measures import objects
+from ibot_jax.evaluate.probes.kept import Kept
 from ibot_jax.evaluate.tasks import discovery
 from ibot_jax.models.geometry import Geometry
 from ibot_jax.models.pixels import normalize
@@ -59,10 +61,33 @@ def test_planted_objects_are_found_to_the_pixel(voc, method):
     assert scenes[0].size == (30, 42)
     np.testing.assert_array_equal(scenes[0].boxes, [[8, 4, 24, 24], [0, 0, 3, 2]])
     found = discovery.discover(
-        patch_colors, jnp.float32(1), {"one": method}, scenes, Decoding(), SQUARES
+        patch_colors, jnp.float32(1), {"one": method}, Decoding(), SQUARES, scenes
     )
     for scene, (box,) in zip(scenes, found, strict=True):
         np.testing.assert_array_equal(box, scene.boxes[0])
+
+
+def test_an_interrupted_search_goes_on(voc, tmp_path, monkeypatch):
+    """After the first of three images, which is then not looked at again."""
+    monkeypatch.setattr(discovery, "_KEPT_EVERY", 1)
+    scenes = find_scenes(epath.Path(voc), "trainval")
+    looked = []
+
+    def find(some):
+        for scene in some:
+            looked.append(scene.image.stem)
+            if len(looked) == 2:
+                raise KeyboardInterrupt
+            yield scene.boxes[:1]
+
+    kept = Kept(str(tmp_path), "discovery", {"of": "this"})
+    with pytest.raises(KeyboardInterrupt):
+        discovery.search(find, scenes, 1, kept)
+    found = discovery.search(find, scenes, 1, kept)
+    assert looked == [NAMES[0], NAMES[1], NAMES[1], NAMES[2]]
+    np.testing.assert_array_equal(found, [scene.boxes[:1] for scene in scenes])
+    with pytest.raises(UserError, match=r"discovery-\w+\.npz is damaged .*; remove it"):
+        discovery.search(find, scenes, 2, kept)
 
 
 def test_images_are_filled_up_with_the_mean_colour(workdir):

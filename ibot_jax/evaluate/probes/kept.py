@@ -1,4 +1,4 @@
-"""What the training of a probe keeps, so that it goes on where it was interrupted.
+"""What a long evaluation keeps, so that it goes on where it was interrupted.
 
     OUT/NAME-KEY.npz
 
@@ -21,14 +21,14 @@ from ibot_jax.parallel.processes import is_first
 
 
 class Kept:
-    """The arrays of a training, in one file, which the first process writes."""
+    """The arrays of a training or a search, in one file, which the first process writes."""
 
     def __init__(self, folder: str, name: str, about: Mapping[str, Any]):
         """Names the file.
 
         Args:
           folder: where it lies.
-          name: of the probe.
+          name: of the probe or task.
           about: all that determines the outcome; JSON types only.
         """
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
@@ -49,6 +49,25 @@ class Kept:
                     return dict(arrays)
             except Exception as error:  # NumPy and zipfile raise many kinds
                 raise self.damaged(error) from error
+
+    def rows(self, name: str, shape: tuple[int, ...], most: int) -> list[np.ndarray]:
+        """Returns the rows of an array that grows as a search goes on; none if nothing was kept.
+
+        Args:
+          name: of the array.
+          shape: of a row.
+          most: rows there can be.
+
+        Raises:
+          UserError: if it cannot be read, or holds something else.
+        """
+        arrays = self.read()
+        if arrays is None:
+            return []
+        found = np.shape(arrays.get(name))
+        if found[1:] != shape or not 0 < found[0] <= most:
+            raise self.damaged(ValueError(f"{name} are {found}, not up to {(most, *shape)}"))
+        return list(arrays[name])
 
     def damaged(self, error: Exception) -> UserError:
         """Returns the mistake of a file that does not hold what it should."""

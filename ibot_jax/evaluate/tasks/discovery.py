@@ -145,10 +145,7 @@ def search(
     Raises:
       UserError: for an image that cannot be read, or if what was kept is damaged.
     """
-    before = kept.read() or {"boxes": np.zeros((0, methods, 4))}
-    boxes = list(before.get("boxes", ()))
-    if np.shape(boxes)[1:] not in ((), (methods, 4)) or len(boxes) > len(scenes):
-        raise kept.damaged(ValueError(f"boxes {np.shape(boxes)}"))
+    boxes = kept.rows("boxes", (methods, 4), len(scenes))
     done = len(boxes)
 
     def others() -> Iterator[np.ndarray]:

@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import itertools
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,6 +43,7 @@ from ibot_jax.evaluate.common.opening import open_model, open_rows, settings
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.extract import FeatureFn, extract
 from ibot_jax.evaluate.measures import keypoints
+from ibot_jax.evaluate.probes.kept import Kept
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel.agreement import same_end, until_told
 from ibot_jax.parallel.layouts import replicated
@@ -55,6 +56,7 @@ from ibot_jax.weights.model import Model
 
 ALPHAS = (0.05, 0.1, 0.15)
 _DRAWN = ALPHAS.index(0.1)  # by which pictures tell right from wrong
+_KEPT_EVERY = 512  # pairs
 _SIZE = 768  # at the most, unless told otherwise
 
 
@@ -168,19 +170,51 @@ def run(args: argparse.Namespace) -> Report:
     check_images(named, len(rows), (args.size, args.size), model)
     decoding = Decoding.of(model.config.data)
     matcher = Matcher(make_patch_fn(model), params, args.size, decoding, rows, mesh)
-    found = []
-    for pair, points in zip(pairs, progress(matcher.find(pairs), len(pairs), "pairs"), strict=True):
-        found.append(keypoints.correct(points, pair.target.points, pair.box, ALPHAS))
-        if len(found) <= args.pictures and is_first():
-            target = absolute_path(args.out) / "spair" / f"{len(found)}-{pair.category}.png"
-            write_png(draw(pair, points, found[-1][_DRAWN], decoding), target, "--out")
+    about = settings(args, model)
+    kept = Kept(args.out, "spair", {k: v for k, v in about.items() if k != "pictures"})
+    points = search(matcher.find, pairs, kept)
+    found = [
+        keypoints.correct(x[: len(pair.target.points)], pair.target.points, pair.box, ALPHAS)
+        for x, pair in zip(points, pairs, strict=True)
+    ]
+    with same_end():
+        for number in range(min(args.pictures, len(pairs)) if is_first() else 0):
+            picture = draw(pairs[number], points[number], found[number][_DRAWN], decoding)
+            name = f"{number + 1}-{pairs[number].category}.png"
+            write_png(picture, absolute_path(args.out) / "spair" / name, "--out")
     table = summary([pair.category for pair in pairs], found)
     metrics = {name: value for name, value in table[-1].items() if isinstance(value, float)}
     for alpha in ALPHAS:
         metrics[f"categories_{alpha}"] = float(
             np.mean([row[f"points_{alpha}"] for row in table[:-1]])
         )
-    return Report("spair", settings(args, model), metrics, table)
+    return Report("spair", about, metrics, table)
+
+
+def search(
+    find: Callable[[Sequence[Pair]], Iterator[np.ndarray]], pairs: Sequence[Pair], kept: Kept
+) -> np.ndarray:
+    """Returns where the points of all pairs are, [N, K, 2]; goes on where it was interrupted.
+
+    K is the largest number of points of a pair; behind its own a pair has zeros.
+
+    Args:
+      find: see `Matcher.find`.
+      pairs: the pairs.
+      kept: what was found earlier, and where it is written every 512 pairs.
+
+    Raises:
+      UserError: for an image that cannot be read, or if what was kept is damaged.
+    """
+    most = max(len(pair.source.points) for pair in pairs)
+    points = kept.rows("points", (most, 2), len(pairs))
+    left = pairs[len(points) :]
+    if left:
+        for found in progress(find(left), len(pairs), "pairs", start=len(points)):
+            points.append(np.pad(found, ((0, most - len(found)), (0, 0))))
+            if len(points) % _KEPT_EVERY == 0 or len(points) == len(pairs):
+                kept.write({"points": np.stack(points)})
+    return np.stack(points)
 
 
 def make_patch_fn(model: Model) -> FeatureFn:
@@ -218,7 +252,7 @@ def draw(pair: Pair, points: np.ndarray, right: np.ndarray, decoding: Decoding) 
     for image, left in zip(sides, (0, sides[0].width), strict=True):
         sheet.paste(image, (left, 0))
     pen = ImageDraw.Draw(sheet)
-    for start, end, good in zip(pair.source.points, points, right, strict=True):
+    for start, end, good in zip(pair.source.points, points, right, strict=False):
         color = (40, 220, 60) if good else (240, 40, 40)
         pen.line([tuple(start), (end[0] + sides[0].width, end[1])], fill=color, width=2)
     return sheet

@@ -10,8 +10,10 @@ from PIL import Image
 from scenes import POINTS, pattern, write_patterns, write_spair
 
 from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate.benchmarks.spair_data import find_pairs
+from ibot_jax.evaluate.probes.kept import Kept
 from ibot_jax.evaluate.tasks import spair
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.shares import all_rows
@@ -41,6 +43,32 @@ def test_what_is_moved_is_found_to_the_pixel(moved):
     assert len(found) == 12
     for pair, points in zip(pairs, found, strict=True):
         np.testing.assert_array_equal(points, pair.target.points)
+
+
+def test_an_interrupted_search_goes_on(moved, tmp_path, monkeypatch):
+    """After four of twelve pairs, which are then not looked at again."""
+    monkeypatch.setattr(spair, "_KEPT_EVERY", 4)
+    pairs = find_pairs(epath.Path(moved), "test", "large")
+    looked = []
+
+    def find(some):
+        for pair in some:
+            if len(looked) == 6:
+                looked.append(None)
+                raise KeyboardInterrupt
+            looked.append(pair)
+            yield pair.target.points
+
+    kept = Kept(str(tmp_path), "spair", {"of": "this"})
+    with pytest.raises(KeyboardInterrupt):
+        spair.search(find, pairs, kept)
+    found = spair.search(find, pairs, kept)
+    assert looked[:6] == pairs[:6] and looked[7:] == pairs[4:]
+    for points, pair in zip(found, pairs, strict=True):
+        np.testing.assert_array_equal(points[: len(pair.target.points)], pair.target.points)
+    np.testing.assert_array_equal(spair.search(None, pairs, kept), found)
+    with pytest.raises(UserError, match=r"spair-\w+\.npz is damaged \(points are .*; remove it"):
+        spair.search(find, pairs[:8], kept)
 
 
 def test_shares_are_of_images_points_and_categories():

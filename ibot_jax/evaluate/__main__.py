@@ -49,6 +49,7 @@ TASKS = {
     )
 }
 TASKS["finetune"] = "ibot_jax.finetune.task"
+TASKS["upernet"] = "ibot_jax.finetune.upernet_task"
 
 # Runs tasks; `run(args, tasks)` returns an exit status.
 SUITE = {"suite": "ibot_jax.evaluate.suite.command"}

@@ -364,15 +364,19 @@ class Swin(nn.Module):
         return _tokens(self.norm(x))
 
     def layers(
-        self, images: Array, wanted: Sequence[int], normalized: bool = True
+        self,
+        images: Array,
+        wanted: Sequence[int],
+        normalized: bool = True,
+        gains: Array | None = None,
     ) -> tuple[Tokens, ...]:
         """Returns the tokens of the wanted blocks, in that order; blocks count over all stages.
 
-        Those of the last stage are normalised, or none.
+        Those of the last stage are normalised, or none. `gains` as of a call.
         """
         others = sum(self.stage_depths[:-1])  # blocks of stages whose width is not that of the norm
         others = others if normalized else sum(self.stage_depths)
-        outputs = [x for _, _, x in self._run(images)]
+        outputs = [x for _, _, x in self._run(images, gains=gains)]
         return tuple(
             _tokens(self.norm(outputs[number]) if number >= others else outputs[number])
             for number in wanted

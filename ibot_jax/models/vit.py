@@ -156,16 +156,21 @@ class ViT(nn.Module):
         return self._tokens(x, images, local)
 
     def layers(
-        self, images: Array, wanted: Sequence[int], normalized: bool = True
+        self,
+        images: Array,
+        wanted: Sequence[int],
+        normalized: bool = True,
+        gains: Array | None = None,
     ) -> tuple[Tokens, ...]:
         """Returns the tokens of the wanted blocks, which count from 0, in that order.
 
-        All are normalised by the last norm, or none.
+        All are normalised by the last norm, or none. `gains` as of a call.
         """
         x, rotation = self._embed(images, None), self._rotation(images)
         outputs = {}
         for number, block in enumerate(self.blocks):
-            x = block(x, rotation=rotation)
+            own = None if gains is None else gains[:, number].T[..., None, None]
+            x = block(x, own, rotation=rotation)
             if number in wanted:
                 outputs[number] = self._tokens(x, images, normalized=normalized)
         return tuple(outputs[number] for number in wanted)

@@ -26,9 +26,12 @@ from ibot_jax.evaluate.probes.windows import Windows, decide
 from ibot_jax.parallel.agreement import in_step
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.rows import to_global
+from ibot_jax.parallel.shares import Rows
 from ibot_jax.screen.progress import progress
 
 Trained = tuple[Head, Running]
+# (parameters, images [B, H, W, C'] uint8) -> logits [B, h, w, C]
+LogitsFn = Callable[[Any, jax.Array], jax.Array]
 # (number of the test image, classes found [H, W] uint8, classes that are right)
 Show = Callable[[int, np.ndarray, np.ndarray], None]
 
@@ -148,18 +151,36 @@ def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> T
     return trained
 
 
+def make_logits_fn(setting: Setting) -> LogitsFn:
+    """Returns (what `fit` gave and the backbone's parameters, images) -> logits of patches."""
+
+    def logits(params, images):
+        trained, backbone = params
+        return segmentation_head.logits(*trained, setting.patch_fn(backbone, images))
+
+    return logits
+
+
 def measure(
-    setting: Setting, trained: Trained, test: Split, sizes: Sizes, show: Show
+    logits_fn: LogitsFn,
+    params: Any,
+    test: Split,
+    crops: Crops,
+    sizes: Sizes,
+    mesh: jax.sharding.Mesh,
+    show: Show,
 ) -> np.ndarray:
     """Counts the pixels of all images by true and predicted class, at the annotations' size.
 
     Windows go through the devices in batches, whichever image they are of.
 
     Args:
-      setting: as of `fit`.
-      trained: what that gave.
+      logits_fn: says of windows what their cells show.
+      params: its parameters, on all devices.
       test: the images.
-      sizes: at which they are seen.
+      crops: as in training.
+      sizes: at which the images are seen.
+      mesh: the devices.
       show: is told of each image.
 
     Returns:
@@ -168,7 +189,8 @@ def measure(
     Raises:
       UserError: if an image cannot be read, or no pixel is annotated.
     """
-    crops, turns = setting.crops, (False, True) if sizes.mirrored else (False,)
+    turns = (False, True) if sizes.mirrored else (False,)
+    program = jax.jit(logits_fn, out_shardings=replicated(mesh))
 
     def windows_of(size: Size) -> list[Windows]:
         shortest = [int(crops.size * scale) for scale in sizes.scales]
@@ -184,7 +206,8 @@ def measure(
         return found
 
     indices = range(len(test))
-    scores = _scores(setting, trained, itertools.chain.from_iterable(ahead(cut, indices)))
+    all_windows = itertools.chain.from_iterable(ahead(cut, indices))
+    scores = _scores(functools.partial(program, params), all_windows, crops.rows, mesh)
     truths = ahead(test.read_truth, indices)
     total = np.zeros((test.num_classes, test.num_classes), np.int64)
     for index, truth in enumerate(progress(truths, len(test), "mIoU")):
@@ -203,16 +226,16 @@ def measure(
     return total
 
 
-def _scores(setting: Setting, trained: Trained, cut: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+def _scores(
+    logits: Callable[[jax.Array], jax.Array],
+    cut: Iterator[np.ndarray],
+    rows: Rows,
+    mesh: jax.sharding.Mesh,
+) -> Iterator[np.ndarray]:
     """Yields the logits [h, w, C] of windows.
 
     The devices work on a batch while the one before it is used.
     """
-    rows = setting.crops.rows
-
-    @functools.partial(jax.jit, out_shardings=replicated(setting.mesh))
-    def logits(trained, params, images):
-        return segmentation_head.logits(*trained, setting.patch_fn(params, images))
 
     def batches() -> Iterator[tuple[np.ndarray, int]]:
         for _, alike in itertools.groupby(cut, key=np.shape):
@@ -223,8 +246,7 @@ def _scores(setting: Setting, trained: Trained, cut: Iterator[np.ndarray]) -> It
 
     pending = None
     for (images, number), _ in in_step(batches()):
-        batch = to_global({"images": images}, setting.mesh)
-        found = logits(trained, setting.params, batch["images"]), number
+        found = logits(to_global({"images": images}, mesh)["images"]), number
         if pending is not None:
             yield from _fetch(*pending)
         pending = found

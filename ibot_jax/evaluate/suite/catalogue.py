@@ -302,6 +302,18 @@ EVALUATIONS = (
     _segmentation("ade20k-ibot", *_ADE20K, "ibot", {B: 38.3}),
     _segmentation("ade20k", *_ADE20K, "dinov2", {L22K: 44.6}),
     _segmentation("ade20k-ms", *_ADE20K, "dinov2-ms", {L22K: 47.5}),
+    Evaluation(
+        "ade20k-upernet",
+        "upernet",
+        flags=(f"--data={ROOT}/ADEChallengeData2016", "--layout=ade20k"),
+        quick=("--steps=500", "--warmup=50"),
+        needs=("ADEChallengeData2016",),
+        page="sceneparsing.csail.mit.edu",
+        figures=(
+            Figure("ADE20K, UperNet, mIoU", "miou", {B: 50.0}),
+            Figure("ADE20K, UperNet, mean accuracy", "mean_accuracy", {B: 60.3}),
+        ),
+    ),
     _segmentation("cityscapes", *_CITYSCAPES, "dinov2", {L22K: 64.8}),
     _segmentation("cityscapes-ms", *_CITYSCAPES, "dinov2-ms", {L22K: 74.5}),
     _segmentation("voc-aug", *_VOC_AUG, "dinov2", {L22K: 82.3}),

@@ -26,7 +26,7 @@ import numpy as np
 from ibot_jax.cli import flags
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.benchmarks.segmentation_data import LAYOUTS, open_splits
+from ibot_jax.evaluate.benchmarks.segmentation_data import LAYOUTS, Split, open_splits
 from ibot_jax.evaluate.benchmarks.segmentation_pictures import Pictures
 from ibot_jax.evaluate.benchmarks.segmentation_views import Crops
 from ibot_jax.evaluate.common.memory import check_images
@@ -48,9 +48,8 @@ class Protocol:
     """What a published protocol says; each is a flag of the same name.
 
     Attributes:
-      blocks: (number of blocks) -> those whose tokens are concatenated, counted from 1.
+      blocks: (number of blocks) -> those whose tokens are taken, counted from 1.
       last_norm: "on" where the backbone's last norm is applied to them, else "off".
-      batch_norm: "on" or "off", behind that.
       size: shorter side of images, pixels.
       ratios: the least and the largest by which it is multiplied in training.
       crop: side of crops and windows, pixels.
@@ -62,13 +61,10 @@ class Protocol:
       lr: the largest learning rate.
       schedule: how it falls.
       weight_decay: of AdamW.
-      clip: the largest norm of the gradients; 0 leaves them.
-      dropout: share of features that are left out.
     """
 
     blocks: Callable[[int], Sequence[int]] = lambda depth: (depth,)
     last_norm: str = "on"
-    batch_norm: str = "on"
     size: int = 512
     ratios: tuple[float, float] = (0.5, 2.0)
     crop: int = 512
@@ -80,13 +76,31 @@ class Protocol:
     lr: float = 1e-3
     schedule: str = "linear"
     weight_decay: float = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearProtocol(Protocol):
+    """That of a linear layer.
+
+    Attributes:
+      batch_norm: "on" or "off", before the layer.
+      clip: the largest norm of the gradients; 0 leaves them.
+      dropout: share of features that are left out.
+    """
+
+    batch_norm: str = "on"
     clip: float = 0.0
     dropout: float = 0.0
 
 
+def thirds(depth: int) -> tuple[int, ...]:
+    """Returns the blocks that the original takes: 4, 6, 8 and 12 of 12."""
+    return depth // 3, depth // 2, 2 * depth // 3, depth
+
+
 PROTOCOLS = {
-    "dinov2": Protocol(),
-    "dinov2-ms": Protocol(
+    "dinov2": LinearProtocol(),
+    "dinov2-ms": LinearProtocol(
         blocks=lambda depth: range(depth - 3, depth + 1),
         size=640,
         ratios=(1.0, 3.0),
@@ -95,19 +109,34 @@ PROTOCOLS = {
         scales=(1.0, 1.32, 1.73, 2.28, 3.0),
         mirrored="on",
     ),
-    "dinov3": Protocol(schedule="cosine", weight_decay=1e-3, clip=35.0, dropout=0.1),
-    "ibot": Protocol(
-        blocks=lambda depth: (depth // 3, depth // 2, 2 * depth // 3, depth),
-        batch_norm="off",
-        steps=160_000,
-        lr=8e-4,
-        weight_decay=0.05,
+    "dinov3": LinearProtocol(schedule="cosine", weight_decay=1e-3, clip=35.0, dropout=0.1),
+    "ibot": LinearProtocol(
+        blocks=thirds, batch_norm="off", steps=160_000, lr=8e-4, weight_decay=0.05
     ),
 }
+# Flags on which nothing that is trained depends.
+OF_TESTING = ("stride", "scales", "mirrored", "pictures", "protocol")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the task."""
+    add_data_arguments(parser)
+    group = parser.add_argument_group("protocol")
+    group.add_argument(
+        "--protocol",
+        default="dinov2",
+        choices=tuple(PROTOCOLS),
+        help="what the flags below are unless they are given (default: dinov2)",
+    )
+    add_protocol_arguments(group)
+    switch = flags.one_of(_SWITCH)
+    add_number(group, "--batch-norm", switch, "whether features are normalised by it", "on|off")
+    add_number(group, "--clip", flags.not_negative, "largest norm of the gradients; 0: any", "NORM")
+    add_number(group, "--dropout", flags.share, "share of features that are left out", "SHARE")
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the model, the data and the pictures."""
     flags.add_model_options(parser)
     group = parser.add_argument_group("data")
     flags.add(group, "--data", metavar="DIR", help="see above")
@@ -116,38 +145,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_number(
         group, "--pictures", 0, "of the first N test images are written", kind=flags.natural
     )
-    group = parser.add_argument_group("protocol")
-    group.add_argument(
-        "--protocol",
-        default="dinov2",
-        choices=tuple(PROTOCOLS),
-        help="what the flags below are unless they are given (default: dinov2)",
-    )
-    flags.add(group, "--seed", help="of the head, the order and the crops")
 
-    def add(flag: str, kind: Callable[[str], Any], text: str, metavar: str = "N") -> None:
-        # Suppressed, so that a 0 that was given is not taken for one that was not.
-        group.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=text, metavar=metavar)
 
-    switch = flags.one_of(_SWITCH)
-    add(
-        "--blocks", flags.sequence(flags.positive), "whose tokens are concatenated, from 1", "N,..."
-    )
-    add("--last-norm", switch, "whether the backbone's last norm is applied to them", "on|off")
-    add("--batch-norm", switch, "whether the features are normalised by BatchNorm", "on|off")
-    add("--size", flags.positive, "shorter side of images")
-    add("--ratios", flags.sequence(flags.above_zero), "of that, in training", "LEAST,MOST")
-    add("--crop", flags.positive, "side of crops and windows")
-    add("--stride", flags.positive, "from one window to the next")
-    add("--scales", flags.sequence(flags.above_zero), "of --size, in testing", "SCALE,...")
-    add("--mirrored", switch, "whether test images are seen mirrored, too", "on|off")
-    add("--steps", flags.positive, "of the training")
-    add("--warmup", flags.natural, "steps in which the learning rate rises")
-    add("--lr", flags.above_zero, "largest learning rate", "RATE")
-    add("--schedule", flags.one_of(tuple(RATES)), "how it falls", "|".join(RATES))
-    add("--weight-decay", flags.not_negative, "of AdamW", "DECAY")
-    add("--clip", flags.not_negative, "largest norm of the gradients; 0 leaves them", "NORM")
-    add("--dropout", flags.share, "share of features that are left out", "SHARE")
+def add_protocol_arguments(group: argparse._ArgumentGroup) -> None:
+    """Adds the flags of every `Protocol`."""
+    flags.add(group, "--seed", help="of what is learned, the order and the crops")
+    switch, schedule = flags.one_of(_SWITCH), flags.one_of(tuple(RATES))
+    for flag, kind, text, metavar in (
+        ("--blocks", flags.sequence(flags.positive), "whose tokens are taken, from 1", "N,..."),
+        ("--last-norm", switch, "whether the backbone's last norm is applied to them", "on|off"),
+        ("--size", flags.positive, "shorter side of images", "N"),
+        ("--ratios", flags.sequence(flags.above_zero), "of it in training", "LEAST,MOST"),
+        ("--crop", flags.positive, "side of crops and windows", "N"),
+        ("--stride", flags.positive, "from one window to the next", "N"),
+        ("--scales", flags.sequence(flags.above_zero), "of --size in testing", "SCALE,..."),
+        ("--mirrored", switch, "whether test images are seen mirrored, too", "on|off"),
+        ("--steps", flags.positive, "of the training", "N"),
+        ("--warmup", flags.natural, "steps in which the learning rate rises", "N"),
+        ("--lr", flags.above_zero, "largest learning rate", "RATE"),
+        ("--schedule", schedule, "how it falls", "|".join(RATES)),
+        ("--weight-decay", flags.not_negative, "of AdamW", "DECAY"),
+    ):
+        add_number(group, flag, kind, text, metavar)
+
+
+def add_number(
+    group: argparse._ArgumentGroup,
+    flag: str,
+    kind: Callable[[str], Any],
+    text: str,
+    metavar: str,
+) -> None:
+    """Adds a flag that is absent unless it is given, so that a 0 is told from what was not said."""
+    group.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=text, metavar=metavar)
 
 
 def run(args: argparse.Namespace) -> Report:
@@ -159,20 +189,8 @@ def run(args: argparse.Namespace) -> Report:
     train, test, shared = open_splits(args)
     mesh = make_mesh()
     model, params = open_model(args, mesh)
-    _settle(args, model, len(train))
-    rows = open_rows(args, mesh)
-    square = args.crop, args.crop
-    height, width = np.add(square, model.geometry.missing(square)).tolist()
-    named = f"--crop={args.crop} with --batch-size={args.batch_size}"
-    check_images(named, len(rows), (height, width), model)
-    crops = Crops(
-        size=args.size,
-        ratios=(min(args.ratios), max(args.ratios)),
-        crop=args.crop,
-        fill=np.round(255 * np.array(model.config.data.mean)).astype(np.uint8),
-        decoding=Decoding.of(model.config.data),
-        rows=rows,
-    )
+    settle(args, PROTOCOLS[args.protocol], model, len(train))
+    crops = make_crops(args, model, mesh)
     setting = segmentation_training.Setting(
         patch_fn=make_patch_fn(
             model, [block - 1 for block in args.blocks], normalized=args.last_norm == "on"
@@ -191,32 +209,22 @@ def run(args: argparse.Namespace) -> Report:
         seed=args.seed,
     )
     about = settings(args, model)
-    of_training = {key: value for key, value in about.items() if key not in _OF_TESTING}
+    of_training = {key: value for key, value in about.items() if key not in OF_TESTING}
     trained = segmentation_training.fit(setting, train, args.out, of_training)
-    counts = segmentation_training.measure(
-        setting,
-        trained,
-        test,
-        segmentation_training.Sizes(args.scales, args.mirrored == "on", args.stride),
-        Pictures(absolute_path(args.out) / "semseg", args.pictures, test, crops.decoding).write,
-    )
-    scores = mean_iou.scores(counts)
+    logits_fn = segmentation_training.make_logits_fn(setting)
+    scores = measure(args, "semseg", logits_fn, (trained, params), test, crops, mesh)
     row = {"protocol": args.protocol, "images": len(test), **scores}
     return Report("semseg", about, scores, [row], shared_images=shared)
 
 
-# Flags on which the head does not depend.
-_OF_TESTING = ("stride", "scales", "mirrored", "pictures", "protocol")
-
-
-def _settle(args: argparse.Namespace, model: Model, images: int) -> None:
-    """Gives `args` what the protocol says where flags say nothing.
+def settle(args: argparse.Namespace, protocol: Protocol, model: Model, images: int) -> None:
+    """Gives `args` what a protocol says where flags say nothing.
 
     Raises:
-      UserError: if it makes no sense for the model or the images.
+      UserError: if it makes no sense for the model or the number of training images.
     """
-    depth, protocol = model.geometry.depth, PROTOCOLS[args.protocol]
-    for field in dataclasses.fields(Protocol):
+    depth = model.geometry.depth
+    for field in dataclasses.fields(protocol):
         value = getattr(protocol, field.name)
         if field.name == "blocks":
             value = tuple(value(depth))
@@ -231,6 +239,45 @@ def _settle(args: argparse.Namespace, model: Model, images: int) -> None:
         )
     if images < args.batch_size:
         raise UserError(f"--batch-size={args.batch_size} is more than the {images} training images")
+
+
+def make_crops(args: argparse.Namespace, model: Model, mesh: jax.sharding.Mesh) -> Crops:
+    """Returns how images are seen in training, by settled flags.
+
+    Raises:
+      UserError: if there is no memory for them, or not all devices would get as many.
+    """
+    rows = open_rows(args, mesh)
+    square = args.crop, args.crop
+    height, width = np.add(square, model.geometry.missing(square)).tolist()
+    named = f"--crop={args.crop} with --batch-size={args.batch_size}"
+    check_images(named, len(rows), (height, width), model)
+    return Crops(
+        size=args.size,
+        ratios=(min(args.ratios), max(args.ratios)),
+        crop=args.crop,
+        fill=np.round(255 * np.array(model.config.data.mean)).astype(np.uint8),
+        decoding=Decoding.of(model.config.data),
+        rows=rows,
+    )
+
+
+def measure(
+    args: argparse.Namespace,
+    task: str,
+    logits_fn: segmentation_training.LogitsFn,
+    params: Any,
+    test: Split,
+    crops: Crops,
+    mesh: jax.sharding.Mesh,
+) -> dict[str, float]:
+    """Returns the scores of what was trained, by settled flags; pictures go to OUT/TASK."""
+    sizes = segmentation_training.Sizes(args.scales, args.mirrored == "on", args.stride)
+    pictures = Pictures(absolute_path(args.out) / task, args.pictures, test, crops.decoding)
+    counts = segmentation_training.measure(
+        logits_fn, params, test, crops, sizes, mesh, pictures.write
+    )
+    return mean_iou.scores(counts)
 
 
 def make_patch_fn(

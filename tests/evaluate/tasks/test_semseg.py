@@ -73,7 +73,13 @@ def test_planted_classes_are_found(trained, sizes):
     setting, head, test = trained
     shown = []
     counts = segmentation_training.measure(
-        setting, head, test, sizes, lambda *found: shown.append(found)
+        segmentation_training.make_logits_fn(setting),
+        (head, setting.params),
+        test,
+        setting.crops,
+        sizes,
+        setting.mesh,
+        lambda *found: shown.append(found),
     )
     assert counts.sum() == 6 * (SHAPE[0] - 2) * SHAPE[1]  # the ignored rows do not count
     scores = mean_iou.scores(counts)

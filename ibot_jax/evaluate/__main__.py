@@ -38,7 +38,6 @@ TASKS = {
         "instances",
         "davis",
         "segmentation",
-        "semseg",
         "incontext",
         "depth",
         "correspondence",

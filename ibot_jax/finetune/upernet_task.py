@@ -4,10 +4,10 @@ What it measures: what the model is worth as a start for segmentation, as the or
 (paper, section 4.2). Tokens of blocks 4, 6, 8 and 12 of 12 become maps of four scales (enlarged
 four times and twice, as they are, half as large; a Swin's stages as they are), on which UperNet
 stands, with an auxiliary head on the third. Views, windows and schedule are those of
-`semseg --protocol=ibot`; AdamW's learning rate falls from layer to layer. The rates are the
+`segmentation --protocol=ibot`; AdamW's learning rate falls from layer to layer. The rates are the
 original's for ViT-B/16; for ViT-S/16 it has --lr=3e-5 --layer-decay=0.9.
 
-Data: as of `semseg`.
+Data: as of `segmentation`.
 
     python -m ibot_jax.evaluate upernet --from=runs/mine --data=DATA --layout=ade20k
 """
@@ -23,7 +23,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.segmentation_data import open_splits
 from ibot_jax.evaluate.common.opening import open_model, settings
 from ibot_jax.evaluate.common.report import Report
-from ibot_jax.evaluate.tasks import semseg
+from ibot_jax.evaluate.tasks import segmentation
 from ibot_jax.finetune import upernet_training
 from ibot_jax.finetune.upernet_training import Segmenter
 from ibot_jax.parallel.mesh import make_mesh
@@ -32,7 +32,7 @@ _MAPS = 4  # that UperNet takes
 
 
 @dataclasses.dataclass(frozen=True)
-class UperNetProtocol(semseg.Protocol):
+class UperNetProtocol(segmentation.Protocol):
     """That of the original.
 
     Attributes:
@@ -44,16 +44,18 @@ class UperNetProtocol(semseg.Protocol):
     drop_path: float = 0.1
 
 
-PROTOCOL = UperNetProtocol(blocks=semseg.thirds, steps=160_000, lr=8e-5, weight_decay=0.05)
+PROTOCOL = UperNetProtocol(blocks=segmentation.thirds, steps=160_000, lr=8e-5, weight_decay=0.05)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the task."""
-    semseg.add_data_arguments(parser)
+    segmentation.add_data_arguments(parser)
     group = parser.add_argument_group("protocol")
-    semseg.add_protocol_arguments(group)
-    semseg.add_number(group, "--layer-decay", flags.share, "of the rate, layer by layer", "SHARE")
-    semseg.add_number(group, "--drop-path", flags.share, "stochastic depth", "SHARE")
+    segmentation.add_protocol_arguments(group)
+    segmentation.add_number(
+        group, "--layer-decay", flags.share, "of the rate, layer by layer", "SHARE"
+    )
+    segmentation.add_number(group, "--drop-path", flags.share, "stochastic depth", "SHARE")
 
 
 def run(args: argparse.Namespace) -> Report:
@@ -68,13 +70,13 @@ def run(args: argparse.Namespace) -> Report:
     stages = model.geometry.depths
     if len(stages) > 1 and not hasattr(args, "blocks"):
         args.blocks = tuple(itertools.accumulate(stages))
-    semseg.settle(args, PROTOCOL, model, len(train))
+    segmentation.settle(args, PROTOCOL, model, len(train))
     if len(args.blocks) != _MAPS:
         raise UserError(
             f"--blocks={','.join(map(str, args.blocks))} are {len(args.blocks)}, and UperNet takes "
             f"{_MAPS}"
         )
-    crops = semseg.make_crops(args, model, mesh)
+    crops = segmentation.make_crops(args, model, mesh)
     segmenter = Segmenter.of(
         model,
         args.crop,
@@ -96,8 +98,8 @@ def run(args: argparse.Namespace) -> Report:
         seed=args.seed,
     )
     about = settings(args, model)
-    of_training = {key: value for key, value in about.items() if key not in semseg.OF_TESTING}
+    of_training = {key: value for key, value in about.items() if key not in segmentation.OF_TESTING}
     learned = upernet_training.fit(segmenter, setting, start, train, args.out, of_training)
-    scores = semseg.measure(args, "upernet", segmenter.logits, learned, test, crops, mesh)
+    scores = segmentation.measure(args, "upernet", segmenter.logits, learned, test, crops, mesh)
     row = {"images": len(test), **scores}
     return Report("upernet", about, scores, [row], shared_images=shared)

@@ -28,8 +28,7 @@ TASKS = {
     "linear": ("--lr=0.03,3", "--epochs=2", "--blocks=2", "--features=cls", "--scale=0.5"),
     "attentive": ("--steps=6", "--lr=0.01,0.1", "--weight-decay=1e-3", "--scale=0.5"),
     "logistic": ("--l2=1e-3", "--max-steps=20"),
-    "segmentation": ("--layout=voc", "--size=24", "--epochs=2"),
-    "semseg": (
+    "segmentation": (
         *("--layout=voc", "--size=32", "--crop=24", "--stride=12", "--ratios=1,1.5"),
         *("--steps=3", "--batch-size=8", "--scales=1,1.3", "--mirrored=on"),
     ),
@@ -66,7 +65,6 @@ def folders(workdir, tmp_path_factory):
     named.write_text("".join(f"{path.parent.name}/{path.name}\n" for path in paths))
     data = {task: [f"--data=folder:{images}"] for task in TASKS} | {
         "segmentation": [f"--data={scenes}"],
-        "semseg": [f"--data={scenes}"],
         "incontext": [f"--data={scenes}"],
         "spair": [f"--data={write_patterns(root / 'SPair-71k')}"],
         "copydetection": [f"--data={copies}", f"--distractors={copies / 'others'}"],

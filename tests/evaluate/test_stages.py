@@ -80,7 +80,7 @@ def test_tasks_take_them(swin, layers):
 
 def test_segmentation_concatenates_stages_on_the_finest_grid(swin, layers):
     model, params = swin
-    found = segmentation.make_patch_fn(model, (1, 3))(params, WHOLE)
+    found = segmentation.make_patch_fn(model, (1, 3), normalized=True)(params, WHOLE)
     assert found.shape == (2, 4, 6, 16 + 32)
     np.testing.assert_allclose(found[..., :16], layers[1].patches, atol=1e-6)
 

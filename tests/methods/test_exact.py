@@ -13,7 +13,13 @@ from ibot_jax.config.plan import make_plan
 from ibot_jax.evaluate.features.extract import make_feature_fn
 from ibot_jax.evaluate.measures import neighbours, propagation
 from ibot_jax.evaluate.online import _make_outputs
-from ibot_jax.evaluate.probes import linear_sweep, patch_bank, patch_heads, softmax_regression
+from ibot_jax.evaluate.probes import (
+    linear_sweep,
+    patch_bank,
+    pixel_classes,
+    segmentation_head,
+    softmax_regression,
+)
 from ibot_jax.evaluate.tasks import copydetection, retrieval
 from ibot_jax.finetune import config as finetune_config
 from ibot_jax.finetune import step as finetune_step
@@ -35,9 +41,12 @@ def model():
 
 
 def linear_layer():
-    head = patch_heads.Linear(jnp.zeros((6, 4)), jnp.zeros(4))
-    tokens = jnp.ones((2, 8, 6))
-    return jax.grad(patch_heads.linear_loss), head, tokens, jnp.ones((2, 8, 4))
+    layer = segmentation_head.start(6, 4, jax.random.key(0), batch_norm=True)
+
+    def loss(head, running, tokens, labels):
+        return segmentation_head.loss(segmentation_head.logits(head, running, tokens), labels)
+
+    return jax.grad(loss), *layer, jnp.ones((2, 4, 2, 6)), jnp.ones((2, 16, 8), jnp.uint8)
 
 
 def patch_votes():
@@ -166,7 +175,7 @@ FUNCTIONS = {
     "sweep's hits": lambda: sweep(linear_sweep.make_count),
     "linear layer on patches": linear_layer,
     "k-NN of patches": patch_votes,
-    "classes of pixels": lambda: (lambda x: patch_heads.decide(x, 16), jnp.ones((1, 4, 4, 3))),
+    "classes of pixels": lambda: (lambda x: pixel_classes.decide(x, 16), jnp.ones((1, 4, 4, 3))),
     "propagation": propagated,
     "copy detection": lambda: (copydetection.rank, ROWS, ROWS),
     "copies' features": lambda: (copydetection.make_copy_fn(model()[0]), model()[1], IMAGES),

@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from etils import epath
@@ -18,13 +18,10 @@ from ibot_jax.evaluate.benchmarks.image_files import (
     read_image,
     read_labels,
     require_folder,
-    share_batches,
-    to_square,
 )
 from ibot_jax.evaluate.common.opening import warn_of_shared
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel.agreement import same_end
-from ibot_jax.parallel.shares import Rows
 
 IGNORED = 255  # the label of pixels that do not count
 
@@ -143,47 +140,6 @@ def find_splits(layout: str, data: epath.Path) -> tuple[Split, Split]:
     except UserError as error:
         raise UserError(f"{error}; --layout={layout} is of {described.files}") from error
     return train, test
-
-
-@dataclasses.dataclass(frozen=True)
-class Squares:
-    """How images are read.
-
-    Attributes:
-      size: images and annotations become squares of so many pixels, S.
-      decoding: how files become pixels.
-      rows: of a batch of B that this process makes, b of them.
-    """
-
-    size: int
-    decoding: Decoding
-    rows: Rows
-
-    def number(self, split: Split) -> int:
-        """Returns how many batches a split makes."""
-        return -(-len(split) // self.rows.batch_size)
-
-    def batches(self, split: Split, order: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
-        """Yields this process's share of batches of images and their classes.
-
-        Args:
-          split: what is read.
-          order: the indices of the images, the same on all processes.
-
-        Yields:
-          Dicts of `images` [b, S, S, C] uint8 and `labels` [b, S, S] uint8; the last batch is
-          filled up with images whose pixels are all `IGNORED`.
-        """
-        square = (self.size, self.size)
-        pixels = np.zeros((*square, self.decoding.channels), np.uint8)
-        blank = pixels, np.full(square, IGNORED, np.uint8)
-        read = functools.partial(self._read, split)
-        for (images, labels), _ in share_batches(read, order, blank, self.rows):
-            yield {"images": images, "labels": labels}
-
-    def _read(self, split: Split, index: int) -> tuple[np.ndarray, np.ndarray]:
-        pixels, labels = split.read(index, self.decoding)
-        return to_square(pixels, self.size, self.decoding), nearest(labels, self.size, self.size)
 
 
 def nearest(labels: np.ndarray, height: int, width: int) -> np.ndarray:

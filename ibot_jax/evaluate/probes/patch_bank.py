@@ -14,7 +14,7 @@ import numpy as np
 
 from ibot_jax.evaluate.features.sharded import summed
 from ibot_jax.evaluate.measures.cosine import unit
-from ibot_jax.evaluate.probes.patch_heads import count_pixels
+from ibot_jax.evaluate.probes.pixel_classes import count_pixels
 from ibot_jax.parallel.layouts import batch_sharding
 from ibot_jax.parallel.mesh import BATCH_AXES
 from ibot_jax.parallel.rows import to_global

@@ -97,7 +97,7 @@ def _segmentation(
 ) -> Evaluation:
     return Evaluation(
         name,
-        "semseg",
+        "segmentation",
         flags=(f"--data={ROOT}/{folder}", f"--layout={layout}", f"--protocol={protocol}"),
         quick=("--steps=500", "--warmup=50", "--scales=1", "--mirrored=off"),
         needs=(folder,),

@@ -35,7 +35,7 @@ from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes import patch_bank
 from ibot_jax.evaluate.probes.patch_bank import PatchBank, PatchFn
-from ibot_jax.evaluate.probes.patch_heads import decide
+from ibot_jax.evaluate.probes.pixel_classes import decide
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel.agreement import until_told
 from ibot_jax.parallel.layouts import batch_sharding, replicated

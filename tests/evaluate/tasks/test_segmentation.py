@@ -1,26 +1,29 @@
-"""Segmentation with features that tell classes apart, and the whole command with a tiny model."""
+"""Segmentation by published protocols: planted classes are found, and the whole command."""
 
 import json
-import shutil
-from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
-from scenes import SHAPE, write_voc
-from scipy.ndimage import zoom
+from scenes import COLORS, IGNORED, SHAPE, write_voc
 
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.evaluate import __main__ as command
-from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Squares, find_splits
+from ibot_jax.evaluate.benchmarks.segmentation_data import find_splits
+from ibot_jax.evaluate.benchmarks.segmentation_pictures import colors
+from ibot_jax.evaluate.benchmarks.segmentation_views import Crops
 from ibot_jax.evaluate.measures import mean_iou
-from ibot_jax.evaluate.probes.patch_heads import Linear
-from ibot_jax.evaluate.probes.segmenting import Frozen, count_classes, fit_linear
-from ibot_jax.evaluate.tasks.segmentation import make_patch_fn
+from ibot_jax.evaluate.probes import segmentation_training, steps
+from ibot_jax.evaluate.probes.kept import Kept
+from ibot_jax.evaluate.probes.segmentation_training import Sizes
+from ibot_jax.evaluate.tasks.segmentation import PROTOCOLS, make_patch_fn
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.shares import all_rows
+
+FILL = np.full(3, 128, np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -29,130 +32,169 @@ def voc(tmp_path_factory):
 
 
 def patch_colors(params, images):
-    """Features without a place: the mean colour of each patch of 4 x 4 pixels."""
-    batch, size, _, channels = images.shape
-    patches = images.astype(jnp.float32).reshape(batch, size // 4, 4, size // 4, 4, channels)
-    return params * (patches.mean(axis=(2, 4)) / 128 - 1)
+    """Features without a place: the mean colour of each patch of 4 x 4 pixels, and its square."""
+    batch, height, width, channels = images.shape
+    patches = images.astype(jnp.float32).reshape(batch, height // 4, 4, width // 4, 4, channels)
+    mean = params * patches.mean(axis=(2, 4)) / 128 - 1
+    return jnp.concatenate([mean, mean**2], axis=-1)
 
 
-def test_blocks_of_other_stages_are_brought_to_the_finest_grid():
-    rng = np.random.default_rng(0)
-    fine, coarse = (rng.normal(size=(2, side, side, width)) for side, width in ((6, 3), (3, 5)))
-    asked = []
-
-    def layers(params, images, wanted):
-        asked.extend(wanted)
-        return [SimpleNamespace(patches=jnp.asarray(x, jnp.float32)) for x in (fine, coarse)]
-
-    found = make_patch_fn(SimpleNamespace(layers=layers), (7, 9))({}, None)
-    assert asked == [7, 9]
-    np.testing.assert_allclose(found[..., :3], fine, rtol=1e-6)
-    enlarged = zoom(coarse, (1, 2, 2, 1), order=1, mode="nearest", grid_mode=True)
-    np.testing.assert_allclose(found[..., 3:], enlarged, atol=1e-5)
-
-
-@pytest.fixture
-def frozen():
-    """The squares are as wide as the images, so that patches stay patches."""
-    squares = Squares(48, Decoding(), all_rows(8))
-    return Frozen(patch_colors, jnp.float32(1), squares, make_mesh())
+def make_setting(**overrides):
+    values = dict(
+        patch_fn=patch_colors,
+        params=jnp.float32(1),
+        mesh=make_mesh(),
+        crops=Crops(32, (1.0, 1.5), 32, FILL, Decoding(), all_rows(8)),
+        steps=60,
+        warmup=10,
+        learning_rate=0.2,
+        schedule="linear",
+        weight_decay=1e-4,
+        clip=0.0,
+        dropout=0.0,
+        batch_norm=True,
+        seed=0,
+    )
+    return segmentation_training.Setting(**values | overrides)
 
 
-def test_colours_are_told_apart(voc, frozen):
-    """Up to pixels at the borders of patches, which interpolation and resizing move."""
+@pytest.fixture(scope="module")
+def trained(voc, tmp_path_factory):
+    """Returns the setting, what was trained, and the images to test on."""
     train, test = find_splits("voc", epath.Path(voc))
-    fitted = fit_linear(frozen, train, epochs=30, learning_rate=0.3, seed=0)
-    counts = count_classes(frozen, fitted, test)
+    setting = make_setting()
+    out = str(tmp_path_factory.mktemp("out"))
+    return setting, segmentation_training.fit(setting, train, out, {}), test
+
+
+@pytest.mark.parametrize("sizes", [Sizes((1.0,), False, 16), Sizes((1.0, 1.5), True, 16)])
+def test_planted_classes_are_found(trained, sizes):
+    """By their colour, whatever becomes of it; up to pixels at the borders of patches."""
+    setting, head, test = trained
+    shown = []
+    counts = segmentation_training.measure(
+        segmentation_training.make_logits_fn(setting),
+        (head, setting.params),
+        test,
+        setting.crops,
+        sizes,
+        setting.mesh,
+        lambda *found: shown.append(found),
+    )
     assert counts.sum() == 6 * (SHAPE[0] - 2) * SHAPE[1]  # the ignored rows do not count
-    found = mean_iou.scores(counts)
-    assert found["miou"] > 90 and found["pixel_accuracy"] > 95
+    scores = mean_iou.scores(counts)
+    assert scores["miou"] > 85 and scores["pixel_accuracy"] > 95
+    assert [number for number, _, _ in shown] == list(range(6))
+    for number, found, truth in shown:
+        assert found.shape == truth.shape == SHAPE
+        np.testing.assert_array_equal(truth, test.read_truth(number))
 
 
-def test_every_annotated_pixel_counts_at_its_own_size(voc, frozen):
-    """A head that always says class 1 has the IoU of that class by hand."""
-    _, test = find_splits("voc", epath.Path(voc))
-    constant = Linear(jnp.zeros((3, 21)), jnp.eye(21)[1])
-    counts = count_classes(frozen, constant, test)
-    truths = [test.read_truth(index) for index in range(6)]
-    expected = [sum((truth == label).sum() for truth in truths) for label in range(21)]
-    np.testing.assert_array_equal(counts[:, 1], expected)
-    assert counts.sum() == sum(expected)
-
-
-def test_batches_hold_every_image_once_in_order(voc):
+def test_a_training_that_was_interrupted_goes_on(voc, tmp_path, monkeypatch):
     train, _ = find_splits("voc", epath.Path(voc))
-    order = np.random.default_rng(1).permutation(len(train))
-    batches = list(Squares(16, Decoding(), all_rows(4)).batches(train, order))
-    assert [batch["images"].shape for batch in batches] == [(4, 16, 16, 3)] * 3
-    labels = np.concatenate([batch["labels"] for batch in batches])
-    for row, index in enumerate(order):
-        resized = Image.fromarray(train.read_truth(index)).resize(
-            (16, 16), Image.Resampling.NEAREST
-        )
-        np.testing.assert_array_equal(labels[row], resized)
-    assert (labels[len(order) :] == IGNORED).all()
+    monkeypatch.setattr(steps, "_SAVE_EVERY", 2)
+    setting = make_setting(steps=5, dropout=0.2, clip=1.0, schedule="cosine")
+    whole = segmentation_training.fit(setting, train, str(tmp_path / "whole"), {})
+
+    class Power(Exception):
+        pass
+
+    def cut(self, arrays, write=Kept.write):
+        write(self, arrays)
+        if arrays["step"] == 2:
+            raise Power
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Kept, "write", cut)
+        with pytest.raises(Power):
+            segmentation_training.fit(setting, train, str(tmp_path / "cut"), {})
+    again = segmentation_training.fit(setting, train, str(tmp_path / "cut"), {})
+    jax.tree.map(np.testing.assert_array_equal, whole, again)
+    assert whole[1].mean.any()  # what BatchNorm has seen is part of it
+
+
+def test_blocks_of_the_protocols():
+    wanted = {"dinov2": [12], "dinov2-ms": [9, 10, 11, 12], "dinov3": [12], "ibot": [4, 6, 8, 12]}
+    assert {name: list(x.blocks(12)) for name, x in PROTOCOLS.items()} == wanted
+    assert list(PROTOCOLS["ibot"].blocks(24)) == [8, 12, 16, 24]
+
+
+def test_features_are_patch_tokens_of_blocks_with_and_without_the_last_norm(loaded):
+    model, params = loaded
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    for normalized in (True, False):
+        found = make_patch_fn(model, (0, 1), normalized=normalized)(params, jnp.asarray(images))
+        layers = model.layers(params, images, (0, 1), normalized=normalized)
+        want = np.concatenate([layer.patches for layer in layers], axis=-1)
+        np.testing.assert_allclose(found, want, atol=1e-5)
+
+
+TINY = ["--size=32", "--crop=24", "--stride=12", "--ratios=1,1.5", "--steps=2", "--batch-size=8"]
 
 
 @pytest.mark.slow
-def test_the_command_measures_a_linear_layer(voc, workdir, tmp_path):
-    flags = [f"--from={workdir}", f"--data={voc}", "--layout=voc", f"--out={tmp_path}"]
-    flags += ["--size=24", "--batch-size=8", "--epochs=20", "--lr=0.1", "--blocks=2"]
-    assert command.main(["segmentation", *flags]) == 0
+def test_the_command(voc, workdir, tmp_path, capsys):
+    flags = [f"--from={workdir}", f"--data={voc}", "--layout=voc", f"--out={tmp_path}", *TINY]
+    assert command.main(["segmentation", *flags, "--protocol=dinov3", "--pictures=2"]) == 0
     report = json.loads((tmp_path / "segmentation.json").read_text())
-    (row,) = report["rows"]
-    assert row == {"images": 6, **report["metrics"]}
-    assert row["pixel_accuracy"] > 60  # a random model keeps colours apart
-
-
-def remove_annotation(root):
-    (root / "SegmentationClass/a.png").unlink()
-
-
-def grow_image(root):
-    Image.new("RGB", (9, 9)).save(root / "JPEGImages/a.jpg")
+    settings, metrics = report["settings"], report["metrics"]
+    assert settings["dropout"] == 0.1 and settings["blocks"] == [2] and settings["steps"] == 2
+    assert 0 < metrics["miou"] <= metrics["mean_accuracy"] <= 100
+    assert report["rows"][0]["images"] == 6
+    pictures = sorted((tmp_path / "segmentation").iterdir())
+    assert [path.name for path in pictures] == ["2007_val0.png", "2007_val1.png"]
+    sheet = np.asarray(Image.open(pictures[0]))
+    height, width = SHAPE
+    assert sheet.shape == (height, 3 * width, 3)
+    image, label, found = np.split(sheet, 3, axis=1)
+    truth = np.asarray(Image.open(voc / "SegmentationClass/2007_val0.png"))
+    np.testing.assert_array_equal(label, colors(21)[truth])
+    assert (label[truth == IGNORED] == 0).all()
+    assert np.abs(image.astype(int) - COLORS[np.where(truth == IGNORED, 0, truth)])[2:].mean() < 9
+    assert {tuple(c) for c in found.reshape(-1, 3)} <= {tuple(c) for c in colors(21)[:21]}
+    # The same training, tested otherwise: the head is there.
+    kept = next(tmp_path.glob("segmentation-*.npz"))
+    before = kept.stat().st_mtime_ns
+    again = ["--protocol=dinov3", "--scales=0.5,1", "--mirrored=on"]
+    assert command.main(["segmentation", *flags, *again]) == 0
+    assert kept.stat().st_mtime_ns == before and len(list(tmp_path.glob("segmentation-*"))) == 1
+    kept.write_bytes(kept.read_bytes()[:-100])
+    capsys.readouterr()
+    assert command.main(["segmentation", *flags, *again]) == 2
+    err = capsys.readouterr().err
+    assert "is damaged" in err and err.count("\n") == 1
 
 
 def ignore_all(root):
-    Image.fromarray(np.full((8, 8), IGNORED, np.uint8)).save(root / "SegmentationClass/a.png")
+    for path in (root / "SegmentationClass").glob("*val*"):
+        Image.fromarray(np.full(SHAPE, IGNORED, np.uint8)).save(path)
 
 
-def write_two(root):
-    """Writes an image to train on, a, and one to test on, b; returns the flags that name them."""
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (root / folder).mkdir(parents=True)
-    for name, part, grey in (("a", "train", 0), ("b", "val", 200)):
-        (root / f"ImageSets/Segmentation/{part}.txt").write_text(f"{name}\n")
-        Image.new("RGB", (8, 8), (grey, 0, 0)).save(root / f"JPEGImages/{name}.jpg")
-        Image.new("L", (8, 8)).save(root / f"SegmentationClass/{name}.png")
-    return [f"--data={root}", f"--out={root}-out", "--layout=voc", "--size=8", "--batch-size=8"]
+def odd_label(root):
+    path = next((root / "SegmentationClass").glob("*train*"))
+    Image.fromarray(np.full(SHAPE, 21, np.uint8)).save(path)
+
+
+def remove_label(root):
+    (root / "SegmentationClass/2007_val3.png").unlink()
 
 
 @pytest.mark.parametrize(
     ("change", "flags", "message"),
     [
-        (remove_annotation, [], "a.png is absent, one of 1 that "),
-        (grow_image, [], "a.jpg has 9x9 pixels, but its annotation 8x8"),
+        (remove_label, [], "2007_val3.png is absent, one of 1 that "),
+        (odd_label, [], "holds the value 21, which is none of the 21 classes from 0 to 20"),
         (ignore_all, [], "SegmentationClass has no annotated pixel"),
-        (None, ["--size=18"], "--size=18 is no multiple of the patch size, 4"),
-        (None, ["--batch-size=3"], "--batch-size=3 is no multiple of the 8 devices"),
-        (None, ["--blocks=3"], "--blocks=3 is more than the 2 of the model"),
-        (None, ["--layout=ade20k"], "images/training is no folder"),
+        (None, ["--layout=cityscapes"], "gtFine_labelIds.png (www.cityscapes-dataset.com)"),
+        (None, ["--blocks=1,3"], "--blocks=1,3 is not within the 2 blocks of the model"),
+        (None, ["--protocol=dinov2-ms"], "--blocks=-1,0,1,2 is not within the 2 blocks"),
+        (None, ["--stride=25"], "--stride=25 is more than --crop=24: windows would leave gaps"),
+        (None, ["--batch-size=16"], "--batch-size=16 is more than the 11 training images"),
+        (None, ["--mirrored=maybe"], "'maybe' is none of on, off"),
     ],
 )
-def test_mistakes_are_one_line_and_status_2(workdir, tmp_path, capsys, change, flags, message):
-    common = [f"--from={workdir}", *write_two(tmp_path / "data")]
+def test_mistakes_are_one_line_and_status_2(tmp_path, mistake, change, flags, message):
+    root = write_voc(tmp_path / "VOC2012")
     if change:
-        change(tmp_path / "data")
-    assert command.main(["segmentation", *common, *flags]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and message in err and err.count("\n") == 1
-
-
-def test_images_that_are_trained_on_are_told(workdir, tmp_path, capsys):
-    flags = [f"--from={workdir}", *write_two(tmp_path / "data"), "--epochs=1"]
-    images = tmp_path / "data/JPEGImages"
-    shutil.copy(images / "a.jpg", images / "b.jpg")
-    assert command.main(["segmentation", *flags]) == 0
-    assert "warning: 1 of the 1 images of --data=" in capsys.readouterr().err
-    report = json.loads((tmp_path / "data-out/segmentation.json").read_text())
-    assert report["metrics"]["shared_images"] == 1
+        change(root)
+    assert message in mistake("segmentation", root, "--layout=voc", *TINY, "--steps=1", *flags)

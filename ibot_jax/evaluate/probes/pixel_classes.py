@@ -1,37 +1,12 @@
-"""Classes of pixels from the tokens of patches by a linear layer.
+"""Classes of patches from those of their pixels, and back.
 
-Shape letters: B images, h and w patches, F features of a patch, C classes.
+Shape letters: B images, h and w patches, C classes.
 """
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
-
-
-class Linear(NamedTuple):
-    """A linear layer: kernel [F, C], bias [C]."""
-
-    kernel: Array
-    bias: Array
-
-    def __call__(self, tokens: Array) -> Array:
-        """Returns the logits [..., C] of tokens [..., F]."""
-        return jnp.matmul(tokens, self.kernel, precision="highest") + self.bias
-
-
-def linear_loss(head: Linear, tokens: Array, counts: Array) -> Array:
-    """Returns the mean cross-entropy of pixels, all of a patch with the logits of the patch.
-
-    Args:
-      head: the layer.
-      tokens: [B, h, w, F].
-      counts: [B, h, w, C] pixels of each class in each patch.
-    """
-    log_probs = jax.nn.log_softmax(head(tokens).astype(jnp.float32))
-    return -(counts * log_probs).sum() / jnp.maximum(counts.sum(), 1)
 
 
 def count_pixels(labels: Array, grid: tuple[int, int], num_classes: int) -> Array:

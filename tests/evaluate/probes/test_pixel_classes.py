@@ -1,12 +1,10 @@
-"""Heads on patch tokens against NumPy."""
+"""Classes of patches and of pixels against NumPy."""
 
 import numpy as np
 import pytest
 from scipy.ndimage import zoom
-from scipy.special import log_softmax
 
-from ibot_jax.evaluate.probes import patch_heads
-from ibot_jax.evaluate.probes.patch_heads import Linear
+from ibot_jax.evaluate.probes import pixel_classes
 
 
 @pytest.fixture
@@ -16,7 +14,7 @@ def rng():
 
 def test_pixels_are_counted_patch_by_patch(rng):
     labels = rng.choice(np.array([0, 1, 2, 255], np.uint8), (2, 6, 9))
-    counts = patch_heads.count_pixels(labels, (2, 3), 3).reshape(2, 6, 3)
+    counts = pixel_classes.count_pixels(labels, (2, 3), 3).reshape(2, 6, 3)
     for image in range(2):
         for patch in range(6):
             row, column = 3 * (patch // 3), 3 * (patch % 3)
@@ -25,19 +23,9 @@ def test_pixels_are_counted_patch_by_patch(rng):
             np.testing.assert_array_equal(counts[image, patch], expected)
 
 
-def test_the_loss_is_the_mean_over_known_pixels(rng):
-    head = Linear(rng.normal(size=(5, 3)), rng.normal(size=3))
-    tokens = rng.normal(size=(2, 4, 5))
-    counts = rng.integers(0, 4, (2, 4, 3)).astype(float)
-    log_probs = log_softmax(tokens @ head.kernel + head.bias, axis=-1)
-    expected = -(counts * log_probs).sum() / counts.sum()
-    assert patch_heads.linear_loss(head, tokens, counts) == pytest.approx(expected, rel=1e-5)
-    assert patch_heads.linear_loss(head, tokens, np.zeros_like(counts)) == 0
-
-
 def test_pixels_are_decided_by_scores_between_the_patches(rng):
     scores = rng.normal(size=(2, 3, 3, 4)).astype(np.float32)
-    found = patch_heads.decide(scores, 12)
+    found = pixel_classes.decide(scores, 12)
     assert found.shape == (2, 12, 12) and found.dtype == np.uint8
     zoomed = zoom(scores, (1, 4, 4, 1), order=1, mode="nearest", grid_mode=True)
     np.testing.assert_array_equal(found, zoomed.argmax(-1))

@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> Report:
       UserError: for what the user can mend.
     """
     train, test, shared = open_splits(args)
+    segmentation.require_predictable(args)
     mesh = make_mesh()
     model, params = open_model(args, mesh)
     stages = model.geometry.depths

@@ -1,4 +1,4 @@
-"""Pictures of a segmentation: the image, its annotation, and what was found, side by side."""
+"""Pictures of a segmentation: beside the image and its annotation, and masks of classes."""
 
 import colorsys
 
@@ -47,6 +47,23 @@ class Pictures:
         pixels = as_colors(read_image(image, self._decoding))
         sheet = np.concatenate([pixels, self._colors[truth], self._colors[found]], axis=1)
         write_png(Image.fromarray(sheet), self._folder / f"{image.stem}.png", "--out")
+
+
+def write_mask(found: np.ndarray, classes: int, target: epath.Path) -> None:
+    """Writes classes [H, W] uint8 as PNG whose values they are, and whose palette tells them apart.
+
+    Args:
+      found: the classes of pixels.
+      classes: how many there are.
+      target: the file; the first process writes it.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
+    if is_first():
+        image = Image.fromarray(found)
+        image.putpalette(colors(classes).tobytes())
+        write_png(image, target, "--out")
 
 
 def colors(classes: int) -> np.ndarray:

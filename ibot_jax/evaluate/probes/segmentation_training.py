@@ -3,11 +3,12 @@
 OUT/segmentation-KEY.npz keeps head, statistics, optimiser and step, every thousand steps.
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ from ibot_jax.parallel.rows import to_global
 from ibot_jax.parallel.shares import Rows
 from ibot_jax.screen.progress import progress
 
+T = TypeVar("T")
 Trained = tuple[Head, Running]
 # (parameters, images [B, H, W, C'] uint8) -> logits [B, h, w, C]
 LogitsFn = Callable[[Any, jax.Array], jax.Array]
@@ -189,41 +191,81 @@ def measure(
     Raises:
       UserError: if an image cannot be read, or no pixel is annotated.
     """
-    turns = (False, True) if sizes.mirrored else (False,)
-    program = jax.jit(logits_fn, out_shardings=replicated(mesh))
-
-    def windows_of(size: Size) -> list[Windows]:
-        shortest = [int(crops.size * scale) for scale in sizes.scales]
-        return [Windows(shorter_side(size, side), crops.crop, sizes.stride) for side in shortest]
-
-    def cut(index: int) -> list[np.ndarray]:
-        pixels, _ = test.read(index, crops.decoding)
-        found = []
-        for windows in windows_of(pixels.shape[:2]):
-            view = resized(pixels, windows.size, crops.decoding)
-            for mirrored in turns:
-                found += windows.cut(view[:, ::-1] if mirrored else view)
-        return found
-
     indices = range(len(test))
-    all_windows = itertools.chain.from_iterable(ahead(cut, indices))
-    scores = _scores(functools.partial(program, params), all_windows, crops.rows, mesh)
+    found = segment(
+        logits_fn,
+        params,
+        lambda index: test.read(index, crops.decoding)[0],
+        indices,
+        crops,
+        sizes,
+        mesh,
+    )
     truths = ahead(test.read_truth, indices)
     total = np.zeros((test.num_classes, test.num_classes), np.int64)
-    for index, truth in enumerate(progress(truths, len(test), "mIoU")):
-        views = [
-            windows.join(
-                list(itertools.islice(scores, len(windows))), truth.shape, mirrored=mirrored
-            )
-            for windows in windows_of(truth.shape)
-            for mirrored in turns
-        ]
-        classes = decide(views)
+    pairs = zip(found, truths, strict=True)
+    for index, (classes, truth) in enumerate(progress(pairs, len(test), "mIoU")):
         total += mean_iou.count(classes, truth, test.num_classes)
         show(index, classes, truth)
     if not total.any():
         raise UserError(f"{test.annotations[0].parent} has no annotated pixel")
     return total
+
+
+def segment(
+    logits_fn: LogitsFn,
+    params: Any,
+    read: Callable[[T], np.ndarray],
+    items: Sequence[T],
+    crops: Crops,
+    sizes: Sizes,
+    mesh: jax.sharding.Mesh,
+) -> Iterator[np.ndarray]:
+    """Yields the classes of the pixels of images, [H, W] uint8, each at its own size.
+
+    Args:
+      logits_fn: says of windows what their cells show.
+      params: its parameters, on all devices.
+      read: gives the pixels of an image, [H, W, C] uint8.
+      items: the images.
+      crops: as in training.
+      sizes: at which the images are seen.
+      mesh: the devices.
+
+    Raises:
+      UserError: if an image cannot be read.
+    """
+    turns = (False, True) if sizes.mirrored else (False,)
+    program = jax.jit(logits_fn, out_shardings=replicated(mesh))
+    shapes: collections.deque[Size] = collections.deque()  # of images whose windows are cut
+
+    def windows_of(size: Size) -> list[Windows]:
+        shortest = [int(crops.size * scale) for scale in sizes.scales]
+        return [Windows(shorter_side(size, side), crops.crop, sizes.stride) for side in shortest]
+
+    def cut(item: T) -> tuple[Size, list[np.ndarray]]:
+        pixels, found = read(item), []
+        for windows in windows_of(pixels.shape[:2]):
+            view = resized(pixels, windows.size, crops.decoding)
+            for mirrored in turns:
+                found += windows.cut(view[:, ::-1] if mirrored else view)
+        return pixels.shape[:2], found
+
+    def all_windows() -> Iterator[np.ndarray]:
+        for shape, windows in ahead(cut, items):
+            shapes.append(shape)
+            yield from windows
+
+    scores = _scores(functools.partial(program, params), all_windows(), crops.rows, mesh)
+    for first in scores:  # of an image, whose shape is known by then
+        shape, rest = shapes.popleft(), itertools.chain([first], scores)
+        yield decide(
+            [
+                windows.join(list(itertools.islice(rest, len(windows))), shape, mirrored=mirrored)
+                for windows in windows_of(shape)
+                for mirrored in turns
+            ]
+        )
 
 
 def _scores(

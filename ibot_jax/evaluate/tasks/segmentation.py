@@ -26,8 +26,9 @@ import numpy as np
 from ibot_jax.cli import flags
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.errors import UserError
+from ibot_jax.evaluate.benchmarks.image_files import list_images, read_image
 from ibot_jax.evaluate.benchmarks.segmentation_data import LAYOUTS, Split, open_splits
-from ibot_jax.evaluate.benchmarks.segmentation_pictures import Pictures
+from ibot_jax.evaluate.benchmarks.segmentation_pictures import Pictures, write_mask
 from ibot_jax.evaluate.benchmarks.segmentation_views import Crops
 from ibot_jax.evaluate.common.memory import check_images
 from ibot_jax.evaluate.common.opening import open_model, open_rows, settings
@@ -37,7 +38,9 @@ from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes import segmentation_training
 from ibot_jax.evaluate.probes.rates import RATES
 from ibot_jax.files.paths import absolute_path
+from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.screen.progress import progress
 from ibot_jax.weights.model import Model
 
 _SWITCH = ("on", "off")
@@ -115,7 +118,7 @@ PROTOCOLS = {
     ),
 }
 # Flags on which nothing that is trained depends.
-OF_TESTING = ("stride", "scales", "mirrored", "pictures", "protocol")
+OF_TESTING = ("stride", "scales", "mirrored", "pictures", "predict", "protocol")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,6 +147,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add(group, "--batch-size", default=16)
     flags.add_number(
         group, "--pictures", 0, "of the first N test images are written", kind=flags.natural
+    )
+    group.add_argument(
+        "--predict", metavar="DIR", help="with images: also write the classes of their pixels"
     )
 
 
@@ -187,6 +193,7 @@ def run(args: argparse.Namespace) -> Report:
       UserError: for what the user can mend.
     """
     train, test, shared = open_splits(args)
+    require_predictable(args)
     mesh = make_mesh()
     model, params = open_model(args, mesh)
     settle(args, PROTOCOLS[args.protocol], model, len(train))
@@ -215,6 +222,13 @@ def run(args: argparse.Namespace) -> Report:
     scores = measure(args, "segmentation", logits_fn, (trained, params), test, crops, mesh)
     row = {"protocol": args.protocol, "images": len(test), **scores}
     return Report("segmentation", about, scores, [row], shared_images=shared)
+
+
+def require_predictable(args: argparse.Namespace) -> None:
+    """Raises a UserError if --predict is no folder with images, before anything is trained."""
+    if args.predict:
+        with same_end():
+            list_images(absolute_path(args.predict))
 
 
 def settle(args: argparse.Namespace, protocol: Protocol, model: Model, images: int) -> None:
@@ -271,12 +285,29 @@ def measure(
     crops: Crops,
     mesh: jax.sharding.Mesh,
 ) -> dict[str, float]:
-    """Returns the scores of what was trained, by settled flags; pictures go to OUT/TASK."""
+    """Returns the scores of what was trained, by settled flags.
+
+    Pictures go to OUT/TASK, the classes of other images to OUT/TASK/predictions.
+    """
     sizes = segmentation_training.Sizes(args.scales, args.mirrored == "on", args.stride)
     pictures = Pictures(absolute_path(args.out) / task, args.pictures, test, crops.decoding)
     counts = segmentation_training.measure(
         logits_fn, params, test, crops, sizes, mesh, pictures.write
     )
+    if args.predict:
+        images = list_images(absolute_path(args.predict))
+        found = segmentation_training.segment(
+            logits_fn,
+            params,
+            lambda path: read_image(path, crops.decoding),
+            images,
+            crops,
+            sizes,
+            mesh,
+        )
+        folder = absolute_path(args.out) / task / "predictions"
+        for path, classes in zip(images, progress(found, len(images), "predictions"), strict=True):
+            write_mask(classes, test.num_classes, folder / f"{path.stem}.png")
     return mean_iou.scores(counts)
 
 

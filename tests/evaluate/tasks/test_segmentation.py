@@ -135,13 +135,14 @@ TINY = ["--size=32", "--crop=24", "--stride=12", "--ratios=1,1.5", "--steps=2", 
 @pytest.mark.slow
 def test_the_command(voc, workdir, tmp_path, capsys):
     flags = [f"--from={workdir}", f"--data={voc}", "--layout=voc", f"--out={tmp_path}", *TINY]
-    assert command.main(["segmentation", *flags, "--protocol=dinov3", "--pictures=2"]) == 0
+    shown = "--pictures=2", f"--predict={voc / 'JPEGImages'}"
+    assert command.main(["segmentation", *flags, "--protocol=dinov3", *shown]) == 0
     report = json.loads((tmp_path / "segmentation.json").read_text())
     settings, metrics = report["settings"], report["metrics"]
     assert settings["dropout"] == 0.1 and settings["blocks"] == [2] and settings["steps"] == 2
     assert 0 < metrics["miou"] <= metrics["mean_accuracy"] <= 100
     assert report["rows"][0]["images"] == 6
-    pictures = sorted((tmp_path / "segmentation").iterdir())
+    pictures = sorted((tmp_path / "segmentation").glob("*.png"))
     assert [path.name for path in pictures] == ["2007_val0.png", "2007_val1.png"]
     sheet = np.asarray(Image.open(pictures[0]))
     height, width = SHAPE
@@ -152,12 +153,17 @@ def test_the_command(voc, workdir, tmp_path, capsys):
     assert (label[truth == IGNORED] == 0).all()
     assert np.abs(image.astype(int) - COLORS[np.where(truth == IGNORED, 0, truth)])[2:].mean() < 9
     assert {tuple(c) for c in found.reshape(-1, 3)} <= {tuple(c) for c in colors(21)[:21]}
+    masks = {path.name: path for path in (tmp_path / "segmentation/predictions").iterdir()}
+    assert len(masks) == len(list((voc / "JPEGImages").iterdir()))
+    mask = Image.open(masks["2007_val0.png"])
+    assert np.asarray(mask).shape == SHAPE and np.asarray(mask).max() < 21
+    np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), found)
     # The same training, tested otherwise: the head is there.
     kept = next(tmp_path.glob("segmentation-*.npz"))
     before = kept.stat().st_mtime_ns
     again = ["--protocol=dinov3", "--scales=0.5,1", "--mirrored=on"]
     assert command.main(["segmentation", *flags, *again]) == 0
-    assert kept.stat().st_mtime_ns == before and len(list(tmp_path.glob("segmentation-*"))) == 1
+    assert kept.stat().st_mtime_ns == before and len(list(tmp_path.glob("segmentation-*.npz"))) == 1
     kept.write_bytes(kept.read_bytes()[:-100])
     capsys.readouterr()
     assert command.main(["segmentation", *flags, *again]) == 2
@@ -190,6 +196,7 @@ def remove_label(root):
         (None, ["--protocol=dinov2-ms"], "--blocks=-1,0,1,2 is not within the 2 blocks"),
         (None, ["--stride=25"], "--stride=25 is more than --crop=24: windows would leave gaps"),
         (None, ["--batch-size=16"], "--batch-size=16 is more than the 11 training images"),
+        (None, ["--predict=nowhere"], "nowhere is no folder"),
         (None, ["--mirrored=maybe"], "'maybe' is none of on, off"),
     ],
 )

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.benchmarks.depth_data import Split
+from ibot_jax.evaluate.benchmarks.depth_data import Layout, Split
 from ibot_jax.evaluate.benchmarks.image_files import ahead
 from ibot_jax.evaluate.measures import depth as measures
 from ibot_jax.evaluate.probes import depth_head, steps
@@ -116,25 +116,34 @@ def _batches(setting: Setting, train: Split, done: int) -> Iterator[dict[str, np
         yield from train.crops(order, setting.crop, setting.rows, [setting.seed, epoch])
 
 
+def make_depth_fn(
+    setting: Setting, layout: Layout
+) -> Callable[[Any, DepthHead, jax.Array], jax.Array]:
+    """Returns (params, head, images [B, H, W, C] uint8) -> depths [B, H, W], metres.
+
+    They are the means of those of an image and of its mirror image, put right again.
+    """
+
+    def one_way(params, head, images):
+        tokens = setting.patch_fn(params, images)
+        found = depth_head.depths(head, tokens, layout.nearest, layout.farthest)
+        return depth_head.at_size(found, images.shape[1:3])
+
+    @functools.partial(jax.jit, out_shardings=replicated(setting.mesh))
+    def predict(params, head, images):
+        mirrored = one_way(params, head, images[:, :, ::-1])[:, :, ::-1]
+        return (one_way(params, head, images) + mirrored) / 2
+
+    return predict
+
+
 def measure(setting: Setting, head: DepthHead, test: Split) -> dict[str, float]:
     """Returns the means over images of their errors, `measures.NAMES`.
-
-    Depths are the means of those of an image and of its mirror image, put right again.
 
     Raises:
       UserError: if an image cannot be read, or none has depths that count.
     """
-    layout, size = test.layout, test.size()
-
-    @functools.partial(jax.jit, out_shardings=replicated(setting.mesh))
-    def predict(params, head, images):
-        def one_way(images):
-            tokens = setting.patch_fn(params, images)
-            found = depth_head.depths(head, tokens, layout.nearest, layout.farthest)
-            return depth_head.at_size(found, size)
-
-        return (one_way(images) + one_way(images[:, :, ::-1])[:, :, ::-1]) / 2
-
+    layout, predict = test.layout, make_depth_fn(setting, test.layout)
     truths = ahead(test.read_depth, range(len(test)))
     batches = in_step(test.whole(setting.rows))
     number = -(-len(test) // setting.rows.batch_size)

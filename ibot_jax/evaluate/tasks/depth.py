@@ -20,20 +20,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from PIL import Image
 
 from ibot_jax.cli import flags
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.sources.same_images import require_same_files
 from ibot_jax.data.sources.shared_images import find_shared_files
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.benchmarks.depth_data import LAYOUTS, find_splits
+from ibot_jax.evaluate.benchmarks.depth_data import LAYOUTS, Split, find_splits
+from ibot_jax.evaluate.benchmarks.image_files import ahead, list_images, read_image, write_png
+from ibot_jax.evaluate.benchmarks.segmentation_views import resized, shorter_side
 from ibot_jax.evaluate.common.opening import open_model, open_rows, settings, warn_of_shared
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.patch_maps import concatenated, in_whole_patches
 from ibot_jax.evaluate.probes import depth_training
+from ibot_jax.evaluate.probes.depth_head import DepthHead, at_size
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.parallel.processes import is_first
+from ibot_jax.screen.progress import progress
 from ibot_jax.weights.model import Model
 
 
@@ -51,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is trained on (default: 416 544 of nyu, 352 704 of kitti)",
     )
     flags.add(group, "--batch-size", default=16)
+    group.add_argument(
+        "--predict", metavar="DIR", help="with images: also write the depths of their pixels"
+    )
     group = parser.add_argument_group("head")
     flags.add(group, "--blocks", default=4, help="1 or 4, whose tokens it sees (default: 4)")
     flags.add_number(group, "--steps", 38_400, "of the training")
@@ -77,6 +88,9 @@ def run(args: argparse.Namespace) -> Report:
     warn_of_shared(
         shared, f"--data={args.data} to test on", "the training images", "mend the lists"
     )
+    if args.predict:
+        with same_end():
+            images = list_images(absolute_path(args.predict))
     args.crop = tuple(args.crop or train.layout.crop)
     rows = open_rows(args, mesh)
     if len(train) < args.batch_size:
@@ -94,10 +108,41 @@ def run(args: argparse.Namespace) -> Report:
         seed=args.seed,
     )
     about = settings(args, model)
-    head = depth_training.fit(setting, train, args.out, about)
+    of_training = {key: value for key, value in about.items() if key != "predict"}
+    head = depth_training.fit(setting, train, args.out, of_training)
     metrics = depth_training.measure(setting, head, test)
+    if args.predict:
+        _predict(setting, head, test, images, absolute_path(args.out) / "depth")
     row = {"images": len(test), **metrics}
     return Report("depth", about, metrics, [row], shared_images=shared.count)
+
+
+def _predict(
+    setting: depth_training.Setting,
+    head: DepthHead,
+    test: Split,
+    images: Sequence[epath.Path],
+    folder: epath.Path,
+) -> None:
+    """Writes the depths of images as the data has them, PNG of 16 bits, FOLDER/NAME.png.
+
+    Images are seen with the shorter side of the test images.
+    """
+    layout, decoding = test.layout, test.decoding
+    depth_fn = depth_training.make_depth_fn(setting, layout)
+
+    def read(path: epath.Path) -> tuple[tuple[int, int], np.ndarray]:
+        pixels = read_image(path, decoding)
+        size = shorter_side(pixels.shape[:2], min(test.size()))
+        return pixels.shape[:2], resized(pixels, size, decoding)
+
+    views = progress(ahead(read, images), len(images), "predictions")
+    for path, (size, pixels) in zip(images, views, strict=True):
+        found = at_size(depth_fn(setting.params, head, pixels[None]), size)
+        metres = np.clip(np.asarray(found)[0], layout.nearest, layout.farthest)
+        if is_first():
+            values = Image.fromarray(np.round(layout.unit * metres).astype(np.uint16))
+            write_png(values, folder / f"{path.stem}.png", "--out")
 
 
 def spaced_blocks(depth: int, number: int) -> tuple[int, ...]:

@@ -140,7 +140,13 @@ def test_images_that_are_no_whole_patches_get_a_margin(loaded):
 def test_the_command(planes, workdir, tmp_path):
     flags = [f"--from={workdir}", f"--data={planes}", "--layout=nyu", f"--out={tmp_path}"]
     flags += ["--crop", "16", "24", "--batch-size=8", "--steps=3", "--blocks=1"]
-    assert command.main(["depth", *flags]) == 0
+    others = tmp_path / "others"
+    others.mkdir()
+    Image.fromarray(np.full((30, 50, 3), 90, np.uint8)).save(others / "wide.png")
+    assert command.main(["depth", *flags, f"--predict={others}"]) == 0
+    millimetres = np.asarray(Image.open(tmp_path / "depth/wide.png"))
+    assert millimetres.shape == (30, 50) and millimetres.dtype == np.uint16
+    assert 1 <= millimetres.min() <= millimetres.max() <= 10_000
     report = json.loads((tmp_path / "depth.json").read_text())
     assert report["rows"][0]["images"] == 5
     assert 0 < report["metrics"]["rmse"] < 10 and 0 <= report["metrics"]["a1"] <= 1

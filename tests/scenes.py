@@ -51,6 +51,20 @@ def write_voc(root):
     return root
 
 
+def write_ade20k(root):
+    """Writes 9 scenes to train with and 3 to test, and returns the folder."""
+    rng = np.random.default_rng(0)
+    for part, count in (("training", 9), ("validation", 3)):
+        for folder in ("images", "annotations"):
+            (root / folder / part).mkdir(parents=True)
+        for number in range(count):
+            pixels, truth = scene(rng)
+            name = f"{part}/ADE_{number:08}"
+            Image.fromarray(pixels).save(root / f"images/{name}.jpg", quality=95, subsampling=0)
+            Image.fromarray(truth + np.uint8(1)).save(root / f"annotations/{name}.png")
+    return root
+
+
 def write_copies(root):
     """Writes eight images of one colour each, one or two paler copies of each, and 40 others."""
     rng = np.random.default_rng(0)

@@ -41,6 +41,11 @@ class Report:
     shared_images: int = 0
 
     @property
+    def told(self) -> dict[str, float]:
+        """The metrics, and how many images are shared, where some are."""
+        return dict(self.metrics) | ({SHARED: self.shared_images} if self.shared_images else {})
+
+    @property
     def key(self) -> str:
         """Returns a hash of what was evaluated: the weights, the data, and how."""
         settings = {k: v for k, v in self.settings.items() if k not in _NAMES}
@@ -65,9 +70,8 @@ class Report:
         if not is_first():
             return
         print(table(self.rows))
-        metrics = dict(self.metrics)
+        metrics = self.told
         if self.shared_images:
-            metrics[SHARED] = self.shared_images
             print(f"{self.shared_images:,} of the test images are training images, too")
         target = absolute_path(folder)
         name = f"{self.task}-{self.key}"

@@ -111,7 +111,7 @@ def run(args: argparse.Namespace, tasks: Mapping[str, str]) -> int:
                     _say(f"error: {evaluation.name}, {subject.label}: {error}")
                     failed[subject.label, evaluation.name] = str(error)
                     continue
-                metrics, seconds = dict(report.metrics), round(time.monotonic() - started, 1)
+                metrics, seconds = report.told, round(time.monotonic() - started, 1)
                 kept.add(*about, metrics=metrics, label=subject.label, seconds=seconds)
             found[subject.label, evaluation.name] = metrics
     sheet = Sheet(

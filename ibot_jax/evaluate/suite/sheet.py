@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from etils import epath
 
 import ibot_jax
-from ibot_jax.evaluate.common.report import table
+from ibot_jax.evaluate.common.report import SHARED, table
 from ibot_jax.evaluate.suite.catalogue import Evaluation, Figure
 from ibot_jax.screen import page
 
@@ -71,7 +71,7 @@ class Sheet:
             "Figures": page.scrolled(
                 _TITLE, page.table(list(rows[0]), [[*row.values()] for row in rows])
             ),
-            "Not measured": "".join(map(page.note, self._remarks())),
+            "Remarks": "".join(map(page.note, self._remarks())),
         }
         footer = f"ibot_jax {ibot_jax.__version__}"
         return page.page(_TITLE, self._summary(), "", sections, footer)
@@ -97,6 +97,9 @@ class Sheet:
         return "No published model is of the same size."
 
     def _remarks(self) -> Iterator[str]:
+        for (label, name), metrics in self.found.items():
+            if number := metrics.get(SHARED):
+                yield f"{name} of {label}: {number:,} of the test images are training images, too"
         for (label, name), error in self.failed.items():
             yield f"{name} of {label} failed: {error}"
         for evaluation, place in self.absent:

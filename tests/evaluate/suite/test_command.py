@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 from planes import write_planes
+from scenes import write_ade20k, write_patterns
 
 from ibot_jax.evaluate import __main__ as program
 from ibot_jax.evaluate.suite import command
@@ -16,18 +17,25 @@ SMALL = {
     "imagenet-knn": ("--batch-size=16", "--k=10"),
     "imagenet-few-labels": ("--batch-size=16", "--labels=10%,1%"),
     "nyu-1": ("--crop", "16", "24", "--steps=3", "--batch-size=8"),
+    "ade20k": (
+        *("--size=32", "--crop=24", "--stride=12", "--ratios=1,1.5"),
+        *("--steps=3", "--warmup=1", "--batch-size=8"),
+    ),
+    "spair": ("--size=32",),
 }
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, images):
-    """Returns a folder with ImageNet and NYUd, made small, and a Paris without its truth."""
+    """Returns a folder of sets that are made small, and a Paris without its truth."""
     root = tmp_path_factory.mktemp("root")
     (root / "imagenet").mkdir()
     (root / "imagenet/train").symlink_to(pathlib.Path(images) / "train")
     (root / "imagenet/val").symlink_to(pathlib.Path(images) / "test")
     (root / "rparis6k").mkdir()
     write_planes(root / "nyu")
+    write_ade20k(root / "ADEChallengeData2016")
+    write_patterns(root / "SPair-71k")
     return root
 
 
@@ -51,7 +59,7 @@ def suite(root, workdir, tmp_path, capsys):
     return run
 
 
-TASKS = "--tasks=imagenet-knn,imagenet-few-labels,nyu-1,davis"
+TASKS = "--tasks=imagenet-knn,imagenet-few-labels,ade20k,nyu-1,spair,davis"
 
 
 def test_a_first_look_measures_what_is_there_and_names_what_is_not(suite, root, tmp_path):
@@ -60,11 +68,16 @@ def test_a_first_look_measures_what_is_there_and_names_what_is_not(suite, root, 
     assert f"left out: davis, for {root}/DAVIS/ImageSets/2017/val.txt is absent" in err
     assert "davischallenge.org" in err
     rows = json.loads((tmp_path / "out/suite.json").read_text())
-    assert [row["task"] for row in rows] == ["knn", "logistic", "depth"]
+    found = {name for name in TASKS.partition("=")[2].split(",") if name != "davis"}
     reports = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("out/*/*/*.json")}
-    for row, name in zip(rows, ("imagenet-knn", "imagenet-few-labels", "nyu-1"), strict=True):
-        assert reports[name]["metrics"] == row["metrics"]
-        assert reports[name]["settings"]["sha256"] == row["weights"]
+    assert set(reports) == found and len(rows) == len(found)
+    for row in rows:
+        (report,) = (each for each in reports.values() if each["task"] == row["task"])
+        assert report["metrics"] == row["metrics"]
+        assert report["settings"]["sha256"] == row["weights"]
+    assert (
+        "1 of the test images are training images, too" in (tmp_path / "out/suite.md").read_text()
+    )
     top1 = f"{rows[0]['metrics']['top1']:.1f}"
     markdown = (tmp_path / "out/suite.md").read_text()
     for text in (out, markdown, (tmp_path / "out/suite.html").read_text()):

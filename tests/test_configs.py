@@ -54,7 +54,7 @@ HEIRS = {
 NUM_IMAGES = {
     **dict.fromkeys(("digits", "digits:ibot"), 1_442),
     "cifar10": 50_000,
-    "cifar10:recommended": 50_000,
+    "cifar10:dinov2": 50_000,
     "cifar10:swin": 50_000,
     "cifar10:large": 50_000,
     "cifar10:reference": 5_000,

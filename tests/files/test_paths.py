@@ -13,7 +13,7 @@ from ibot_jax.data.sources.opening import open_source
 from ibot_jax.embed import __main__ as embed_main
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as evaluate_main
-from ibot_jax.evaluate.common import results
+from ibot_jax.evaluate.common import running
 from ibot_jax.files import paths
 from ibot_jax.runs.workdir import open_workdir
 from ibot_jax.visualize import __main__ as visualize_main
@@ -105,7 +105,7 @@ def test_every_command_says_so_in_one_line(scheme, main, argv, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(paths, "_refusal", lambda bucket, path: "it is down")
     if "--from=x" in argv:  # which settle looks at first
-        monkeypatch.setattr(results, "settle", lambda args: None)
+        monkeypatch.setattr(running, "settle", lambda args: None)
     assert main.main([word.replace("IN", f"{scheme}://none/w") for word in argv]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {scheme}://none/w")

@@ -28,13 +28,13 @@ import jax
 import numpy as np
 
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
-from ibot_jax.cli.flags import add, add_decoding_options, add_number
+from ibot_jax.cli.flags import add, add_number, add_unlabelled_options
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.unlabelled import name_in_text, open_images
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.opening import Views, open_model, open_views
 from ibot_jax.files.atomic import renamed
-from ibot_jax.files.paths import absolute_path, require_writable
+from ibot_jax.files.paths import absolute_path, require_new
 from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
@@ -50,16 +50,10 @@ def main(argv: list[str] | None = None) -> int:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog="python -m ibot_jax.predict", description=__doc__)
     add(parser, "--from", help="a fine-tuning's folder, one of its checkpoints, or an export")
-    add(parser, "--data", dest="images", help="FOLDER, or what data.source takes: tar:PATTERN, ...")
-    parser.add_argument(
-        "--split", default="", help="of a source that has some (default: all of a folder, or train)"
-    )
+    add_unlabelled_options(parser)
     add(parser, "--out", metavar="FILE", help="classes.csv")
     add_number(parser, "--top", 1, "classes of each image")
-    add(parser, "--weights", "--step", "--dtype", "--size", "--resize")
-    add_decoding_options(parser)
-    add(parser, "--batch-size", default=64)
-    add(parser, "--workers", "--overwrite")
+    add(parser, "--weights", "--step", "--dtype", "--overwrite")
     return parser.parse_args(argv)
 
 
@@ -67,9 +61,7 @@ def _predict(args: argparse.Namespace) -> None:
     target = absolute_path(args.out)
     if target.suffix != ".csv":
         raise UserError(f"--out={args.out} is no .csv; end it so")
-    if target.exists() and not args.overwrite:
-        raise UserError(f"--out={args.out} exists; choose another path, or --overwrite")
-    require_writable(target, "--out")
+    require_new(target, "--out", overwrite=args.overwrite)
     mesh = make_mesh()
     model, params = open_model(args, mesh, head=True)
     if model.classifier is None:

@@ -292,6 +292,19 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     add(group, "--range", "--clip-percentiles", "--window", "--exif", "--max-pixels")
 
 
+def add_unlabelled_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what names images of any source, and how they are cut; `unlabelled` opens them."""
+    group = parser.add_argument_group("data")
+    add(group, "--data", dest="images", help="FOLDER, or what data.source takes: tar:PATTERN, ...")
+    group.add_argument(
+        "--split", default="", help="of a source that has some (default: all of a folder, or train)"
+    )
+    add(group, "--size", "--resize")
+    add(group, "--batch-size", default=64)
+    add(group, "--workers")
+    add_decoding_options(parser)
+
+
 def add_data_options(
     parser: argparse.ArgumentParser,
     splits: Sequence[str] = ("train", "test"),

@@ -31,7 +31,7 @@ import jax
 import numpy as np
 
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
-from ibot_jax.cli.flags import add, add_decoding_options
+from ibot_jax.cli.flags import add, add_unlabelled_options
 from ibot_jax.data.sources.identity import fingerprint
 from ibot_jax.data.sources.opening import Source, Subset
 from ibot_jax.data.sources.unlabelled import name_in_text, open_images
@@ -39,7 +39,7 @@ from ibot_jax.embed.parts import FORMATS, Parts
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.opening import Views, open_model, open_views
 from ibot_jax.evaluate.features.cache import identity
-from ibot_jax.files.paths import absolute_path, require_writable
+from ibot_jax.files.paths import absolute_path, require_new
 from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
@@ -61,16 +61,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m ibot_jax.embed", description=__doc__, former={"--images": "--data"}
     )
     add(parser, "--from")
-    add(parser, "--data", dest="images", help="FOLDER, or what data.source takes: tar:PATTERN, ...")
-    parser.add_argument(
-        "--split", default="", help="of a source that has some (default: all of a folder, or train)"
-    )
+    add_unlabelled_options(parser)
     add(parser, "--out", metavar="FILE", help="features.parquet or .npz")
     parser.add_argument("--patches", action="store_true", help="patch tokens, too")
-    add(parser, "--weights", "--step", "--dtype", "--size", "--resize")
-    add_decoding_options(parser)
-    add(parser, "--batch-size", default=64)
-    add(parser, "--workers", "--overwrite")
+    add(parser, "--weights", "--step", "--dtype", "--overwrite")
     return parser.parse_args(argv)
 
 
@@ -78,9 +72,7 @@ def _embed(args: argparse.Namespace) -> None:
     target = absolute_path(args.out)
     if target.suffix not in FORMATS:
         raise UserError(f"--out={args.out} is neither .parquet nor .npz; end it with one of them")
-    if target.exists() and not args.overwrite:
-        raise UserError(f"--out={args.out} exists; choose another path, or --overwrite")
-    require_writable(target, "--out")
+    require_new(target, "--out", overwrite=args.overwrite)
     mesh = make_mesh()
     model, params = open_model(args, mesh)
     views = open_views(args, model, mesh)

@@ -78,6 +78,19 @@ def reason_of(error: BaseException) -> str:
     return " ".join(str(text).split()) or type(error).__name__
 
 
+def require_new(target: epath.Path, flag: str, *, overwrite: bool) -> None:
+    """Raises a UserError if a path exists and may not be replaced, or cannot be written.
+
+    Args:
+      target: what is to be made.
+      flag: that names it, for errors.
+      overwrite: whether it may be replaced.
+    """
+    if target.exists() and not overwrite:
+        raise UserError(f"{flag}={target} exists; choose another path, or --overwrite")
+    require_writable(target, flag)
+
+
 def require_writable(target: epath.Path, flag: str) -> None:
     """Makes sure that a file or folder can be made at a path, by writing beside it and removing it.
 

@@ -5,7 +5,7 @@ OUT/upernet-KEY.npz keeps parameters, statistics, optimiser and step, every thou
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -213,15 +213,10 @@ def fit(
         updates, moments = optimizer.update(grads, moments, params, step=number)
         return (optax.apply_updates(params, updates), stats), moments
 
-    def batches(done: int) -> Iterator[dict[str, np.ndarray]]:
-        size = setting.crops.rows.batch_size
-        for epoch, order in steps.orders(len(train), size, setting.seed, done):
-            yield from setting.crops.batches(train, order, [setting.seed, epoch])
-
     learned, _ = steps.train(
         (start, optimizer.init(start[0])),
         step,
-        batches,
+        functools.partial(setting.crops.from_step, train, setting.seed),
         steps=setting.steps,
         kept=Kept(folder, "upernet", about),
         mesh=setting.mesh,

@@ -6,16 +6,15 @@ import pytest
 from tiny import tiny_config
 
 from ibot_jax.evaluate.benchmarks.robustness_curves import make_curve_fn
+from ibot_jax.evaluate.features import patch_maps
 from ibot_jax.evaluate.features.extract import make_feature_fn
 from ibot_jax.evaluate.probes.linear_sweep import Variant
 from ibot_jax.evaluate.tasks import (
     copydetection,
     davis,
     discovery,
-    incontext,
     retrieval,
     segmentation,
-    spair,
 )
 from ibot_jax.visualize import attention
 from ibot_jax.weights.load import untrained
@@ -73,9 +72,8 @@ def test_tasks_take_them(swin, layers):
     assert curve_fn(params, IMAGES).shape == (2, 7, 32)  # three orders by two shares, and tiles
     for kind in ("keys", "patches"):  # of images that are filled up to whole cells
         assert discovery.make_map_fn(model, kind)(params, IMAGES[0]).shape == (3, 4, 32)
-    for make in (incontext.make_patch_fn, spair.make_patch_fn):
-        found = make(model)(params, WHOLE)
-        np.testing.assert_array_equal(found, layers[-1].patches)
+    found = patch_maps.make_patch_fn(model)(params, WHOLE)
+    np.testing.assert_array_equal(found, layers[-1].patches)
 
 
 def test_segmentation_concatenates_stages_on_the_finest_grid(swin, layers):

@@ -138,6 +138,23 @@ def ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
             pool.shutdown(cancel_futures=True)
 
 
+def orders(images: int, batch_size: int, seed: int, done: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields epoch after epoch, without end, its number and the images of its whole batches.
+
+    Args:
+      images: how many there are, at least a batch.
+      batch_size: images in a batch.
+      seed: of the orders.
+      done: batches that are passed over.
+    """
+    per_epoch = images // batch_size
+    epoch, skipped = divmod(done, per_epoch)
+    while True:
+        order = np.random.default_rng([seed, epoch]).permutation(images)
+        yield epoch, order[: per_epoch * batch_size][skipped * batch_size :]
+        epoch, skipped = epoch + 1, 0
+
+
 def share_batches(
     read: Callable[[T], Sequence[np.ndarray]],
     items: Sequence[T],

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ibot_jax.data.pixels.decoding import Decoding
-from ibot_jax.evaluate.benchmarks.image_files import changed, share_batches
+from ibot_jax.evaluate.benchmarks.image_files import changed, orders, share_batches
 from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split, nearest
 from ibot_jax.parallel.shares import Rows
 
@@ -66,6 +66,11 @@ class Crops:
         blank = np.zeros((*square, self.decoding.channels), np.uint8), np.zeros(square, np.uint8)
         for (images, labels), _ in share_batches(read, order, blank, self.rows):
             yield {"images": images, "labels": labels}
+
+    def from_step(self, split: Split, seed: int, done: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yields `batches` of epoch after epoch, without end, after so many that are done."""
+        for epoch, order in orders(len(split), self.rows.batch_size, seed, done):
+            yield from self.batches(split, order, [seed, epoch])
 
     def draw(
         self, pixels: np.ndarray, labels: np.ndarray, rng: np.random.Generator

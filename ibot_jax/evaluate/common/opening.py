@@ -181,6 +181,28 @@ def open_rows(args: argparse.Namespace, mesh: jax.sharding.Mesh) -> Rows:
     return rows_of_process(mesh, args.batch_size)
 
 
+def open_squares(
+    args: argparse.Namespace, model: Model, mesh: jax.sharding.Mesh, largest: int
+) -> Rows:
+    """Returns which rows of a batch of squares of --size pixels this process makes.
+
+    In `args`, --size becomes what it is: by default the largest of whole patches up to `largest`.
+
+    Raises:
+      UserError: if the squares are no whole patches, there is no memory for a batch of them, or not
+        all devices would get the same number.
+    """
+    args.size = args.size or model.geometry.whole((largest, largest))[0]
+    size = args.size, args.size
+    if model.geometry.missing(size) != (0, 0):
+        raise UserError(
+            f"--size={args.size} is no multiple of the patch size, {model.geometry.stride}"
+        )
+    rows = open_rows(args, mesh)
+    check_images(f"--size={args.size} --batch-size={args.batch_size}", len(rows), size, model)
+    return rows
+
+
 def open_split(args: argparse.Namespace, model: Model, name: str) -> Source | TfdsStream:
     """Opens the "train" or the "test" split of --data; of a split "auto", args gets the name.
 

@@ -41,7 +41,7 @@ class Report:
     shared_images: int = 0
 
     @property
-    def told(self) -> dict[str, float]:
+    def all_metrics(self) -> dict[str, float]:
         """The metrics, and how many images are shared, where some are."""
         return dict(self.metrics) | ({SHARED: self.shared_images} if self.shared_images else {})
 
@@ -70,7 +70,7 @@ class Report:
         if not is_first():
             return
         print(table(self.rows))
-        metrics = self.told
+        metrics = self.all_metrics
         if self.shared_images:
             print(f"{self.shared_images:,} of the test images are training images, too")
         target = absolute_path(folder)

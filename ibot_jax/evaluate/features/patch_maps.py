@@ -5,8 +5,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from ibot_jax.evaluate.features.extract import FeatureFn
 from ibot_jax.models.pixels import normalize
 from ibot_jax.weights.model import Model
+
+
+def make_patch_fn(model: Model) -> FeatureFn:
+    """Returns (params, images [B, H, W, C] uint8) -> patches of the last block, [B, h, w, D]."""
+    return lambda params, images: model.features(params, images).patches
 
 
 def in_whole_patches(model: Model, images: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ import optax
 
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.depth_data import Layout, Split
-from ibot_jax.evaluate.benchmarks.image_files import ahead
+from ibot_jax.evaluate.benchmarks.image_files import ahead, orders
 from ibot_jax.evaluate.measures import depth as measures
 from ibot_jax.evaluate.probes import depth_head, steps
 from ibot_jax.evaluate.probes.depth_head import DepthHead
@@ -112,7 +112,7 @@ def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> D
 
 def _batches(setting: Setting, train: Split, done: int) -> Iterator[dict[str, np.ndarray]]:
     """Yields this process's share of the batches from a step on."""
-    for epoch, order in steps.orders(len(train), setting.rows.batch_size, setting.seed, done):
+    for epoch, order in orders(len(train), setting.rows.batch_size, setting.seed, done):
         yield from train.crops(order, setting.crop, setting.rows, [setting.seed, epoch])
 
 

@@ -136,15 +136,10 @@ def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> T
         updates, moments = optimizer.update(grads, moments, head)
         return (optax.apply_updates(head, updates), seen), moments
 
-    def batches(done: int) -> Iterator[dict[str, np.ndarray]]:
-        size = setting.crops.rows.batch_size
-        for epoch, order in steps.orders(len(train), size, setting.seed, done):
-            yield from setting.crops.batches(train, order, [setting.seed, epoch])
-
     trained, _ = steps.train(
         ((head, running), optimizer.init(head)),
         lambda state, batch, number: step(state, setting.params, batch, number),
-        batches,
+        functools.partial(setting.crops.from_step, train, setting.seed),
         steps=setting.steps,
         kept=Kept(folder, "segmentation", about),
         mesh=setting.mesh,

@@ -3,7 +3,7 @@
 Its state is kept every thousand steps, in a file of `Kept`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import jax
@@ -66,20 +66,3 @@ def train(
             leaves = jax.device_get(jax.tree.leaves(state))
             kept.write({"step": number + 1} | {f"leaf_{n}": x for n, x in enumerate(leaves)})
     return state
-
-
-def orders(images: int, batch_size: int, seed: int, done: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields epoch after epoch, without end, its number and the images of its whole batches.
-
-    Args:
-      images: how many there are, at least a batch.
-      batch_size: images in a batch.
-      seed: of the orders.
-      done: batches that are passed over.
-    """
-    per_epoch = images // batch_size
-    epoch, skipped = divmod(done, per_epoch)
-    while True:
-        order = np.random.default_rng([seed, epoch]).permutation(images)
-        yield epoch, order[: per_epoch * batch_size][skipped * batch_size :]
-        epoch, skipped = epoch + 1, 0

@@ -26,7 +26,7 @@ from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.common.running import evaluate
 from ibot_jax.evaluate.suite import catalogue
 from ibot_jax.evaluate.suite.catalogue import EVALUATIONS, ROOT, Evaluation
-from ibot_jax.evaluate.suite.kept import Kept
+from ibot_jax.evaluate.suite.record import Record
 from ibot_jax.evaluate.suite.sheet import Sheet
 from ibot_jax.evaluate.suite.subjects import Subject, open_subjects
 from ibot_jax.files.atomic import write_bytes
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace, tasks: Mapping[str, str]) -> int:
     with same_end():
         present, absent = look(require_folder(root), choose(args.tasks))
         require_writable(out, "--out")
-        kept = Kept.read(out / "suite.json")
+        record = Record.read(out / "suite.json")
     subjects, found, failed = open_subjects(args), {}, {}
     for evaluation, place in absent:
         _say(f"left out: {evaluation.name}, for {place} is absent; it is from {evaluation.page}")
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace, tasks: Mapping[str, str]) -> int:
         for subject in subjects:
             words = _flags(evaluation, root, args)
             about = subject.sha256, evaluation.task, words
-            metrics = kept.metrics(*about)
+            metrics = record.metrics(*about)
             if metrics is None:
                 _say(f"{number} of {len(present)}: {evaluation.name}, {subject.label}")
                 started = time.monotonic()
@@ -111,8 +111,8 @@ def run(args: argparse.Namespace, tasks: Mapping[str, str]) -> int:
                     _say(f"error: {evaluation.name}, {subject.label}: {error}")
                     failed[subject.label, evaluation.name] = str(error)
                     continue
-                metrics, seconds = report.told, round(time.monotonic() - started, 1)
-                kept.add(*about, metrics=metrics, label=subject.label, seconds=seconds)
+                metrics, seconds = report.all_metrics, round(time.monotonic() - started, 1)
+                record.add(*about, metrics=metrics, label=subject.label, seconds=seconds)
             found[subject.label, evaluation.name] = metrics
     sheet = Sheet(
         [subject.label for subject in subjects],
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace, tasks: Mapping[str, str]) -> int:
         write_bytes(out / "suite.md", sheet.markdown().encode())
         write_bytes(out / "suite.html", sheet.page().encode())
         print(sheet.text())
-        print(f"written to {out / 'suite.html'}, suite.md and {kept.path.name}")
+        print(f"written to {out / 'suite.html'}, suite.md and {record.path.name}")
     return exits.FAILED if failed else exits.COMPLETE
 
 

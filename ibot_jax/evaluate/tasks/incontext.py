@@ -29,9 +29,10 @@ from ibot_jax.evaluate.benchmarks.image_files import spread
 from ibot_jax.evaluate.benchmarks.in_context_data import Reader
 from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split, nearest, open_splits
 from ibot_jax.evaluate.benchmarks.segmentation_pictures import Pictures
-from ibot_jax.evaluate.common.memory import check_images, check_spread
-from ibot_jax.evaluate.common.opening import open_model, open_rows, settings
+from ibot_jax.evaluate.common.memory import check_spread
+from ibot_jax.evaluate.common.opening import open_model, open_squares, settings
 from ibot_jax.evaluate.common.report import Report
+from ibot_jax.evaluate.features.patch_maps import make_patch_fn
 from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes import patch_bank
 from ibot_jax.evaluate.probes.patch_bank import PatchBank, PatchFn
@@ -103,13 +104,7 @@ def run(args: argparse.Namespace) -> Report:
     )
     mesh = make_mesh()
     model, params = open_model(args, mesh)
-    args.size = args.size or model.geometry.whole((_SIZE, _SIZE))[0]
-    if model.geometry.missing((args.size, args.size)) != (0, 0):
-        raise UserError(
-            f"--size={args.size} is no multiple of the patch size, {model.geometry.stride}"
-        )
-    rows, named = open_rows(args, mesh), f"--size={args.size} --batch-size={args.batch_size}"
-    check_images(named, len(rows), (args.size, args.size), model)
+    rows = open_squares(args, model, mesh, _SIZE)
     reader = Reader(args.size, Decoding.of(model.config.data), rows)
     patch_fn = make_patch_fn(model)
     bank = _remember(args, model, patch_fn, params, reader, train, mesh)
@@ -118,11 +113,6 @@ def run(args: argparse.Namespace) -> Report:
     metrics = mean_iou.scores(counts)
     row = {"patches": patches, "images": len(test), **metrics}
     return Report("incontext", settings(args, model), metrics, [row], shared_images=shared)
-
-
-def make_patch_fn(model: Model) -> PatchFn:
-    """Returns the function from (params, images) to the patch tokens of the last block."""
-    return lambda params, images: model.features(params, images).patches
 
 
 def _remember(

@@ -29,7 +29,6 @@ from PIL import Image, ImageDraw
 from ibot_jax.cli import flags
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.sources.same_images import require_same_files
-from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.image_files import (
     as_colors,
     read_image,
@@ -38,10 +37,10 @@ from ibot_jax.evaluate.benchmarks.image_files import (
     write_png,
 )
 from ibot_jax.evaluate.benchmarks.spair_data import SPLITS, Pair, Side, find_pairs, read_square
-from ibot_jax.evaluate.common.memory import check_images
-from ibot_jax.evaluate.common.opening import open_model, open_rows, settings
+from ibot_jax.evaluate.common.opening import open_model, open_squares, settings
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.extract import FeatureFn, extract
+from ibot_jax.evaluate.features.patch_maps import make_patch_fn
 from ibot_jax.evaluate.measures import keypoints
 from ibot_jax.evaluate.probes.kept import Kept
 from ibot_jax.files.paths import absolute_path
@@ -52,7 +51,6 @@ from ibot_jax.parallel.processes import is_first
 from ibot_jax.parallel.rows import to_global
 from ibot_jax.parallel.shares import Rows
 from ibot_jax.screen.progress import progress
-from ibot_jax.weights.model import Model
 
 ALPHAS = (0.05, 0.1, 0.15)
 _DRAWN = ALPHAS.index(0.1)  # by which pictures tell right from wrong
@@ -161,13 +159,7 @@ def run(args: argparse.Namespace) -> Report:
     require_same_files([pair.source.image for pair in pairs], f"--data={args.data}")
     mesh = make_mesh()
     model, params = open_model(args, mesh)
-    args.size = args.size or model.geometry.whole((_SIZE, _SIZE))[0]
-    if model.geometry.missing((args.size, args.size)) != (0, 0):
-        raise UserError(
-            f"--size={args.size} is no multiple of the patch size, {model.geometry.stride}"
-        )
-    rows, named = open_rows(args, mesh), f"--size={args.size} --batch-size={args.batch_size}"
-    check_images(named, len(rows), (args.size, args.size), model)
+    rows = open_squares(args, model, mesh, _SIZE)
     decoding = Decoding.of(model.config.data)
     matcher = Matcher(make_patch_fn(model), params, args.size, decoding, rows, mesh)
     about = settings(args, model)
@@ -215,11 +207,6 @@ def search(
             if len(points) % _KEPT_EVERY == 0 or len(points) == len(pairs):
                 kept.write({"points": np.stack(points)})
     return np.stack(points)
-
-
-def make_patch_fn(model: Model) -> FeatureFn:
-    """Returns the function from (params, images) to the patch tokens of the last block."""
-    return lambda params, images: model.features(params, images).patches
 
 
 def summary(categories: Sequence[str], found: Sequence[np.ndarray]) -> list[dict[str, Any]]:

@@ -13,8 +13,7 @@ from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate.benchmarks import in_context_data
 from ibot_jax.evaluate.benchmarks.in_context_data import Reader, draw_color
 from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, find_splits
-from ibot_jax.evaluate.common import memory
-from ibot_jax.evaluate.tasks import incontext
+from ibot_jax.evaluate.common import memory, opening
 from ibot_jax.kernels.color_table import Color
 from ibot_jax.parallel.shares import all_rows
 
@@ -127,7 +126,7 @@ def test_mistakes_are_one_line_and_status_2(mistake, tmp_path, change, flags, me
 
 def test_a_memory_that_has_no_room_is_told_before_it_is_filled(mistake, voc, monkeypatch):
     """24 rows of 30 patches: float32 features of 16, and 21 counts of 16 bits each."""
-    monkeypatch.setattr(incontext, "check_images", lambda *args: None)
+    monkeypatch.setattr(opening, "check_images", lambda *args: None)
     monkeypatch.setattr(memory, "host_memory", lambda: 24 * 30 * (64 + 42) - 1)
     told = mistake("incontext", voc, *FLAGS)
     assert "--memory-size=660 takes " in told and "of memory at the least" in told

@@ -13,7 +13,7 @@ from ibot_jax.parallel.processes import is_first
 
 
 @dataclasses.dataclass
-class Kept:
+class Record:
     """Metrics of evaluations, by what was measured how.
 
     Attributes:
@@ -25,7 +25,7 @@ class Kept:
     rows: list[dict[str, Any]]
 
     @classmethod
-    def read(cls, path: epath.Path) -> "Kept":
+    def read(cls, path: epath.Path) -> "Record":
         """Reads the file, if there is one.
 
         Raises:

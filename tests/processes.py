@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import cli
+import quick
 
 DEVICES = 8
 
@@ -36,8 +37,7 @@ class Run:
         }
         environment |= {
             "PYTHONPATH": f"{cli.ROOT}{os.pathsep}{cli.ROOT / 'tests'}",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // count}"
-            " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+            "XLA_FLAGS": quick.flags(DEVICES // count),
             "JAX_PLATFORMS": "cpu",
         }
         self.processes = []

@@ -13,6 +13,7 @@ import zipfile
 
 import cli
 import pytest
+import quick
 
 import ibot_jax
 
@@ -73,7 +74,7 @@ def run(installed):
             [str(folder / "bin/ibot-jax"), *arguments],
             cwd=elsewhere,
             env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-            | {"XLA_FLAGS": ""},
+            | {"XLA_FLAGS": quick.flags()},
             capture_output=True,
             text=True,
         )

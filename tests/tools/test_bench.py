@@ -9,6 +9,7 @@ import sys
 import cli
 import jax
 import pytest
+import quick
 
 from ibot_jax.tools import bench, bench_step
 
@@ -24,11 +25,10 @@ def done(tmp_path_factory):
         "assert 'tensorflow' not in sys.modules; sys.exit(status)"
     )
     outputs = [f"--json={folder / 'report.json'}", f"--trace={folder / 'trace'}"]
-    two = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
     process = subprocess.run(
         [sys.executable, "-c", code, "step", *TINY, "--batch-size=12", "--steps=3", *outputs],
         cwd=cli.ROOT,
-        env=os.environ | {"XLA_FLAGS": two, "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"XLA_FLAGS": quick.flags(2), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
     )

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from ibot_jax.evaluate.benchmarks.depth_data import LAYOUTS
+from ibot_jax.evaluate.benchmarks.depth.data import LAYOUTS
 
 SIZE = (24, 32)
 

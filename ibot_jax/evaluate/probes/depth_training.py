@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.benchmarks.depth_data import Layout, Split
+from ibot_jax.evaluate.benchmarks.depth.data import Layout, Split
 from ibot_jax.evaluate.benchmarks.image_files import ahead, orders
 from ibot_jax.evaluate.measures import depth as measures
 from ibot_jax.evaluate.probes import depth_head, steps

@@ -29,7 +29,7 @@ from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.sources.same_images import require_same_files
 from ibot_jax.data.sources.shared_images import find_shared_files
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.benchmarks.depth_data import LAYOUTS, Split, find_splits
+from ibot_jax.evaluate.benchmarks.depth.data import LAYOUTS, Split, find_splits
 from ibot_jax.evaluate.benchmarks.image_files import ahead, list_images, read_image, write_png
 from ibot_jax.evaluate.benchmarks.segmentation_views import resized, shorter_side
 from ibot_jax.evaluate.common.opening import open_model, open_rows, settings, warn_of_shared

@@ -12,7 +12,7 @@ from planes import SIZE, write_planes
 
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.evaluate import __main__ as command
-from ibot_jax.evaluate.benchmarks.depth_data import find_splits
+from ibot_jax.evaluate.benchmarks.depth.data import find_splits
 from ibot_jax.evaluate.probes import depth_training, steps
 from ibot_jax.evaluate.probes.kept import Kept
 from ibot_jax.evaluate.tasks.depth import make_patch_fn, spaced_blocks

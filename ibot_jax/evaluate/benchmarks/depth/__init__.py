@@ -1,0 +1,1 @@
+"""Images and measured depths of their pixels in published layouts."""

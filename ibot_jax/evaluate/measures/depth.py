@@ -2,14 +2,28 @@
 
 import numpy as np
 
-# Sides of the box that counts, over those of the image: top, bottom, left, right.
+# Sides of a box, over those of the image: top, bottom, left, right.
+Box = tuple[float, float, float, float]
 EIGEN = (45 / 480, 471 / 480, 41 / 640, 601 / 640)  # of NYUd
 GARG = (0.40810811, 0.99189189, 0.03594771, 0.96405229)  # of KITTI
+ALL = (0.0, 1.0, 0.0, 1.0)
 NAMES = ("a1", "a2", "a3", "abs_rel", "rmse", "log_10", "rmse_log", "silog", "sq_rel", "mae")
 
 
+def place(box: Box, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Returns the rows and columns of a box of an image of (height, width)."""
+    height, width = size
+    sides = height, height, width, width
+    top, bottom, left, right = (int(x * side) for x, side in zip(box, sides, strict=True))
+    return slice(top, bottom), slice(left, right)
+
+
 def counted(
-    target: np.ndarray, nearest: float, farthest: float, box: tuple[float, float, float, float]
+    target: np.ndarray,
+    nearest: float,
+    farthest: float,
+    box: Box,
+    of: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """Returns which pixels count, [H, W] bool.
 
@@ -17,13 +31,11 @@ def counted(
       target: measured depths [H, W], metres, 0 where there is none.
       nearest: depths up to this one do not count.
       farthest: nor do those from this one on.
-      box: `EIGEN`, `GARG` or (0, 1, 0, 1).
+      box: `EIGEN`, `GARG` or `ALL`.
+      of: the height and width whose box it is, in pixels from the top left; the target's if None.
     """
-    height, width = target.shape
-    sides = height, height, width, width
-    top, bottom, left, right = (int(x * side) for x, side in zip(box, sides, strict=True))
     inside = np.zeros(target.shape, bool)
-    inside[top:bottom, left:right] = True
+    inside[place(box, of or target.shape)] = True
     return inside & (target > nearest) & (target < farthest)
 
 

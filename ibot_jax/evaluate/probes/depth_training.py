@@ -28,6 +28,7 @@ from ibot_jax.screen.progress import progress
 
 _BINS = 256
 _WEIGHT_DECAY = 1e-2  # of AdamW
+_CLIP = 35.0  # the largest norm of the gradients
 _GRADIENT_WEIGHT = 0.5  # of the loss of gradients, beside that of logarithms
 _WARMING = 100  # steps without the variance in the loss
 
@@ -76,7 +77,9 @@ def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> D
         steps=setting.steps,
         warmup=setting.steps // 3,
     )
-    optimizer = optax.adamw(schedule, weight_decay=_WEIGHT_DECAY)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(_CLIP), optax.adamw(schedule, weight_decay=_WEIGHT_DECAY)
+    )
     shape = 1, *setting.crop, train.decoding.channels
     image = jax.ShapeDtypeStruct(shape, jnp.uint8)
     features = jax.eval_shape(setting.patch_fn, setting.params, image).shape[-1]

@@ -7,6 +7,7 @@ public READMEs of DINOv3 and Franca.
 import dataclasses
 from collections.abc import Mapping
 
+from ibot_jax.evaluate.benchmarks.depth.data import LAYOUTS
 from ibot_jax.evaluate.benchmarks.finegrained.sets import SETS
 from ibot_jax.evaluate.benchmarks.instance_sets import PAGES
 
@@ -80,14 +81,14 @@ def _revisited(dataset: str, city: str, medium: dict, hard: dict) -> Evaluation:
     )
 
 
-def _depth(layout: str, title: str, page: str, blocks: int, published: float) -> Evaluation:
+def _depth(layout: str, title: str, blocks: int, published: float) -> Evaluation:
     return Evaluation(
         f"{layout}-{blocks}",
         "depth",
         flags=(f"--data={ROOT}/{layout}", f"--layout={layout}", f"--blocks={blocks}"),
         quick=("--steps=500",),
         needs=(layout,),
-        page=page,
+        page=LAYOUTS[layout].page,
         figures=(Figure(f"{title}, RMSE, linear on {blocks}", "rmse", {L22K: published}, "m"),),
     )
 
@@ -149,8 +150,7 @@ _VOC_PAGE = "host.robots.ox.ac.uk/pascal/VOC"
 _ADE20K = ("ade20k", "ADEChallengeData2016", "ADE20K", "sceneparsing.csail.mit.edu")
 _CITYSCAPES = ("cityscapes", "cityscapes", "Cityscapes", "www.cityscapes-dataset.com")
 _VOC_AUG = ("voc-aug", _VOC2012, "VOC2012", f"{_VOC_PAGE}, home.bharathh.info/pubs/codes/SBD")
-_NYU = ("nyu", "NYUd", "cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html")
-_KITTI = ("kitti", "KITTI", "www.cvlibs.net/datasets/kitti/eval_depth.php")
+_NYU, _KITTI = ("nyu", "NYUd"), ("kitti", "KITTI")
 
 EVALUATIONS = (
     Evaluation(

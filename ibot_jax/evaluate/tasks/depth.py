@@ -3,8 +3,8 @@
 What it measures: whether a patch token tells how far away its patch is. As in DINOv2 (section 7.4):
 tokens of the last block (--blocks=1) or of four, evenly spaced (--blocks=4), not normalised, each
 with the class token beside it; 256 bins, enlarged four times; the scale-invariant loss of
-logarithms and that of gradients; random crops, one in two mirrored; tested on whole images and
-their mirror images. Not as there: no small rotations, no changed colours.
+logarithms and that of gradients; random crops of images that are turned a little, mirrored and
+changed in colour; tested on whole images and their mirror images.
 
 Data: --layout=nyu: DATA/nyu_train.txt and nyu_test.txt, lines of an image, its depths (PNG of 16
 bits, millimetres) and a focal length, relative to DATA. --layout=kitti: likewise

@@ -11,6 +11,7 @@ from PIL import Image
 from planes import SIZE, write_planes
 
 from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate.benchmarks.depth.data import find_splits
 from ibot_jax.evaluate.probes import depth_training, steps
@@ -79,14 +80,27 @@ def test_a_training_that_was_interrupted_goes_on(planes, tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, whole, again)
 
 
-def test_crops_are_parts_of_images_and_of_their_depths(planes):
+def test_crops_are_a_function_of_seed_and_epoch(planes):
     train, _ = find_splits("nyu", epath.Path(planes), Decoding())
-    order = np.arange(8)
-    (batch,) = train.crops(order, (8, 20), all_rows(8), [0, 0])
-    for image, metres in zip(batch["images"], batch["depths"], strict=True):
-        np.testing.assert_array_equal(image[..., 0], np.trunc(25 * metres + 1e-2))
-    (other,) = train.crops(order, (8, 20), all_rows(8), [0, 1])
-    assert not np.array_equal(batch["depths"], other["depths"])
+
+    def crops(epoch):
+        (batch,) = train.crops(np.arange(8), (8, 20), all_rows(8), [0, epoch])
+        return batch
+
+    first = crops(0)
+    assert first["images"].shape == (8, 8, 20, 3) and first["depths"].shape == (8, 8, 20)
+    jax.tree.map(np.testing.assert_array_equal, first, crops(0))
+    assert not np.array_equal(first["depths"], crops(1)["depths"])
+
+
+def test_the_frame_of_nyu_is_not_trained_on(tmp_path):
+    """The largest crop is what Eigen's followers leave of 480 x 640 pixels, 427 x 565."""
+    root = write_planes(tmp_path, size=(480, 640), train=1, test=1)
+    train, _ = find_splits("nyu", epath.Path(root), Decoding())
+    (batch,) = train.crops([0], (427, 565), all_rows(1), [0, 0])
+    assert batch["depths"].shape == (1, 427, 565)
+    with pytest.raises(UserError, match="has 427x565 pixels to train on, fewer than --crop=428"):
+        next(train.crops([0], (428, 565), all_rows(1), [0, 0]))
 
 
 def test_kitti_is_cut_at_the_bottom_and_its_images_without_depths_left_out(tmp_path):
@@ -172,7 +186,7 @@ def grow_image(root):
         (grey_depth, [], "room_nyu_te/depth_0.png holds L, not depths (greys of 16 bits)"),
         (grow_image, [], "rgb_0.png has 9x9 pixels, but "),
         (None, ["--layout=kitti"], "kitti_eigen_train.txt is absent: lines of an image"),
-        (None, ["--crop", "99", "8"], "has 24x32 pixels, fewer than --crop=99 8"),
+        (None, ["--crop", "99", "8"], "has 21x28 pixels to train on, fewer than --crop=99 8"),
         (None, ["--blocks=2"], "--blocks=2 is neither 1 nor 4"),
         (None, ["--blocks=4"], "--blocks=4 is more than the 2 of the model"),
         (None, ["--batch-size=16"], "--batch-size=16 is more than the 10 training images"),

@@ -9,6 +9,7 @@ from etils import epath
 
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.errors import UserError
+from ibot_jax.evaluate.benchmarks.depth.views import draw
 from ibot_jax.evaluate.benchmarks.image_files import (
     open_unchanged,
     read_image,
@@ -27,42 +28,56 @@ class Layout:
 
     Attributes:
       lists: files that name images and depths, of the training and of the test images.
+      page: where the data are to be had.
+      unit: of the numbers in depth files, in a metre.
+      farthest: metres, of depths that count.
+      box: of pixels that count, see `measures.depth`.
+      crop: height and width of what is trained on.
+      brightness: the least and the largest factor in training.
       images: folder of the images.
       depths: folder of the depths.
-      unit: of the numbers in depth files, in a metre.
       nearest: metres, of depths that count.
-      farthest: likewise.
-      box: of pixels that count, see `measures.depth`.
       size: height and width that images are cut to, at the bottom and in the middle; None keeps
         them.
-      crop: height and width of what is trained on.
+      inner: the box of an image that is trained on.
     """
 
     lists: tuple[str, str]
-    images: str
-    depths: str
+    page: str
     unit: float
-    nearest: float
     farthest: float
-    box: tuple[float, float, float, float]
-    size: Size | None
+    box: depth.Box
     crop: Size
+    brightness: tuple[float, float]
+    images: str = ""
+    depths: str = ""
+    nearest: float = 1e-3
+    size: Size | None = None
+    inner: depth.Box = depth.ALL
 
 
 LAYOUTS = {
     "nyu": Layout(
-        ("nyu_train.txt", "nyu_test.txt"), "", "", 1000, 1e-3, 10, depth.EIGEN, None, (416, 544)
+        lists=("nyu_train.txt", "nyu_test.txt"),
+        page="cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html",
+        unit=1000,
+        farthest=10,
+        box=depth.EIGEN,
+        crop=(416, 544),
+        brightness=(0.75, 1.25),
+        inner=(45 / 480, 472 / 480, 43 / 640, 608 / 640),  # without the white frame
     ),
     "kitti": Layout(
-        ("kitti_eigen_train.txt", "kitti_eigen_test.txt"),
-        "input",
-        "gt_depth",
-        256,
-        1e-3,
-        80,
-        depth.GARG,
-        (352, 1216),
-        (352, 704),
+        lists=("kitti_eigen_train.txt", "kitti_eigen_test.txt"),
+        page="www.cvlibs.net/datasets/kitti/eval_depth.php",
+        unit=256,
+        farthest=80,
+        box=depth.GARG,
+        crop=(352, 704),
+        brightness=(0.9, 1.1),
+        images="input",
+        depths="gt_depth",
+        size=(352, 1216),
     ),
 }
 
@@ -133,7 +148,7 @@ class Split:
     def crops(
         self, order: Sequence[int], crop: Size, rows: Rows, seed: Sequence[int]
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Yields this process's share of batches of random crops, one in two mirrored.
+        """Yields this process's share of batches of random crops, see `views.draw`.
 
         Args:
           order: indices of images, the same on all processes, whole batches.
@@ -146,18 +161,17 @@ class Split:
         """
 
         def read(index: int) -> tuple[np.ndarray, np.ndarray]:
-            both = self.read(index)
-            rng = np.random.default_rng([*seed, index])
-            spare = [side - wanted for side, wanted in zip(both[1].shape, crop, strict=True)]
-            if min(spare) < 0:
-                height, width = both[1].shape
+            pixels, metres = self.read(index)
+            inner = depth.place(self.layout.inner, metres.shape)
+            pixels, metres = pixels[inner], metres[inner]
+            height, width = metres.shape
+            if height < crop[0] or width < crop[1]:
                 raise UserError(
-                    f"{self.images[index]} has {height}x{width} pixels, fewer than "
+                    f"{self.images[index]} has {height}x{width} pixels to train on, fewer than "
                     f"--crop={crop[0]} {crop[1]}"
                 )
-            top, left = (int(rng.integers(side + 1)) for side in spare)
-            both = [x[top : top + crop[0], left : left + crop[1]] for x in both]
-            return [x[:, ::-1] for x in both] if rng.random() < 0.5 else both
+            rng = np.random.default_rng([*seed, index])
+            return draw(pixels, metres, crop, self.layout.brightness, self.decoding, rng)
 
         for batch, _ in share_batches(read, order, self._blank(crop), rows):
             yield dict(zip(("images", "depths"), batch, strict=True))
@@ -201,7 +215,10 @@ def find_splits(layout: str, data: epath.Path, decoding: Decoding) -> tuple[Spli
     for name in described.lists:
         listing = data / name
         if not listing.exists():
-            raise UserError(f"{listing} is absent: lines of an image, its depths, a focal length")
+            raise UserError(
+                f"{listing} is absent: lines of an image, its depths, a focal length "
+                f"({described.page})"
+            )
         lines = [line.split() for line in listing.read_text().splitlines() if line.strip()]
         pairs = [line[:2] for line in lines if len(line) > 1 and line[1] != "None"]
         if not pairs:

@@ -63,6 +63,7 @@ class Evaluation:
 
 _IMAGENET = (f"--data=folder:{ROOT}/imagenet", "--test-split=val")
 _IMAGENET_FOLDERS, _IMAGENET_PAGE = ("imagenet/train", "imagenet/val"), "image-net.org/download"
+_INAT_PAGE = "github.com/visipedia/inat_comp"
 _FEW = ("--max-train-per-class=50", "--max-test-per-class=10")
 
 
@@ -121,15 +122,38 @@ def _instances(
     )
 
 
-def _robustness(name: str, title: str, metric: str, page: str, published: dict) -> Evaluation:
+def _robustness(
+    name: str, page: str, *figures: Figure, place: str = "", flags: tuple[str, ...] = ()
+) -> Evaluation:
+    place = place or name
     return Evaluation(
         name,
         "robustness",
-        flags=(*_IMAGENET, "--no-curves", "--classifier=linear", f"--{name}={ROOT}/{name}"),
+        flags=(
+            *_IMAGENET,
+            "--no-curves",
+            "--classifier=linear",
+            f"--{name}={ROOT}/{place}",
+            *flags,
+        ),
         quick=(*_FEW, "--max-steps=100"),
-        needs=(*_IMAGENET_FOLDERS, name),
+        needs=(*_IMAGENET_FOLDERS, place),
         page=page,
-        figures=(Figure(title, metric, published),),
+        figures=figures,
+    )
+
+
+def _linear(
+    name: str, title: str, data: str, needs: tuple[str, ...], page: str, published: dict
+) -> Evaluation:
+    return Evaluation(
+        name,
+        "linear",
+        flags=(f"--data={data}", "--test-split=val"),
+        quick=(*_FEW, "--epochs=5", "--lr=0.001,0.01,0.1", "--batch-size=32"),
+        needs=needs,
+        page=page,
+        figures=(Figure(f"{title}, linear", "top1", published),),
     )
 
 
@@ -166,18 +190,13 @@ EVALUATIONS = (
             ),
         ),
     ),
-    Evaluation(
+    _linear(
         "imagenet-linear",
-        "linear",
-        flags=_IMAGENET,
-        quick=(*_FEW, "--epochs=5", "--lr=0.001,0.01,0.1", "--batch-size=32"),
-        needs=_IMAGENET_FOLDERS,
-        page=_IMAGENET_PAGE,
-        figures=(
-            Figure(
-                "ImageNet, linear", "top1", {S: 77.9, B: 79.5, L: 81.0, DINOV2: 82.9, DINOV3: 83.5}
-            ),
-        ),
+        "ImageNet",
+        f"folder:{ROOT}/imagenet",
+        _IMAGENET_FOLDERS,
+        _IMAGENET_PAGE,
+        {S: 77.9, B: 79.5, L: 81.0, DINOV2: 82.9, DINOV3: 83.5},
     ),
     Evaluation(
         "imagenet-few-labels",
@@ -214,31 +233,70 @@ EVALUATIONS = (
     ),
     _robustness(
         "imagenet-a",
-        "ImageNet-A, linear",
-        "imagenet_a",
         "github.com/hendrycks/natural-adv-examples",
-        {S: 13.8, L22K: 41.5},
+        Figure("ImageNet-A, linear", "imagenet_a", {S: 13.8, L22K: 41.5}),
     ),
     _robustness(
         "imagenet-r",
-        "ImageNet-R, linear",
-        "imagenet_r",
         "github.com/hendrycks/imagenet-r",
-        {L22K: 51.0},
+        Figure("ImageNet-R, linear", "imagenet_r", {L22K: 51.0}),
     ),
     _robustness(
         "imagenet-c",
-        "ImageNet-C, linear, mCE (the lower the better)",
-        "imagenet_c_mce",
         "github.com/hendrycks/robustness",
-        {S: 48.1, L22K: 43.9},
+        Figure(
+            "ImageNet-C, linear, mCE (the lower the better)",
+            "imagenet_c_mce",
+            {S: 48.1, L22K: 43.9},
+        ),
     ),
     _robustness(
         "imagenet-sketch",
-        "ImageNet-Sketch, linear",
-        "imagenet_sketch",
         "github.com/HaohanWang/ImageNet-Sketch",
-        {L22K: 38.5},
+        Figure("ImageNet-Sketch, linear", "imagenet_sketch", {L22K: 38.5}),
+    ),
+    _robustness(
+        "imagenet-v2",
+        "github.com/modestyachts/ImageNetV2",
+        Figure("ImageNet-V2, linear", "imagenet_v2"),
+    ),
+    _robustness(
+        "imagenet-real",
+        "github.com/google-research/reassessed-imagenet",
+        Figure("ImageNet-ReaL, linear", "imagenet_real"),
+        place="imagenet-real/real.json",
+    ),
+    _robustness(
+        "imagenet-9",
+        "github.com/MadryLab/backgrounds_challenge",
+        Figure("ImageNet-9, mixed-same, linear", "imagenet_9_mixed_same", {S: 89.7}),
+        Figure("ImageNet-9, mixed-random, linear", "imagenet_9_mixed_rand", {S: 81.7}),
+        flags=(f"--in9-map={ROOT}/imagenet-9/in_to_in9.json",),
+    ),
+    _robustness("objectnet", "objectnet.dev", Figure("ObjectNet, linear", "objectnet")),
+    _linear(
+        "inat2018",
+        "iNaturalist 2018",
+        f"list:{ROOT}/inat2018/{{split}}.csv",
+        ("inat2018/train.csv", "inat2018/val.csv"),
+        _INAT_PAGE,
+        {L22K: 66.3},
+    ),
+    _linear(
+        "inat2021",
+        "iNaturalist 2021",
+        f"folder:{ROOT}/inat2021",
+        ("inat2021/train", "inat2021/val"),
+        _INAT_PAGE,
+        {L22K: 74.6},
+    ),
+    _linear(
+        "places205",
+        "Places205",
+        f"list:{ROOT}/places205/images256/{{split}}.csv",
+        ("places205/images256/train.csv", "places205/images256/val.csv"),
+        "places.csail.mit.edu",
+        {L22K: 64.4},
     ),
     _finegrained("food101", "Food-101", 91.0),
     _finegrained("cifar10", "CIFAR-10", 99.0),

@@ -38,8 +38,10 @@ class Reader:
         """Returns how many batches so many images make."""
         return -(-images // self.rows.batch_size)
 
-    def crops(self, split: Split, epochs: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yields this process's share of batches of crops, `epochs` of each image.
+    def crops(
+        self, split: Split, epochs: int, seed: int, done: int = 0
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Yields this process's share of batches of crops, `epochs` of each image, after `done`.
 
         Colours are changed, each operation for one image in two; then a box is cut out, of half of
         the area or more. Yields as `whole`.
@@ -53,10 +55,11 @@ class Reader:
             pixels = changed(pixels, lambda image: apply_color(image, color), self.decoding)
             return self._cut(pixels, labels, draw_crop(rng, *labels.shape, _SCALE, _ASPECT))
 
-        return self._batches(read, [(e, i) for e in range(epochs) for i in range(len(split))])
+        places = [(e, i) for e in range(epochs) for i in range(len(split))]
+        return self._batches(read, places[done * self.rows.batch_size :])
 
-    def whole(self, split: Split) -> Iterator[dict[str, np.ndarray]]:
-        """Yields this process's share of batches of whole images, in order.
+    def whole(self, split: Split, done: int = 0) -> Iterator[dict[str, np.ndarray]]:
+        """Yields this process's share of batches of whole images, in order, after `done`.
 
         Yields:
           Dicts of `images` [b, S, S, C] uint8, `labels` [b, S, S] uint8 and `valid` [b] bool, False
@@ -67,7 +70,7 @@ class Reader:
             pixels, labels = split.read(index, self.decoding)
             return self._cut(pixels, labels, Box(0, 0, *labels.shape))
 
-        return self._batches(read, range(len(split)))
+        return self._batches(read, range(done * self.rows.batch_size, len(split)))
 
     def _batches(
         self, read: Callable[[Any], Sequence[np.ndarray]], items: Sequence

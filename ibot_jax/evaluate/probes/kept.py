@@ -21,7 +21,11 @@ from ibot_jax.parallel.processes import is_first
 
 
 class Kept:
-    """The arrays of a training or a search, in one file, which the first process writes."""
+    """The arrays of a training or a search, in one file, which the first process writes.
+
+    Attributes:
+      path: of the file.
+    """
 
     def __init__(self, folder: str, name: str, about: Mapping[str, Any]):
         """Names the file.
@@ -33,7 +37,7 @@ class Kept:
         """
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
         self._folder = folder
-        self._path: epath.Path = absolute_path(folder) / f"{name}-{key}.npz"
+        self.path: epath.Path = absolute_path(folder) / f"{name}-{key}.npz"
 
     def read(self) -> dict[str, np.ndarray] | None:
         """Returns what was kept, by name; None if there is nothing.
@@ -42,10 +46,10 @@ class Kept:
           UserError: if it cannot be read.
         """
         with same_end():
-            if not self._path.exists():
+            if not self.path.exists():
                 return None
             try:
-                with self._path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                with self.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                     return dict(arrays)
             except Exception as error:  # NumPy and zipfile raise many kinds
                 raise self.damaged(error) from error
@@ -71,7 +75,7 @@ class Kept:
 
     def damaged(self, error: Exception) -> UserError:
         """Returns the mistake of a file that does not hold what it should."""
-        return UserError(f"{self._path} is damaged ({error}); remove it")
+        return UserError(f"{self.path} is damaged ({error}); remove it")
 
     def write(self, arrays: Mapping[str, Any]) -> None:
         """Replaces what was kept, at once.
@@ -83,6 +87,6 @@ class Kept:
             if not is_first():
                 return
             with writing("--out", self._folder):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with renamed(self._path) as temporary, temporary.open("wb") as file:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with renamed(self.path) as temporary, temporary.open("wb") as file:
                     np.savez(file, **arrays)

@@ -14,8 +14,9 @@ import numpy as np
 
 from ibot_jax.evaluate.features.sharded import summed
 from ibot_jax.evaluate.measures.cosine import unit
+from ibot_jax.evaluate.probes.kept import Kept
 from ibot_jax.evaluate.probes.pixel_classes import count_pixels
-from ibot_jax.parallel.layouts import batch_sharding
+from ibot_jax.parallel.layouts import batch_sharding, replicated
 from ibot_jax.parallel.mesh import BATCH_AXES
 from ibot_jax.parallel.rows import to_global
 
@@ -23,6 +24,7 @@ Array = jax.Array
 
 _MAX_ENTRIES = 2**27  # of similarities at a time, on a device: 512 MiB
 _MAX_ROWS = 2**17  # of the bank that queries are compared with at a time
+PART = 16  # batches of images that are kept together
 
 # (params, images [B, S, S, channels] uint8) -> features of patches [B, h, w, F]
 PatchFn = Callable[[Any, Array], Array]
@@ -51,8 +53,10 @@ def bank_bytes(
 def fill(
     patch_fn: PatchFn,
     params: Any,
-    batches: Iterable[dict[str, np.ndarray]],
+    batches: Callable[[int], Iterable[dict[str, np.ndarray]]],
     number: int,
+    image: jax.ShapeDtypeStruct,
+    kept: Callable[[int], Kept],
     *,
     per_image: int,
     num_classes: int,
@@ -60,20 +64,29 @@ def fill(
     dtype: str,
     mesh: jax.sharding.Mesh,
 ) -> PatchBank:
-    """Remembers some patches of each image. None leaves the device that computed it.
+    """Remembers some patches of each image, or of those that are left.
+
+    What is remembered stays on the device that computed it, and is kept a few batches at a time.
 
     Args:
       patch_fn: the features.
       params: its parameters, on all devices.
-      batches: of this process's share of images, labels and valid, as of `in_context_data.Reader`.
+      batches: (step) -> from that one on, this process's share of images, labels and valid, as of
+        `in_context_data.Reader`.
       number: of batches, S.
+      image: [B, S, S, channels] uint8, a batch of all processes.
+      kept: (step) -> where what is remembered of `PART` batches from that one on is kept.
       per_image: patches that are remembered of an image, n; which, see `draw_patches`.
       num_classes: C.
       seed: of the draw.
       dtype: of the bank's features.
       mesh: the devices.
+
+    Raises:
+      UserError: if an image cannot be read, or what is kept cannot be read or written.
     """
     layout = batch_sharding(mesh)
+    width = jax.eval_shape(patch_fn, params, image).shape[-1]
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=layout)
     def remember(bank: PatchBank, params, batch: dict[str, Array], step: Array) -> PatchBank:
@@ -93,20 +106,52 @@ def fill(
             )
         )
 
-    bank = None
-    for step, batch in enumerate(batches):
-        batch = to_global(batch, mesh)
-        if bank is None:
-            width = jax.eval_shape(patch_fn, params, batch["images"]).shape[-1]
-            shape = (len(batch["images"]), number, per_image)
-            empty = PatchBank(
-                jax.ShapeDtypeStruct((*shape, width), dtype),
-                jax.ShapeDtypeStruct((*shape, num_classes), jnp.uint16),
-            )
-            zeros = functools.partial(jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype), empty)
-            bank = jax.jit(zeros, out_shardings=layout)()
-        bank = remember(bank, params, batch, step)
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=layout)
+    def put(bank: PatchBank, part: PatchBank, step: Array) -> PatchBank:
+        update = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+        return PatchBank(*(update(old, new, step) for old, new in zip(bank, part, strict=True)))
+
+    @functools.partial(jax.jit, static_argnames="size", out_shardings=replicated(mesh))
+    def cut(bank: PatchBank, step: Array, size: int) -> PatchBank:
+        return PatchBank(*(jax.lax.dynamic_slice_in_dim(x, step, size, axis=1) for x in bank))
+
+    def empty(size: int) -> PatchBank:
+        shape = image.shape[0], size, per_image
+        return PatchBank(
+            jnp.zeros((*shape, width), dtype), jnp.zeros((*shape, num_classes), jnp.uint16)
+        )
+
+    bank, done = jax.jit(functools.partial(empty, number), out_shardings=layout)(), 0
+    while done < number and (arrays := kept(done).read()):
+        size = min(PART, number - done)
+        part = _part(arrays, jax.eval_shape(functools.partial(empty, size)))
+        if part is None:
+            raise kept(done).damaged(ValueError("arrays of other shapes"))
+        bank = put(bank, jax.tree.map(functools.partial(_spread, layout=layout), part), done)
+        done += size
+    for step, batch in enumerate(batches(done) if done < number else (), done):
+        bank = remember(bank, params, to_global(batch, mesh), step)
+        if (step + 1) % PART == 0 or step + 1 == number:
+            first = step // PART * PART
+            part = jax.device_get(cut(bank, first, size=step + 1 - first))
+            kept(first).write(part._asdict())
     return bank
+
+
+def _part(arrays: dict[str, np.ndarray], like: PatchBank) -> PatchBank | None:
+    """Returns what was kept of some batches; None if it is something else."""
+    found = []
+    for name, wanted in like._asdict().items():
+        array = arrays.get(name)
+        if np.shape(array) != wanted.shape or array.dtype.itemsize != wanted.dtype.itemsize:
+            return None
+        found.append(array.view(wanted.dtype))  # of bfloat16 NumPy's files know the size alone
+    return PatchBank(*found)
+
+
+def _spread(array: np.ndarray, layout: jax.sharding.Sharding) -> jax.Array:
+    """Returns an array that all processes have, each device with its part."""
+    return jax.make_array_from_callback(array.shape, layout, lambda index: array[index])
 
 
 def draw_patches(key: Array, counts: Array, number: int) -> Array:

@@ -18,6 +18,8 @@ DATA/ImageSets/Segmentation/{train,val}.txt; voc-aug: the augmented ones.
 
 import argparse
 import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,6 +37,7 @@ from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.patch_maps import make_patch_fn
 from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes import patch_bank
+from ibot_jax.evaluate.probes.kept import Kept
 from ibot_jax.evaluate.probes.patch_bank import PatchBank, PatchFn
 from ibot_jax.evaluate.probes.pixel_classes import decide
 from ibot_jax.files.paths import absolute_path
@@ -46,6 +49,8 @@ from ibot_jax.screen.progress import progress
 from ibot_jax.weights.model import Model
 
 _SIZE = 512  # at the most, unless told otherwise
+_OF_TESTING = ("k", "temperature", "pictures")  # flags on which no memory depends
+_KEPT_EVERY = 10  # batches of test images
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,16 +112,18 @@ def run(args: argparse.Namespace) -> Report:
     rows = open_squares(args, model, mesh, _SIZE)
     reader = Reader(args.size, Decoding.of(model.config.data), rows)
     patch_fn = make_patch_fn(model)
-    bank = _remember(args, model, patch_fn, params, reader, train, mesh)
+    about = settings(args, model)
+    bank = _remember(args, about, model, patch_fn, params, reader, train, mesh)
     patches = _require_voters(args, bank, train)
-    counts = _measure(args, patch_fn, params, bank, reader, test, mesh)
+    counts = _measure(args, about, patch_fn, params, bank, reader, test, mesh)
     metrics = mean_iou.scores(counts)
     row = {"patches": patches, "images": len(test), **metrics}
-    return Report("incontext", settings(args, model), metrics, [row], shared_images=shared)
+    return Report("incontext", about, metrics, [row], shared_images=shared)
 
 
 def _remember(
     args: argparse.Namespace,
+    about: Mapping[str, Any],
     model: Model,
     patch_fn: PatchFn,
     params,
@@ -138,12 +145,22 @@ def _remember(
         number, args.batch_size, per_image, features, train.num_classes, dtype
     )
     check_spread(f"--memory-size={args.memory_size}", taken, mesh)
-    crops = progress(until_told(reader.crops(train, args.epochs, args.seed)), number, "memory")
+    of_memory = {key: value for key, value in about.items() if key not in _OF_TESTING}
+
+    def crops(done: int) -> Iterator[dict[str, np.ndarray]]:
+        batches = until_told(reader.crops(train, args.epochs, args.seed, done))
+        for batch in progress(batches, number, "memory", start=done):
+            yield _labelled(batch, args.layout)
+
     return patch_bank.fill(
         patch_fn,
         params,
-        (_labelled(batch, args.layout) for batch in crops),
+        crops,
         number,
+        jax.ShapeDtypeStruct(
+            (args.batch_size, args.size, args.size, reader.decoding.channels), np.uint8
+        ),
+        lambda step: Kept(f"{args.out}/memory", f"{step:05}", of_memory),
         per_image=per_image,
         num_classes=train.num_classes,
         seed=args.seed,
@@ -171,6 +188,7 @@ def _require_voters(args: argparse.Namespace, bank: PatchBank, train: Split) -> 
 
 def _measure(
     args: argparse.Namespace,
+    about: Mapping[str, Any],
     patch_fn: PatchFn,
     params,
     bank: PatchBank,
@@ -178,7 +196,10 @@ def _measure(
     test: Split,
     mesh: jax.sharding.Mesh,
 ) -> np.ndarray:
-    """Returns counts of the pixels of all images, see `mean_iou.count`."""
+    """Returns counts of the pixels of all images, or of those that are left and all before.
+
+    See `mean_iou.count`.
+    """
 
     def segment(params, bank: PatchBank, batch: dict[str, jax.Array]):
         scores = patch_bank.votes(
@@ -192,17 +213,26 @@ def _measure(
         return decide(scores, args.size), batch["labels"]
 
     program = jax.jit(segment, out_shardings=replicated(mesh))
+    kept, done = Kept(args.out, "incontext", about), 0
     total = np.zeros((test.num_classes, test.num_classes), np.int64)
+    if arrays := kept.read():
+        try:
+            done, total = int(arrays["batches"]), total + arrays["counts"]
+        except (KeyError, ValueError) as error:
+            raise kept.damaged(error) from error
     folder = absolute_path(args.out) / "incontext"
     pictures = Pictures(folder, args.pictures, test, reader.decoding)
-    batches = until_told(reader.whole(test))
-    for step, batch in enumerate(progress(batches, reader.number(len(test)), "images")):
+    number = reader.number(len(test))
+    batches = progress(until_told(reader.whole(test, done)), number, "images", start=done)
+    for step, batch in enumerate(batches, done):
         found, truth = map(np.asarray, program(params, bank, to_global(batch, mesh)))
         total += mean_iou.count(found, truth, test.num_classes)
         first = step * len(found)
         for index in range(first, min(first + len(found), args.pictures, len(test))):
             full = test.read_truth(index)
             pictures.write(index, nearest(found[index - first], *full.shape), full)
+        if (step + 1) % _KEPT_EVERY == 0 or step + 1 == number:
+            kept.write({"batches": step + 1, "counts": total})
     if not total.any():
         raise UserError(f"{test.annotations[0].parent} has no annotated pixel")
     return total

@@ -9,7 +9,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from scipy.special import softmax
 
+from ibot_jax.errors import UserError
 from ibot_jax.evaluate.probes import patch_bank
+from ibot_jax.evaluate.probes.kept import Kept
 from ibot_jax.evaluate.probes.patch_bank import PatchBank
 from ibot_jax.parallel.layouts import batch_sharding
 from ibot_jax.parallel.mesh import make_mesh
@@ -65,21 +67,44 @@ def test_patches_of_rare_classes_come_first(rng):
         np.testing.assert_array_equal(found[image], np.argsort(scores, kind="stable")[:18])
 
 
-def test_patches_are_remembered_image_by_image(rng):
-    """Three batches of 8, the last one of 5: all patches of each image, and none of what fills."""
+def test_patches_are_remembered_image_by_image_and_kept(rng, tmp_path, monkeypatch):
+    """Three batches of 8, the last one of 5: all patches of each image, and none of what fills.
+
+    What was kept before an interruption is not computed again.
+    """
+    monkeypatch.setattr(patch_bank, "PART", 2)
     images = rng.integers(0, 256, (24, 8, 8, 3), np.uint8)
     labels = rng.choice(np.array([0, 1, 2, 255], np.uint8), (24, 8, 8))
     valid = np.arange(24) < 21
-    batches = (
-        {"images": images[i : i + 8], "labels": labels[i : i + 8], "valid": valid[i : i + 8]}
-        for i in (0, 8, 16)
-    )
+    asked = []
+
+    def batches(done):
+        asked.append(done)
+        for i in range(8 * done, 24, 8):
+            own = slice(i, i + 8)
+            yield {"images": images[own], "labels": labels[own], "valid": valid[own]}
 
     def means(scale, images):
         return scale * images.astype(jnp.float32).reshape(-1, 2, 4, 2, 4, 3).mean((2, 4))
 
     options = dict(per_image=4, num_classes=3, seed=0, dtype="float32", mesh=make_mesh())
-    bank = patch_bank.fill(means, jnp.float32(2), batches, 3, **options)
+
+    def fill(**changed):
+        shape = jax.ShapeDtypeStruct((8, 8, 8, 3), np.uint8)
+
+        def kept(step):
+            return Kept(str(tmp_path), str(step), {})
+
+        return patch_bank.fill(means, jnp.float32(2), batches, 3, shape, kept, **options | changed)
+
+    bank = fill()
+    assert asked == [0] and len(list(tmp_path.iterdir())) == 2
+    next(tmp_path.glob("2-*")).unlink()
+    for _ in range(2):  # the second time nothing is left to compute
+        jax.tree.map(np.testing.assert_array_equal, fill(), bank)
+        assert asked == [0, 2]
+    with pytest.raises(UserError, match="is damaged .arrays of other shapes."):
+        fill(per_image=3)
     assert bank.features.shape == (8, 3, 4, 3) and bank.counts.shape == (8, 3, 4, 3)
     assert patch_bank.bank_bytes(3, 8, 4, 3, 3, "float32") == sum(x.nbytes for x in bank)
     patches = images.reshape(24, 2, 4, 2, 4, 3).mean((2, 4)).reshape(24, 4, 3)

@@ -94,6 +94,15 @@ def test_the_command_tells_colours_apart(voc, workdir, tmp_path, monkeypatch):
     assert Image.open(pictures[0]).size == (3 * SHAPE[1], SHAPE[0])
     assert report["settings"]["size"] == 24 and report["settings"]["temperature"] == 0.02
 
+    def gone(*args):
+        raise AssertionError("is computed again")
+
+    monkeypatch.setattr(Reader, "crops", gone)  # the memory is there, whoever votes
+    assert command.main(["incontext", *flags, "--k=5"]) == 0
+    monkeypatch.setattr(Reader, "whole", lambda *args: iter(()))  # and so are the counts
+    assert command.main(["incontext", *flags]) == 0
+    assert json.loads((tmp_path / "incontext.json").read_text())["metrics"] == report["metrics"]
+
 
 def ignore_all(root):
     for path in (root / "SegmentationClass").iterdir():

@@ -1,14 +1,20 @@
-"""Writes the classes of images, by a fine-tuned model, to one file.
+"""Writes what a trained model finds of images: their classes, or masks or depths of their pixels.
 
     python -m ibot_jax.predict --from=PATH --data=FOLDER --out=classes.csv [--top=5]
-    python -m ibot_jax.predict --from=PATH --data=tar:gs://bucket/*.tar --out=classes.csv [...]
+    python -m ibot_jax.predict --from=REPORT.json --data=FOLDER --out=DIR [--pictures=20]
+
+FOLDER is searched with all below it, by name; any other source of training, such as
+tar:gs://bucket/*.tar, is read in its order. Images that cannot be read are named and left out.
 
 PATH is the folder of a fine-tuning (python -m ibot_jax.evaluate finetune), one of its checkpoints,
-or what ibot_jax.export wrote of it with --head. FOLDER is searched with all below it, by name; any
-other source of training is read in its order.
+or what ibot_jax.export wrote of it with --head. A line of the file is an image: its `name`, its
+likeliest `class` and the `probability` of that; then `class_2`, `probability_2` and so on.
 
-A line of the file is an image: its `name`, its likeliest `class` and the `probability` of that;
-then `class_2`, `probability_2` and so on. Images that cannot be read are named and left out.
+REPORT.json is what python -m ibot_jax.evaluate segmentation, upernet or depth wrote, beside what it
+trained. Images are seen as its test images were. DIR/masks/NAME.png has the number of the class of
+each pixel, in colours by its palette; DIR/depths/NAME.png is of 16 bits, 1000 a metre (nyu) or 256
+(kitti); DIR/pictures/NAME.png has the image and beside it what was found, of depths the nearer the
+lighter.
 """
 
 from ibot_jax.parallel import signals
@@ -28,36 +34,93 @@ import jax
 import numpy as np
 
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
-from ibot_jax.cli.flags import add, add_number, add_unlabelled_options
+from ibot_jax.cli.flags import (
+    DECODING,
+    add,
+    add_number,
+    add_unlabelled_options,
+    natural,
+)
+from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.unlabelled import name_in_text, open_images
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.opening import Views, open_model, open_views
+from ibot_jax.evaluate.predictions import write_predictions
+from ibot_jax.evaluate.reopening import is_report, reopen
 from ibot_jax.files.atomic import renamed
-from ibot_jax.files.paths import absolute_path, require_new
+from ibot_jax.files.paths import absolute_path, require_new, warn_if_among_images
 from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
 from ibot_jax.screen.progress import progress
 from ibot_jax.weights.model import Model
 
+# Flags that say what a report does.
+_OF_CLASSES = ("size", "resize", "top", "weights", "step", "dtype", "workers", *DECODING)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    return exit_status(lambda: _predict(_parse(argv)))
+    return exit_status(lambda: _predict(*_parse(argv)))
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def _parse(argv: list[str] | None) -> tuple[OneLineParser, argparse.Namespace]:
     parser = OneLineParser(prog="python -m ibot_jax.predict", description=__doc__)
-    add(parser, "--from", help="a fine-tuning's folder, one of its checkpoints, or an export")
+    add(
+        parser,
+        "--from",
+        help="a fine-tuning's folder, one of its checkpoints, an export, or a report of a task "
+        "that was trained for pixels",
+    )
     add_unlabelled_options(parser)
-    add(parser, "--out", metavar="FILE", help="classes.csv")
-    add_number(parser, "--top", 1, "classes of each image")
-    add(parser, "--weights", "--step", "--dtype", "--overwrite")
-    return parser.parse_args(argv)
+    add(parser, "--out", help="classes.csv, or a folder for masks or depths")
+    group = parser.add_argument_group("classes")
+    add_number(group, "--top", 1, "of each image")
+    add(group, "--weights", "--step", "--dtype")
+    group = parser.add_argument_group("masks and depths")
+    add_number(group, "--pictures", 0, "of the first N images", kind=natural)
+    add(parser, "--overwrite")
+    return parser, parser.parse_args(argv)
 
 
-def _predict(args: argparse.Namespace) -> None:
+def _predict(parser: OneLineParser, args: argparse.Namespace) -> None:
+    if is_report(args.source):
+        _write_pixels(parser, args)
+    else:
+        _write_classes(args)
+
+
+def _write_pixels(parser: OneLineParser, args: argparse.Namespace) -> None:
+    for name in _OF_CLASSES:
+        if getattr(args, name) != parser.get_default(name):
+            raise UserError(
+                f"--{name.replace('_', '-')} has no place beside a report, which says how images "
+                f"are seen ({args.source}); leave it out"
+            )
+    target = absolute_path(args.out)
+    require_new(target, "--out", overwrite=args.overwrite)
+    given = args.batch_size != parser.get_default("batch_size")
+    trained = reopen(args.source, make_mesh(), batch_size=args.batch_size if given else 0)
+    decoding = Decoding.of(trained.model.config.data)
+    source = open_images(args.images, args.split, decoding.channels)
+    warn_if_among_images(args.out, "--out", [args.images])
+    number = write_predictions(trained.pixels, source, decoding, target, args.pictures)
+    values = f"{trained.pixels.finds} ({trained.pixels.values})"
+    print(f"{_counted(number, source, args)}: {target}, {values}")
+
+
+def _counted(number: int, source: Source, args: argparse.Namespace) -> str:
+    """Returns how many images there were; raises a UserError if there were none."""
+    if not number:
+        raise UserError(f"none of the {len(source)} images in {args.images} can be read")
+    skipped = f", {len(source) - number} skipped" if number < len(source) else ""
+    return f"{number:,} images{skipped}"
+
+
+def _write_classes(args: argparse.Namespace) -> None:
+    if args.pictures:
+        raise UserError(f"--pictures are of masks and depths, and {args.source} is no report")
     target = absolute_path(args.out)
     if target.suffix != ".csv":
         raise UserError(f"--out={args.out} is no .csv; end it so")
@@ -86,10 +149,8 @@ def _predict(args: argparse.Namespace) -> None:
             lines.writerow([name_in_text(source, index), *cells])
             number += 1
         file.flush()
-        if not number:
-            raise UserError(f"none of the {len(source)} images in {args.images} can be read")
-    skipped = f", {len(source) - number} skipped" if number < len(source) else ""
-    print(f"{number:,} images{skipped}: {target}")
+        counted = _counted(number, source, args)
+    print(f"{counted}: {target}")
 
 
 def _columns(top: int) -> Iterator[str]:

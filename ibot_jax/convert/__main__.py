@@ -12,7 +12,8 @@ FORMAT
     pth                       PyTorch's format and the original's names; no PyTorch is needed
     timm, hf                  folders that timm and transformers read
     stablehlo                 a program from images to features, or, with --head, to the classes of
-                              a fine-tuned model
+                              a fine-tuned model; IN may also be a report of an evaluation that was
+                              trained for pixels (segmentation, upernet, depth)
 
 Nothing in IN is executed. Every tensor is accounted for: what is missing or left over is named, and
 is an error unless --allow says that it may be; what computes tokens is never left over.
@@ -40,8 +41,10 @@ from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
 from ibot_jax.cli.flags import add, positive
 from ibot_jax.config import host
 from ibot_jax.errors import UserError
+from ibot_jax.evaluate.reopening import is_report, reopen
 from ibot_jax.files.paths import absolute_path, warn_if_among_images, writing
 from ibot_jax.models.architectures import in_words
+from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.weights import write
 from ibot_jax.weights.card import make_card, read_report, require_same_weights
 from ibot_jax.weights.description import described_config, described_view
@@ -49,7 +52,7 @@ from ibot_jax.weights.export import own_card
 from ibot_jax.weights.foreign import write as foreign
 from ibot_jax.weights.foreign.architecture import Known
 from ibot_jax.weights.foreign.read import Found, read_model
-from ibot_jax.weights.foreign.stablehlo import write_stablehlo
+from ibot_jax.weights.foreign.stablehlo import write_program, write_stablehlo
 from ibot_jax.weights.formats import import_safetensors
 
 _FOREIGN = {
@@ -73,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog="python -m ibot_jax.convert", description=__doc__)
     parser.add_argument("places", nargs="*", help=argparse.SUPPRESS)  # IN OUT, as before
-    add(parser, "--from", required=False, metavar="IN", help="what holds a model")
+    add(parser, "--from", required=False, metavar="IN", help="what holds a model, or a report")
     add(parser, "--out", required=False, help="a file, or a folder (orbax, checkpoint, timm, hf)")
     parser.add_argument("--to", required=True, choices=(*write.OWN_FORMATS, *_FOREIGN))
     add(parser, "--weights", "--step", "--head")
@@ -144,6 +147,9 @@ def _convert(args: argparse.Namespace) -> None:
     reports = [read_report(absolute_path(path)) for path in args.report]
     whole = to == "checkpoint"
     known = Known(args.heads, args.norm_eps, args.mean, args.std, args.grid, tuple(args.allow))
+    if is_report(args.source):
+        _convert_reported(args, target, known, reports)
+        return
     with busy("reading weights"):
         found = read_model(
             args.source,
@@ -169,6 +175,50 @@ def _convert(args: argparse.Namespace) -> None:
         print(remark)
     card = target / "README.md" if to in _FOLDERS else f"{target}.md"
     print(f"{write.written_words(target, args.out, to)}, {card}")
+
+
+def _convert_reported(
+    args: argparse.Namespace, target: epath.Path, known: Known, reports: list[dict[str, Any]]
+) -> None:
+    """Writes what the evaluation of a report has trained as a program."""
+    if args.to != "stablehlo":
+        raise UserError(f"--to={args.to} has no place for a report's head; --to=stablehlo has")
+    if known != Known():
+        raise UserError(
+            f"{args.source} says all of its model; leave out --heads, --norm-eps, --grid, --mean, "
+            "--std, --allow"
+        )
+    with busy("reading weights"):
+        trained = reopen(args.source, make_mesh(), portable=True)
+    pixels, channels = trained.pixels, trained.model.config.data.channels
+    params = {"backbone": jax.device_get(trained.params["backbone"])}
+    require_same_weights(reports, params)
+    height, width = pixels.size
+    card = functools.partial(
+        make_card,
+        trained.model.description(head=False),
+        title=target.name,
+        license_id=args.license,
+        reports=[trained.report, *reports],
+    )
+    takes = f"{height} x {width} pixels, {pixels.takes}"
+    with writing("--out", args.out), busy("writing weights"):
+        write_program(
+            target,
+            pixels.program,
+            pixels.size,
+            channels,
+            params,
+            card,
+            "print({name: x.shape for name, x in found.items()})",
+            remarks=[
+                f"this is what the backbone was trained for, whose weights are hashed below; the "
+                f"program takes {takes}, and gives {pixels.gives}"
+            ],
+        )
+    print(f"{args.source}: {trained.report['task']}, {trained.model}")
+    print(f"takes {takes}; gives {pixels.gives}")
+    print(f"{write.written_words(target, args.out, args.to)}, {target}.md")
 
 
 def _require_memory(to: str, found: Found) -> None:

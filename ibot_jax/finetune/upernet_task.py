@@ -15,18 +15,23 @@ Data: as of `segmentation`.
 import argparse
 import dataclasses
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
 from ibot_jax.cli import flags
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.benchmarks.segmentation_data import open_splits
+from ibot_jax.evaluate.benchmarks.segmentation_data import LAYOUTS, open_splits
 from ibot_jax.evaluate.common.opening import open_model, settings
 from ibot_jax.evaluate.common.report import Report
+from ibot_jax.evaluate.probes.pixel_model import PixelModel
 from ibot_jax.evaluate.tasks import segmentation
 from ibot_jax.finetune import upernet_training
 from ibot_jax.finetune.upernet_training import Segmenter
+from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.weights.model import Model
 
 _MAPS = 4  # that UperNet takes
 
@@ -65,7 +70,6 @@ def run(args: argparse.Namespace) -> Report:
       UserError: for what the user can mend.
     """
     train, test, shared = open_splits(args)
-    segmentation.require_predictable(args)
     mesh = make_mesh()
     model, params = open_model(args, mesh)
     stages = model.geometry.depths
@@ -78,13 +82,7 @@ def run(args: argparse.Namespace) -> Report:
             f"{_MAPS}"
         )
     crops = segmentation.make_crops(args, model, mesh)
-    segmenter = Segmenter.of(
-        model,
-        args.crop,
-        [block - 1 for block in args.blocks],
-        train.num_classes,
-        normalized=args.last_norm == "on",
-    )
+    segmenter = _segmenter(args, model)
     start = segmenter.start(params, model.config.data.global_size, jax.random.key(args.seed))
     setting = upernet_training.Setting(
         mesh=mesh,
@@ -99,8 +97,46 @@ def run(args: argparse.Namespace) -> Report:
         seed=args.seed,
     )
     about = settings(args, model)
-    of_training = {key: value for key, value in about.items() if key not in segmentation.OF_TESTING}
+    of_training = segmentation.of_training(about)
     learned = upernet_training.fit(segmenter, setting, start, train, args.out, of_training)
     scores = segmentation.measure(args, "upernet", segmenter.logits, learned, test, crops, mesh)
     row = {"images": len(test), **scores}
     return Report("upernet", about, scores, [row], shared_images=shared)
+
+
+def reopen(
+    args: argparse.Namespace,
+    about: Mapping[str, Any],
+    model: Model,
+    params: Params,
+    mesh: jax.sharding.Mesh,
+) -> PixelModel:
+    """Opens the model that `run` has trained.
+
+    Args:
+      args: the settled flags.
+      about: the settings of the report.
+      model: that --from names.
+      params: its parameters, from which the training started.
+      mesh: the devices.
+
+    Raises:
+      UserError: if it is not there.
+    """
+    segmenter = _segmenter(args, model)
+    start = segmenter.start(params, model.config.data.global_size, jax.random.key(args.seed))
+    learned = upernet_training.trained(
+        start, args.steps, args.out, segmentation.of_training(about), mesh
+    )
+    crops = segmentation.make_crops(args, model, mesh)
+    return segmentation.pixel_model(args, segmenter.logits, learned, crops, mesh)
+
+
+def _segmenter(args: argparse.Namespace, model: Model) -> Segmenter:
+    return Segmenter.of(
+        model,
+        args.crop,
+        [block - 1 for block in args.blocks],
+        len(LAYOUTS[args.layout].classes),
+        normalized=args.last_norm == "on",
+    )

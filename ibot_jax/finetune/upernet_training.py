@@ -27,6 +27,7 @@ from ibot_jax.models.upernet import UperNet
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.weights.model import Model
 
+_NAME = "upernet"  # of the file that is kept
 _AUXILIARY = 0.4  # weight of the auxiliary head's loss
 _SCALES = (4, 2, 1, 0.5)  # of the maps of a plain ViT
 
@@ -218,8 +219,23 @@ def fit(
         step,
         functools.partial(setting.crops.from_step, train, setting.seed),
         steps=setting.steps,
-        kept=Kept(folder, "upernet", about),
+        kept=Kept(folder, _NAME, about),
         mesh=setting.mesh,
         what="UperNet",
     )
     return learned
+
+
+def trained(
+    start: tuple[Any, Any],
+    number: int,
+    folder: str,
+    about: dict[str, Any],
+    mesh: jax.sharding.Mesh,
+) -> tuple[Any, Any]:
+    """Returns what `fit` has trained in so many steps, on all devices; other arguments as there.
+
+    Raises:
+      UserError: if it has not, or not to the end.
+    """
+    return steps.trained(start, steps=number, kept=Kept(folder, _NAME, about), mesh=mesh)

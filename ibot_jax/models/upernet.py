@@ -165,4 +165,4 @@ def adaptive_mean(x: Array, cells: int) -> Array:
 
 def resized(x: Array, size: tuple[int, int]) -> Array:
     """Returns a map [B, h, w, D] resized bilinearly to [B, *size, D]."""
-    return jax.image.resize(x, (len(x), *size, x.shape[-1]), "linear", antialias=False)
+    return jax.image.resize(x, (x.shape[0], *size, x.shape[-1]), "linear", antialias=False)

@@ -63,8 +63,8 @@ _HASH = """
 """
 
 
-def read_report(path: epath.Path) -> dict[str, Any]:
-    """Reads what `ibot_jax.evaluate` wrote, TASK.json.
+def read_report(path: epath.Path, flag: str = "--report") -> dict[str, Any]:
+    """Reads what `ibot_jax.evaluate` wrote, TASK.json, which a flag names.
 
     Returns:
       Its `task`, `settings`, `metrics` and `command`, "" where that is not recorded, and `path`.
@@ -80,7 +80,7 @@ def read_report(path: epath.Path) -> dict[str, Any]:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f"--report={path} is no report; give a TASK.json that python -m ibot_jax.evaluate wrote"
+            f"{flag}={path} is no report; give a TASK.json that python -m ibot_jax.evaluate wrote"
         ) from None
 
 

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from runs import save_run
 from scenes import write_voc
 from tiny import tiny_config, tiny_plan
 
-from ibot_jax import load
+from ibot_jax import load, predict
+from ibot_jax.convert import __main__ as convert
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.finetune import upernet_task
 from ibot_jax.finetune.upernet_training import Segmenter
@@ -112,6 +114,18 @@ def test_the_command_finds_planted_classes(tmp_path, run_of_three_blocks):
     before = kept.stat().st_mtime_ns
     assert command.main(["upernet", *flags, "--stride=32"]) == 0  # which asks for no training
     assert kept.stat().st_mtime_ns == before
+    source = f"--from={tmp_path / 'out/upernet.json'}"
+    assert (
+        predict.main([source, f"--data={voc / 'JPEGImages'}", f"--out={tmp_path / 'found'}"]) == 0
+    )
+    mask = np.asarray(Image.open(tmp_path / "found/masks/2007_val0.png"))
+    truth = np.asarray(Image.open(voc / "SegmentationClass/2007_val0.png"))
+    assert (mask == truth)[2:].mean() > 0.9  # the first rows are not annotated
+    assert convert.main([source, f"--out={tmp_path / 'x'}", "--to=stablehlo"]) == 0
+    program = jax.export.deserialize(bytearray((tmp_path / "x").read_bytes()))
+    image = np.asarray(Image.open(voc / "JPEGImages/2007_val0.jpg"))
+    alone = np.asarray(program.call(image[None, :, :32])["classes"][0])
+    assert (alone == truth[:, :32])[2:].mean() > 0.9
 
 
 @pytest.mark.parametrize(

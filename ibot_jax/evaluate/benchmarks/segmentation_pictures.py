@@ -9,13 +9,14 @@ from PIL import Image
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.evaluate.benchmarks.image_files import as_colors, read_image, write_png
 from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split
+from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.processes import is_first
 
 _GOLDEN = 0.618  # of a turn, by which the hues of classes differ
 
 
 class Pictures:
-    """FOLDER/NAME.png of the first test images, which the first process writes."""
+    """FOLDER/NAME.png of the first test images, which the first process writes; all end alike."""
 
     def __init__(self, folder: epath.Path, number: int, test: Split, decoding: Decoding):
         """Names the folder.
@@ -41,29 +42,26 @@ class Pictures:
         Raises:
           UserError: if it cannot be written.
         """
-        if index >= self._number or not is_first():
+        if index >= self._number:
             return
-        image = self._test.images[index]
-        pixels = as_colors(read_image(image, self._decoding))
-        sheet = np.concatenate([pixels, self._colors[truth], self._colors[found]], axis=1)
-        write_png(Image.fromarray(sheet), self._folder / f"{image.stem}.png", "--out")
+        with same_end():
+            if is_first():
+                image = self._test.images[index]
+                pixels = as_colors(read_image(image, self._decoding))
+                sheet = np.concatenate([pixels, self._colors[truth], self._colors[found]], axis=1)
+                write_png(Image.fromarray(sheet), self._folder / f"{image.stem}.png", "--out")
 
 
-def write_mask(found: np.ndarray, classes: int, target: epath.Path) -> None:
-    """Writes classes [H, W] uint8 as PNG whose values they are, and whose palette tells them apart.
+def as_mask(found: np.ndarray, classes: int) -> Image.Image:
+    """Returns an image whose values are classes, [H, W] uint8, and whose palette shows them.
 
     Args:
       found: the classes of pixels.
       classes: how many there are.
-      target: the file; the first process writes it.
-
-    Raises:
-      UserError: if it cannot be written.
     """
-    if is_first():
-        image = Image.fromarray(found)
-        image.putpalette(colors(classes).tobytes())
-        write_png(image, target, "--out")
+    image = Image.fromarray(found)
+    image.putpalette(colors(classes).tobytes())
+    return image
 
 
 def colors(classes: int) -> np.ndarray:

@@ -43,4 +43,4 @@ def concatenated(maps: Sequence[jax.Array]) -> jax.Array:
 def _enlarged(x: jax.Array, grid: tuple[int, int]) -> jax.Array:
     if x.shape[1:3] == grid:
         return x
-    return jax.image.resize(x, (len(x), *grid, x.shape[-1]), "linear")
+    return jax.image.resize(x, (x.shape[0], *grid, x.shape[-1]), "linear")

@@ -52,7 +52,7 @@ def depths(head: DepthHead, tokens: Array, nearest: float, farthest: float) -> A
 
 def at_size(depth: Array, size: tuple[int, int]) -> Array:
     """Returns depths [B, H', W'] resized bilinearly to [B, *size]."""
-    return jax.image.resize(depth, (len(depth), *size), "linear", antialias=False)
+    return jax.image.resize(depth, (depth.shape[0], *size), "linear", antialias=False)
 
 
 def log_loss(prediction: Array, target: Array, farthest: float, warming: Array | bool) -> Array:

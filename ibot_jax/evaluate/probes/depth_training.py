@@ -26,6 +26,7 @@ from ibot_jax.parallel.rows import to_global
 from ibot_jax.parallel.shares import Rows
 from ibot_jax.screen.progress import progress
 
+_NAME = "depth"  # of the file that is kept
 _BINS = 256
 _WEIGHT_DECAY = 1e-2  # of AdamW
 _CLIP = 35.0  # the largest norm of the gradients
@@ -70,7 +71,7 @@ def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> D
     Raises:
       UserError: if an image cannot be read, or the state cannot be read or written.
     """
-    layout, everywhere = train.layout, replicated(setting.mesh)
+    layout = train.layout
     schedule = functools.partial(
         depth_head.rate,
         peak=setting.learning_rate,
@@ -80,12 +81,9 @@ def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> D
     optimizer = optax.chain(
         optax.clip_by_global_norm(_CLIP), optax.adamw(schedule, weight_decay=_WEIGHT_DECAY)
     )
-    shape = 1, *setting.crop, train.decoding.channels
-    image = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    features = jax.eval_shape(setting.patch_fn, setting.params, image).shape[-1]
-    head = DepthHead.start(features, _BINS, jax.random.key(setting.seed))
+    head = _start(setting, train.decoding.channels)
 
-    @functools.partial(jax.jit, out_shardings=everywhere)
+    @functools.partial(jax.jit, out_shardings=replicated(setting.mesh))
     def step(state, params, batch, number):
         head, moments = state
         tokens = setting.patch_fn(params, batch["images"])
@@ -106,11 +104,27 @@ def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> D
         lambda state, batch, number: step(state, setting.params, batch, number),
         functools.partial(_batches, setting, train),
         steps=setting.steps,
-        kept=Kept(folder, "depth", about),
+        kept=Kept(folder, _NAME, about),
         mesh=setting.mesh,
         what="depth",
     )
     return head
+
+
+def trained(setting: Setting, channels: int, folder: str, about: dict[str, Any]) -> DepthHead:
+    """Returns what `fit` has trained, on images of so many channels, on all devices.
+
+    Raises:
+      UserError: if it has not, or not to the end.
+    """
+    start, kept = _start(setting, channels), Kept(folder, _NAME, about)
+    return steps.trained(start, steps=setting.steps, kept=kept, mesh=setting.mesh)
+
+
+def _start(setting: Setting, channels: int) -> DepthHead:
+    image = jax.ShapeDtypeStruct((1, *setting.crop, channels), jnp.uint8)
+    features = jax.eval_shape(setting.patch_fn, setting.params, image).shape[-1]
+    return DepthHead.start(features, _BINS, jax.random.key(setting.seed))
 
 
 def _batches(setting: Setting, train: Split, done: int) -> Iterator[dict[str, np.ndarray]]:
@@ -124,7 +138,8 @@ def make_depth_fn(
 ) -> Callable[[Any, DepthHead, jax.Array], jax.Array]:
     """Returns (params, head, images [B, H, W, C] uint8) -> depths [B, H, W], metres.
 
-    They are the means of those of an image and of its mirror image, put right again.
+    They are the means of those of an image and of its mirror image, put right again, within what
+    the layout has.
     """
 
     def one_way(params, head, images):
@@ -132,12 +147,12 @@ def make_depth_fn(
         found = depth_head.depths(head, tokens, layout.nearest, layout.farthest)
         return depth_head.at_size(found, images.shape[1:3])
 
-    @functools.partial(jax.jit, out_shardings=replicated(setting.mesh))
-    def predict(params, head, images):
+    def find(params, head, images):
         mirrored = one_way(params, head, images[:, :, ::-1])[:, :, ::-1]
-        return (one_way(params, head, images) + mirrored) / 2
+        mean = (one_way(params, head, images) + mirrored) / 2
+        return jnp.clip(mean, layout.nearest, layout.farthest)
 
-    return predict
+    return find
 
 
 def measure(setting: Setting, head: DepthHead, test: Split) -> dict[str, float]:
@@ -146,7 +161,8 @@ def measure(setting: Setting, head: DepthHead, test: Split) -> dict[str, float]:
     Raises:
       UserError: if an image cannot be read, or none has depths that count.
     """
-    layout, predict = test.layout, make_depth_fn(setting, test.layout)
+    layout = test.layout
+    find = jax.jit(make_depth_fn(setting, layout), out_shardings=replicated(setting.mesh))
     truths = ahead(test.read_depth, range(len(test)))
     batches = in_step(test.whole(setting.rows))
     number = -(-len(test) // setting.rows.batch_size)
@@ -154,12 +170,11 @@ def measure(setting: Setting, head: DepthHead, test: Split) -> dict[str, float]:
     for batch, _ in progress(batches, number, "depth"):
         images = to_global(batch, setting.mesh)["images"]
         for prediction, truth in zip(
-            np.asarray(predict(setting.params, head, images)), truths, strict=False
+            np.asarray(find(setting.params, head, images)), truths, strict=False
         ):
             known = measures.counted(truth, layout.nearest, layout.farthest, layout.box)
             if known.any():
-                clipped = np.clip(prediction, layout.nearest, layout.farthest)
-                found.append(measures.errors(clipped[known].astype(np.float64), truth[known]))
+                found.append(measures.errors(prediction[known].astype(np.float64), truth[known]))
     if not found:
         raise UserError(f"{test.depths[0].parent} has no depth that counts")
     return {name: float(np.mean([one[name] for one in found])) for name in measures.NAMES}

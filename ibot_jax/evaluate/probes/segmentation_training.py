@@ -7,7 +7,7 @@ import collections
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -29,6 +29,8 @@ from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.rows import to_global
 from ibot_jax.parallel.shares import Rows
 from ibot_jax.screen.progress import progress
+
+_NAME = "segmentation"  # of the file that is kept
 
 T = TypeVar("T")
 Trained = tuple[Head, Running]
@@ -113,13 +115,8 @@ def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> T
         optax.clip_by_global_norm(setting.clip) if setting.clip else optax.identity(),
         optax.adamw(schedule, weight_decay=setting.weight_decay),
     )
-    square = setting.crops.crop, setting.crops.crop
-    image = jax.ShapeDtypeStruct((1, *square, setting.crops.decoding.channels), jnp.uint8)
-    features = jax.eval_shape(setting.patch_fn, setting.params, image).shape[-1]
     key, dropout_key = jax.random.split(jax.random.key(setting.seed))
-    head, running = segmentation_head.start(
-        features, train.num_classes, key, batch_norm=setting.batch_norm
-    )
+    head, running = _start(setting, train.num_classes, key)
 
     @functools.partial(jax.jit, out_shardings=replicated(setting.mesh))
     def step(state, params, batch, number):
@@ -136,24 +133,42 @@ def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> T
         updates, moments = optimizer.update(grads, moments, head)
         return (optax.apply_updates(head, updates), seen), moments
 
-    trained, _ = steps.train(
+    found, _ = steps.train(
         ((head, running), optimizer.init(head)),
         lambda state, batch, number: step(state, setting.params, batch, number),
         functools.partial(setting.crops.from_step, train, setting.seed),
         steps=setting.steps,
-        kept=Kept(folder, "segmentation", about),
+        kept=Kept(folder, _NAME, about),
         mesh=setting.mesh,
         what="segmentation",
     )
-    return trained
+    return found
+
+
+def trained(setting: Setting, classes: int, folder: str, about: dict[str, Any]) -> Trained:
+    """Returns what `fit` has trained, of so many classes, on all devices.
+
+    Raises:
+      UserError: if it has not, or not to the end.
+    """
+    start = _start(setting, classes, jax.random.key(0))
+    kept = Kept(folder, _NAME, about)
+    return steps.trained(start, steps=setting.steps, kept=kept, mesh=setting.mesh)
+
+
+def _start(setting: Setting, classes: int, key: jax.Array) -> Trained:
+    square = setting.crops.crop, setting.crops.crop
+    image = jax.ShapeDtypeStruct((1, *square, setting.crops.decoding.channels), jnp.uint8)
+    features = jax.eval_shape(setting.patch_fn, setting.params, image).shape[-1]
+    return segmentation_head.start(features, classes, key, batch_norm=setting.batch_norm)
 
 
 def make_logits_fn(setting: Setting) -> LogitsFn:
     """Returns (what `fit` gave and the backbone's parameters, images) -> logits of patches."""
 
     def logits(params, images):
-        trained, backbone = params
-        return segmentation_head.logits(*trained, setting.patch_fn(backbone, images))
+        head, backbone = params
+        return segmentation_head.logits(*head, setting.patch_fn(backbone, images))
 
     return logits
 
@@ -211,7 +226,7 @@ def segment(
     logits_fn: LogitsFn,
     params: Any,
     read: Callable[[T], np.ndarray],
-    items: Sequence[T],
+    items: Iterable[T],
     crops: Crops,
     sizes: Sizes,
     mesh: jax.sharding.Mesh,
@@ -287,7 +302,8 @@ def _scores(
         if pending is not None:
             yield from _fetch(*pending)
         pending = found
-    yield from _fetch(*pending)
+    if pending is not None:
+        yield from _fetch(*pending)
 
 
 def _fetch(found: jax.Array, number: int) -> np.ndarray:

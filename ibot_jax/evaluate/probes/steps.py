@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from ibot_jax.errors import UserError
 from ibot_jax.evaluate.probes.kept import Kept
 from ibot_jax.parallel.agreement import in_step
 from ibot_jax.parallel.layouts import replicated
@@ -48,16 +49,7 @@ def train(
     Raises:
       UserError: if an image cannot be read, or the state cannot be read or written.
     """
-    done, leaves = 0, jax.tree.leaves(start)
-    if arrays := kept.read():
-        try:
-            done, found = int(arrays["step"]), [arrays[f"leaf_{n}"] for n in range(len(leaves))]
-            if [x.shape for x in found] != [np.shape(x) for x in leaves]:
-                raise ValueError("arrays of other shapes")
-        except (KeyError, ValueError) as error:
-            raise kept.damaged(error) from error
-        leaves = found
-    state = jax.tree.unflatten(jax.tree.structure(start), leaves)
+    done, state = _read(start, kept)
     state = jax.device_put(state, replicated(mesh))
     left = progress(in_step(batches(done)), steps, what, start=done)
     for number, (batch, _) in zip(range(done, steps), left, strict=False):
@@ -66,3 +58,38 @@ def train(
             leaves = jax.device_get(jax.tree.leaves(state))
             kept.write({"step": number + 1} | {f"leaf_{n}": x for n, x in enumerate(leaves)})
     return state
+
+
+def trained(start: State, *, steps: int, kept: Kept, mesh: jax.sharding.Mesh) -> State:
+    """Returns what a training has come to that took all its steps, on all devices.
+
+    Args:
+      start: what was trained, the first of its state, as it started or by shapes.
+      steps: how many there were.
+      kept: where the state is kept.
+      mesh: the devices.
+
+    Raises:
+      UserError: if there is none, or it has not ended.
+    """
+    done, found = _read(start, kept)
+    if done < steps:
+        raise UserError(
+            f"{kept.path} is absent, or its training not at its end (step {done} of {steps}); "
+            "run the same evaluation again"
+        )
+    return jax.device_put(found, replicated(mesh))
+
+
+def _read(start: State, kept: Kept) -> tuple[int, State]:
+    """Returns how many steps are done, and the state after them, or the first arrays of it."""
+    arrays, leaves = kept.read(), jax.tree.leaves(start)
+    if arrays is None:
+        return 0, start
+    try:
+        done, found = int(arrays["step"]), [arrays[f"leaf_{n}"] for n in range(len(leaves))]
+        if [x.shape for x in found] != [np.shape(x) for x in leaves]:
+            raise ValueError("arrays of other shapes")
+    except (KeyError, ValueError) as error:
+        raise kept.damaged(error) from error
+    return done, jax.tree.unflatten(jax.tree.structure(start), found)

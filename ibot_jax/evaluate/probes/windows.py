@@ -137,6 +137,17 @@ def decide(views: Sequence[View]) -> np.ndarray:
     return np.asarray(_decide(padded))[:height, :width]
 
 
+def decide_cells(scores: jax.Array, size: Size) -> jax.Array:
+    """Returns the classes of the pixels of windows, [B, *size] uint8, by scores [B, h, w, C]."""
+    height, width = size
+    rows, columns = (
+        np.float32(bilinear.weights(cells, side))
+        for cells, side in zip(scores.shape[1:3], size, strict=True)
+    )
+    rows = np.pad(rows, ((0, -height % _STRIP), (0, 0)))
+    return jax.vmap(lambda one: _decide([View(one, rows, columns)]))(scores)[:, :height, :width]
+
+
 @jax.jit
 def _decide(views: list[View]) -> jax.Array:
     strips = [view.rows.reshape(-1, _STRIP, view.rows.shape[1]) for view in views]

@@ -15,13 +15,12 @@ metre) in DATA/gt_depth.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from PIL import Image
 
 from ibot_jax.cli import flags
@@ -29,20 +28,23 @@ from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.sources.same_images import require_same_files
 from ibot_jax.data.sources.shared_images import find_shared_files
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.benchmarks.depth.data import LAYOUTS, Split, find_splits
-from ibot_jax.evaluate.benchmarks.image_files import ahead, list_images, read_image, write_png
+from ibot_jax.evaluate.benchmarks.depth.data import LAYOUTS, find_splits
 from ibot_jax.evaluate.benchmarks.segmentation_views import resized, shorter_side
 from ibot_jax.evaluate.common.opening import open_model, open_rows, settings, warn_of_shared
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.patch_maps import concatenated, in_whole_patches
 from ibot_jax.evaluate.probes import depth_training
-from ibot_jax.evaluate.probes.depth_head import DepthHead, at_size
+from ibot_jax.evaluate.probes.depth_head import at_size
+from ibot_jax.evaluate.probes.pixel_model import PixelModel
 from ibot_jax.files.paths import absolute_path
+from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.agreement import same_end
+from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.parallel.processes import is_first
-from ibot_jax.screen.progress import progress
+from ibot_jax.parallel.shares import Rows
 from ibot_jax.weights.model import Model
+
+_SIZE = "image_size"  # a setting: height and width of the test images, on which no head depends
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,9 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is trained on (default: 416 544 of nyu, 352 704 of kitti)",
     )
     flags.add(group, "--batch-size", default=16)
-    group.add_argument(
-        "--predict", metavar="DIR", help="with images: also write the depths of their pixels"
-    )
     group = parser.add_argument_group("head")
     flags.add(group, "--blocks", default=4, help="1 or 4, whose tokens it sees (default: 4)")
     flags.add_number(group, "--steps", 38_400, "of the training")
@@ -88,61 +87,93 @@ def run(args: argparse.Namespace) -> Report:
     warn_of_shared(
         shared, f"--data={args.data} to test on", "the training images", "mend the lists"
     )
-    if args.predict:
-        with same_end():
-            images = list_images(absolute_path(args.predict))
-    args.crop = tuple(args.crop or train.layout.crop)
+    args.crop = list(args.crop or train.layout.crop)
     rows = open_rows(args, mesh)
     if len(train) < args.batch_size:
         raise UserError(
             f"--batch-size={args.batch_size} is more than the {len(train)} training images"
         )
-    setting = depth_training.Setting(
+    setting = _setting(args, model, params, rows, mesh)
+    about = settings(args, model) | {_SIZE: list(test.size())}
+    head = depth_training.fit(setting, train, args.out, _of_training(about))
+    metrics = depth_training.measure(setting, head, test)
+    row = {"images": len(test), **metrics}
+    return Report("depth", about, metrics, [row], shared_images=shared.count)
+
+
+def _of_training(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings on which what is trained depends."""
+    return {key: value for key, value in about.items() if key != _SIZE}
+
+
+def _setting(
+    args: argparse.Namespace, model: Model, params: Params, rows: Rows, mesh: jax.sharding.Mesh
+) -> depth_training.Setting:
+    return depth_training.Setting(
         patch_fn=make_patch_fn(model, spaced_blocks(model.geometry.depth, args.blocks)),
         params=params,
         mesh=mesh,
         rows=rows,
         steps=args.steps,
         learning_rate=args.lr,
-        crop=args.crop,
+        crop=tuple(args.crop),
         seed=args.seed,
     )
-    about = settings(args, model)
-    of_training = {key: value for key, value in about.items() if key != "predict"}
-    head = depth_training.fit(setting, train, args.out, of_training)
-    metrics = depth_training.measure(setting, head, test)
-    if args.predict:
-        _predict(setting, head, test, images, absolute_path(args.out) / "depth")
-    row = {"images": len(test), **metrics}
-    return Report("depth", about, metrics, [row], shared_images=shared.count)
 
 
-def _predict(
-    setting: depth_training.Setting,
-    head: DepthHead,
-    test: Split,
-    images: Sequence[epath.Path],
-    folder: epath.Path,
-) -> None:
-    """Writes the depths of images as the data has them, PNG of 16 bits, FOLDER/NAME.png.
+def reopen(
+    args: argparse.Namespace,
+    about: Mapping[str, Any],
+    model: Model,
+    params: Params,
+    mesh: jax.sharding.Mesh,
+) -> PixelModel:
+    """Opens the head that `run` has trained.
 
-    Images are seen with the shorter side of the test images.
+    Images are seen with the shorter side of the test images, whole, and their mirror images.
+
+    Args:
+      args: the settled flags.
+      about: the settings of the report.
+      model: that --from names.
+      params: its parameters, on all devices.
+      mesh: the devices.
+
+    Raises:
+      UserError: if it is not there.
     """
-    layout, decoding = test.layout, test.decoding
+    layout, decoding = LAYOUTS[args.layout], Decoding.of(model.config.data)
+    setting = _setting(args, model, params, open_rows(args, mesh), mesh)
+    head = depth_training.trained(setting, decoding.channels, args.out, _of_training(about))
     depth_fn = depth_training.make_depth_fn(setting, layout)
+    jitted = jax.jit(depth_fn, out_shardings=replicated(mesh))
+    height, width = about[_SIZE]
 
-    def read(path: epath.Path) -> tuple[tuple[int, int], np.ndarray]:
-        pixels = read_image(path, decoding)
-        size = shorter_side(pixels.shape[:2], min(test.size()))
-        return pixels.shape[:2], resized(pixels, size, decoding)
+    def find(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        for pixels in images:
+            size = shorter_side(pixels.shape[:2], min(height, width))
+            found = jitted(params, head, resized(pixels, size, decoding)[None])
+            yield np.asarray(at_size(found, pixels.shape[:2]))[0]
 
-    views = progress(ahead(read, images), len(images), "predictions")
-    for path, (size, pixels) in zip(images, views, strict=True):
-        found = at_size(depth_fn(setting.params, head, pixels[None]), size)
-        metres = np.clip(np.asarray(found)[0], layout.nearest, layout.farthest)
-        if is_first():
-            values = Image.fromarray(np.round(layout.unit * metres).astype(np.uint16))
-            write_png(values, folder / f"{path.stem}.png", "--out")
+    def as_image(found: np.ndarray) -> Image.Image:
+        return Image.fromarray(np.round(layout.unit * found).astype(np.uint16))
+
+    def as_colors(found: np.ndarray) -> np.ndarray:
+        near = 1 / np.maximum(found, layout.nearest)  # changes more nearby, as what one sees
+        greys = np.round(255 * (near - near.min()) / max(np.ptp(near), 1e-12)).astype(np.uint8)
+        return np.repeat(greys[..., None], 3, axis=2)
+
+    return PixelModel(
+        finds="depths",
+        values=f"{layout.unit} of them a metre, up to {layout.farthest} m",
+        find=find,
+        as_image=as_image,
+        as_colors=as_colors,
+        program=lambda images: {"depths": depth_fn(*jax.device_get((params, head)), images)},
+        size=(height, width),
+        takes="a whole image",
+        gives="`depths` [B, H, W], metres, means of the image and its mirror image",
+    )
 
 
 def spaced_blocks(depth: int, number: int) -> tuple[int, ...]:

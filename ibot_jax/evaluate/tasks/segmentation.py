@@ -17,7 +17,7 @@ DATA/SegmentationClassAug and train_aug.txt. --layout=cityscapes: DATA/leftImg8b
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,9 +26,8 @@ import numpy as np
 from ibot_jax.cli import flags
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.benchmarks.image_files import list_images, read_image
 from ibot_jax.evaluate.benchmarks.segmentation_data import LAYOUTS, Split, open_splits
-from ibot_jax.evaluate.benchmarks.segmentation_pictures import Pictures, write_mask
+from ibot_jax.evaluate.benchmarks.segmentation_pictures import Pictures, as_mask, colors
 from ibot_jax.evaluate.benchmarks.segmentation_views import Crops
 from ibot_jax.evaluate.common.memory import check_images
 from ibot_jax.evaluate.common.opening import open_model, open_rows, settings
@@ -36,11 +35,12 @@ from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.patch_maps import concatenated, in_whole_patches
 from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes import segmentation_training
+from ibot_jax.evaluate.probes.pixel_model import PixelModel
 from ibot_jax.evaluate.probes.rates import RATES
+from ibot_jax.evaluate.probes.windows import decide_cells
 from ibot_jax.files.paths import absolute_path
-from ibot_jax.parallel.agreement import same_end
+from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.screen.progress import progress
 from ibot_jax.weights.model import Model
 
 _SWITCH = ("on", "off")
@@ -118,7 +118,7 @@ PROTOCOLS = {
     ),
 }
 # Flags on which nothing that is trained depends.
-OF_TESTING = ("stride", "scales", "mirrored", "pictures", "predict", "protocol")
+_OF_TESTING = ("stride", "scales", "mirrored", "pictures", "protocol")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,9 +147,6 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add(group, "--batch-size", default=16)
     flags.add_number(
         group, "--pictures", 0, "of the first N test images are written", kind=flags.natural
-    )
-    group.add_argument(
-        "--predict", metavar="DIR", help="with images: also write the classes of their pixels"
     )
 
 
@@ -193,12 +190,55 @@ def run(args: argparse.Namespace) -> Report:
       UserError: for what the user can mend.
     """
     train, test, shared = open_splits(args)
-    require_predictable(args)
     mesh = make_mesh()
     model, params = open_model(args, mesh)
     settle(args, PROTOCOLS[args.protocol], model, len(train))
     crops = make_crops(args, model, mesh)
-    setting = segmentation_training.Setting(
+    setting = _setting(args, model, params, crops, mesh)
+    about = settings(args, model)
+    trained = segmentation_training.fit(setting, train, args.out, of_training(about))
+    logits_fn = segmentation_training.make_logits_fn(setting)
+    scores = measure(args, "segmentation", logits_fn, (trained, params), test, crops, mesh)
+    row = {"protocol": args.protocol, "images": len(test), **scores}
+    return Report("segmentation", about, scores, [row], shared_images=shared)
+
+
+def reopen(
+    args: argparse.Namespace,
+    about: Mapping[str, Any],
+    model: Model,
+    params: Params,
+    mesh: jax.sharding.Mesh,
+) -> PixelModel:
+    """Opens the head that `run` has trained.
+
+    Args:
+      args: the settled flags.
+      about: the settings of the report.
+      model: that --from names.
+      params: its parameters, on all devices.
+      mesh: the devices.
+
+    Raises:
+      UserError: if it is not there.
+    """
+    crops = make_crops(args, model, mesh)
+    setting = _setting(args, model, params, crops, mesh)
+    classes = len(LAYOUTS[args.layout].classes)
+    trained = segmentation_training.trained(setting, classes, args.out, of_training(about))
+    logits_fn = segmentation_training.make_logits_fn(setting)
+    return pixel_model(args, logits_fn, (trained, params), crops, mesh)
+
+
+def of_training(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings on which what is trained depends."""
+    return {key: value for key, value in about.items() if key not in _OF_TESTING}
+
+
+def _setting(
+    args: argparse.Namespace, model: Model, params: Params, crops: Crops, mesh: jax.sharding.Mesh
+) -> segmentation_training.Setting:
+    return segmentation_training.Setting(
         patch_fn=make_patch_fn(
             model, [block - 1 for block in args.blocks], normalized=args.last_norm == "on"
         ),
@@ -215,20 +255,6 @@ def run(args: argparse.Namespace) -> Report:
         batch_norm=args.batch_norm == "on",
         seed=args.seed,
     )
-    about = settings(args, model)
-    of_training = {key: value for key, value in about.items() if key not in OF_TESTING}
-    trained = segmentation_training.fit(setting, train, args.out, of_training)
-    logits_fn = segmentation_training.make_logits_fn(setting)
-    scores = measure(args, "segmentation", logits_fn, (trained, params), test, crops, mesh)
-    row = {"protocol": args.protocol, "images": len(test), **scores}
-    return Report("segmentation", about, scores, [row], shared_images=shared)
-
-
-def require_predictable(args: argparse.Namespace) -> None:
-    """Raises a UserError if --predict is no folder with images, before anything is trained."""
-    if args.predict:
-        with same_end():
-            list_images(absolute_path(args.predict))
 
 
 def settle(args: argparse.Namespace, protocol: Protocol, model: Model, images: int) -> None:
@@ -287,28 +313,46 @@ def measure(
 ) -> dict[str, float]:
     """Returns the scores of what was trained, by settled flags.
 
-    Pictures go to OUT/TASK, the classes of other images to OUT/TASK/predictions.
+    Pictures go to OUT/TASK.
     """
-    sizes = segmentation_training.Sizes(args.scales, args.mirrored == "on", args.stride)
     pictures = Pictures(absolute_path(args.out) / task, args.pictures, test, crops.decoding)
     counts = segmentation_training.measure(
-        logits_fn, params, test, crops, sizes, mesh, pictures.write
+        logits_fn, params, test, crops, _sizes(args), mesh, pictures.write
     )
-    if args.predict:
-        images = list_images(absolute_path(args.predict))
-        found = segmentation_training.segment(
-            logits_fn,
-            params,
-            lambda path: read_image(path, crops.decoding),
-            images,
-            crops,
-            sizes,
-            mesh,
-        )
-        folder = absolute_path(args.out) / task / "predictions"
-        for path, classes in zip(images, progress(found, len(images), "predictions"), strict=True):
-            write_mask(classes, test.num_classes, folder / f"{path.stem}.png")
     return mean_iou.scores(counts)
+
+
+def pixel_model(
+    args: argparse.Namespace,
+    logits_fn: segmentation_training.LogitsFn,
+    params: Any,
+    crops: Crops,
+    mesh: jax.sharding.Mesh,
+) -> PixelModel:
+    """Returns what was trained, by settled flags, ready to be used."""
+    classes = len(LAYOUTS[args.layout].classes)
+
+    def program(images: jax.Array) -> dict[str, jax.Array]:
+        logits = logits_fn(jax.device_get(params), images)
+        return {"logits": logits, "classes": decide_cells(logits, images.shape[1:3])}
+
+    return PixelModel(
+        finds="masks",
+        values=f"the number of the class, 0 to {classes - 1} of {args.layout}",
+        find=lambda images: segmentation_training.segment(
+            logits_fn, params, lambda pixels: pixels, images, crops, _sizes(args), mesh
+        ),
+        as_image=lambda found: as_mask(found, classes),
+        as_colors=lambda found: colors(classes)[found],
+        program=program,
+        size=(args.crop, args.crop),
+        takes=f"one window, of an image whose shorter side was resized to {args.size} pixels",
+        gives=f"`logits` [B, h, w, {classes}] of cells and `classes` [B, H, W] of pixels, uint8",
+    )
+
+
+def _sizes(args: argparse.Namespace) -> segmentation_training.Sizes:
+    return segmentation_training.Sizes(args.scales, args.mirrored == "on", args.stride)
 
 
 def make_patch_fn(

@@ -2,8 +2,12 @@
 
 The program takes uint8 images [B, H, W, C] of the size that the model was trained for, B being
 whatever it is called with, and returns {"class": [B, D], "patch": [B, N, D]} float32; of a
-fine-tuned model with its classifier {"logits": [B, K]}. The weights are constants in it.
+fine-tuned model with its classifier {"logits": [B, K]}. What an evaluation trained for pixels has
+a program of its own. The weights are constants in it.
 """
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +15,7 @@ import numpy as np
 from etils import epath
 
 from ibot_jax.errors import UserError
+from ibot_jax.models.parameters import Params
 from ibot_jax.weights.description import described_config
 from ibot_jax.weights.finetuned import Described
 from ibot_jax.weights.foreign.read import Found
@@ -43,10 +48,38 @@ def write_stablehlo(target: epath.Path, found: Found, make_card: MakeCard) -> No
         patches = tokens.patches.reshape(images.shape[0], -1, tokens.patches.shape[-1])
         return {"class": tokens.cls, "patch": patches}
 
+    size = tuple(config.data.global_size)
+    shown = _shown(classifier)
+    write_program(target, outputs, size, config.data.channels, params, make_card, shown)
+
+
+def write_program(
+    target: epath.Path,
+    outputs: Callable[[jax.Array], Mapping[str, jax.Array]],
+    size: tuple[int, int],
+    channels: int,
+    params: Params,
+    make_card: MakeCard,
+    shown: str,
+    **of_card: Any,
+) -> None:
+    """Writes a function of images and its card.
+
+    Args:
+      target: the file.
+      outputs: images [B, *size, channels] uint8 -> arrays by name.
+      size: height and width of the images.
+      channels: of the images.
+      params: what the card is of, as `ibot_jax.load` reads it; NumPy arrays.
+      make_card: see `card.make_card`.
+      shown: Python that shows `found`, the outputs.
+      **of_card: further arguments of `make_card`.
+
+    Raises:
+      UserError: if the weights are too large for such a file, 2 GiB.
+    """
     (batch,) = jax.export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct(
-        (batch, *config.data.global_size, config.data.channels), jnp.uint8
-    )
+    images = jax.ShapeDtypeStruct((batch, *size, channels), jnp.uint8)
     exported = jax.export.export(jax.jit(outputs), platforms=PLATFORMS)(images)
     try:
         content = exported.serialize()
@@ -55,6 +88,7 @@ def write_stablehlo(target: epath.Path, found: Found, make_card: MakeCard) -> No
             f"--to=stablehlo: the program with its weights cannot be one file ({error}); choose "
             "another format"
         ) from error
+    head = ", head=True" if len(params) > 1 else ""
     text = make_card(
         tensors=flat_tensors(params),
         reading="""
@@ -64,24 +98,23 @@ def write_stablehlo(target: epath.Path, found: Found, make_card: MakeCard) -> No
 
             _, params = ibot_jax.load("SOURCE"{head})
             tensors = flax.traverse_util.flatten_dict(params, sep=".")
-            """.replace("{head}", ", head=True" if classifier else ""),
-        usage=_usage(target.name, classifier),
+            """.replace("{head}", head),
+        usage=f"{USAGE.format(name=quoted(target.name))}    {shown}\n",
         library="jax",
+        **of_card,
     )
     with written(target, text) as file:
         file.write(content)
 
 
-def _usage(name: str, classifier: Described | None) -> str:
-    """Returns a program that runs the file."""
+def _shown(classifier: Described | None) -> str:
+    """Returns Python that shows what the program of a model gives."""
     if classifier is None:
-        shown = 'print(found["class"].shape, found["patch"].shape)'
-    elif classifier["names"] is None:
-        shown = 'print(found["logits"].argmax(axis=1))'
-    else:
-        names = ", ".join(map(quoted, classifier["names"]))
-        shown = f'print([[{names}][k] for k in found["logits"].argmax(axis=1)])'
-    return f"{USAGE.format(name=quoted(name))}    {shown}\n"
+        return 'print(found["class"].shape, found["patch"].shape)'
+    if classifier["names"] is None:
+        return 'print(found["logits"].argmax(axis=1))'
+    names = ", ".join(map(quoted, classifier["names"]))
+    return f'print([[{names}][k] for k in found["logits"].argmax(axis=1)])'
 
 
 USAGE = """

@@ -10,6 +10,8 @@ from etils import epath
 from PIL import Image
 from planes import SIZE, write_planes
 
+from ibot_jax import predict
+from ibot_jax.convert import __main__ as convert
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate import __main__ as command
@@ -151,19 +153,44 @@ def test_images_that_are_no_whole_patches_get_a_margin(loaded):
 
 
 @pytest.mark.slow
-def test_the_command(planes, workdir, tmp_path):
+def test_the_command_and_what_it_finds_of_other_images(planes, workdir, tmp_path, capsys):
     flags = [f"--from={workdir}", f"--data={planes}", "--layout=nyu", f"--out={tmp_path}"]
     flags += ["--crop", "16", "24", "--batch-size=8", "--steps=3", "--blocks=1"]
-    others = tmp_path / "others"
-    others.mkdir()
-    Image.fromarray(np.full((30, 50, 3), 90, np.uint8)).save(others / "wide.png")
-    assert command.main(["depth", *flags, f"--predict={others}"]) == 0
-    millimetres = np.asarray(Image.open(tmp_path / "depth/wide.png"))
-    assert millimetres.shape == (30, 50) and millimetres.dtype == np.uint16
-    assert 1 <= millimetres.min() <= millimetres.max() <= 10_000
+    assert command.main(["depth", *flags]) == 0
     report = json.loads((tmp_path / "depth.json").read_text())
     assert report["rows"][0]["images"] == 5
     assert 0 < report["metrics"]["rmse"] < 10 and 0 <= report["metrics"]["a1"] <= 1
+    others, source = tmp_path / "others", f"--from={tmp_path / 'depth.json'}"
+    (others / "a/b").mkdir(parents=True)
+    Image.fromarray(np.full((30, 50, 3), 90, np.uint8)).save(others / "a/b/wide.png")
+    shown = np.asarray(Image.open(planes / "room_nyu_te/rgb_0.png"))
+    Image.fromarray(shown).save(others / "plane.png")
+    (others / "broken.png").write_bytes(b"no image")
+    flags = [source, f"--data={others}", f"--out={tmp_path / 'found'}", "--pictures=9"]
+    assert predict.main(flags) == 0
+    out = capsys.readouterr().out
+    assert "2 images, 1 skipped: " in out and "depths (1000 of them a metre, up to 10 m)" in out
+    millimetres = np.asarray(Image.open(tmp_path / "found/depths/a/b/wide.png"))
+    assert millimetres.shape == (30, 50) and millimetres.dtype == np.uint16
+    assert 1 <= millimetres.min() <= millimetres.max() <= 10_000
+    assert Image.open(tmp_path / "found/pictures/plane.png").size == (2 * SIZE[1], SIZE[0])
+    # The program says the same of an image of the test images' size.
+    assert convert.main([source, f"--out={tmp_path / 'x'}", "--to=stablehlo"]) == 0
+    program = jax.export.deserialize(bytearray((tmp_path / "x").read_bytes()))
+    metres = np.asarray(program.call(shown[None])["depths"][0])
+    found = np.asarray(Image.open(tmp_path / "found/depths/plane.png"))
+    np.testing.assert_allclose(1000 * metres, found, atol=0.51)
+    capsys.readouterr()
+    (others / "plane.jpg").write_bytes((others / "plane.png").read_bytes())
+    for other, message in (
+        (["--overwrite"], "would both be written to plane.png; give them different names"),
+        (["--overwrite", "--size=32"], "--size has no place beside a report"),
+        ([], "exists; choose another path"),
+        (["--overwrite", f"--from={planes / 'nyu_test.json'}"], "is no report"),
+    ):
+        assert predict.main([*flags, *other]) == 2
+        err = capsys.readouterr().err
+        assert message in err and err.count("\n") == 1
 
 
 def remove_depth(root):

@@ -10,6 +10,8 @@ from etils import epath
 from PIL import Image
 from scenes import COLORS, IGNORED, SHAPE, write_voc
 
+from ibot_jax import predict
+from ibot_jax.convert import __main__ as convert
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.evaluate import __main__ as command
 from ibot_jax.evaluate.benchmarks.segmentation_data import find_splits
@@ -19,6 +21,7 @@ from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes import segmentation_training, steps
 from ibot_jax.evaluate.probes.kept import Kept
 from ibot_jax.evaluate.probes.segmentation_training import Sizes
+from ibot_jax.evaluate.probes.windows import Windows, decide
 from ibot_jax.evaluate.tasks.segmentation import PROTOCOLS, make_patch_fn
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.shares import all_rows
@@ -132,17 +135,24 @@ def test_features_are_patch_tokens_of_blocks_with_and_without_the_last_norm(load
 TINY = ["--size=32", "--crop=24", "--stride=12", "--ratios=1,1.5", "--steps=2", "--batch-size=8"]
 
 
+@pytest.fixture(scope="module")
+def evaluated(voc, workdir, tmp_path_factory):
+    """Returns the flags of a command, and where it has written."""
+    out = tmp_path_factory.mktemp("evaluated")
+    flags = [f"--from={workdir}", f"--data={voc}", "--layout=voc", f"--out={out}", *TINY]
+    assert command.main(["segmentation", *flags, "--protocol=dinov3", "--pictures=2"]) == 0
+    return flags, out
+
+
 @pytest.mark.slow
-def test_the_command(voc, workdir, tmp_path, capsys):
-    flags = [f"--from={workdir}", f"--data={voc}", "--layout=voc", f"--out={tmp_path}", *TINY]
-    shown = "--pictures=2", f"--predict={voc / 'JPEGImages'}"
-    assert command.main(["segmentation", *flags, "--protocol=dinov3", *shown]) == 0
-    report = json.loads((tmp_path / "segmentation.json").read_text())
+def test_the_command(voc, evaluated):
+    _, out = evaluated
+    report = json.loads((out / "segmentation.json").read_text())
     settings, metrics = report["settings"], report["metrics"]
     assert settings["dropout"] == 0.1 and settings["blocks"] == [2] and settings["steps"] == 2
     assert 0 < metrics["miou"] <= metrics["mean_accuracy"] <= 100
     assert report["rows"][0]["images"] == 6
-    pictures = sorted((tmp_path / "segmentation").glob("*.png"))
+    pictures = sorted((out / "segmentation").glob("*.png"))
     assert [path.name for path in pictures] == ["2007_val0.png", "2007_val1.png"]
     sheet = np.asarray(Image.open(pictures[0]))
     height, width = SHAPE
@@ -153,22 +163,59 @@ def test_the_command(voc, workdir, tmp_path, capsys):
     assert (label[truth == IGNORED] == 0).all()
     assert np.abs(image.astype(int) - COLORS[np.where(truth == IGNORED, 0, truth)])[2:].mean() < 9
     assert {tuple(c) for c in found.reshape(-1, 3)} <= {tuple(c) for c in colors(21)[:21]}
-    masks = {path.name: path for path in (tmp_path / "segmentation/predictions").iterdir()}
-    assert len(masks) == len(list((voc / "JPEGImages").iterdir()))
-    mask = Image.open(masks["2007_val0.png"])
-    assert np.asarray(mask).shape == SHAPE and np.asarray(mask).max() < 21
-    np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), found)
-    # The same training, tested otherwise: the head is there.
-    kept = next(tmp_path.glob("segmentation-*.npz"))
-    before = kept.stat().st_mtime_ns
-    again = ["--protocol=dinov3", "--scales=0.5,1", "--mirrored=on"]
-    assert command.main(["segmentation", *flags, *again]) == 0
-    assert kept.stat().st_mtime_ns == before and len(list(tmp_path.glob("segmentation-*.npz"))) == 1
-    kept.write_bytes(kept.read_bytes()[:-100])
+
+
+@pytest.mark.slow
+def test_masks_and_a_program_are_what_the_task_found(voc, evaluated, tmp_path, capsys):
+    """Of a folder by the report; and the program's windows, joined."""
+    _, out = evaluated
+    report = f"--from={out / 'segmentation.json'}"
+    flags = f"--data={voc / 'JPEGImages'}", f"--out={tmp_path / 'found'}", "--pictures=7"
+    assert predict.main([report, *flags]) == 0
+    assert "17 images: " in (told := capsys.readouterr().out)
+    assert "masks (the number of the class, 0 to 20 of voc)" in told
+    assert len(list((tmp_path / "found/masks").iterdir())) == 17
+    assert len(list((tmp_path / "found/pictures").iterdir())) == 7
+    mask = Image.open(tmp_path / "found/masks/2007_val0.png")
+    own = np.asarray(Image.open(out / "segmentation/2007_val0.png"))
+    np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), own[:, 2 * SHAPE[1] :])
+    assert predict.main([report, *flags]) == 2 and "exists" in capsys.readouterr().err
+
+    target = tmp_path / "segmentation.stablehlo"
+    assert convert.main([report, f"--out={target}", "--to=stablehlo"]) == 0
+    assert "takes 24 x 24 pixels, one window" in capsys.readouterr().out
+    program = jax.export.deserialize(bytearray(target.read_bytes()))
+    windows = Windows(SHAPE, 24, 12)
+    pixels = np.asarray(Image.open(voc / "JPEGImages/2007_val0.jpg"))
+    given = program.call(np.stack(windows.cut(pixels)))
+    cells = list(np.asarray(given["logits"]))
+    joined = decide([windows.join(cells, SHAPE, mirrored=False)])
+    np.testing.assert_array_equal(joined, np.asarray(mask))
+    alone = decide([Windows((24, 24), 24, 12).join(cells[:1], (24, 24), mirrored=False)])
+    np.testing.assert_array_equal(given["classes"][0], alone)
+    card = (tmp_path / "segmentation.stablehlo.md").read_text()
+    assert "- segmentation: miou" in card and "the program takes 24 x 24 pixels" in card
+
+
+@pytest.mark.slow
+def test_another_test_takes_the_head_that_is_there(evaluated, tmp_path, capsys):
+    flags, out = evaluated
+    kept = next(out.glob("segmentation-*.npz"))
+    before, content = kept.stat().st_mtime_ns, kept.read_bytes()
+    again = ["segmentation", *flags, "--protocol=dinov3", "--scales=0.5,1", "--mirrored=on"]
+    assert command.main(again) == 0
+    assert kept.stat().st_mtime_ns == before and len(list(out.glob("segmentation-*.npz"))) == 1
     capsys.readouterr()
-    assert command.main(["segmentation", *flags, *again]) == 2
-    err = capsys.readouterr().err
-    assert "is damaged" in err and err.count("\n") == 1
+    report = f"--from={out / 'segmentation.json'}", f"--data={tmp_path}", f"--out={tmp_path / 'x'}"
+    for damage, message in (
+        (lambda: kept.write_bytes(content[:-100]), "is damaged"),
+        (kept.unlink, "is absent, or its training not at its end (step 0 of 2)"),
+    ):
+        damage()
+        assert predict.main(report) == 2
+        err = capsys.readouterr().err
+        assert message in err and err.count("\n") == 1
+    kept.write_bytes(content)
 
 
 def ignore_all(root):
@@ -196,7 +243,6 @@ def remove_label(root):
         (None, ["--protocol=dinov2-ms"], "--blocks=-1,0,1,2 is not within the 2 blocks"),
         (None, ["--stride=25"], "--stride=25 is more than --crop=24: windows would leave gaps"),
         (None, ["--batch-size=16"], "--batch-size=16 is more than the 11 training images"),
-        (None, ["--predict=nowhere"], "nowhere is no folder"),
         (None, ["--mirrored=maybe"], "'maybe' is none of on, off"),
     ],
 )

@@ -90,11 +90,12 @@ def feature_kind(text: str) -> str:
     return text
 
 
-def sequence(item: Callable[[str], float]) -> Callable[[str], tuple]:
-    """Returns a type for argparse: items between commas, each once."""
+def sequence(item: Callable[[str], float], *, once: bool = True) -> Callable[[str], tuple]:
+    """Returns a type for argparse: items between commas, each once, or as often as it is there."""
 
     def parse(text: str) -> tuple:
-        return tuple(dict.fromkeys(item(part.strip()) for part in text.split(",")))
+        items = tuple(item(part.strip()) for part in text.split(","))
+        return tuple(dict.fromkeys(items)) if once else items
 
     return parse
 

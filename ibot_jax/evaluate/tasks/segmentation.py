@@ -154,8 +154,9 @@ def add_protocol_arguments(group: argparse._ArgumentGroup) -> None:
     """Adds the flags of every `Protocol`."""
     flags.add(group, "--seed", help="of what is learned, the order and the crops")
     switch, schedule = flags.one_of(_SWITCH), flags.one_of(tuple(RATES))
+    blocks = flags.sequence(flags.positive, once=False)  # UperNet takes four, of three as well
     for flag, kind, text, metavar in (
-        ("--blocks", flags.sequence(flags.positive), "whose tokens are taken, from 1", "N,..."),
+        ("--blocks", blocks, "whose tokens are taken, from 1", "N,..."),
         ("--last-norm", switch, "whether the backbone's last norm is applied to them", "on|off"),
         ("--size", flags.positive, "shorter side of images", "N"),
         ("--ratios", flags.sequence(flags.above_zero), "of it in training", "LEAST,MOST"),

@@ -7,6 +7,7 @@ colour have separate streams, so that neither depends on the other's settings.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,6 +46,19 @@ class ViewSettings:
     blur_radius: tuple[float, float]
     solarize: float
 
+    @functools.cached_property
+    def jitter_ranges(self) -> tuple[tuple[float, float] | None, ...]:
+        """Smallest and largest factor of each operation of `JITTER`, None where it is left out.
+
+        As in torchvision's `ColorJitter`, a factor lies in [max(0, 1 - x), 1 + x], the hue shift in
+        [-x, x], and an operation with x = 0 is left out.
+        """
+        spreads = [(name, getattr(self, name)) for name in JITTER]
+        return tuple(
+            None if not x else (-x, x) if name == "hue" else (max(0, 1 - x), 1 + x)
+            for name, x in spreads
+        )
+
 
 def view_settings(data: Section) -> tuple[list[ViewSettings], list[ViewSettings]]:
     """Reads the settings of each global and each local view from the section `data`.
@@ -69,17 +83,14 @@ def view_settings(data: Section) -> tuple[list[ViewSettings], list[ViewSettings]
 def draw_color(rng: np.random.Generator, settings: ViewSettings, flip: bool) -> Color:
     """Draws what happens to a view's colours; the flip comes from the crops' stream.
 
-    As in torchvision's `ColorJitter`, a factor lies uniformly in [max(0, 1 - x), 1 + x], the hue
-    shift in [-x, x], and an operation with x = 0 is left out.
+    Factors are uniform in their `jitter_ranges`, and come in a random order.
     """
     jitter = []
     if rng.random() < settings.jitter:
         for index in rng.permutation(len(JITTER)):
-            name = JITTER[index]
-            spread = getattr(settings, name)
-            if spread:
-                low, high = (-spread, spread) if name == "hue" else (max(0, 1 - spread), 1 + spread)
-                jitter.append((name, low + (high - low) * rng.random()))
+            if (limits := settings.jitter_ranges[index]) is not None:
+                low, high = limits
+                jitter.append((JITTER[index], low + (high - low) * rng.random()))
     gray = bool(rng.random() < settings.gray)
     low, high = settings.blur_radius
     blur_radius = low + (high - low) * rng.random() if rng.random() < settings.blur else 0.0

@@ -184,6 +184,8 @@ class EncodedImage:
             return []
         if not boxes:
             return [self._box]
+        if shrink == 1 and self._box is None:
+            return list(boxes)
         top, left = (0, 0) if self._box is None else (self._box.top, self._box.left)
         found = []
         for box in boxes:  # whole blocks of those that become a pixel

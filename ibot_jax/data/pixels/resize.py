@@ -78,19 +78,26 @@ def _resize_simd(
     import cykooz_resizer as simd  # not there on every machine
 
     height, width, *channels = crop.shape
-    resizer, options, pixel_type, target = _prepare(size, *channels)
+    resizer, whole, part, pixel_type, target = _prepare(size, *channels)
     source = simd.ImageData(width, height, pixel_type, crop.tobytes())
-    options.crop_box = simd.CropBox(*inside)
-    resizer.resize(source, target, options)
+    if inside == (0, 0, width, height):
+        resizer.resize(source, target, whole)
+    else:
+        part.crop_box = simd.CropBox(*inside)
+        resizer.resize(source, target, part)
     return np.frombuffer(target.get_buffer(), np.uint8).reshape(*size, *channels)
 
 
 @functools.cache
 def _prepare(size: tuple[int, int], channels: int = 1) -> tuple:
-    """Returns what all resizes to one size share: resizer, options, kind of pixel, target."""
+    """Returns what all resizes to one size share: resizer, options, kind of pixel, target.
+
+    Options are those for all of an image, and those that take a box of it, which costs time.
+    """
     import cykooz_resizer as simd
 
     # Catmull and Rom's cubic is Pillow's bicubic, a = -0.5.
-    options = simd.ResizeOptions(simd.ResizeAlg.convolution(simd.FilterType.catmull_rom))
+    cubic = simd.ResizeAlg.convolution(simd.FilterType.catmull_rom)
+    whole, part = simd.ResizeOptions(cubic), simd.ResizeOptions(cubic)
     pixel_type = simd.PixelType["U8" if channels == 1 else f"U8x{channels}"]
-    return simd.Resizer(), options, pixel_type, simd.ImageData(*size[::-1], pixel_type)
+    return simd.Resizer(), whole, part, pixel_type, simd.ImageData(*size[::-1], pixel_type)

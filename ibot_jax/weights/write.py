@@ -19,6 +19,7 @@ from ibot_jax.files.atomic import renamed, write_bytes, write_json, writing
 from ibot_jax.files.json_files import as_json
 from ibot_jax.files.paths import absolute_path, require_writable
 from ibot_jax.models.parameters import Params
+from ibot_jax.screen.progress import progress
 from ibot_jax.weights.deferred import Array
 from ibot_jax.weights.formats import CONFIG, PARAMS
 
@@ -124,7 +125,7 @@ def save_safetensors(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
-    for name in names:
+    for name in progress(names, len(names), "tensors"):  # which may be read only now
         file.write(np.asarray(tensors[name]).tobytes())
 
 

@@ -1,8 +1,9 @@
 """Measures how fast batches come out of the input pipeline, and where a core's time goes.
 
 What counts is CPU time, of this process and its workers, an image: it does not depend on what else
-the machine does. The parts are those of making one example after the other in this process;
-transport is what the whole pipeline takes beyond them.
+the machine does, but for caches that are shared. So Pillow's decoding alone is measured in turns
+with it, and the ratio of each turn told. The parts are those of making one example after the other
+in this process; transport is what the whole pipeline takes beyond them.
 """
 
 import argparse
@@ -10,12 +11,14 @@ import cProfile
 import io
 import os
 import pathlib
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import psutil
 from PIL import Image
 
@@ -41,8 +44,9 @@ from ibot_jax.models.geometry import Geometry
 from ibot_jax.parallel.shares import all_rows
 from ibot_jax.runs.check import check_config
 
-_WARM_UP = 3  # batches: workers start, buffers fill
-_EXAMPLES = 250  # whose parts are timed
+_WARM_UP = 3  # batches: workers start, and what was made ahead is gone
+_EXAMPLES = 250  # whose parts are timed, and which Pillow decodes
+_ROUNDS = 5  # in each of which the pipeline, or making alone, has its turn and then Pillow
 _TRANSFERS = 5  # of one batch, of which the fastest counts
 # What is looked for in a profile; "read" is the source's own function.
 _PARTS = {
@@ -134,27 +138,23 @@ def measure(
     )
     batch_size = min(batch_size, len(source))
     num_batches = -(-num_images // batch_size)
+    grid = geometry.grid(data.global_size)
+    examples = _Examples(source, MakeExample(source.fetch, seed, data, masks, grid))
+    turns = np.array_split(np.arange(num_batches), min(_ROUNDS, num_batches))
+    taken = num_batches + len(turns) * _WARM_UP
     # Workers do not run dry at the end.
-    plan = Plan(batch_size, len(source) // batch_size, num_batches + _WARM_UP + 10)
+    plan = Plan(batch_size, len(source) // batch_size, taken + 10)
     rows = all_rows(batch_size)
     settings = dict(seed=seed, data=data, masks=masks, geometry=geometry)
     batches = train_batches(source, plan, rows, **settings)
-    batch = [next(batches) for _ in range(_WARM_UP)][-1]
-
-    wall, owner, workers = time.perf_counter(), time.process_time(), _worker_seconds()
-    for _ in range(num_batches):
-        batch = next(batches)
-    wall, owner, workers = (
-        (after - before) / (num_batches * batch_size)
-        for after, before in (
-            (time.perf_counter(), wall),
-            (time.process_time(), owner),
-            (_worker_seconds(), workers),
-        )
+    wall, owner, workers, pillow = np.transpose(
+        [_turn(batches, len(turn), examples.decode_by_pillow) for turn in turns]
     )
+    of_turn = (owner + workers) / [len(turn) * batch_size for turn in turns]
+    wall, owner, workers = (x.sum() / (num_batches * batch_size) for x in (wall, owner, workers))
+    batch = next(batches)
     del batches  # ends the workers
-    grid = geometry.grid(data.global_size)
-    parts, pillow = _parts(source, MakeExample(source.fetch, seed, data, masks, grid))
+    parts, ratios = _parts(source, examples)
     total = owner + workers
     parts["transport"] = total - sum(parts.values())
     return {
@@ -171,7 +171,9 @@ def measure(
         "worker_seconds": workers,
         "owner_seconds": owner,
         "part_seconds": parts,
-        "pillow_decode_seconds": pillow,
+        "pillow_decode_seconds": statistics.median(pillow),
+        "of_pillow": _spread(pillow / of_turn),
+        "making_of_pillow": _spread(ratios),
         "device": jax.devices()[0].device_kind,
         "transfer_wall_seconds": _transfer_seconds(batch) / batch_size,
     }
@@ -183,34 +185,74 @@ def _worker_seconds() -> float:
     return sum(one.user + one.system for one in times)
 
 
+def _turn(
+    batches: Iterator[Any], number: int, decode_by_pillow: Callable[[], float]
+) -> tuple[float, float, float, float]:
+    """Takes so many batches, once the pipeline is under way, and then has Pillow decode.
+
+    Returns:
+      Seconds that the batches took; of CPU time what this process and its workers took meanwhile,
+      and Pillow an image.
+    """
+    for _ in range(_WARM_UP):
+        next(batches)
+    wall, owner, workers = time.perf_counter(), time.process_time(), _worker_seconds()
+    for _ in range(number):
+        next(batches)
+    wall, owner = time.perf_counter() - wall, time.process_time() - owner
+    return wall, owner, _worker_seconds() - workers, decode_by_pillow()
+
+
+class _Examples:
+    """Some images of a source, those that can be read, made into examples again and again."""
+
+    def __init__(self, source: Source | TfdsStream, make_example: MakeExample):
+        self._make_example = make_example
+        self._out = make_example.blank()
+        self._located = list(_healthy(make_example, self._out, _located(source)))
+        self._fetched = [source.fetch(item) for item in self._located]
+
+    def __len__(self) -> int:
+        return len(self._located)
+
+    def make(self) -> None:
+        """Makes all examples."""
+        for index, item in enumerate(self._located):
+            self._make_example(self._out, item, 0, index, True)
+
+    def decode_by_pillow(self) -> float:
+        """Has Pillow decode all images; returns the CPU time an image."""
+        return _cpu_seconds(lambda: list(map(_decode_by_pillow, self._fetched))) / len(self)
+
+
 def _parts(
-    source: Source | TfdsStream, make_example: MakeExample
-) -> tuple[dict[str, float], float]:
-    """Returns the CPU time of each part of making an example, and of decoding it by Pillow alone.
+    source: Source | TfdsStream, examples: _Examples
+) -> tuple[dict[str, float], Sequence[float]]:
+    """Returns the CPU time of each part of making an example, and its speed of Pillow's, by turn.
 
     The profiler's own time is taken out in proportion.
     """
-    out = make_example.blank()
-    located = list(_healthy(make_example, out, _located(source)))
-
-    def make_all():
-        for index, item in enumerate(located):
-            make_example(out, item, 0, index, True)
-
-    make_all()  # once before, so that files and code are warm
-    total = _cpu_seconds(make_all)
+    turns = [
+        (_cpu_seconds(examples.make) / len(examples), examples.decode_by_pillow())
+        for _ in range(_ROUNDS)
+    ]
+    total = statistics.median(made for made, _ in turns)
     profile = cProfile.Profile(time.thread_time, builtins=False)
-    profile.runcall(make_all)
+    profile.runcall(examples.make)
     found = {entry.code: entry.totaltime for entry in profile.getstats()}
-    scale = total / found[make_all.__code__] / len(located)
+    scale = total / found[_Examples.make.__code__]
     # A partial's function; None where bytes or arrays are located, not paths.
     read = getattr(getattr(source.fetch, "func", source.fetch), "__code__", None)
     parts = {"read": scale * found.get(read, 0.0)}
     for name, functions in _PARTS.items():
         parts[name] = scale * sum(found.get(function.__code__, 0.0) for function in functions)
-    parts["other"] = total / len(located) - sum(parts.values())
-    fetched = [source.fetch(item) for item in located]
-    return parts, _cpu_seconds(lambda: [_decode_by_pillow(item) for item in fetched]) / len(located)
+    parts["other"] = total - sum(parts.values())
+    return parts, [pillow / made for made, pillow in turns]
+
+
+def _spread(ratios: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the median, the lowest and the highest."""
+    return statistics.median(ratios), min(ratios), max(ratios)
 
 
 def _located(source: Source | TfdsStream) -> list[Any]:
@@ -256,12 +298,19 @@ def table(report: dict[str, Any]) -> str:
     def milliseconds(seconds):
         return f"{1e3 * seconds:.3f} ms"
 
+    def of_pillow(key):
+        return "{:.2f} ({:.2f} to {:.2f}) of Pillow's decoding".format(*report[key])
+
     rows = [
         ("config", " ".join([report["config"], *report["overrides"]])),
         ("data", f"{report['source']}, {report['source_images']} images"),
         ("timed", f"{report['images']} images in batches of {report['batch_size']}"),
         ("views", f"augment={report['augment']}, resize={report['resize']}"),
-        ("speed of a core", f"{report['images_per_second_per_core']:.1f} images/s"),
+        (
+            "speed of a core",
+            f"{report['images_per_second_per_core']:.1f} images/s, {of_pillow('of_pillow')}",
+        ),
+        ("  making alone", of_pillow("making_of_pillow")),
         ("speed", f"{report['images_per_second']:.1f} images/s, {report['cores']} cores"),
         ("CPU an image", milliseconds(report["seconds"])),
         *((f"  {name}", milliseconds(part)) for name, part in report["part_seconds"].items()),

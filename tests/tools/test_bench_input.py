@@ -43,6 +43,9 @@ def test_the_parts_make_the_whole(folder, tmp_path, capsys, augment):
     assert report["images"] == 20 and report["batch_size"] == 2
     assert report["images_per_second"] > 0 and report["transfer_wall_seconds"] > 0
     assert report["pillow_decode_seconds"] > 0
+    for key in ("of_pillow", "making_of_pillow"):
+        middle, low, high = report[key]
+        assert 0 < low <= middle <= high, key
     shown = capsys.readouterr().out
     for word in ("speed of a core", *PARTS):
         assert word in shown

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
+_BINS = 256
 UPSAMPLED = 4  # patches become so many times as many, along both sides
 _EPS = 1e-3  # metres, added where logarithms are taken
 _SCALES = (1, 2, 4, 6)  # of the gradient loss, every so manyth pixel
@@ -25,9 +26,9 @@ class DepthHead(NamedTuple):
     bias: Array
 
     @classmethod
-    def start(cls, features: int, bins: int, key: Array) -> "DepthHead":
-        """Returns the layer as it starts: normal weights of deviation 0.01, no bias."""
-        return cls(0.01 * jax.random.normal(key, (features, bins)), jnp.zeros(bins))
+    def start(cls, key: Array, tokens: Array) -> "DepthHead":
+        """Returns the layer for tokens [..., F]: normal weights of deviation 0.01, no bias."""
+        return cls(0.01 * jax.random.normal(key, (tokens.shape[-1], _BINS)), jnp.zeros(_BINS))
 
 
 def depths(head: DepthHead, tokens: Array, nearest: float, farthest: float) -> Array:

@@ -6,7 +6,7 @@ OUT/depth-KEY.npz keeps head, optimiser and step, every thousand steps.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,6 @@ from ibot_jax.evaluate.benchmarks.depth.data import Layout, Split
 from ibot_jax.evaluate.benchmarks.image_files import ahead, orders
 from ibot_jax.evaluate.measures import depth as measures
 from ibot_jax.evaluate.probes import depth_head, steps
-from ibot_jax.evaluate.probes.depth_head import DepthHead
 from ibot_jax.evaluate.probes.kept import Kept
 from ibot_jax.parallel.agreement import in_step
 from ibot_jax.parallel.layouts import replicated
@@ -27,11 +26,24 @@ from ibot_jax.parallel.shares import Rows
 from ibot_jax.screen.progress import progress
 
 _NAME = "depth"  # of the file that is kept
-_BINS = 256
 _WEIGHT_DECAY = 1e-2  # of AdamW
 _CLIP = 35.0  # the largest norm of the gradients
 _GRADIENT_WEIGHT = 0.5  # of the loss of gradients, beside that of logarithms
 _WARMING = 100  # steps without the variance in the loss
+
+
+class Head(NamedTuple):
+    """What is trained.
+
+    Attributes:
+      feature_fn: (params, images [B, H, W, C] uint8) -> features, a tree of arrays.
+      start: (key, features) -> the parameters of the head as they start, by the features' shapes.
+      depths: (parameters of the head, features) -> depths [B, H', W'], metres.
+    """
+
+    feature_fn: Callable[[Any, jax.Array], Any]
+    start: Callable[[jax.Array, Any], Any]
+    depths: Callable[[Any, Any], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +51,8 @@ class Setting:
     """What a head is trained on, and how.
 
     Attributes:
-      patch_fn: (params, images [B, H, W, C] uint8) -> features of patches [B, h, w, F].
-      params: its parameters, on all devices.
+      head: the head.
+      params: of the backbone, on all devices.
       mesh: the devices.
       rows: of a batch that this process makes.
       steps: of the training; in the first third the rate rises.
@@ -49,7 +61,7 @@ class Setting:
       seed: of the head, the order and the crops.
     """
 
-    patch_fn: Callable[[Any, jax.Array], jax.Array]
+    head: Head
     params: Any
     mesh: jax.sharding.Mesh
     rows: Rows
@@ -59,7 +71,7 @@ class Setting:
     seed: int
 
 
-def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> DepthHead:
+def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> Any:
     """Trains a head, or finishes its training.
 
     Args:
@@ -71,7 +83,7 @@ def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> D
     Raises:
       UserError: if an image cannot be read, or the state cannot be read or written.
     """
-    layout = train.layout
+    farthest = train.layout.farthest
     schedule = functools.partial(
         depth_head.rate,
         peak=setting.learning_rate,
@@ -86,14 +98,13 @@ def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> D
     @functools.partial(jax.jit, out_shardings=replicated(setting.mesh))
     def step(state, params, batch, number):
         head, moments = state
-        tokens = setting.patch_fn(params, batch["images"])
+        features = setting.head.feature_fn(params, batch["images"])
 
         def loss(head):
-            found = depth_head.depths(head, tokens, layout.nearest, layout.farthest)
-            found = depth_head.at_size(found, setting.crop)
-            value = depth_head.log_loss(found, batch["depths"], layout.farthest, number < _WARMING)
+            found = depth_head.at_size(setting.head.depths(head, features), setting.crop)
+            value = depth_head.log_loss(found, batch["depths"], farthest, number < _WARMING)
             return value + _GRADIENT_WEIGHT * depth_head.gradient_loss(
-                found, batch["depths"], layout.farthest
+                found, batch["depths"], farthest
             )
 
         updates, moments = optimizer.update(jax.grad(loss)(head), moments, head)
@@ -111,7 +122,7 @@ def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> D
     return head
 
 
-def trained(setting: Setting, channels: int, folder: str, about: dict[str, Any]) -> DepthHead:
+def trained(setting: Setting, channels: int, folder: str, about: dict[str, Any]) -> Any:
     """Returns what `fit` has trained, on images of so many channels, on all devices.
 
     Raises:
@@ -121,10 +132,10 @@ def trained(setting: Setting, channels: int, folder: str, about: dict[str, Any])
     return steps.trained(start, steps=setting.steps, kept=kept, mesh=setting.mesh)
 
 
-def _start(setting: Setting, channels: int) -> DepthHead:
+def _start(setting: Setting, channels: int) -> Any:
     image = jax.ShapeDtypeStruct((1, *setting.crop, channels), jnp.uint8)
-    features = jax.eval_shape(setting.patch_fn, setting.params, image).shape[-1]
-    return DepthHead.start(features, _BINS, jax.random.key(setting.seed))
+    features = jax.eval_shape(setting.head.feature_fn, setting.params, image)
+    return setting.head.start(jax.random.key(setting.seed), features)
 
 
 def _batches(setting: Setting, train: Split, done: int) -> Iterator[dict[str, np.ndarray]]:
@@ -133,48 +144,58 @@ def _batches(setting: Setting, train: Split, done: int) -> Iterator[dict[str, np
         yield from train.crops(order, setting.crop, setting.rows, [setting.seed, epoch])
 
 
-def make_depth_fn(
-    setting: Setting, layout: Layout
-) -> Callable[[Any, DepthHead, jax.Array], jax.Array]:
-    """Returns (params, head, images [B, H, W, C] uint8) -> depths [B, H, W], metres.
+def make_coarse_fn(setting: Setting, layout: Layout) -> Callable[[Any, Any, jax.Array], jax.Array]:
+    """Returns (params, head, images [B, H, W, C] uint8) -> depths [B, H', W'], metres.
 
-    They are the means of those of an image and of its mirror image, put right again, within what
-    the layout has.
+    They are as fine as the head makes them, and the means of those of an image and of its mirror
+    image, put right again, within what the layout has.
     """
 
     def one_way(params, head, images):
-        tokens = setting.patch_fn(params, images)
-        found = depth_head.depths(head, tokens, layout.nearest, layout.farthest)
-        return depth_head.at_size(found, images.shape[1:3])
+        found = setting.head.depths(head, setting.head.feature_fn(params, images))
+        return jnp.clip(found, layout.nearest, layout.farthest)
 
     def find(params, head, images):
         mirrored = one_way(params, head, images[:, :, ::-1])[:, :, ::-1]
-        mean = (one_way(params, head, images) + mirrored) / 2
-        return jnp.clip(mean, layout.nearest, layout.farthest)
+        return (one_way(params, head, images) + mirrored) / 2
 
     return find
 
 
-def measure(setting: Setting, head: DepthHead, test: Split) -> dict[str, float]:
+def make_depth_fn(setting: Setting, layout: Layout) -> Callable[[Any, Any, jax.Array], jax.Array]:
+    """Returns (params, head, images [B, H, W, C] uint8) -> depths [B, H, W], metres.
+
+    See `make_coarse_fn`.
+    """
+    coarse = make_coarse_fn(setting, layout)
+    return lambda params, head, images: depth_head.at_size(
+        coarse(params, head, images), images.shape[1:3]
+    )
+
+
+def measure(setting: Setting, head: Any, test: Split) -> dict[str, float]:
     """Returns the means over images of their errors, `measures.NAMES`.
 
     Raises:
       UserError: if an image cannot be read, or none has depths that count.
     """
     layout = test.layout
-    find = jax.jit(make_depth_fn(setting, layout), out_shardings=replicated(setting.mesh))
+    predict = jax.jit(make_coarse_fn(setting, layout), out_shardings=replicated(setting.mesh))
+    at_size = jax.jit(depth_head.at_size, static_argnums=1)
     truths = ahead(test.read_depth, range(len(test)))
     batches = in_step(test.whole(setting.rows))
     number = -(-len(test) // setting.rows.batch_size)
     found = []
     for batch, _ in progress(batches, number, "depth"):
         images = to_global(batch, setting.mesh)["images"]
-        for prediction, truth in zip(
-            np.asarray(find(setting.params, head, images)), truths, strict=False
-        ):
-            known = measures.counted(truth, layout.nearest, layout.farthest, layout.box)
+        coarse = np.asarray(predict(setting.params, head, images))
+        for depth, truth in zip(coarse, truths, strict=False):
+            known = measures.counted(
+                truth, layout.nearest, layout.farthest, layout.box, layout.box_of
+            )
             if known.any():
-                found.append(measures.errors(prediction[known].astype(np.float64), truth[known]))
+                depth = np.minimum(np.asarray(at_size(depth[None], truth.shape)[0]), layout.cap)
+                found.append(measures.errors(depth[known].astype(np.float64), truth[known]))
     if not found:
         raise UserError(f"{test.depths[0].parent} has no depth that counts")
     return {name: float(np.mean([one[name] for one in found])) for name in measures.NAMES}

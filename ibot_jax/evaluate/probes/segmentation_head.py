@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED
-from ibot_jax.evaluate.probes import bilinear
+from ibot_jax.evaluate.features import bilinear
 
 Array = jax.Array
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ibot_jax.evaluate.probes import bilinear
+from ibot_jax.evaluate.features import bilinear
 
 Size = tuple[int, int]
 

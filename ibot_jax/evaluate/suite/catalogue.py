@@ -7,7 +7,7 @@ public READMEs of DINOv3 and Franca.
 import dataclasses
 from collections.abc import Mapping
 
-from ibot_jax.evaluate.benchmarks.depth.data import LAYOUTS
+from ibot_jax.evaluate.benchmarks.depth.data import LAYOUTS, SUN_RGBD
 from ibot_jax.evaluate.benchmarks.finegrained.sets import SETS
 from ibot_jax.evaluate.benchmarks.instance_sets import PAGES
 
@@ -82,15 +82,30 @@ def _revisited(dataset: str, city: str, medium: dict, hard: dict) -> Evaluation:
     )
 
 
-def _depth(layout: str, title: str, blocks: int, published: float) -> Evaluation:
+def _depth(layout: str, title: str, head: str, published: float) -> Evaluation:
+    flag, words = _DEPTH_HEADS[head]
     return Evaluation(
-        f"{layout}-{blocks}",
+        f"{layout}-{head}",
         "depth",
-        flags=(f"--data={ROOT}/{layout}", f"--layout={layout}", f"--blocks={blocks}"),
+        flags=(f"--data={ROOT}/{layout}", f"--layout={layout}", flag),
         quick=("--steps=500",),
         needs=(layout,),
         page=LAYOUTS[layout].page,
-        figures=(Figure(f"{title}, RMSE, linear on {blocks}", "rmse", {L22K: published}, "m"),),
+        figures=(Figure(f"{title}, RMSE, {words}", "rmse", {L22K: published}, "m"),),
+    )
+
+
+def _sun_rgbd(head: str, published: float) -> Evaluation:
+    flag, words = _DEPTH_HEADS[head]
+    title = f"SUN RGB-D, trained on NYUd, RMSE, {words}"
+    return Evaluation(
+        f"sun-rgbd-{head}",
+        "depth",
+        flags=(f"--data={ROOT}/nyu", "--layout=nyu", f"--sun-rgbd={ROOT}/sun-rgbd", flag),
+        quick=("--steps=500",),
+        needs=("nyu", "sun-rgbd"),
+        page=SUN_RGBD.page,
+        figures=(Figure(title, "sun_rgbd_rmse", {L22K: published}, "m"),),
     )
 
 
@@ -175,6 +190,11 @@ _ADE20K = ("ade20k", "ADEChallengeData2016", "ADE20K", "sceneparsing.csail.mit.e
 _CITYSCAPES = ("cityscapes", "cityscapes", "Cityscapes", "www.cityscapes-dataset.com")
 _VOC_AUG = ("voc-aug", _VOC2012, "VOC2012", f"{_VOC_PAGE}, home.bharathh.info/pubs/codes/SBD")
 _NYU, _KITTI = ("nyu", "NYUd"), ("kitti", "KITTI")
+_DEPTH_HEADS = {
+    "1": ("--blocks=1", "linear on 1"),
+    "4": ("--blocks=4", "linear on 4"),
+    "dpt": ("--head=dpt", "DPT"),
+}
 
 EVALUATIONS = (
     Evaluation(
@@ -376,8 +396,13 @@ EVALUATIONS = (
     _segmentation("cityscapes-ms", *_CITYSCAPES, "dinov2-ms", {L22K: 74.5}),
     _segmentation("voc-aug", *_VOC_AUG, "dinov2", {L22K: 82.3}),
     _segmentation("voc-aug-ms", *_VOC_AUG, "dinov2-ms", {L22K: 84.3}),
-    _depth(*_NYU, 1, 0.417),
-    _depth(*_NYU, 4, 0.387),
-    _depth(*_KITTI, 1, 3.31),
-    _depth(*_KITTI, 4, 3.07),
+    _depth(*_NYU, "1", 0.417),
+    _depth(*_NYU, "4", 0.387),
+    _depth(*_NYU, "dpt", 0.358),
+    _depth(*_KITTI, "1", 3.31),
+    _depth(*_KITTI, "4", 3.07),
+    _depth(*_KITTI, "dpt", 2.55),
+    _sun_rgbd("1", 0.447),
+    _sun_rgbd("4", 0.435),
+    _sun_rgbd("dpt", 0.426),
 )

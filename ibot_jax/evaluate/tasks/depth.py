@@ -1,20 +1,25 @@
-"""Depth from frozen patch tokens by a linear layer over bins: RMSE and its relatives.
+"""Depth from frozen tokens, by a linear layer over bins or by DPT's head: RMSE and its relatives.
 
-What it measures: whether a patch token tells how far away its patch is. As in DINOv2 (section 7.4):
-tokens of the last block (--blocks=1) or of four, evenly spaced (--blocks=4), not normalised, each
-with the class token beside it; 256 bins, enlarged four times; the scale-invariant loss of
-logarithms and that of gradients; random crops of images that are turned a little, mirrored and
-changed in colour; tested on whole images and their mirror images.
+What it measures: whether tokens tell how far away a pixel is. As in DINOv2 (section 7.4), tokens
+are not normalised. --head=linear: patch tokens of the last block (--blocks=1) or of four, evenly
+spaced (--blocks=4), each with the class token beside it; 256 bins, enlarged four times. --head=dpt:
+DPT's head on such four blocks, of a Swin on the last of each stage. The losses are the
+scale-invariant one of logarithms and that of gradients; images are turned a little, mirrored, cut
+and changed in colour; tested on whole images and their mirror images. --sun-rgbd: the head is also
+measured there.
 
 Data: --layout=nyu: DATA/nyu_train.txt and nyu_test.txt, lines of an image, its depths (PNG of 16
 bits, millimetres) and a focal length, relative to DATA. --layout=kitti: likewise
 DATA/kitti_eigen_train.txt and kitti_eigen_test.txt, of images in DATA/input and depths (256 a
-metre) in DATA/gt_depth.
+metre) in DATA/gt_depth. --sun-rgbd: SUN/SUNRGBD_val_splits.txt, lines of an image and its depths,
+relative to SUN.
 
     python -m ibot_jax.evaluate depth --from=runs/mine --data=DATA --layout=nyu
 """
 
 import argparse
+import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,15 +33,18 @@ from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.sources.same_images import require_same_files
 from ibot_jax.data.sources.shared_images import find_shared_files
 from ibot_jax.errors import UserError
-from ibot_jax.evaluate.benchmarks.depth.data import LAYOUTS, find_splits
+from ibot_jax.evaluate.benchmarks.depth.data import LAYOUTS, Layout, find_splits, find_sun_rgbd
 from ibot_jax.evaluate.benchmarks.segmentation_views import resized, shorter_side
+from ibot_jax.evaluate.common.memory import check_images
 from ibot_jax.evaluate.common.opening import open_model, open_rows, settings, warn_of_shared
 from ibot_jax.evaluate.common.report import Report
 from ibot_jax.evaluate.features.patch_maps import concatenated, in_whole_patches
-from ibot_jax.evaluate.probes import depth_training
-from ibot_jax.evaluate.probes.depth_head import at_size
+from ibot_jax.evaluate.probes import depth_head, depth_training
+from ibot_jax.evaluate.probes.depth_head import DepthHead, at_size
+from ibot_jax.evaluate.probes.dpt_head import LAYERS, DPTHead
 from ibot_jax.evaluate.probes.pixel_model import PixelModel
 from ibot_jax.files.paths import absolute_path
+from ibot_jax.models.geometry import Geometry
 from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.layouts import replicated
@@ -47,12 +55,18 @@ from ibot_jax.weights.model import Model
 _SIZE = "image_size"  # a setting: height and width of the test images, on which no head depends
 
 
+_RATES = {"linear": 3e-4, "dpt": 1e-4}  # by head
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the task."""
     flags.add_model_options(parser)
     group = parser.add_argument_group("data")
     flags.add(group, "--data", metavar="DIR", help="see above")
     group.add_argument("--layout", required=True, choices=tuple(LAYOUTS), help="see above")
+    group.add_argument(
+        "--sun-rgbd", metavar="SUN", help="of --layout=nyu: a second set to measure on, see above"
+    )
     group.add_argument(
         "--crop",
         nargs=2,
@@ -62,10 +76,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     flags.add(group, "--batch-size", default=16)
     group = parser.add_argument_group("head")
+    group.add_argument(
+        "--head", default="linear", choices=tuple(_RATES), help="see above (default: linear)"
+    )
     flags.add(group, "--blocks", default=4, help="1 or 4, whose tokens it sees (default: 4)")
     flags.add_number(group, "--steps", 38_400, "of the training")
-    flags.add_number(
-        group, "--lr", 3e-4, "largest learning rate", kind=flags.above_zero, metavar="RATE"
+    group.add_argument(
+        "--lr",
+        type=flags.above_zero,
+        metavar="RATE",
+        help="largest learning rate "
+        f"(default: {' '.join(f'{rate} of {head}' for head, rate in _RATES.items())})",
     )
     flags.add(group, "--seed", help="of the head, the order and the crops")
 
@@ -78,39 +99,56 @@ def run(args: argparse.Namespace) -> Report:
     """
     mesh = make_mesh()
     model, params = open_model(args, mesh)
+    chosen_blocks(model.geometry, args.head, args.blocks)  # before anything is read
+    args.lr = args.lr or _RATES[args.head]
+    if args.sun_rgbd and args.layout != "nyu":
+        raise UserError(f"--sun-rgbd is for --layout=nyu, not --layout={args.layout}")
     with same_end():
         decoding = Decoding.of(model.config.data)
         train, test = find_splits(args.layout, absolute_path(args.data), decoding)
+        tests = {"": test}
+        if args.sun_rgbd:
+            tests["sun_rgbd_"] = find_sun_rgbd(absolute_path(args.sun_rgbd), decoding)
         shared = find_shared_files(*(list(map(str, split.images)) for split in (train, test)))
-    for split in (train, test):
-        require_same_files([*split.images, *split.depths], f"--data={args.data}")
+    for split in (train, *tests.values()):
+        require_same_files([*split.images, *split.depths], "--data or --sun-rgbd")
     warn_of_shared(
         shared, f"--data={args.data} to test on", "the training images", "mend the lists"
     )
-    args.crop = list(args.crop or train.layout.crop)
-    rows = open_rows(args, mesh)
+    args.crop = list(args.crop or train.layout.training.crop)
+    share = open_rows(args, mesh)
     if len(train) < args.batch_size:
         raise UserError(
             f"--batch-size={args.batch_size} is more than the {len(train)} training images"
         )
-    setting = _setting(args, model, params, rows, mesh)
+    with same_end():
+        sizes = [args.crop, *(split.layout.seen or split.size() for split in tests.values())]
+    for size in sizes:
+        whole = tuple(np.add(size, model.geometry.missing(size)).tolist())
+        named = f"--batch-size={args.batch_size} of {size[0]}x{size[1]} pixels"
+        check_images(named, len(share), whole, model)
+    setting = _setting(args, model, params, share, mesh)
     about = settings(args, model) | {_SIZE: list(test.size())}
     head = depth_training.fit(setting, train, args.out, _of_training(about))
-    metrics = depth_training.measure(setting, head, test)
-    row = {"images": len(test), **metrics}
-    return Report("depth", about, metrics, [row], shared_images=shared.count)
+    rows, metrics = [], {}
+    for prefix, split in tests.items():
+        found = depth_training.measure(setting, head, split)
+        rows.append({"data": prefix.strip("_") or args.layout, "images": len(split), **found})
+        metrics |= {prefix + name: value for name, value in found.items()}
+    return Report("depth", about, metrics, rows, shared_images=shared.count)
 
 
 def _of_training(about: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings on which what is trained depends."""
-    return {key: value for key, value in about.items() if key != _SIZE}
+    return {key: value for key, value in about.items() if key not in (_SIZE, "sun_rgbd")}
 
 
 def _setting(
     args: argparse.Namespace, model: Model, params: Params, rows: Rows, mesh: jax.sharding.Mesh
 ) -> depth_training.Setting:
+    blocks = chosen_blocks(model.geometry, args.head, args.blocks)
     return depth_training.Setting(
-        patch_fn=make_patch_fn(model, spaced_blocks(model.geometry.depth, args.blocks)),
+        head=make_head(model, args.head, blocks, LAYOUTS[args.layout]),
         params=params,
         mesh=mesh,
         rows=rows,
@@ -176,6 +214,23 @@ def reopen(
     )
 
 
+def chosen_blocks(geometry: Geometry, head: str, number: int) -> tuple[int, ...]:
+    """Returns the blocks whose tokens a head sees, counted from 0.
+
+    Raises:
+      UserError: if the backbone has not as many, or another number is asked for.
+    """
+    stages = geometry.depths
+    if head == "dpt":
+        if number != LAYERS:
+            raise UserError(f"--blocks={number} is not for --head=dpt, which takes {LAYERS}")
+        if 1 < len(stages) != LAYERS:
+            raise UserError(f"--head=dpt takes {LAYERS} stages, and the model has {len(stages)}")
+        if len(stages) > 1:
+            return tuple(end - 1 for end in itertools.accumulate(stages))
+    return spaced_blocks(geometry.depth, number)
+
+
 def spaced_blocks(depth: int, number: int) -> tuple[int, ...]:
     """Returns the last block, or four that are evenly spaced; blocks count from 0.
 
@@ -209,3 +264,22 @@ def make_patch_fn(model: Model, wanted: Sequence[int]) -> Callable[[Any, jax.Arr
         return concatenated(maps)
 
     return patches
+
+
+def make_head(
+    model: Model, name: str, blocks: Sequence[int], layout: Layout
+) -> depth_training.Head:
+    """Returns what is trained: "linear" or "dpt", on the tokens of some blocks."""
+    if name == "dpt":
+        dpt = DPTHead(layout.nearest)
+
+        def layers(params, images):
+            images = in_whole_patches(model, images)
+            return model.layers(params, images, blocks, normalized=False, floats="normalized")
+
+        return depth_training.Head(layers, dpt.start, dpt.depths)
+    return depth_training.Head(
+        make_patch_fn(model, blocks),
+        DepthHead.start,
+        functools.partial(depth_head.depths, nearest=layout.nearest, farthest=layout.farthest),
+    )

@@ -7,8 +7,9 @@ import pytest
 from exact import inexact_products
 
 from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED
+from ibot_jax.evaluate.features import bilinear
 from ibot_jax.evaluate.features.patch_maps import concatenated
-from ibot_jax.evaluate.probes import bilinear, segmentation_head
+from ibot_jax.evaluate.probes import segmentation_head
 from ibot_jax.evaluate.probes.segmentation_head import Head, Running
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import zoom
 
-from ibot_jax.evaluate.probes import bilinear, windows
+from ibot_jax.evaluate.features import bilinear
+from ibot_jax.evaluate.probes import windows
 from ibot_jax.evaluate.probes.windows import Windows
 
 STRIDE = 8

@@ -1,7 +1,8 @@
-"""Images and measured depths of their pixels, in the layouts of NYUd and KITTI."""
+"""Images and measured depths of their pixels, in the layouts of NYUd, KITTI and SUN RGB-D."""
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,10 +17,26 @@ from ibot_jax.evaluate.benchmarks.image_files import (
     require_folder,
     share_batches,
 )
+from ibot_jax.evaluate.benchmarks.segmentation_views import resized
 from ibot_jax.evaluate.measures import depth
 from ibot_jax.parallel.shares import Rows
 
 Size = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How the training images of a layout are seen.
+
+    Attributes:
+      crop: height and width of what is cut out.
+      brightness: the least and the largest factor.
+      inner: the box of an image that it is cut out of.
+    """
+
+    crop: Size
+    brightness: tuple[float, float]
+    inner: depth.Box = depth.ALL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,28 +49,32 @@ class Layout:
       unit: of the numbers in depth files, in a metre.
       farthest: metres, of depths that count.
       box: of pixels that count, see `measures.depth`.
-      crop: height and width of what is trained on.
-      brightness: the least and the largest factor in training.
+      box_of: height and width whose box that is; the image's own if None.
+      nearest: metres, of depths that count.
+      cap: metres that farther depths, measured and found, are taken for.
       images: folder of the images.
       depths: folder of the depths.
-      nearest: metres, of depths that count.
+      rotated: bits by which the numbers in depth files are rotated to the left.
       size: height and width that images are cut to, at the bottom and in the middle; None keeps
         them.
-      inner: the box of an image that is trained on.
+      seen: height and width that test images are stretched to; None keeps them.
+      training: how its training images are seen; None where it is only tested on.
     """
 
-    lists: tuple[str, str]
+    lists: tuple[str, ...]
     page: str
     unit: float
     farthest: float
     box: depth.Box
-    crop: Size
-    brightness: tuple[float, float]
+    box_of: Size | None = None
+    nearest: float = 1e-3
+    cap: float = math.inf
     images: str = ""
     depths: str = ""
-    nearest: float = 1e-3
+    rotated: int = 0
     size: Size | None = None
-    inner: depth.Box = depth.ALL
+    seen: Size | None = None
+    training: Training | None = None
 
 
 LAYOUTS = {
@@ -63,9 +84,11 @@ LAYOUTS = {
         unit=1000,
         farthest=10,
         box=depth.EIGEN,
-        crop=(416, 544),
-        brightness=(0.75, 1.25),
-        inner=(45 / 480, 472 / 480, 43 / 640, 608 / 640),  # without the white frame
+        training=Training(
+            crop=(416, 544),
+            brightness=(0.75, 1.25),
+            inner=(45 / 480, 472 / 480, 43 / 640, 608 / 640),  # without the white frame
+        ),
     ),
     "kitti": Layout(
         lists=("kitti_eigen_train.txt", "kitti_eigen_test.txt"),
@@ -73,13 +96,25 @@ LAYOUTS = {
         unit=256,
         farthest=80,
         box=depth.GARG,
-        crop=(352, 704),
-        brightness=(0.9, 1.1),
         images="input",
         depths="gt_depth",
         size=(352, 1216),
+        training=Training(crop=(352, 704), brightness=(0.9, 1.1)),
     ),
 }
+
+# As the toolbox measures it, at the size that DINOv2's configs say.
+SUN_RGBD = Layout(
+    lists=("SUNRGBD_val_splits.txt",),
+    page="rgbd.cs.princeton.edu; the list: github.com/zhyever/Monocular-Depth-Estimation-Toolbox",
+    unit=1000,
+    farthest=10,
+    box=depth.EIGEN,
+    box_of=(480, 640),
+    cap=8,
+    rotated=3,
+    seen=(480, 640),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +161,12 @@ class Split:
         image = open_unchanged(path)
         if not image.mode.startswith("I"):
             raise UserError(f"{path} holds {image.mode}, not depths (greys of 16 bits)")
-        return self._cut(np.asarray(image).astype(np.float32), path) / np.float32(self.layout.unit)
+        numbers, bits = np.asarray(image), self.layout.rotated
+        if bits:
+            numbers = numbers.astype(np.uint16)
+            numbers = numbers >> bits | numbers << (16 - bits)
+        metres = self._cut(numbers.astype(np.float32), path) / np.float32(self.layout.unit)
+        return np.minimum(metres, np.float32(self.layout.cap))
 
     def _cut(self, pixels: np.ndarray, path: epath.Path) -> np.ndarray:
         """Returns what the layout keeps of pixels, [H, W, ...]."""
@@ -159,10 +199,12 @@ class Split:
         Yields:
           Dicts of `images` [b, *crop, C] uint8 and `depths` [b, *crop] float32.
         """
+        training = self.layout.training
+        assert training is not None
 
         def read(index: int) -> tuple[np.ndarray, np.ndarray]:
             pixels, metres = self.read(index)
-            inner = depth.place(self.layout.inner, metres.shape)
+            inner = depth.place(training.inner, metres.shape)
             pixels, metres = pixels[inner], metres[inner]
             height, width = metres.shape
             if height < crop[0] or width < crop[1]:
@@ -171,66 +213,74 @@ class Split:
                     f"--crop={crop[0]} {crop[1]}"
                 )
             rng = np.random.default_rng([*seed, index])
-            return draw(pixels, metres, crop, self.layout.brightness, self.decoding, rng)
+            return draw(pixels, metres, crop, training.brightness, self.decoding, rng)
 
-        for batch, _ in share_batches(read, order, self._blank(crop), rows):
+        blank = self._blank(crop), np.zeros(crop, np.float32)
+        for batch, _ in share_batches(read, order, blank, rows):
             yield dict(zip(("images", "depths"), batch, strict=True))
 
     def whole(self, rows: Rows) -> Iterator[dict[str, np.ndarray]]:
         """Yields this process's share of batches of whole images; the last is filled up with black.
 
         Raises:
-          UserError: if images are of several sizes.
+          UserError: if images are of several sizes, and not stretched to one.
         """
-        size = self.size()
-        read = functools.partial(self._read_of_size, size)
-        for (images, _), _ in share_batches(read, range(len(self)), self._blank(size), rows):
+        size = self.layout.seen or self.size()
+        view = functools.partial(self._view, size)
+        for (images,), _ in share_batches(view, range(len(self)), (self._blank(size),), rows):
             yield {"images": images}
 
-    def _read_of_size(self, size: Size, index: int) -> tuple[np.ndarray, np.ndarray]:
-        both = self.read(index)
-        if both[1].shape != size:
+    def _view(self, size: Size, index: int) -> tuple[np.ndarray]:
+        """Returns a test image of (height, width), [*size, C] uint8."""
+        pixels, _ = self.read(index)
+        if self.layout.seen:
+            pixels = resized(pixels, size, self.decoding)
+        if pixels.shape[:2] != size:
             raise UserError(
-                f"{self.images[index]} has {both[1].shape[0]}x{both[1].shape[1]} pixels, and "
+                f"{self.images[index]} has {pixels.shape[0]}x{pixels.shape[1]} pixels, and "
                 f"{self.images[0]} {size[0]}x{size[1]}; all must have as many"
             )
-        return both
+        return (pixels,)
 
-    def _blank(self, size: Size) -> tuple[np.ndarray, np.ndarray]:
-        return np.zeros((*size, self.decoding.channels), np.uint8), np.zeros(size, np.float32)
+    def _blank(self, size: Size) -> np.ndarray:
+        return np.zeros((*size, self.decoding.channels), np.uint8)
 
 
-def find_splits(layout: str, data: epath.Path, decoding: Decoding) -> tuple[Split, Split]:
-    """Finds the images to train with and those to measure, with their depths.
+def find_splits(layout: str, data: epath.Path, decoding: Decoding) -> list[Split]:
+    """Finds the images to train with and those to measure, with their depths, see `find_split`."""
+    described = LAYOUTS[layout]
+    return [find_split(described, name, data, decoding) for name in described.lists]
 
-    A line of a list is an image, its depths and the focal length, which is not needed; images
-    whose depths are "None" are left out.
+
+def find_sun_rgbd(data: epath.Path, decoding: Decoding) -> Split:
+    """Finds the images of SUN RGB-D to measure, with their depths, see `find_split`."""
+    (name,) = SUN_RGBD.lists
+    return find_split(SUN_RGBD, name, data, decoding)
+
+
+def find_split(layout: Layout, name: str, data: epath.Path, decoding: Decoding) -> Split:
+    """Finds the images that a list names, with their depths.
+
+    A line of a list is an image, its depths and, in some, a focal length, which is not needed;
+    images whose depths are "None" are left out.
 
     Raises:
       UserError: if something is absent.
     """
-    described = LAYOUTS[layout]
-    require_folder(data)
-    splits = []
-    for name in described.lists:
-        listing = data / name
-        if not listing.exists():
-            raise UserError(
-                f"{listing} is absent: lines of an image, its depths, a focal length "
-                f"({described.page})"
-            )
-        lines = [line.split() for line in listing.read_text().splitlines() if line.strip()]
-        pairs = [line[:2] for line in lines if len(line) > 1 and line[1] != "None"]
-        if not pairs:
-            raise UserError(f"{listing} names no image with depths")
-        images, depths = (
-            [data / folder / path.lstrip("/") for path in paths]
-            for folder, paths in zip(
-                (described.images, described.depths), zip(*pairs, strict=True), strict=True
-            )
+    listing = require_folder(data) / name
+    if not listing.exists():
+        raise UserError(f"{listing} is absent: lines of an image and its depths ({layout.page})")
+    lines = [line.split() for line in listing.read_text().splitlines() if line.strip()]
+    pairs = [line[:2] for line in lines if len(line) > 1 and line[1] != "None"]
+    if not pairs:
+        raise UserError(f"{listing} names no image with depths")
+    images, depths = (
+        [data / folder / path.lstrip("/") for path in paths]
+        for folder, paths in zip(
+            (layout.images, layout.depths), zip(*pairs, strict=True), strict=True
         )
-        for file in (images[0], depths[0]):
-            if not file.exists():
-                raise UserError(f"{file} is absent, which {listing} names")
-        splits.append(Split(images, depths, described, decoding))
-    return tuple(splits)
+    )
+    for file in (images[0], depths[0]):
+        if not file.exists():
+            raise UserError(f"{file} is absent, which {listing} names ({layout.page})")
+    return Split(images, depths, layout, decoding)

@@ -7,8 +7,6 @@ import subprocess
 import sys
 import time
 
-import quick
-
 ROOT = pathlib.Path(__file__).parent.parent
 _PATIENCE = 900  # seconds, after which a process hangs; busy machines are slow
 
@@ -42,7 +40,7 @@ def start(*arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "ibot_jax.main", *arguments],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": quick.flags(), "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -19,7 +19,9 @@ def executed(tmp_path_factory):
     assert not [cell for cell in notebook.cells if cell.get("outputs")], "is kept without outputs"
     folder = tmp_path_factory.mktemp("notebook")
     resources = {"metadata": {"path": str(folder)}}
-    nbclient.NotebookClient(notebook, timeout=900, resources=resources).execute()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", "")  # one device and quick programs: it trains for minutes
+        nbclient.NotebookClient(notebook, timeout=900, resources=resources).execute()
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 

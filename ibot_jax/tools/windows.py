@@ -1,7 +1,7 @@
 """Lists the windows of slides that hold tissue, as images to train on.
 
     python -m ibot_jax.tools.windows SLIDE ... --out=windows.csv
-        [--size=512] [--step=SIZE] [--level=0] [--tissue=0.5]
+        [--size=512] [--stride=SIZE] [--level=0] [--tissue=0.5]
 
 The windows of a slide, SIZE x SIZE pixels of a level and STEP apart, are those of a grid from its
 upper left corner on. One is listed if its share of tissue is at least --tissue: of pixels of the
@@ -53,7 +53,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--size", type=flags.positive, default=512, help="of a window, pixels (512)"
     )
-    parser.add_argument("--step", type=flags.positive, help="between windows, pixels (SIZE)")
+    parser.add_argument("--stride", type=flags.positive, help="between windows, pixels (SIZE)")
     parser.add_argument("--level", type=int, default=0, help="of the slide, 0 is the finest (0)")
     parser.add_argument(
         "--tissue", type=float, default=0.5, help="least share of a window, 0 takes all (0.5)"
@@ -72,7 +72,7 @@ def _run(args: argparse.Namespace) -> int:
     for path in progress(args.slides, len(args.slides), "slides"):
         name = os.path.relpath(path, out.parent)  # lists name files from where they lie
         found = list(
-            windows(_open(path), args.size, args.step or args.size, args.level, args.tissue)
+            windows(_open(path), args.size, args.stride or args.size, args.level, args.tissue)
         )
         writer.writerows((name, x, y, args.size, args.size, args.level) for x, y in found)
         listed += len(found)
@@ -101,14 +101,14 @@ def _open(path: str) -> "openslide.OpenSlide":
 
 
 def windows(
-    slide: "openslide.OpenSlide", size: int, step: int, level: int, tissue: float
+    slide: "openslide.OpenSlide", size: int, stride: int, level: int, tissue: float
 ) -> Iterator[tuple[int, int]]:
     """Yields the windows of a slide, row by row: the left and top of each, in pixels of level 0.
 
     Args:
       slide: whose windows they are.
       size: of a window, in pixels of its level.
-      step: between two of them, likewise.
+      stride: between two of them, likewise.
       level: of the slide.
       tissue: least share of tissue, from 0 to 1.
 
@@ -120,18 +120,18 @@ def windows(
     scale = slide.level_downsamples[level]
     width, height = slide.dimensions
     found = _tissue(slide)
-    for top in _places(height, size, step, scale):
+    for top in _places(height, size, stride, scale):
         rows = _part(found.shape[0], height, top, size * scale)
-        for left in _places(width, size, step, scale):
+        for left in _places(width, size, stride, scale):
             columns = _part(found.shape[1], width, left, size * scale)
             if found[rows, columns].mean() >= tissue:
                 yield left, top
 
 
-def _places(side: int, size: int, step: int, scale: float) -> list[int]:
+def _places(side: int, size: int, stride: int, scale: float) -> list[int]:
     """Returns where windows begin that end within a side of level 0."""
-    number = int((side - (size - 1) * scale - 1) // (step * scale)) + 1
-    return [int(place * step * scale) for place in range(max(number, 0))]
+    number = int((side - (size - 1) * scale - 1) // (stride * scale)) + 1
+    return [int(place * stride * scale) for place in range(max(number, 0))]
 
 
 def _part(pixels: int, side: int, first: int, length: float) -> slice:

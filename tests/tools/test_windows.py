@@ -47,8 +47,8 @@ def test_windows_that_hold_tissue_are_listed(slide):
     assert len(listed(slide, "--size=64", "--tissue=0")[1]) == 6 * 8
 
 
-def test_steps_and_levels_are_of_windows_inside(slide):
-    _, found = listed(slide, "--size=100", "--step=50", "--tissue=0")
+def test_strides_and_levels_are_of_windows_inside(slide):
+    _, found = listed(slide, "--size=100", "--stride=50", "--tissue=0")
     assert found == places(range(0, 285, 50), range(0, 413, 50))
     # In pixels of level 0 a window of level 1 is twice as large.
     _, found = listed(slide, "--size=64", "--level=1", "--tissue=0")

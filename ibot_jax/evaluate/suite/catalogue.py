@@ -193,7 +193,7 @@ _NYU, _KITTI = ("nyu", "NYUd"), ("kitti", "KITTI")
 _DEPTH_HEADS = {
     "1": ("--blocks=1", "linear on 1"),
     "4": ("--blocks=4", "linear on 4"),
-    "dpt": ("--head=dpt", "DPT"),
+    "dpt": ("--decoder=dpt", "DPT"),
 }
 
 EVALUATIONS = (

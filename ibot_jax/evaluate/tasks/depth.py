@@ -1,12 +1,12 @@
 """Depth from frozen tokens, by a linear layer over bins or by DPT's head: RMSE and its relatives.
 
 What it measures: whether tokens tell how far away a pixel is. As in DINOv2 (section 7.4), tokens
-are not normalised. --head=linear: patch tokens of the last block (--blocks=1) or of four, evenly
-spaced (--blocks=4), each with the class token beside it; 256 bins, enlarged four times. --head=dpt:
-DPT's head on such four blocks, of a Swin on the last of each stage. The losses are the
-scale-invariant one of logarithms and that of gradients; images are turned a little, mirrored, cut
-and changed in colour; tested on whole images and their mirror images. --sun-rgbd: the head is also
-measured there.
+are not normalised. --decoder=linear: patch tokens of the last block (--blocks=1) or of four, evenly
+spaced (--blocks=4), each with the class token beside it; 256 bins, enlarged four times.
+--decoder=dpt: DPT's head on such four blocks, of a Swin on the last of each stage. The losses are
+the scale-invariant one of logarithms and that of gradients; images are turned a little, mirrored,
+cut and changed in colour; tested on whole images and their mirror images. --sun-rgbd: the head is
+also measured there.
 
 Data: --layout=nyu: DATA/nyu_train.txt and nyu_test.txt, lines of an image, its depths (PNG of 16
 bits, millimetres) and a focal length, relative to DATA. --layout=kitti: likewise
@@ -55,7 +55,7 @@ from ibot_jax.weights.model import Model
 _SIZE = "image_size"  # a setting: height and width of the test images, on which no head depends
 
 
-_RATES = {"linear": 3e-4, "dpt": 1e-4}  # by head
+_RATES = {"linear": 3e-4, "dpt": 1e-4}  # by decoder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add(group, "--batch-size", default=16)
     group = parser.add_argument_group("head")
     group.add_argument(
-        "--head", default="linear", choices=tuple(_RATES), help="see above (default: linear)"
+        "--decoder", default="linear", choices=tuple(_RATES), help="see above (default: linear)"
     )
     flags.add(group, "--blocks", default=4, help="1 or 4, whose tokens it sees (default: 4)")
     flags.add_number(group, "--steps", 38_400, "of the training")
@@ -99,8 +99,8 @@ def run(args: argparse.Namespace) -> Report:
     """
     mesh = make_mesh()
     model, params = open_model(args, mesh)
-    chosen_blocks(model.geometry, args.head, args.blocks)  # before anything is read
-    args.lr = args.lr or _RATES[args.head]
+    chosen_blocks(model.geometry, args.decoder, args.blocks)  # before anything is read
+    args.lr = args.lr or _RATES[args.decoder]
     if args.sun_rgbd and args.layout != "nyu":
         raise UserError(f"--sun-rgbd is for --layout=nyu, not --layout={args.layout}")
     with same_end():
@@ -146,9 +146,9 @@ def _of_training(about: Mapping[str, Any]) -> dict[str, Any]:
 def _setting(
     args: argparse.Namespace, model: Model, params: Params, rows: Rows, mesh: jax.sharding.Mesh
 ) -> depth_training.Setting:
-    blocks = chosen_blocks(model.geometry, args.head, args.blocks)
+    blocks = chosen_blocks(model.geometry, args.decoder, args.blocks)
     return depth_training.Setting(
-        head=make_head(model, args.head, blocks, LAYOUTS[args.layout]),
+        head=make_head(model, args.decoder, blocks, LAYOUTS[args.layout]),
         params=params,
         mesh=mesh,
         rows=rows,
@@ -214,18 +214,18 @@ def reopen(
     )
 
 
-def chosen_blocks(geometry: Geometry, head: str, number: int) -> tuple[int, ...]:
+def chosen_blocks(geometry: Geometry, decoder: str, number: int) -> tuple[int, ...]:
     """Returns the blocks whose tokens a head sees, counted from 0.
 
     Raises:
       UserError: if the backbone has not as many, or another number is asked for.
     """
     stages = geometry.depths
-    if head == "dpt":
+    if decoder == "dpt":
         if number != LAYERS:
-            raise UserError(f"--blocks={number} is not for --head=dpt, which takes {LAYERS}")
+            raise UserError(f"--blocks={number} is not for --decoder=dpt, which takes {LAYERS}")
         if 1 < len(stages) != LAYERS:
-            raise UserError(f"--head=dpt takes {LAYERS} stages, and the model has {len(stages)}")
+            raise UserError(f"--decoder=dpt takes {LAYERS} stages, and the model has {len(stages)}")
         if len(stages) > 1:
             return tuple(end - 1 for end in itertools.accumulate(stages))
     return spaced_blocks(geometry.depth, number)

@@ -202,9 +202,9 @@ def test_blocks_of_dpt_are_four_or_the_ends_of_four_stages():
 
     assert chosen_blocks(geometry(12), "dpt", 4) == (2, 5, 8, 11)
     assert chosen_blocks(geometry(2, 2, 6, 2), "dpt", 4) == (1, 3, 9, 11)
-    with pytest.raises(UserError, match="--head=dpt takes 4 stages, and the model has 3"):
+    with pytest.raises(UserError, match="--decoder=dpt takes 4 stages, and the model has 3"):
         chosen_blocks(geometry(2, 2, 2), "dpt", 4)
-    with pytest.raises(UserError, match="--blocks=1 is not for --head=dpt, which takes 4"):
+    with pytest.raises(UserError, match="--blocks=1 is not for --decoder=dpt, which takes 4"):
         chosen_blocks(geometry(12), "dpt", 1)
 
 
@@ -335,7 +335,7 @@ def grow_image(root):
         (None, ["--sun-rgbd=nowhere"], "nowhere is no folder"),
         (None, ["--sun-rgbd=."], "SUNRGBD_val_splits.txt is absent: lines of an image and its"),
         (None, ["--sun-rgbd=.", "--layout=kitti"], "--sun-rgbd is for --layout=nyu, not --layout"),
-        (None, ["--head=dpt"], "--blocks=1 is not for --head=dpt, which takes 4"),
+        (None, ["--decoder=dpt"], "--blocks=1 is not for --decoder=dpt, which takes 4"),
         (None, ["--blocks=2"], "--blocks=2 is neither 1 nor 4"),
         (None, ["--blocks=4"], "--blocks=4 is more than the 2 of the model"),
         (None, ["--batch-size=16"], "--batch-size=16 is more than the 10 training images"),

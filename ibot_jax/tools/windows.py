@@ -50,9 +50,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("slides", nargs="+", metavar="SLIDE", help="a file that OpenSlide reads")
     flags.add(parser, "--out", metavar="FILE", help="the list, a CSV")
-    parser.add_argument(
-        "--size", type=flags.positive, default=512, help="of a window, pixels (512)"
-    )
+    flags.add(parser, "--size", nargs=None, default=512, help="side of a window, in pixels")
     parser.add_argument("--stride", type=flags.positive, help="between windows, pixels (SIZE)")
     parser.add_argument("--level", type=int, default=0, help="of the slide, 0 is the finest (0)")
     parser.add_argument(

@@ -28,6 +28,11 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+def pytest_configure(config):
+    """Hands files out as they lie: by numbers of tests, the few that take minutes would be last."""
+    config.option.loadscopereorder = False
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_compiled():
     """Frees what a file of tests compiled: gigabytes, in the end, that no other file needs."""

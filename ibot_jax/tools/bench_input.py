@@ -58,13 +58,18 @@ _PARTS = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of this command."""
+def add_input_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say whose input is measured."""
     add_config_arguments(parser)
     flags.add(parser, "--data", required=False, help="such as folder:PATH; else the config's")
     flags.add(
         parser, "--batch-size", type=int, default=64, help="images a batch, if there are so many"
     )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this command."""
+    add_input_arguments(parser)
     parser.add_argument(
         "--number", type=int, default=2000, help="of images to time, again and again (2000)"
     )

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ibot_jax.cli import exits, flags
-from ibot_jax.cli.config_file import add_config_arguments, given_config
+from ibot_jax.cli.config_file import given_config
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
@@ -24,7 +24,7 @@ from ibot_jax.files.atomic import write_json
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.models.architectures import geometry_of
 from ibot_jax.runs.check import check_config
-from ibot_jax.tools.bench_input import measure
+from ibot_jax.tools.bench_input import add_input_arguments, measure
 
 _SHARDS = 4  # tars, and files of ArrayRecord
 _ROW_GROUP = 100  # of Parquet, as docs/data.md advises
@@ -124,11 +124,7 @@ _KINDS: dict[str, Callable[[Images, pathlib.Path], str]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this command."""
-    add_config_arguments(parser)
-    flags.add(parser, "--data", required=False, help="such as folder:PATH; else the config's")
-    flags.add(
-        parser, "--batch-size", type=int, default=64, help="images a batch, if there are so many"
-    )
+    add_input_arguments(parser)
     parser.add_argument(
         "--images", type=flags.positive, default=1000, help="to write, the first ones (1000)"
     )

@@ -71,9 +71,14 @@ def none_found(names: Iterable[str], where: str, spec: str) -> UserError:
 
 
 def labels_in_words(values: Iterable[Any], schema: Any, label: str) -> list[str]:
-    """Returns the labels of a column as texts, "" where there is none."""
+    """Returns the labels of a column as texts, "" where there is none.
+
+    Of a class label of the `datasets` library that is -1, such as those of hidden test splits.
+    """
     names = _features(schema).get(label, {}).get("names")
-    return ["" if x is None else names[x] if names else str(x) for x in values]
+    if names:
+        return ["" if x is None or x < 0 else names[x] for x in values]
+    return ["" if x is None else str(x) for x in values]
 
 
 def _features(schema: Any) -> dict[str, dict[str, Any]]:

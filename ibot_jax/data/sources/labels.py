@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+_MOST = 1_000_000  # classes, and so numbers that are taken for those of classes
+
 _log = logging.getLogger(__name__)
 
 
@@ -30,7 +32,8 @@ def _common(first: list[str], second: list[str]) -> list[str]:
 def numbered(labels: Sequence[str], spec: str) -> tuple[np.ndarray | None, list[str] | None]:
     """Returns numbers for labels, and their names; None twice where not all have one.
 
-    Labels that are whole numbers stay what they are, and classes go up to the highest.
+    Labels that are whole numbers below a million stay what they are, and classes go up to the
+    highest; larger ones are names of classes, as texts are.
 
     Args:
       labels: of the images, "" where there is none.
@@ -44,7 +47,7 @@ def numbered(labels: Sequence[str], spec: str) -> tuple[np.ndarray | None, list[
                 *(spec, f"{missing:,}", f"{len(labels):,}"),
             )
         return None, None
-    if all(label.isdecimal() for label in labels):
+    if all(label.isdecimal() and int(label) < _MOST for label in labels):
         numbers = np.array(labels, np.int32)
         return numbers, [str(number) for number in range(numbers.max(initial=-1) + 1)]
     names = sorted(set(labels))

@@ -62,6 +62,7 @@ class ListSource:
                 place = excerpts.numbers_of(cells, file, path) if any(cells) else whole
                 if any(cells) and not places:  # of lists of whole files nothing is kept
                     places.extend(whole * len(labels))
+                _check_path(path, file)
                 for _ in range(_times(weight, file, path)):
                     self._names.extend([path])
                     labels.append(sys.intern(label))  # of millions, few are different
@@ -189,6 +190,15 @@ def _columns(names: Sequence[str]) -> dict[str, int | None]:
     if any(found[side] is None for side in excerpts.WINDOW):  # then they are something else
         found |= dict.fromkeys(excerpts.WINDOW)
     return found
+
+
+def _check_path(path: str, file: str) -> None:
+    """Raises a UserError where no file can be called so: the list is no UTF-8."""
+    try:
+        if b"\0" in os.fsencode(path):
+            raise ValueError("it has a zero byte, as texts of two bytes a letter have")
+    except ValueError as error:
+        raise UserError(f"{file}: {path!r} is no path ({error}); save the list as UTF-8") from error
 
 
 def _times(weight: str, file: str, path: str) -> int:

@@ -38,7 +38,7 @@ def files_of(pattern: str, split: str, *, spec: str, key: str) -> list[str]:
             f"{SPLIT} where the names of its files differ"
         )
     named = pattern.replace(SPLIT, split)
-    files = list(itertools.chain.from_iterable(map(_matching, _expanded(named))))
+    files = _named_by(named)
     if not files:
         of_split = f"{key}={split!r}: " if SPLIT in pattern else ""
         raise UserError(f"{of_split}data.source={spec!r} names no file; look at the path ({named})")
@@ -49,11 +49,15 @@ def splits_for_testing(pattern: str) -> list[str]:
     """Returns the splits of a pattern that are called like one to test on, the likeliest first."""
     if SPLIT not in pattern:
         return []
-    return [
-        split
-        for split in _TEST
-        if any(_matching(part) for part in _expanded(pattern.replace(SPLIT, split)))
-    ]
+    return [split for split in _TEST if _named_by(pattern.replace(SPLIT, split))]
+
+
+def _named_by(pattern: str) -> list[str]:
+    """Returns the files that a pattern names: the one of that very name, or those that match."""
+    path = os.path.expanduser(pattern)  # may lie in a folder called "a [1]"
+    if not remote.is_remote(path) and os.path.isfile(path):
+        return [path]
+    return list(itertools.chain.from_iterable(map(_matching, _expanded(pattern))))
 
 
 def _expanded(pattern: str) -> list[str]:

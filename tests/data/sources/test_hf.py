@@ -84,6 +84,17 @@ def test_columns_are_found_or_named(tmp_path):
         source.fetch(source.locate(1)[0])
 
 
+def test_a_class_label_of_minus_one_is_none(tmp_path, caplog):
+    labelled = rows(range(3), label=[1, -1, 0])
+    labelled = labelled.cast_column("label", datasets.ClassLabel(names=["x", "y"]))
+    labelled.save_to_disk(tmp_path / "a")
+    labelled.to_parquet(str(tmp_path / "a.parquet"))
+    for spec in (f"hf:{tmp_path}/a", f"parquet:{tmp_path}/a.parquet"):
+        caplog.clear()
+        source = open_source(spec, "train", data_dir=str(tmp_path))
+        assert source.num_classes is None and "1 of 3 images have none" in caplog.text
+
+
 def test_a_folder_that_the_library_loads(tmp_path, monkeypatch):
     """Whose rows name files: these are read where they are, and not decoded."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))

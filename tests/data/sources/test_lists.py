@@ -63,6 +63,11 @@ def test_labels_for_some_are_none(listed, caplog):
     assert "is taken without labels: 2 of 3 images have none" in caplog.text
 
 
+def test_numbers_that_count_no_classes_are_names_of_them(listed):
+    source = listed("a.csv", "a.jpg,98765432109\nb.jpg,7\nc.jpg,98765432109\n")
+    assert source.labels.tolist() == [1, 0, 1] and source.class_names == ["7", "98765432109"]
+
+
 def test_names_that_are_no_utf8_are_names(listed, tmp_path):
     (tmp_path / "a.csv").write_bytes(b"caf\xe9.png,x\nb.png,y\n")
     path = os.fsencode(tmp_path) + b"/caf\xe9.png"
@@ -93,6 +98,12 @@ def test_the_first_of_each_class(listed):
         ("a.jsonl", "a.jpg\n", "line 1 is no JSON"),
         ("a.jsonl", '{"path": "a"}\n[1]\n', "line 2 is no object"),
         ("a.jsonl", '{"label": "a"}\n', "line 1 names no path"),
+        (
+            "a.jsonl",
+            '{"path": "\\ud800.png"}\n',
+            "'.ud800.png' is no path .*surrogates not allowed",
+        ),
+        ("a.txt", "a\0.\0p\0n\0g\0", "is no path .it has a zero .*; save the list as UTF-8"),
     ],
 )
 def test_mistakes_are_told(name, text, message, listed):

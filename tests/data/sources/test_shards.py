@@ -149,6 +149,10 @@ def test_patterns_name_files_as_shells_do(tmp_path):
     assert found("{split}-*.tar", "val") == ["val-0.tar"]
     assert splits_for_testing(f"tar:{tmp_path}/{{split}}-*.tar") == ["val"]
     assert splits_for_testing(f"tar:{tmp_path}/a-*.tar") == []
+    (tmp_path / "a [0]{b}").mkdir()
+    (tmp_path / "a [0]{b}" / "val-*.tar").touch()
+    assert found("a [0]{b}/{split}-*.tar", "val") == ["val-*.tar"]  # a file of that very name
+    assert splits_for_testing(f"tar:{tmp_path}/a [0]{{b}}/{{split}}-*.tar") == ["val"]
     with pytest.raises(UserError, match=r"data.split='val' is not in .*one split, train; write"):
         found("a-*.tar", "val")
     with pytest.raises(UserError, match="names no file; look at the path"):
@@ -355,6 +359,37 @@ def test_zips_of_other_kinds(out, caplog):
         source = open_source(f"zip:{out}/a.zip", "train")
     assert fetched(source) == [png(1), png(2)]
     assert "1 images are left out, encrypted or of another compression" in caplog.text
+
+
+def test_a_zip_of_windows_may_have_backslashes(out):
+    with zipfile.ZipFile(out / "a.zip", "w") as archive:
+        for name in ("x\\1.png", "y\\2.png", "__MACOSX\\3.png"):
+            member = zipfile.ZipInfo(name)
+            member.create_system = 0
+            archive.writestr(member, png(1))
+    source = open_source(f"zip:{out}/a.zip", "train")
+    assert source.labels.tolist() == [0, 1] and source.class_names == ["x", "y"]
+    assert fetched(source) == [png(1)] * 2
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_compressed_tars_are_refused_but_not_names_that_begin_so(kind, folder, out):
+    write_tar(out / "plain.tar", [("BZ.png", png(1)), ("BZh1.png", png(2))])
+    assert fetched(open_source(f"tar:{out}/plain.tar", "train")) == [png(1), png(2)]
+    with tarfile.open(out / "a.tar", f"w:{kind}") as archive:
+        archive.add(folder)
+    with pytest.raises(UserError, match="a.tar is compressed, and has no random access"):
+        open_source(f"tar:{out}/a.tar", "train")
+
+
+def test_an_index_is_that_of_the_file_and_not_of_its_name(out, monkeypatch):
+    """Two tars of one name, size and time of change, each named from its own folder."""
+    for number in (1, 2):
+        (out / str(number)).mkdir()
+        write_tar(out / str(number) / "a.tar", [(f"{number}.png", b"12")])
+        os.utime(out / str(number) / "a.tar", (0, 0))
+        monkeypatch.chdir(out / str(number))
+        assert open_source("tar:a.tar", "train").relative_name(0) == f"a.tar/{number}.png"
 
 
 def test_parquet_without_images_and_with_named_columns(out):

@@ -21,7 +21,7 @@ from ibot_jax.files import remote
 from ibot_jax.files.atomic import writing
 from ibot_jax.screen.progress import progress
 
-_VERSION = 2  # of what an index holds
+_VERSION = 3  # of what an index holds
 _THREADS = 16
 
 _log = logging.getLogger(__name__)
@@ -46,8 +46,9 @@ def indexes_of(
     kept = epath.Path(folder or _cache()) / "indexes"
 
     def find(file: str) -> Index:
-        name = hashlib.sha256(f"{_VERSION} {kind} {file} {state_of(file)}".encode()).hexdigest()
-        path = kept / f"{name[:32]}.npz"
+        where = file if remote.is_remote(file) else os.path.abspath(file)
+        name = hashlib.sha256(os.fsencode(f"{_VERSION} {kind} {where} {state_of(file)}"))
+        path = kept / f"{name.hexdigest()[:32]}.npz"
         if (found := _read(path)) is None:
             found = _made(file, make)
             if not found.remark:

@@ -12,6 +12,7 @@ ordered by name, as those of a folder are.
 
 import json
 import posixpath
+import re
 import tarfile
 from typing import Any
 
@@ -27,6 +28,8 @@ from ibot_jax.data.sources.shards.source import Index, ordered
 from ibot_jax.errors import UserError
 
 _KEYS = ("label", "cls", "class")  # of JSON
+# What gzip, bzip2, xz and Zstandard begin with; a tar begins with the name of its first file.
+_COMPRESSED = re.compile(rb"\x1f\x8b|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd", re.DOTALL)
 
 
 def index_tar(path: str) -> Index:
@@ -39,7 +42,7 @@ def index_tar(path: str) -> Index:
     names, places, labels = [], [], {}
     remark = ""
     with open_file(path) as file:
-        if file.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5"):
+        if _COMPRESSED.match(file.read(10)):
             raise UserError(f"{path} is compressed, and has no random access; unpack it (gunzip)")
         end = file.seek(0, 2)
         file.seek(0)

@@ -11,6 +11,7 @@ from ibot_jax.data.sources.shards.source import Index, ordered
 
 # The header before a file: compression, CRC-32, both sizes, lengths of name and extra field.
 _HEADER = struct.Struct("<4s4xH4xIIIHH")
+_WINDOWS = 0  # of what made a zip; MS-DOS, by its specification
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -24,7 +25,7 @@ def index_zip(path: str) -> Index:
         files = [
             member
             for member in archive.infolist()
-            if not member.is_dir() and is_counted(member.filename)
+            if not member.is_dir() and is_counted(_name(member))
         ]
         endings = endings_among(member.filename for member in files)
         members = [member for member in files if is_image(member.filename, endings)]
@@ -35,9 +36,15 @@ def index_zip(path: str) -> Index:
         ]
     odd = len(members) - len(sound)
     remark = f"{odd:,} images are left out, encrypted or of another compression" if odd else ""
-    names = [posixpath.normpath(member.filename) for member in sound]
+    names = [posixpath.normpath(_name(member)) for member in sound]
     places = [(member.header_offset, member.compress_size) for member in sound]
     return ordered(names, places, [""] * len(names), remark)
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """Returns the name of a file, which some programs on Windows write with backslashes."""
+    name = member.filename
+    return name if member.create_system != _WINDOWS else name.replace("\\", "/")
 
 
 def read_zipped(place: tuple[str, int, int]) -> bytes:

@@ -28,7 +28,7 @@ from ibot_jax.cli.command_line import exit_status, leave
 
 # Where each is, see `subcommands`; `run(args)` measures, prints and returns the exit status.
 COMMANDS = {
-    name: f"ibot_jax.tools.bench_{name}"
+    name: f"ibot_jax.tools.benches.{name}"
     for name in (
         "check",
         "step",

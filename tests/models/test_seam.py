@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[2] / "ibot_jax"
-MODELS = {*(PACKAGE / "models").rglob("*.py"), PACKAGE / "tools" / "torch_step.py"}
+MODELS = {*(PACKAGE / "models").rglob("*.py"), PACKAGE / "tools" / "benches" / "torch_step.py"}
 OUTSIDE = sorted(set(PACKAGE.rglob("*.py")) - MODELS)
 IDS = [str(path.relative_to(PACKAGE)) for path in OUTSIDE]
 

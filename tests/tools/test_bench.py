@@ -11,7 +11,8 @@ import jax
 import pytest
 import quick
 
-from ibot_jax.tools import bench, bench_step
+from ibot_jax.tools import bench
+from ibot_jax.tools.benches import step
 
 TINY = [*cli.TINY, "--config.batch_size=8"]
 
@@ -147,7 +148,7 @@ def test_a_mistake_is_one_line(arguments, message, capsys, monkeypatch):
 
 def test_a_loss_that_is_not_finite_is_a_failure(report, monkeypatch, capsys):
     broken = report | {"finite": False, "loss": None}
-    monkeypatch.setattr(bench_step, "measure", lambda *args, **kwargs: broken)
+    monkeypatch.setattr(step, "measure", lambda *args, **kwargs: broken)
     monkeypatch.chdir(cli.ROOT)
     assert bench.main(["step", *TINY]) == 1
     assert "NOT FINITE" in capsys.readouterr().out
@@ -157,7 +158,7 @@ def test_a_batch_too_large_for_the_devices_is_one_line(monkeypatch, capsys):
     def measure(*args, **kwargs):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 1 byte")
 
-    monkeypatch.setattr(bench_step, "measure", measure)
+    monkeypatch.setattr(step, "measure", measure)
     monkeypatch.chdir(cli.ROOT)
     assert bench.main(["step", *TINY]) == 2
     err = capsys.readouterr().err

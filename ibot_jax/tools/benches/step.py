@@ -49,8 +49,8 @@ from ibot_jax.runs.proof import prove
 from ibot_jax.runs.training import jit_init, jit_train_step, own_gram_teacher
 from ibot_jax.screen.progress import busy
 from ibot_jax.tools import flops
+from ibot_jax.tools.benches.step_table import table
 from ibot_jax.tools.peak import device_peak
-from ibot_jax.tools.step_table import table
 
 _BATCHES = 4  # different ones, taken in turns
 _TRACED_STEPS = 3

@@ -24,7 +24,7 @@ from ibot_jax.files.atomic import write_json
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.models.architectures import geometry_of
 from ibot_jax.runs.check import check_config
-from ibot_jax.tools.bench_input import add_input_arguments, measure
+from ibot_jax.tools.benches.input import add_input_arguments, measure
 
 _SHARDS = 4  # tars, and files of ArrayRecord
 _ROW_GROUP = 100  # of Parquet, as docs/data.md advises

@@ -1,9 +1,10 @@
 """Times the training step beside the original's in PyTorch, in turns.
 
-A process of its own, with a Python that has PyTorch (`--python`), runs `tools/torch_step.py`: the
-same sizes, masks and dtype, in float32 or bfloat16, on the same device. Each round times both, and
-the next one begins with the other, so that a machine that slows down slows both; what counts is the
-ratio of a round. Colours of views belong to neither side's step here (data.augment=host).
+A process of its own, with a Python that has PyTorch (`--python`), runs `torch_step.py`, beside
+this file: the same sizes, masks and dtype, in float32 or bfloat16, on the same device. Each round
+times both, and the next one begins with the other, so that a machine that slows down slows both;
+what counts is the ratio of a round. Colours of views belong to neither side's step here
+(data.augment=host).
 """
 
 import argparse
@@ -29,7 +30,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.files.atomic import write_json
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.tools import bench_step
+from ibot_jax.tools.benches import step
 
 # What the step in PyTorch has no other of.
 _ONLY = {
@@ -84,12 +85,12 @@ def run(args: argparse.Namespace) -> int:
     for name in ("rounds", "steps"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name}={getattr(args, name)} is less than one")
-    config = bench_step.checked_config(args, devices=1)
+    config = step.checked_config(args, devices=1)
     config.data.augment = "host"
     refuse_others(config)
     mesh = make_mesh(jax.devices()[:1])
-    with bench_step.memory_is_enough(config.batch_size):
-        ready = bench_step.get_ready(config, mesh)
+    with step.memory_is_enough(config.batch_size):
+        ready = step.get_ready(config, mesh)
         with started(args.python, torch_spec(config, args.style), ready.masks) as twin:
             report = measure(ready, twin, rounds=args.rounds, steps=args.steps)
     report = {
@@ -219,7 +220,7 @@ def started(python: str, spec: dict, masks: list[np.ndarray]) -> Iterator[Twin]:
                 process.kill()
 
 
-def measure(ready: bench_step.Ready, twin: Twin, *, rounds: int, steps: int) -> dict:
+def measure(ready: step.Ready, twin: Twin, *, rounds: int, steps: int) -> dict:
     """Times both sides in turns.
 
     Returns:

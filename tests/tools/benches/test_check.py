@@ -15,7 +15,8 @@ from ibot_jax.kernels.tpu import attention as tpu_attention
 from ibot_jax.kernels.tpu import attention_branch as tpu_attention_branch
 from ibot_jax.kernels.tpu import colors as tpu_colors
 from ibot_jax.kernels.tpu import mlp as tpu_mlp
-from ibot_jax.tools import bench, bench_check
+from ibot_jax.tools import bench
+from ibot_jax.tools.benches import check
 
 
 @pytest.fixture
@@ -61,8 +62,8 @@ def test_all_kernels_are_in_the_table_and_one_that_deviates_fails(
 
 def test_on_a_chip_the_published_shapes_are_compared():
     device = Device("tpu", "TPU v5 lite", partitioned=False)
-    uses = bench_check._published_uses(device, ("small", "large"), batch=64)
-    shapes = {(name, bench_check.shape_of(spec)) for name, spec in uses}
+    uses = check._published_uses(device, ("small", "large"), batch=64)
+    shapes = {(name, check.shape_of(spec)) for name, spec in uses}
     for width in (384, 1024):
         assert ("tpu.attention_branch", (64, 200, width)) in shapes
         assert ("tpu.attention_branch", (88, 112, width)) in shapes  # three local views each
@@ -72,8 +73,8 @@ def test_on_a_chip_the_published_shapes_are_compared():
     packed = {spec.owners for name, spec in uses if name == "tpu.attention" and spec.tokens == 112}
     assert packed == {packing.owners(37)}
     gpu = Device("gpu", "NVIDIA H100", 9.0, partitioned=False)
-    uses = bench_check._published_uses(gpu, ("small",), batch=64)
-    found = {(name, *bench_check.shape_of(spec)) for name, spec in uses}
+    uses = check._published_uses(gpu, ("small",), batch=64)
+    found = {(name, *check.shape_of(spec)) for name, spec in uses}
     assert found == {("cudnn", 64, 197, 384), ("cudnn", 256, 37, 384)}
 
 

@@ -7,7 +7,7 @@ from tiny import example_settings, tiny_config
 
 from ibot_jax.data.sources.opening import open_source
 from ibot_jax.tools import bench
-from ibot_jax.tools.bench_shrink import measure, sharpness
+from ibot_jax.tools.benches.shrink import measure, sharpness
 
 
 def test_sharpness_is_that_of_the_finest_detail():

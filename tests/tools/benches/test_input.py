@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ibot_jax.tools import bench, bench_input
+from ibot_jax.tools import bench
+from ibot_jax.tools.benches import input
 
 CONFIG = "configs/cifar10.py"
 PARTS = {"read", "decode", "draw", "crop", "color", "mask", "other", "transport"}
@@ -77,8 +78,8 @@ def test_too_many_bad_images_are_an_error(folder, capsys):
     for path in folder.iterdir():
         path.write_bytes(b"no image")
     parser = argparse.ArgumentParser()
-    bench_input.add_arguments(parser)
+    input.add_arguments(parser)
     arguments = parser.parse_args([f"--config={CONFIG}", f"--data=folder:{folder}"])
     arguments.overrides = []
-    assert bench_input.run(arguments) == 1
+    assert input.run(arguments) == 1
     assert "data.max_bad_share" in capsys.readouterr().err

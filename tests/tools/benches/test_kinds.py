@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from ibot_jax.data.sources.opening import open_source
-from ibot_jax.tools import bench, bench_kinds
+from ibot_jax.tools import bench
+from ibot_jax.tools.benches import kinds
 
 CONFIG = "configs/cifar10.py"
 
@@ -21,13 +22,13 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", bench_kinds._KINDS)
+@pytest.mark.parametrize("kind", kinds._KINDS)
 def test_a_kind_holds_the_images_in_their_order(folder, tmp_path_factory, kind):
     if kind == "hf":
         pytest.importorskip("datasets")
     images = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
     out = tmp_path_factory.mktemp(kind)
-    source = open_source(bench_kinds._KINDS[kind](images, out), "train", data_dir=str(out))
+    source = open_source(kinds._KINDS[kind](images, out), "train", data_dir=str(out))
     found = [source.fetch(source.locate(index)[0]) for index in range(len(source))]
     assert found == list(images.values())
 

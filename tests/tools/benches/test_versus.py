@@ -14,7 +14,8 @@ from tiny import normalized, tiny_batch, tiny_config, tiny_plan
 from ibot_jax.methods.state import teacher_params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs import training
-from ibot_jax.tools import bench, bench_versus
+from ibot_jax.tools import bench
+from ibot_jax.tools.benches import versus
 from ibot_jax.weights.foreign.original_names import to_torch
 
 SMALL = [*cli.TINY, "--config.data.source=synthetic", "--config.data.channels=3"]
@@ -28,7 +29,7 @@ def test_both_take_the_same_step(style, shared, tmp_path):
     pytest.importorskip("torch")
     import torch
 
-    from ibot_jax.tools import torch_step
+    from ibot_jax.tools.benches import torch_step
 
     config = tiny_config(
         head__shared=shared,
@@ -47,7 +48,7 @@ def test_both_take_the_same_step(style, shared, tmp_path):
         f"{kind}_views": normalized(config, batch[f"{kind}_views"]).transpose(1, 0, 4, 2, 3)
         for kind in ("global", "local")
     }
-    spec = bench_versus.torch_spec(config, style)
+    spec = versus.torch_spec(config, style)
     tensors = {name: np.array(x) for name, x in to_torch(jax.device_get(state.params), 4).items()}
     np.savez(
         tmp_path / "spec.npz",
@@ -133,6 +134,6 @@ def test_a_python_that_fails_says_why(tmp_path, capsys):
 
 
 def test_every_value_of_the_spec_is_there():
-    torch_step = pytest.importorskip("ibot_jax.tools.torch_step", reason="needs PyTorch")
+    torch_step = pytest.importorskip("ibot_jax.tools.benches.torch_step", reason="needs PyTorch")
     fields = {field.name for field in dataclasses.fields(torch_step.Spec)}
-    assert bench_versus.torch_spec(tiny_config(), "best").keys() == fields
+    assert versus.torch_spec(tiny_config(), "best").keys() == fields

@@ -4,7 +4,7 @@ import statistics
 
 
 def table(report: dict) -> str:
-    """Returns the lines that show a report of `bench_step.measure`."""
+    """Returns the lines that show a report of `step.measure`."""
     seconds = report["step_seconds"]
     parameters = report["parameters"]
     masked = report["masked_tokens_per_image"]

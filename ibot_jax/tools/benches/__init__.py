@@ -1,0 +1,1 @@
+"""What `bench` measures: a file a measurement, and what they consist of."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 from etils import epath
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.pixels.images import EncodedImage
@@ -87,6 +87,8 @@ def open_unchanged(path: epath.Path) -> Image.Image:
         image.load()
     except FileNotFoundError:
         raise UserError(f"{path} is absent") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path} cannot be read (no image, or of an unknown format)") from None
     except Exception as error:  # Pillow's are of many kinds
         raise UserError(f"{path} cannot be read ({in_words(error)})") from error
     return image

@@ -7,8 +7,8 @@ from etils import epath
 from PIL import Image
 
 from ibot_jax.data.pixels.decoding import Decoding
-from ibot_jax.evaluate.benchmarks.image_files import as_colors, read_image, write_png
-from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split
+from ibot_jax.evaluate.benchmarks.image_files import as_colors, write_png
+from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split, nearest
 from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.processes import is_first
 
@@ -31,25 +31,25 @@ class Pictures:
         self._test, self._decoding = test, decoding
         self._colors = colors(test.num_classes)
 
-    def write(self, index: int, found: np.ndarray, truth: np.ndarray) -> None:
+    def write(self, index: int, found: np.ndarray) -> None:
         """Writes one of an image if it is among the first.
 
         Args:
           index: of the image.
-          found: [H, W] uint8, classes.
-          truth: likewise, `IGNORED` where there is none.
+          found: classes, [H, W] uint8, of any size.
 
         Raises:
-          UserError: if it cannot be written.
+          UserError: if it cannot be written, or the image not be read.
         """
         if index >= self._number:
             return
         with same_end():
             if is_first():
-                image = self._test.images[index]
-                pixels = as_colors(read_image(image, self._decoding))
-                sheet = np.concatenate([pixels, self._colors[truth], self._colors[found]], axis=1)
-                write_png(Image.fromarray(sheet), self._folder / f"{image.stem}.png", "--out")
+                pixels, truth = self._test.read(index, self._decoding)
+                found = nearest(found, *truth.shape)
+                parts = as_colors(pixels), self._colors[truth], self._colors[found]
+                sheet = Image.fromarray(np.concatenate(parts, axis=1))
+                write_png(sheet, self._folder / f"{self._test.images[index].stem}.png", "--out")
 
 
 def as_mask(found: np.ndarray, classes: int) -> Image.Image:

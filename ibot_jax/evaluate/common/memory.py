@@ -8,6 +8,7 @@ from ibot_jax.config.host import host_memory, in_words
 from ibot_jax.errors import UserError
 from ibot_jax.models import counts
 from ibot_jax.models.build import attention_in_memory
+from ibot_jax.parallel.agreement import same_end
 from ibot_jax.parallel.layouts import num_shards
 from ibot_jax.weights.model import Model
 
@@ -25,7 +26,7 @@ def check_images(
       resize: shorter side of an image before it is cropped.
 
     Raises:
-      UserError: if there is not.
+      UserError: on all processes, if one has not.
     """
     config = model.config
     item = 2 if config.dtype == "bfloat16" else 4
@@ -47,7 +48,7 @@ def check_spread(named: str, needed: float, mesh: jax.sharding.Mesh) -> None:
       mesh: the devices.
 
     Raises:
-      UserError: if they have not.
+      UserError: on all processes, if those of one have not.
     """
     share = jax.local_device_count() / num_shards(mesh)
     limit = _of_a_device() * jax.local_device_count() or host_memory()
@@ -63,8 +64,9 @@ def _of_a_device() -> float:
 
 
 def _require(named: str, needed: float, limit: float) -> None:
-    if needed > limit:
-        raise UserError(
-            f"{named} takes {in_words(needed)} of memory at the least, and there are "
-            f"{in_words(limit)}; lower it"
-        )
+    with same_end():  # hosts differ
+        if needed > limit:
+            raise UserError(
+                f"{named} takes {in_words(needed)} of memory at the least, and there are "
+                f"{in_words(limit)}; lower it"
+            )

@@ -34,7 +34,7 @@ from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.memory import check_images
 from ibot_jax.files.paths import warn_if_among_images
 from ibot_jax.models.parameters import Params
-from ibot_jax.parallel.agreement import same_end, until_told
+from ibot_jax.parallel.agreement import require_same, same_end, until_told
 from ibot_jax.parallel.layouts import replicated
 from ibot_jax.parallel.processes import is_first
 from ibot_jax.parallel.rows import rows_of_process
@@ -103,7 +103,7 @@ def open_model(
       The model, and its parameters, on all devices.
 
     Raises:
-      UserError: if there is no such model.
+      UserError: if there is no such model, or not the same on all processes.
     """
     with same_end():
         weights = "teacher" if args.weights == "random" else args.weights
@@ -118,6 +118,7 @@ def open_model(
                 f"{model.facts['weights']}; give --weights={model.facts['weights']}"
             )
         model.facts["sha256"] = backbone_hash(params)
+    require_same(model.facts["sha256"], f"--from={args.source}")
     for key in DECODING:
         if getattr(args, key) is not None:
             model.config.data[key] = getattr(args, key)

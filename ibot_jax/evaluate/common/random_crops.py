@@ -70,7 +70,7 @@ def crop_batches(
     """
 
     def batches(start_step):
-        return labelled_batches(
+        yield from labelled_batches(  # as a generator: it fails where batches are agreed on
             source,
             views.size,
             model.config.data.mean,

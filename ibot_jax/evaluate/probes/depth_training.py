@@ -5,6 +5,7 @@ OUT/depth-KEY.npz keeps head, optimiser and step, every thousand steps.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -182,11 +183,15 @@ def measure(setting: Setting, head: Any, test: Split) -> dict[str, float]:
     layout = test.layout
     predict = jax.jit(make_coarse_fn(setting, layout), out_shardings=replicated(setting.mesh))
     at_size = jax.jit(depth_head.at_size, static_argnums=1)
-    truths = ahead(test.read_depth, range(len(test)))
-    batches = in_step(test.whole(setting.rows))
-    number = -(-len(test) // setting.rows.batch_size)
+    size = setting.rows.batch_size
+
+    def batches() -> Iterator[tuple[dict[str, np.ndarray], list[np.ndarray]]]:
+        truths = ahead(test.read_depth, range(len(test)))
+        for batch in test.whole(setting.rows):
+            yield batch, list(itertools.islice(truths, size))
+
     found = []
-    for batch, _ in progress(batches, number, "depth"):
+    for (batch, truths), _ in progress(in_step(batches()), -(-len(test) // size), "depth"):
         images = to_global(batch, setting.mesh)["images"]
         coarse = np.asarray(predict(setting.params, head, images))
         for depth, truth in zip(coarse, truths, strict=False):

@@ -16,7 +16,7 @@ from etils import epath
 from ibot_jax.errors import UserError
 from ibot_jax.files.atomic import renamed
 from ibot_jax.files.paths import absolute_path, writing
-from ibot_jax.parallel.agreement import same_end
+from ibot_jax.parallel.agreement import require_same, same_end
 from ibot_jax.parallel.processes import is_first
 
 
@@ -43,11 +43,15 @@ class Kept:
         """Returns what was kept, by name; None if there is nothing.
 
         Raises:
-          UserError: if it cannot be read.
+          UserError: if it cannot be read, or is not the same on all processes.
         """
         with same_end():
-            if not self.path.exists():
-                return None
+            there = self.path.exists()
+            length = self.path.stat().length if there else 0
+        require_same(f"{length}", str(self.path))
+        if not there:
+            return None
+        with same_end():
             try:
                 with self.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                     return dict(arrays)

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,12 +32,11 @@ from ibot_jax.screen.progress import progress
 
 _NAME = "segmentation"  # of the file that is kept
 
-T = TypeVar("T")
 Trained = tuple[Head, Running]
 # (parameters, images [B, H, W, C'] uint8) -> logits [B, h, w, C]
 LogitsFn = Callable[[Any, jax.Array], jax.Array]
-# (number of the test image, classes found [H, W] uint8, classes that are right)
-Show = Callable[[int, np.ndarray, np.ndarray], None]
+# (number of the test image, classes found [H, W] uint8)
+Show = Callable[[int, np.ndarray], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,22 +200,19 @@ def measure(
     Raises:
       UserError: if an image cannot be read, or no pixel is annotated.
     """
-    indices = range(len(test))
-    found = segment(
-        logits_fn,
-        params,
-        lambda index: test.read(index, crops.decoding)[0],
-        indices,
-        crops,
-        sizes,
-        mesh,
-    )
-    truths = ahead(test.read_truth, indices)
+    truths: collections.deque[np.ndarray] = collections.deque()  # of images that are read
+
+    def images() -> Iterator[np.ndarray]:
+        read = functools.partial(test.read, decoding=crops.decoding)
+        for pixels, truth in ahead(read, range(len(test))):
+            truths.append(truth)
+            yield pixels
+
+    found = segment(logits_fn, params, images(), crops, sizes, mesh)
     total = np.zeros((test.num_classes, test.num_classes), np.int64)
-    pairs = zip(found, truths, strict=True)
-    for index, (classes, truth) in enumerate(progress(pairs, len(test), "mIoU")):
-        total += mean_iou.count(classes, truth, test.num_classes)
-        show(index, classes, truth)
+    for index, classes in enumerate(progress(found, len(test), "mIoU")):
+        total += mean_iou.count(classes, truths.popleft(), test.num_classes)
+        show(index, classes)
     if not total.any():
         raise UserError(f"{test.annotations[0].parent} has no annotated pixel")
     return total
@@ -225,8 +221,7 @@ def measure(
 def segment(
     logits_fn: LogitsFn,
     params: Any,
-    read: Callable[[T], np.ndarray],
-    items: Iterable[T],
+    images: Iterable[np.ndarray],
     crops: Crops,
     sizes: Sizes,
     mesh: jax.sharding.Mesh,
@@ -236,14 +231,10 @@ def segment(
     Args:
       logits_fn: says of windows what their cells show.
       params: its parameters, on all devices.
-      read: gives the pixels of an image, [H, W, C] uint8.
-      items: the images.
+      images: their pixels, [H, W, C] uint8; what is raised there, all processes raise.
       crops: as in training.
       sizes: at which the images are seen.
       mesh: the devices.
-
-    Raises:
-      UserError: if an image cannot be read.
     """
     turns = (False, True) if sizes.mirrored else (False,)
     program = jax.jit(logits_fn, out_shardings=replicated(mesh))
@@ -253,8 +244,8 @@ def segment(
         shortest = [int(crops.size * scale) for scale in sizes.scales]
         return [Windows(shorter_side(size, side), crops.crop, sizes.stride) for side in shortest]
 
-    def cut(item: T) -> tuple[Size, list[np.ndarray]]:
-        pixels, found = read(item), []
+    def cut(pixels: np.ndarray) -> tuple[Size, list[np.ndarray]]:
+        found = []
         for windows in windows_of(pixels.shape[:2]):
             view = resized(pixels, windows.size, crops.decoding)
             for mirrored in turns:
@@ -262,7 +253,7 @@ def segment(
         return pixels.shape[:2], found
 
     def all_windows() -> Iterator[np.ndarray]:
-        for shape, windows in ahead(cut, items):
+        for shape, windows in ahead(cut, images):
             shapes.append(shape)
             yield from windows
 

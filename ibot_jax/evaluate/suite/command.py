@@ -12,6 +12,7 @@ are in docs/evaluations.md.
 """
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ from ibot_jax.evaluate.suite.sheet import Sheet
 from ibot_jax.evaluate.suite.subjects import Subject, open_subjects
 from ibot_jax.files.atomic import write_bytes
 from ibot_jax.files.paths import absolute_path, require_writable
-from ibot_jax.parallel.agreement import same_end
+from ibot_jax.parallel.agreement import require_same, same_end
 from ibot_jax.parallel.processes import is_first
 
 # Groups of evaluations: those with a published figure of one of these models.
@@ -94,6 +95,8 @@ def run(args: argparse.Namespace, tasks: Mapping[str, str]) -> int:
         present, absent = look(require_folder(root), choose(args.tasks))
         require_writable(out, "--out")
         record = Record.read(out / "suite.json")
+    require_same(json.dumps([each.name for each in present]), f"--data-root={root}")
+    require_same(json.dumps(record.rows), str(record.path))
     subjects, found, failed = open_subjects(args), {}, {}
     for evaluation, place in absent:
         _say(f"left out: {evaluation.name}, for {place} is absent; it is from {evaluation.page}")

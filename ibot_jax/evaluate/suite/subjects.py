@@ -7,7 +7,7 @@ import dataclasses
 from ibot_jax.config.section import Section
 from ibot_jax.evaluate.common.results import settle
 from ibot_jax.evaluate.suite import catalogue
-from ibot_jax.parallel.agreement import same_end
+from ibot_jax.parallel.agreement import require_same, same_end
 from ibot_jax.weights.find import find
 from ibot_jax.weights.hashes import backbone_hash
 from ibot_jax.weights.load import load, untrained
@@ -37,11 +37,12 @@ def open_subjects(args: argparse.Namespace) -> list[Subject]:
     """Finds the models of --from, and which of its steps each run has now.
 
     Raises:
-      UserError: if a place holds no model.
+      UserError: if a place holds no model, or not the same on all processes.
     """
     sources = tuple(dict.fromkeys(args.source))
     with same_end():
         opened = [_open(source, args) for source in sources]
+    require_same(" ".join(subject.sha256 for subject in opened), "--from")
     often = collections.Counter(subject.label for subject in opened)
     return [
         dataclasses.replace(subject, label=source) if often[subject.label] > 1 else subject

@@ -122,13 +122,13 @@ def run(args: argparse.Namespace) -> Report:
             f"--batch-size={args.batch_size} is more than the {len(train)} training images"
         )
     with same_end():
-        sizes = [args.crop, *(split.layout.seen or split.size() for split in tests.values())]
-    for size in sizes:
+        sizes = {name: split.layout.seen or split.size() for name, split in tests.items()}
+    for size in (args.crop, *sizes.values()):
         whole = tuple(np.add(size, model.geometry.missing(size)).tolist())
         named = f"--batch-size={args.batch_size} of {size[0]}x{size[1]} pixels"
         check_images(named, len(share), whole, model)
     setting = _setting(args, model, params, share, mesh)
-    about = settings(args, model) | {_SIZE: list(test.size())}
+    about = settings(args, model) | {_SIZE: list(sizes[""])}
     head = depth_training.fit(setting, train, args.out, _of_training(about))
     rows, metrics = [], {}
     for prefix, split in tests.items():

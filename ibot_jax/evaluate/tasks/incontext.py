@@ -29,7 +29,7 @@ from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.benchmarks.image_files import spread
 from ibot_jax.evaluate.benchmarks.in_context_data import Reader
-from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split, nearest, open_splits
+from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split, open_splits
 from ibot_jax.evaluate.benchmarks.segmentation_pictures import Pictures
 from ibot_jax.evaluate.common.memory import check_spread
 from ibot_jax.evaluate.common.opening import open_model, open_squares, settings
@@ -229,8 +229,7 @@ def _measure(
         total += mean_iou.count(found, truth, test.num_classes)
         first = step * len(found)
         for index in range(first, min(first + len(found), args.pictures, len(test))):
-            full = test.read_truth(index)
-            pictures.write(index, nearest(found[index - first], *full.shape), full)
+            pictures.write(index, found[index - first])
         if (step + 1) % _KEPT_EVERY == 0 or step + 1 == number:
             kept.write({"batches": step + 1, "counts": total})
     if not total.any():

@@ -341,7 +341,7 @@ def pixel_model(
         finds="masks",
         values=f"the number of the class, 0 to {classes - 1} of {args.layout}",
         find=lambda images: segmentation_training.segment(
-            logits_fn, params, lambda pixels: pixels, images, crops, _sizes(args), mesh
+            logits_fn, params, images, crops, _sizes(args), mesh
         ),
         as_image=lambda found: as_mask(found, classes),
         as_colors=lambda found: colors(classes)[found],

@@ -87,10 +87,8 @@ def test_planted_classes_are_found(trained, sizes):
     assert counts.sum() == 6 * (SHAPE[0] - 2) * SHAPE[1]  # the ignored rows do not count
     scores = mean_iou.scores(counts)
     assert scores["miou"] > 85 and scores["pixel_accuracy"] > 95
-    assert [number for number, _, _ in shown] == list(range(6))
-    for number, found, truth in shown:
-        assert found.shape == truth.shape == SHAPE
-        np.testing.assert_array_equal(truth, test.read_truth(number))
+    assert [number for number, _ in shown] == list(range(6))
+    assert all(found.shape == SHAPE for _, found in shown)
 
 
 def test_a_training_that_was_interrupted_goes_on(voc, tmp_path, monkeypatch):

@@ -37,7 +37,7 @@ def add_crop_options(group: argparse._ActionsContainer) -> None:
 
 
 def crop_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns how crops are made, see `labelled_batches`; JSON types."""
+    """Returns what determines crops, see `labelled_batches`; JSON types."""
     fast = importlib.util.find_spec("cykooz_resizer")  # not there on every machine
     return dict(
         scale=(args.scale, 1.0),
@@ -46,7 +46,6 @@ def crop_settings(args: argparse.Namespace) -> dict[str, Any]:
         resize="simd" if fast else "pillow",
         rand_augment=dict(ops=0, magnitude=0.0, magnitude_std=0.0),
         max_bad_share=0.01,
-        workers=args.workers,
     )
 
 
@@ -62,7 +61,7 @@ def crop_batches(
 
     Args:
       source: the images, labelled.
-      views: their size, how files become pixels, and which rows are this process's.
+      views: their size, how files become pixels, which rows are this process's, and who makes them.
       model: whose mean colour fills what is missing.
       plan: how many steps of how many images.
       seed: of order and crops.
@@ -78,7 +77,7 @@ def crop_batches(
             plan,
             views.rows,
             seed=seed,
-            data=_as_section(settings),
+            data=_as_section(settings | {"workers": views.workers}),
             start_step=start_step,
         )
 

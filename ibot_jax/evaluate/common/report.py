@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -16,8 +16,8 @@ from ibot_jax.files.tensorboard import TensorBoard
 from ibot_jax.parallel.processes import is_first
 
 SHARED = "shared_images"  # a metric that is there only where there are some
-# Settings that only say how the model is called: its hash tells which it is.
-_NAMES = ("from", "step", "knn_top1")
+# Settings that only say where the model comes from: its hash tells which it is.
+_NAMES = ("from", "weights", "step", "knn_top1", "knn_shared_images", "test_top1", "ibot_jax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +48,7 @@ class Report:
     @property
     def key(self) -> str:
         """Returns a hash of what was evaluated: the weights, the data, and how."""
-        settings = {k: v for k, v in self.settings.items() if k not in _NAMES}
-        about = json.dumps([self.task, settings], sort_keys=True)
+        about = json.dumps([self.task, determining(self.settings)], sort_keys=True)
         return hashlib.sha256(about.encode()).hexdigest()[:8]
 
     def publish(self, folder: str, command: Sequence[str] = ()) -> None:
@@ -117,6 +116,16 @@ def _keep_earlier(latest: epath.Path) -> None:
     own = latest.with_name(f"{latest.stem}-{key}.json")
     if not own.exists():
         write_bytes(own, text.encode())
+
+
+def determining(settings: Mapping[str, Any], *, but: Collection[str] = ()) -> dict[str, Any]:
+    """Returns the settings on which an outcome depends.
+
+    Args:
+      settings: what a task was run with.
+      but: names of those on which this outcome does not.
+    """
+    return {k: v for k, v in settings.items() if k not in (*_NAMES, *but)}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -105,9 +105,8 @@ def run(args: argparse.Namespace) -> Report:
     )
     with same_end():
         about = identity(model, params, "patches", 1) | views.cut()
-        about |= {"crops": {key: value for key, value in crops.items() if key != "workers"}}
-        about |= {"train": fingerprint(train), "choices": choices, "steps": args.steps}
-        about |= {"batch_size": args.batch_size, "seed": args.seed}
+        about |= {"crops": crops, "train": fingerprint(train), "choices": choices}
+        about |= {"steps": args.steps, "batch_size": args.batch_size, "seed": args.seed}
     probes = attentive_training.fit(setting, args.out, about)
     chosen_on = attentive_training.measure(setting, probes, held_out, views, "held out")
     measured = attentive_training.measure(setting, probes, test, views, "test")

@@ -37,7 +37,7 @@ from ibot_jax.evaluate.benchmarks.depth.data import LAYOUTS, Layout, find_splits
 from ibot_jax.evaluate.benchmarks.segmentation_views import resized, shorter_side
 from ibot_jax.evaluate.common.memory import check_images
 from ibot_jax.evaluate.common.opening import open_model, open_rows, settings, warn_of_shared
-from ibot_jax.evaluate.common.report import Report
+from ibot_jax.evaluate.common.report import Report, determining
 from ibot_jax.evaluate.features.patch_maps import concatenated, in_whole_patches
 from ibot_jax.evaluate.probes import depth_head, depth_training
 from ibot_jax.evaluate.probes.depth_head import DepthHead, at_size
@@ -140,7 +140,7 @@ def run(args: argparse.Namespace) -> Report:
 
 def _of_training(about: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings on which what is trained depends."""
-    return {key: value for key, value in about.items() if key not in (_SIZE, "sun_rgbd")}
+    return determining(about, but=(_SIZE, "sun_rgbd"))
 
 
 def _setting(

@@ -35,7 +35,7 @@ from ibot_jax.evaluate.benchmarks.image_files import (
 )
 from ibot_jax.evaluate.benchmarks.voc_boxes import Scene, find_scenes
 from ibot_jax.evaluate.common.opening import open_model, settings
-from ibot_jax.evaluate.common.report import Report
+from ibot_jax.evaluate.common.report import Report, determining
 from ibot_jax.evaluate.measures import objects
 from ibot_jax.evaluate.probes.kept import Kept
 from ibot_jax.files.paths import absolute_path
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> Report:
     methods = {name: known[name] for name in args.methods}
     find = functools.partial(discover, map_fn, params, methods, decoding, model.geometry)
     about = settings(args, model)
-    kept = Kept(args.out, "discovery", {k: v for k, v in about.items() if k != "pictures"})
+    kept = Kept(args.out, "discovery", determining(about, but=("pictures",)))
     boxes = search(find, scenes, len(methods), kept)
     with same_end():
         for scene, of_scene in list(zip(scenes, boxes, strict=True))[: args.pictures]:

@@ -33,7 +33,7 @@ from ibot_jax.evaluate.benchmarks.segmentation_data import IGNORED, Split, open_
 from ibot_jax.evaluate.benchmarks.segmentation_pictures import Pictures
 from ibot_jax.evaluate.common.memory import check_spread
 from ibot_jax.evaluate.common.opening import open_model, open_squares, settings
-from ibot_jax.evaluate.common.report import Report
+from ibot_jax.evaluate.common.report import Report, determining
 from ibot_jax.evaluate.features.patch_maps import make_patch_fn
 from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes import patch_bank
@@ -145,7 +145,7 @@ def _remember(
         number, args.batch_size, per_image, features, train.num_classes, dtype
     )
     check_spread(f"--memory-size={args.memory_size}", taken, mesh)
-    of_memory = {key: value for key, value in about.items() if key not in _OF_TESTING}
+    of_memory = determining(about, but=_OF_TESTING)
 
     def crops(done: int) -> Iterator[dict[str, np.ndarray]]:
         batches = until_told(reader.crops(train, args.epochs, args.seed, done))
@@ -213,7 +213,7 @@ def _measure(
         return decide(scores, args.size), batch["labels"]
 
     program = jax.jit(segment, out_shardings=replicated(mesh))
-    kept, done = Kept(args.out, "incontext", about), 0
+    kept, done = Kept(args.out, "incontext", determining(about)), 0
     total = np.zeros((test.num_classes, test.num_classes), np.int64)
     if arrays := kept.read():
         try:

@@ -31,7 +31,7 @@ from ibot_jax.evaluate.benchmarks.segmentation_pictures import Pictures, as_mask
 from ibot_jax.evaluate.benchmarks.segmentation_views import Crops
 from ibot_jax.evaluate.common.memory import check_images
 from ibot_jax.evaluate.common.opening import open_model, open_rows, settings
-from ibot_jax.evaluate.common.report import Report
+from ibot_jax.evaluate.common.report import Report, determining
 from ibot_jax.evaluate.features.patch_maps import concatenated, in_whole_patches
 from ibot_jax.evaluate.measures import mean_iou
 from ibot_jax.evaluate.probes import segmentation_training
@@ -233,7 +233,7 @@ def reopen(
 
 def of_training(about: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings on which what is trained depends."""
-    return {key: value for key, value in about.items() if key not in _OF_TESTING}
+    return determining(about, but=_OF_TESTING)
 
 
 def _setting(

@@ -38,7 +38,7 @@ from ibot_jax.evaluate.benchmarks.image_files import (
 )
 from ibot_jax.evaluate.benchmarks.spair_data import SPLITS, Pair, Side, find_pairs, read_square
 from ibot_jax.evaluate.common.opening import open_model, open_squares, settings
-from ibot_jax.evaluate.common.report import Report
+from ibot_jax.evaluate.common.report import Report, determining
 from ibot_jax.evaluate.features.extract import FeatureFn, extract
 from ibot_jax.evaluate.features.patch_maps import make_patch_fn
 from ibot_jax.evaluate.measures import keypoints
@@ -163,7 +163,7 @@ def run(args: argparse.Namespace) -> Report:
     decoding = Decoding.of(model.config.data)
     matcher = Matcher(make_patch_fn(model), params, args.size, decoding, rows, mesh)
     about = settings(args, model)
-    kept = Kept(args.out, "spair", {k: v for k, v in about.items() if k != "pictures"})
+    kept = Kept(args.out, "spair", determining(about, but=("pictures", "batch_size")))
     points = search(matcher.find, pairs, kept)
     found = [
         keypoints.correct(x[: len(pair.target.points)], pair.target.points, pair.box, ALPHAS)

@@ -47,22 +47,22 @@ class Evaluation:
       task: that is run.
       flags: of the task, `ROOT` for the folder of all data.
       quick: flags of a first look, beside which no published figure stands.
-      needs: what has to lie in that folder.
-      page: where that is to be had.
+      needs: what has to lie in that folder, and the page where that is to be had.
       figures: that it finds.
+      trained_by: the evaluation before it whose head it takes, if not its own.
     """
 
     name: str
     task: str
     flags: tuple[str, ...]
     quick: tuple[str, ...]
-    needs: tuple[str, ...]
-    page: str
+    needs: Mapping[str, str]
     figures: tuple[Figure, ...]
+    trained_by: str = ""
 
 
 _IMAGENET = (f"--data=folder:{ROOT}/imagenet", "--test-split=val")
-_IMAGENET_FOLDERS, _IMAGENET_PAGE = ("imagenet/train", "imagenet/val"), "image-net.org/download"
+_IMAGENET_FOLDERS = dict.fromkeys(("imagenet/train", "imagenet/val"), "image-net.org/download")
 _INAT_PAGE = "github.com/visipedia/inat_comp"
 _FEW = ("--max-train-per-class=50", "--max-test-per-class=10")
 
@@ -73,8 +73,7 @@ def _revisited(dataset: str, city: str, medium: dict, hard: dict) -> Evaluation:
         "retrieval",
         flags=(f"--data={ROOT}", f"--dataset={dataset}"),
         quick=("--size=224", "--single-scale"),
-        needs=(dataset,),
-        page="github.com/filipradenovic/revisitop",
+        needs={dataset: "github.com/filipradenovic/revisitop"},
         figures=(
             Figure(f"{city}, medium, mAP", "medium_map", medium),
             Figure(f"{city}, hard, mAP", "hard_map", hard),
@@ -89,8 +88,7 @@ def _depth(layout: str, title: str, head: str, published: float) -> Evaluation:
         "depth",
         flags=(f"--data={ROOT}/{layout}", f"--layout={layout}", flag),
         quick=("--steps=500",),
-        needs=(layout,),
-        page=LAYOUTS[layout].page,
+        needs={layout: LAYOUTS[layout].page},
         figures=(Figure(f"{title}, RMSE, {words}", "rmse", {L22K: published}, "m"),),
     )
 
@@ -103,9 +101,9 @@ def _sun_rgbd(head: str, published: float) -> Evaluation:
         "depth",
         flags=(f"--data={ROOT}/nyu", "--layout=nyu", f"--sun-rgbd={ROOT}/sun-rgbd", flag),
         quick=("--steps=500",),
-        needs=("nyu", "sun-rgbd"),
-        page=SUN_RGBD.page,
+        needs={"nyu": LAYOUTS["nyu"].page, "sun-rgbd": SUN_RGBD.page},
         figures=(Figure(title, "sun_rgbd_rmse", {L22K: published}, "m"),),
+        trained_by=f"nyu-{head}",
     )
 
 
@@ -117,8 +115,7 @@ def _segmentation(
         "segmentation",
         flags=(f"--data={ROOT}/{folder}", f"--layout={layout}", f"--protocol={protocol}"),
         quick=("--steps=500", "--warmup=50", "--scales=1", "--mirrored=off"),
-        needs=(folder,),
-        page=page,
+        needs={folder: page},
         figures=(Figure(f"{title}, {protocol}, mIoU", "miou", published),),
     )
 
@@ -131,8 +128,7 @@ def _instances(
         "instances",
         flags=(f"--data={ROOT}", f"--set={name}"),
         quick=quick,
-        needs=(name,),
-        page=PAGES[name],
+        needs={name: PAGES[name]},
         figures=(Figure(title, metric, {L22K: published}),),
     )
 
@@ -152,14 +148,13 @@ def _robustness(
             *flags,
         ),
         quick=(*_FEW, "--max-steps=100"),
-        needs=(*_IMAGENET_FOLDERS, place),
-        page=page,
+        needs=_IMAGENET_FOLDERS | {place: page},
         figures=figures,
     )
 
 
 def _linear(
-    name: str, title: str, data: str, needs: tuple[str, ...], page: str, published: dict
+    name: str, title: str, data: str, needs: Mapping[str, str], published: dict
 ) -> Evaluation:
     return Evaluation(
         name,
@@ -167,7 +162,6 @@ def _linear(
         flags=(f"--data={data}", "--test-split=val"),
         quick=(*_FEW, "--epochs=5", "--lr=0.001,0.01,0.1", "--batch-size=32"),
         needs=needs,
-        page=page,
         figures=(Figure(f"{title}, linear", "top1", published),),
     )
 
@@ -178,8 +172,7 @@ def _finegrained(name: str, title: str, published: float) -> Evaluation:
         "finegrained",
         flags=(f"--data={ROOT}", f"--set={name}"),
         quick=("--max-per-class=10", "--max-steps=30"),
-        needs=(SETS[name].folder,),
-        page=SETS[name].page,
+        needs={SETS[name].folder: SETS[name].page},
         figures=(Figure(f"{title}, logistic", f"{name}/logistic", {L22K: published}),),
     )
 
@@ -203,7 +196,6 @@ EVALUATIONS = (
         flags=_IMAGENET,
         quick=_FEW,
         needs=_IMAGENET_FOLDERS,
-        page=_IMAGENET_PAGE,
         figures=(
             Figure(
                 "ImageNet, k-NN", "top1", {S: 75.2, B: 77.1, L: 78.0, DINOV2: 81.6, DINOV3: 82.0}
@@ -215,7 +207,6 @@ EVALUATIONS = (
         "ImageNet",
         f"folder:{ROOT}/imagenet",
         _IMAGENET_FOLDERS,
-        _IMAGENET_PAGE,
         {S: 77.9, B: 79.5, L: 81.0, DINOV2: 82.9, DINOV3: 83.5},
     ),
     Evaluation(
@@ -224,7 +215,6 @@ EVALUATIONS = (
         flags=(*_IMAGENET, "--labels=1%,10%"),
         quick=_FEW,
         needs=_IMAGENET_FOLDERS,
-        page=_IMAGENET_PAGE,
         figures=(
             Figure("ImageNet, 1 % of labels, logistic", "1%/top1", {S: 65.9}),
             Figure("ImageNet, 10 % of labels, logistic", "10%/top1", {S: 73.4}),
@@ -236,7 +226,6 @@ EVALUATIONS = (
         flags=_IMAGENET,
         quick=(*_FEW, "--draws=2"),
         needs=_IMAGENET_FOLDERS,
-        page=_IMAGENET_PAGE,
         figures=tuple(
             Figure(f"ImageNet, {shots} of each class, logistic", f"{shots}-shot/logistic")
             for shots in (1, 2, 4, 8, 16)
@@ -248,7 +237,6 @@ EVALUATIONS = (
         flags=_IMAGENET,
         quick=(*_FEW, "--steps=300", "--lr=1e-3,5e-3", "--weight-decay=1e-3", "--batch-size=32"),
         needs=_IMAGENET_FOLDERS,
-        page=_IMAGENET_PAGE,
         figures=(Figure("ImageNet, attentive probe", "top1"),),
     ),
     _robustness(
@@ -298,24 +286,23 @@ EVALUATIONS = (
         "inat2018",
         "iNaturalist 2018",
         f"list:{ROOT}/inat2018/{{split}}.csv",
-        ("inat2018/train.csv", "inat2018/val.csv"),
-        _INAT_PAGE,
+        dict.fromkeys(("inat2018/train.csv", "inat2018/val.csv"), _INAT_PAGE),
         {L22K: 66.3},
     ),
     _linear(
         "inat2021",
         "iNaturalist 2021",
         f"folder:{ROOT}/inat2021",
-        ("inat2021/train", "inat2021/val"),
-        _INAT_PAGE,
+        dict.fromkeys(("inat2021/train", "inat2021/val"), _INAT_PAGE),
         {L22K: 74.6},
     ),
     _linear(
         "places205",
         "Places205",
         f"list:{ROOT}/places205/images256/{{split}}.csv",
-        ("places205/images256/train.csv", "places205/images256/val.csv"),
-        "places.csail.mit.edu",
+        dict.fromkeys(
+            ("places205/images256/train.csv", "places205/images256/val.csv"), "places.csail.mit.edu"
+        ),
         {L22K: 64.4},
     ),
     _finegrained("food101", "Food-101", 91.0),
@@ -339,8 +326,7 @@ EVALUATIONS = (
         "davis",
         flags=(f"--data={ROOT}/DAVIS",),
         quick=("--size=240",),
-        needs=("DAVIS/ImageSets/2017/val.txt",),
-        page="davischallenge.org",
+        needs={"DAVIS/ImageSets/2017/val.txt": "davischallenge.org"},
         figures=(
             Figure("DAVIS, J&F", "jf_mean", {S: 61.8}),
             Figure("DAVIS, J", "j_mean", {S: 60.4}),
@@ -352,8 +338,7 @@ EVALUATIONS = (
         "incontext",
         flags=(f"--data={ROOT}/{_VOC2012}", "--layout=voc-aug"),
         quick=("--size=224", "--memory-size=100000", "--epochs=1", "--max-images=300"),
-        needs=(_VOC2012,),
-        page=_VOC_PAGE,
+        needs={_VOC2012: _VOC_PAGE},
         figures=(Figure("VOC2012, in context, mIoU", "miou", {FRANCA: 75.7}),),
     ),
     Evaluation(
@@ -361,8 +346,7 @@ EVALUATIONS = (
         "spair",
         flags=(f"--data={ROOT}/SPair-71k",),
         quick=("--max-pairs=300",),
-        needs=("SPair-71k",),
-        page="cvlab.postech.ac.kr/research/SPair-71k",
+        needs={"SPair-71k": "cvlab.postech.ac.kr/research/SPair-71k"},
         figures=(Figure("SPair-71k, PCK at 0.1, all points", "points_0.1"),),
     ),
     Evaluation(
@@ -370,8 +354,7 @@ EVALUATIONS = (
         "discovery",
         flags=(f"--data={ROOT}/{_VOC2007}",),
         quick=("--max-images=300",),
-        needs=(_VOC2007,),
-        page=_VOC_PAGE,
+        needs={_VOC2007: _VOC_PAGE},
         figures=(
             Figure("VOC2007, CorLoc of LOST", "lost_corloc"),
             Figure("VOC2007, CorLoc of TokenCut", "tokencut_corloc"),
@@ -385,8 +368,7 @@ EVALUATIONS = (
         "upernet",
         flags=(f"--data={ROOT}/ADEChallengeData2016", "--layout=ade20k"),
         quick=("--steps=500", "--warmup=50"),
-        needs=("ADEChallengeData2016",),
-        page="sceneparsing.csail.mit.edu",
+        needs={"ADEChallengeData2016": "sceneparsing.csail.mit.edu"},
         figures=(
             Figure("ADE20K, UperNet, mIoU", "miou", {B: 50.0}),
             Figure("ADE20K, UperNet, mean accuracy", "mean_accuracy", {B: 60.3}),

@@ -99,7 +99,8 @@ def run(args: argparse.Namespace, tasks: Mapping[str, str]) -> int:
     require_same(json.dumps(record.rows), str(record.path))
     subjects, found, failed = open_subjects(args), {}, {}
     for evaluation, place in absent:
-        _say(f"left out: {evaluation.name}, for {place} is absent; it is from {evaluation.page}")
+        page = evaluation.needs[place]
+        _say(f"left out: {evaluation.name}, for {root / place} is absent; it is from {page}")
     for number, evaluation in enumerate(present, 1):
         for subject in subjects:
             words = _flags(evaluation, root, args)
@@ -147,7 +148,7 @@ def choose(names: Sequence[str]) -> list[Evaluation]:
 
 def look(
     root: epath.Path, evaluations: Sequence[Evaluation]
-) -> tuple[list[Evaluation], list[tuple[Evaluation, epath.Path]]]:
+) -> tuple[list[Evaluation], list[tuple[Evaluation, str]]]:
     """Returns the evaluations whose data is there, and the others with the first place missed.
 
     Raises:
@@ -155,13 +156,15 @@ def look(
     """
     present, absent = [], []
     for evaluation in evaluations:
-        missed = [root / place for place in evaluation.needs if not (root / place).exists()]
+        missed = [place for place in evaluation.needs if not (root / place).exists()]
         if missed:
             absent.append((evaluation, missed[0]))
         else:
             present.append(evaluation)
     if not present:
-        wanted = "; ".join(f"{place}, from {evaluation.page}" for evaluation, place in absent[:3])
+        wanted = "; ".join(
+            f"{root / place}, from {each.needs[place]}" for each, place in absent[:3]
+        )
         raise UserError(f"--data-root={root} holds nothing to measure on, such as {wanted}")
     return present, absent
 
@@ -185,7 +188,8 @@ def _measure(
       UserError: for what the user can mend.
       TrainingError: for whatever else ends it.
     """
-    out = absolute_path(args.out) / subject.sha256[:8] / evaluation.name
+    folder = evaluation.trained_by or evaluation.name  # where heads that are trained lie
+    out = absolute_path(args.out) / subject.sha256[:8] / folder
     words = evaluation.task, *words, *subject.flags, f"--out={out}"
     with unforeseen.told_in():
         try:

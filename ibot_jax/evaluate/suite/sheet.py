@@ -3,8 +3,6 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-from etils import epath
-
 import ibot_jax
 from ibot_jax.evaluate.common.report import SHARED, table
 from ibot_jax.evaluate.suite.catalogue import Evaluation, Figure
@@ -31,7 +29,7 @@ class Sheet:
     labels: Sequence[str]
     beside: Sequence[str | None]
     present: Sequence[Evaluation]
-    absent: Sequence[tuple[Evaluation, epath.Path]]
+    absent: Sequence[tuple[Evaluation, str]]
     found: Mapping[tuple[str, str], Mapping[str, float]]
     failed: Mapping[tuple[str, str], str]
     quick: bool
@@ -103,7 +101,8 @@ class Sheet:
         for (label, name), error in self.failed.items():
             yield f"{name} of {label} failed: {error}"
         for evaluation, place in self.absent:
-            yield f"{evaluation.name}: {place} is absent; it is from {evaluation.page}"
+            page = evaluation.needs[place]
+            yield f"{evaluation.name}: {place} is absent; it is from {page}"
 
 
 def _show(figure: Figure, value: float, sign: str = "") -> str:

@@ -5,10 +5,11 @@ import json
 import pathlib
 
 import pytest
-from planes import write_planes
+from planes import SIZE, write_planes, write_sun_rgbd
 from scenes import write_ade20k, write_patterns
 
 from ibot_jax.evaluate import __main__ as program
+from ibot_jax.evaluate.benchmarks.depth import data
 from ibot_jax.evaluate.suite import command
 from ibot_jax.evaluate.suite.catalogue import EVALUATIONS, MODELS, S
 from ibot_jax.screen import page
@@ -17,6 +18,7 @@ SMALL = {
     "imagenet-knn": ("--batch-size=16", "--k=10"),
     "imagenet-few-labels": ("--batch-size=16", "--labels=10%,1%"),
     "nyu-1": ("--crop", "16", "24", "--steps=3", "--batch-size=8"),
+    "sun-rgbd-1": ("--crop", "16", "24", "--steps=3", "--batch-size=8"),
     "ade20k": (
         *("--size=32", "--crop=24", "--stride=12", "--ratios=1,1.5"),
         *("--steps=3", "--warmup=1", "--batch-size=8"),
@@ -86,6 +88,28 @@ def test_a_first_look_measures_what_is_there_and_names_what_is_not(suite, root, 
     assert not any(model in markdown for model in MODELS)
 
 
+def test_sun_rgbd_is_measured_by_the_head_of_nyu(suite, root, tmp_path, monkeypatch):
+    """Which is trained once; without the images of NYUd there is none."""
+    monkeypatch.setattr(
+        data, "SUN_RGBD", dataclasses.replace(data.SUN_RGBD, seen=SIZE, box_of=None)
+    )
+    other = tmp_path / "root"
+    write_sun_rgbd(other / "sun-rgbd")
+    (other / "SPair-71k").symlink_to(root / "SPair-71k")
+    tasks = "--quick", "--tasks=nyu-1,sun-rgbd-1,spair", f"--data-root={other}"
+    status, _, err = suite(*tasks)
+    assert status == 0, err
+    assert f"left out: sun-rgbd-1, for {other}/nyu is absent; it is from cs.nyu.edu" in err
+    (other / "nyu").symlink_to(root / "nyu")
+    status, out, err = suite(*tasks)
+    assert status == 0, err
+    assert "SUN RGB-D, trained on NYUd" in out
+    (head,) = tmp_path.glob("out/*/*/depth-*.npz")
+    reports = [json.loads(path.read_text()) for path in head.parent.glob("depth-*.json")]
+    of_nyu, of_both = sorted((report["metrics"] for report in reports), key=len)
+    assert of_both.items() > of_nyu.items() and of_both["sun_rgbd_rmse"] > 0
+
+
 def test_what_is_measured_is_not_measured_again(suite, tmp_path):
     flags = "--quick", "--tasks=imagenet-knn"
     assert suite(*flags)[0] == 0
@@ -133,7 +157,7 @@ def test_groups_are_those_with_a_published_figure():
 
 def test_every_evaluation_of_the_catalogue_is_a_command_of_its_task(tmp_path):
     for evaluation in EVALUATIONS:
-        assert evaluation.needs and evaluation.page and evaluation.figures
+        assert evaluation.needs and all(evaluation.needs.values()) and evaluation.figures
         assert all(set(figure.published) <= set(MODELS) for figure in evaluation.figures)
         for quick in ((), evaluation.quick):
             words = [evaluation.task, "--from=x", *evaluation.flags, *quick]

@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import shutil
+import subprocess
 import tarfile
 import zipfile
 
@@ -247,6 +248,48 @@ def test_a_tar_or_zip_that_is_replaced_tells_by_its_headers(folder, out):
     (out / "train.zip").write_bytes((out / "train.zip").read_bytes()[3:])
     with pytest.raises(ValueError, match=r"has changed: no file begins at byte"):
         source.fetch(place)
+
+
+def test_links_in_a_tar_are_what_they_lead_to(folder, out, caplog):
+    """As in the folder, whose links the program tar keeps: hard ones, and others."""
+    os.link(folder / "a/00.png", folder / "b/hard.png")
+    os.symlink("../a/03.png", folder / "b/soft.png")
+    (folder / "a/blob").write_bytes(png(77))  # no image by its name
+    os.symlink("blob", folder / "a/named.png")
+    expected = contents(folder)
+    os.symlink("b/soft.png", folder / "c/nowhere.png")  # from its folder
+    subprocess.run(["tar", "-cf", out / "train.tar", "-C", folder, "."], check=True)
+    with caplog.at_level(logging.WARNING):
+        source = open_source(f"tar:{out}/train.tar", "train")
+    found = {source.relative_name(i): data for i, data in enumerate(fetched(source))}
+    assert found == {f"train.tar/{name}": data for name, data, _ in expected}
+    assert len(found) == 15 and "1 images are left out, links to what is not in it" in caplog.text
+
+
+def test_of_files_of_one_name_in_a_tar_the_last_counts(out, caplog):
+    """As it does where a tar is unpacked, which is told."""
+    files = [("a/1.png", png(1)), ("b/2.png", png(2)), ("a/1.png", png(3))]
+    write_tar(out / "a.tar", files)
+    with caplog.at_level(logging.WARNING):
+        assert fetched(open_source(f"tar:{out}/a.tar", "train")) == [png(3), png(2)]
+    assert "1 images are left out, for later ones have their names" in caplog.text
+
+
+def test_what_a_tar_holds_that_is_not_read_is_told(folder, out, caplog):
+    """Files stored without their zeros, the last of the tar, and a second tar behind the first."""
+    with (folder / "c/11.png").open("r+b") as file:
+        file.truncate(2**20)
+    subprocess.run(["tar", "-S", "-cf", out / "a.tar", "-C", folder, "a", "b", "c"], check=True)
+    with caplog.at_level(logging.WARNING):
+        assert len(open_source(f"tar:{out}/a.tar", "train")) == 11
+    assert "a.tar: 1 images are left out, stored without their zeros" in caplog.text
+    assert "cut off" not in caplog.text
+    write_tar(out / "b.tar", [("1.png", png(1))])
+    first = (out / "b.tar").read_bytes()
+    (out / "b.tar").write_bytes(first + first)
+    with caplog.at_level(logging.WARNING):
+        assert len(open_source(f"tar:{out}/b.tar", "train")) == 1
+    assert "b.tar: what lies behind its end, such as a second tar, is left out" in caplog.text
 
 
 def test_a_tar_that_is_cut_off_has_the_images_before(folder, out, caplog):

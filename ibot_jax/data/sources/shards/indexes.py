@@ -21,7 +21,7 @@ from ibot_jax.files import remote
 from ibot_jax.files.atomic import writing
 from ibot_jax.screen.progress import progress
 
-_VERSION = 3  # of what an index holds
+_VERSION = 4  # of what an index holds
 _THREADS = 16
 
 _log = logging.getLogger(__name__)

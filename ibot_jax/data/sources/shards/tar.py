@@ -10,6 +10,7 @@ Without such labels the first folder that not all images share is the class. Ima
 ordered by name, as those of a folder are.
 """
 
+import dataclasses
 import json
 import posixpath
 import re
@@ -30,17 +31,65 @@ from ibot_jax.errors import UserError
 _KEYS = ("label", "cls", "class")  # of JSON
 # What gzip, bzip2, xz and Zstandard begin with; a tar begins with the name of its first file.
 _COMPRESSED = re.compile(rb"\x1f\x8b|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd", re.DOTALL)
+_BEHIND = 2**20  # bytes after the end of a tar: programs fill it up with zeros
+
+
+@dataclasses.dataclass
+class _Contents:
+    """What lies in a tar.
+
+    Attributes:
+      files: first byte and length, by name.
+      links: what they lead to, by name.
+      labels: that are written beside images, by what their names have in common.
+      sparse: how many images are stored without their zeros.
+      twice: how many images have the name of a later one.
+      remark: what is wrong with its end.
+    """
+
+    files: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    links: dict[str, str] = dataclasses.field(default_factory=dict)
+    labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    sparse: int = 0
+    twice: int = 0
+    remark: str = ""
+
+    def place(self, name: str) -> tuple[int, int] | None:
+        """Returns where a file lies, or the one to which a link leads; None if there is none."""
+        seen = set()
+        while name not in self.files and name in self.links and name not in seen:
+            seen.add(name)
+            name = self.links[name]
+        return self.files.get(name)
 
 
 def index_tar(path: str) -> Index:
-    """Finds the images in a tar.
+    """Finds the images in a tar, also those that are links to others of its files.
+
+    Of several files of one name the last counts, as it does where a tar is unpacked.
 
     Raises:
       UserError: if it is compressed: nothing in it could be read without all before it.
       Exception: of any kind where it is no tar.
     """
-    names, places, labels = [], [], {}
-    remark = ""
+    found = _contents(path)
+    names = [name for name in found.files | found.links if _is_image(name)]
+    endings = endings_among(names)
+    names = [name for name in names if is_image(name, endings)]
+    whole = [name for name in names if found.place(name)]
+    remarks = [found.remark] if found.remark else []
+    for number, reason in (
+        (found.sparse, "images are left out, stored without their zeros (tar --sparse)"),
+        (found.twice, "images are left out, for later ones have their names"),
+        (len(names) - len(whole), "images are left out, links to what is not in it"),
+    ):
+        remarks += [f"{number:,} {reason}"] if number else []
+    labels = [found.labels.get(_key(name), "") for name in whole]
+    return ordered(whole, [found.place(name) for name in whole], labels, "; ".join(remarks))
+
+
+def _contents(path: str) -> _Contents:
+    found = _Contents()
     with open_file(path) as file:
         if _COMPRESSED.match(file.read(10)):
             raise UserError(f"{path} is compressed, and has no random access; unpack it (gunzip)")
@@ -50,24 +99,40 @@ def index_tar(path: str) -> Index:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
                     tar.members = []  # which it would keep, all of them
-                    name = posixpath.normpath(member.name)
-                    if not member.isreg() or not is_counted(name):
-                        continue
-                    if member.offset_data + member.size > end:
-                        raise EOFError
-                    if is_image(name, (*EXTENSIONS, *ARRAYS)):
-                        names.append(name)
-                        places.append((member.offset_data, member.size))
-                    elif (label := _label(tar, member)) is not None:
-                        labels[_key(name)] = label
+                    _note(found, tar, member, end)
+                file.seek(tar.offset)
+                if file.read(_BEHIND).strip(b"\0"):
+                    found.remark = "what lies behind its end, such as a second tar, is left out"
         except (tarfile.ReadError, EOFError) as error:
-            if not names:
+            number = sum(map(_is_image, found.files))
+            if not number:
                 raise tarfile.ReadError(str(error) or "it ends within its first file") from error
-            remark = f"it is cut off; the {len(names):,} images before are taken"
-    endings = endings_among(names)
-    kept = [number for number, name in enumerate(names) if is_image(name, endings)]
-    names, places = ([some[number] for number in kept] for some in (names, places))
-    return ordered(names, places, [labels.get(_key(name), "") for name in names], remark)
+            found.remark = f"it is cut off; the {number:,} images before are taken"
+    return found
+
+
+def _note(found: _Contents, tar: tarfile.TarFile, member: tarfile.TarInfo, end: int) -> None:
+    """Notes a member; raises an EOFError if the tar ends within it."""
+    name = posixpath.normpath(member.name)
+    if member.issym():  # from its own folder
+        found.links[name] = posixpath.normpath(
+            posixpath.join(posixpath.dirname(name), member.linkname)
+        )
+    elif member.islnk():
+        found.links[name] = posixpath.normpath(member.linkname)
+    elif member.issparse():
+        found.sparse += _is_image(name)
+    elif member.isreg():
+        if member.offset_data + member.size > end:
+            raise EOFError
+        found.twice += name in found.files and _is_image(name)
+        found.files[name] = (member.offset_data, member.size)
+        if is_counted(name) and (label := _label(tar, member)) is not None:
+            found.labels[_key(name)] = label
+
+
+def _is_image(name: str) -> bool:
+    return is_counted(name) and is_image(name, (*EXTENSIONS, *ARRAYS))
 
 
 def read_member(place: tuple[str, int, int]) -> bytes:

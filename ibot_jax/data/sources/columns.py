@@ -1,12 +1,12 @@
 """Columns of a table that hold images and labels, named by the user or found.
 
-The image is what the `datasets` library says to be one, else the column of bytes, or of {"bytes",
-"path"}, that is called image, img, jpg, png or bytes, or is the only one; the label is a class
-label of that library, else a column called label, class, cls or target.
+The image is what the `datasets` library says to be one, else a column of bytes, or of {"bytes",
+"path"}: the only one, or of several the one that is called image, img, jpg, png or bytes. The label
+is a class label of that library, else a column called label, class, cls or target.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ibot_jax.errors import UserError
@@ -29,19 +29,33 @@ def columns_of(schema: Any, columns: str, where: str, spec: str) -> tuple[str, s
     """
     image, label = named(columns, schema.names, where)
     features = _features(schema)
+    of_bytes = [field.name for field in schema if _holds_bytes(field.type)]
+    if image and image not in of_bytes:
+        kind = schema.field(image).type
+        raise UserError(
+            f"the column {image!r} of {where} holds {kind}; images are bytes, or "
+            '{"bytes", "path"}'
+        )
     if not image:
-        said = [name for name, feature in features.items() if feature.get("_type") == "Image"]
-        of_bytes = [field.name for field in schema if _holds_bytes(field.type)]
-        likely = [name for name in of_bytes if name.lower() in IMAGES]
-        alone = of_bytes if len(of_bytes) == 1 else []
-        image = next(iter([*said, *likely, *alone]), "")
+        said = [name for name in of_bytes if features.get(name, {}).get("_type") == "Image"]
+        image = _found(said or of_bytes, IMAGES)
     if not image:
         raise none_found(schema.names, where, spec)
     if not label:
         said = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
-        likely = [name for name in schema.names if name.lower() in LABELS]
-        label = next(iter([*said, *likely]), "")
+        label = _found(said, LABELS) or next(iter(said), "") or _called(schema.names, LABELS)
     return image, label
+
+
+def _found(names: Sequence[str], known: Sequence[str]) -> str:
+    """Returns the only name, or of several the one that is known; "" if there is none."""
+    return names[0] if len(names) == 1 else _called(names, known)
+
+
+def _called(names: Sequence[str], known: Sequence[str]) -> str:
+    """Returns the name that comes first among those known, "" if none does."""
+    likely = [name for name in names if name.lower() in known]
+    return min(likely, key=lambda name: known.index(name.lower()), default="")
 
 
 def named(columns: str, names: Iterable[str], where: str) -> tuple[str, str]:
@@ -91,8 +105,11 @@ def _features(schema: Any) -> dict[str, dict[str, Any]]:
 
 
 def _holds_bytes(kind: Any) -> bool:
-    import pyarrow as pa
+    import pyarrow.types as of
 
-    if pa.types.is_struct(kind):
+    if of.is_struct(kind):
         return kind.get_field_index("bytes") >= 0
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    if of.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
+    tests = (of.is_binary, of.is_large_binary, of.is_fixed_size_binary, of.is_binary_view)
+    return any(test(kind) for test in tests)

@@ -84,6 +84,32 @@ def test_columns_are_found_or_named(tmp_path):
         source.fetch(source.locate(1)[0])
 
 
+@pytest.mark.parametrize(("names", "expected"), [("mask image", 1), ("mask img", 1), ("x", 0)])
+def test_of_several_images_the_one_that_is_called_so_is_taken(names, expected, tmp_path):
+    """Whatever their order; of others the user is asked."""
+    columns = {
+        name: [{"bytes": png(10 * place), "path": None}] for place, name in enumerate(names.split())
+    }
+    features = datasets.Features(dict.fromkeys(columns, datasets.Image()))
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "a")
+    source = open_source(f"hf:{tmp_path}/a", "train")
+    assert fetched(source) == [png(10 * expected)]
+
+
+def test_of_several_images_that_are_called_otherwise_the_user_names_one(tmp_path):
+    columns = {name: [{"bytes": png(3), "path": None}] for name in ("left", "right")}
+    columns["label"] = [2]
+    features = datasets.Features(
+        {"left": datasets.Image(), "right": datasets.Image(), "label": datasets.Value("int64")}
+    )
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "a")
+    with pytest.raises(UserError, match="none is known to hold images: left, right, label; name"):
+        open_source(f"hf:{tmp_path}/a", "train")
+    assert fetched(open_source(f"hf:{tmp_path}/a#right", "train")) == [png(3)]
+    with pytest.raises(UserError, match="the column 'label' of .* holds int64; images are bytes"):
+        open_source(f"hf:{tmp_path}/a#label", "train")
+
+
 def test_a_class_label_of_minus_one_is_none(tmp_path, caplog):
     labelled = rows(range(3), label=[1, -1, 0])
     labelled = labelled.cast_column("label", datasets.ClassLabel(names=["x", "y"]))

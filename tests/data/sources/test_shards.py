@@ -12,6 +12,8 @@ import zipfile
 import fsspec
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from archived import (
     ALL,
@@ -341,6 +343,30 @@ def test_of_many_files_that_are_none_the_first_are_named(folder, out, caplog):
         assert len(open_source(spec, "train")) == 12
     assert caplog.text.count("left out, for it cannot be read") == 20
     assert "10 more of 31 files are cut off or left out" in caplog.text
+
+
+def test_columns_of_bytes_of_all_kinds(out):
+    """As PyArrow and other programs write them; lists of images and paths are none."""
+    images = [png(number) for number in range(4)]
+    wide = max(map(len, images))
+    plain = pa.array(images)
+    kinds = {
+        "large": plain.cast(pa.large_binary()),
+        "view": plain.cast(pa.binary_view()),
+        "dictionary": plain.dictionary_encode(),
+        "fixed": pa.array([image.ljust(wide, b"\0") for image in images], pa.binary(wide)),
+    }
+    for name, column in kinds.items():
+        pq.write_table(pa.table({"image": column}), out / f"{name}.parquet", row_group_size=3)
+        source = open_source(f"parquet:{out}/{name}.parquet", "train")
+        assert [image.rstrip(b"\0") for image in fetched(source)] == [
+            image.rstrip(b"\0") for image in images
+        ], name
+    table = pa.table({"several": [[image] for image in images], "path": ["a.png"] * 4})
+    pq.write_table(table, out / "none.parquet")
+    for name, kind in (("several", r"list<\w+: binary>"), ("path", "string")):
+        with pytest.raises(UserError, match=f"the column '{name}' of .* holds {kind}; images are"):
+            open_source(f"parquet:{out}/none.parquet#{name}", "train")
 
 
 def test_labels_for_some_are_none(out, caplog):

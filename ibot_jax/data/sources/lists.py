@@ -4,14 +4,14 @@
     a/1.jpg,cat,1              a path is relative to the list, or a URL
     https://host/2.jpg,dog,2   counts twice in an epoch; 0 is left out
 
-Names of columns are path, file, file_name, filename, filepath, image, image_path or url; label,
-class, cls, target or category; weight or repeat; and those of `excerpts`, where an image is a part
-of a file. Others are passed over.
+Names of columns are those of `_COLUMNS`, and of `excerpts` where an image is a part of a file.
+Others are passed over. A CSV that names its columns may have semicolons or tabs between them.
 """
 
 import array
 import csv
 import io
+import itertools
 import json
 import os
 import sys
@@ -29,12 +29,17 @@ from ibot_jax.errors import UserError
 from ibot_jax.files import remote
 
 _COLUMNS = {
-    "path": ("path", "file", "file_name", "filename", "filepath", "image", "image_path", "url"),
+    "path": (
+        *("path", "file", "file_name", "filename", "filepath", "file_path", "image", "image_path"),
+        *("image_name", "image_file", "image_url", "img", "img_path", "url"),
+    ),
     "label": ("label", "class", "cls", "target", "category"),
     "weight": ("weight", "repeat"),
     **{name: (name,) for name in excerpts.COLUMNS},
 }
 _OF_CSV = {"csv": ",", "tsv": "\t"}
+_DELIMITERS = (",", "\t", ";")
+_MOST_TIMES = 1_000_000  # that an image counts in an epoch: more is a weight of another kind
 _OF_JSON = ("jsonl", "ndjson", "json")
 _OF_LINES = ("txt", "lst")
 
@@ -138,16 +143,25 @@ def rows_of(file: str) -> Iterator[Row]:
 
 
 def _rows_of_csv(lines: Iterable[str], delimiter: str, file: str) -> Iterator[Row]:
+    lines = iter(lines)
+    first = next((line for line in lines if line.strip()), "")
+    named = [other for other in (delimiter, *_DELIMITERS) if _names_a_path(first, other)]
+    delimiter = next(iter(named), delimiter)
     columns = None
-    for row in csv.reader(lines, delimiter=delimiter):
+    for row in csv.reader(
+        itertools.chain([first], lines), delimiter=delimiter, skipinitialspace=True
+    ):
         if not any(row):
             continue
         if columns is None:
-            names = [name.strip().lower() for name in row]
-            named = _columns(names)
-            if named["path"] is not None:
-                columns = named
+            columns = _columns(_lowered(row))
+            if columns["path"] is not None:
                 continue
+            if columns["label"] is not None or columns["weight"] is not None:
+                raise UserError(
+                    f"{file}: none of the columns {', '.join(row)} is known to hold paths; call it "
+                    "path"
+                )
             columns = dict.fromkeys(_COLUMNS) | {"path": 0, "label": 1, "weight": 2}
         cells = {
             kind: row[place].strip() if place is not None and place < len(row) else ""
@@ -155,7 +169,21 @@ def _rows_of_csv(lines: Iterable[str], delimiter: str, file: str) -> Iterator[Ro
         }
         if not cells["path"]:
             raise UserError(f"{file}: the line {delimiter.join(row)!r} names no path")
+        if odd := next((cell for cell in cells.values() if "\n" in cell), ""):
+            raise UserError(
+                f"{file}: {odd.splitlines()[0]!r} goes on in the next line; close its quotes"
+            )
         yield tuple(cells.values())
+
+
+def _names_a_path(line: str, delimiter: str) -> bool:
+    """Tells whether a line has the names of columns, with this between them, and one of paths."""
+    row = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+    return _columns(_lowered(row))["path"] is not None
+
+
+def _lowered(names: Iterable[str]) -> list[str]:
+    return [name.strip().lower() for name in names]
 
 
 def _rows_of_json(lines: Iterable[str], file: str) -> Iterator[Row]:
@@ -207,11 +235,11 @@ def _times(weight: str, file: str, path: str) -> int:
         return 1
     try:
         number = float(weight)
-        if number < 0 or number != int(number):
+        if not 0 <= number <= _MOST_TIMES or number != int(number):
             raise ValueError
     except (ValueError, OverflowError):
         raise UserError(
-            f"{file}: the weight {weight!r} of {path} is no whole number; scale all weights until "
-            "they are"
+            f"{file}: the weight {weight!r} of {path} is no whole number from 0 to "
+            f"{_MOST_TIMES:,}; scale all weights until they are"
         ) from None
     return int(number)

@@ -26,6 +26,9 @@ def listed(tmp_path):
     [
         ("a.csv", "x/1.jpg,cat\n/y/2.jpg,dog\ns3://b/3.jpg,cat\n"),
         ("a.csv", "Label,x,Path\ncat,0,x/1.jpg\n\ndog,0,/y/2.jpg\ncat,0,s3://b/3.jpg\n"),
+        ("a.csv", '\ufeffpath;label\r\n"x/1.jpg";cat\r\n/y/2.jpg;dog\r\ns3://b/3.jpg;cat\r\n'),
+        ("a.csv", "img_path\tlabel\nx/1.jpg\tcat\n/y/2.jpg\tdog\ns3://b/3.jpg\tcat\n"),
+        ("a.csv", ' path, "label"\nx/1.jpg, "cat"\n/y/2.jpg , dog\ns3://b/3.jpg, cat\n'),
         ("a.tsv", "filename\tclass\nx/1.jpg\tcat\n/y/2.jpg\tdog\ns3://b/3.jpg\tcat\n"),
         (
             "a.jsonl",
@@ -53,8 +56,11 @@ def test_weights_are_how_often_an_image_counts(listed):
     source = listed("a.csv", "path,weight\na.jpg,2\nb.jpg,0\nc.jpg,1\n")
     assert [source.relative_name(i) for i in range(len(source))] == ["a.jpg", "a.jpg", "c.jpg"]
     assert source.labels is None
-    with pytest.raises(UserError, match=r"the weight '0.5' of b.jpg is no whole number; scale"):
+    with pytest.raises(UserError, match=r"the weight '0.5' of b.jpg is no whole number from"):
         listed("a.csv", "path,weight\na.jpg,2\nb.jpg,0.5\n")
+    for odd in ("-1", "nan", "inf", "1e12"):  # the last would fill the memory
+        with pytest.raises(UserError, match="is no whole number from 0 to 1,000,000; scale"):
+            listed("a.csv", f"path,weight\nb.jpg,{odd}\n")
 
 
 def test_labels_for_some_are_none(listed, caplog):
@@ -95,6 +101,8 @@ def test_the_first_of_each_class(listed):
         ("a.xls", "a.jpg", "is no list; it ends in .csv, .tsv, .jsonl or .txt"),
         ("a.csv", "", "names no image; write a path a line"),
         ("a.csv", "path,label\n,cat\n", "the line ',cat' names no path"),
+        ("a.csv", "photo,label\na.jpg,cat\n", "none of the columns photo, label is known to hold"),
+        ("a.csv", 'path,label\na.jpg,"cat\nb.jpg,dog\n', "'cat' goes on in the next line; close"),
         ("a.jsonl", "a.jpg\n", "line 1 is no JSON"),
         ("a.jsonl", '{"path": "a"}\n[1]\n', "line 2 is no object"),
         ("a.jsonl", '{"label": "a"}\n', "line 1 names no path"),

@@ -14,7 +14,7 @@ REPORT.json is what python -m ibot_jax.evaluate segmentation, upernet or depth w
 trained. Images are seen as its test images were. DIR/masks/NAME.png has the number of the class of
 each pixel, in colours by its palette; DIR/depths/NAME.png is of 16 bits, 1000 a metre (nyu) or 256
 (kitti); DIR/pictures/NAME.png has the image and beside it what was found, of depths the nearer the
-lighter.
+lighter. Interrupted, the same command goes on with the images that are left.
 """
 
 from ibot_jax.parallel import signals
@@ -42,11 +42,12 @@ from ibot_jax.cli.flags import (
     natural,
 )
 from ibot_jax.data.pixels.decoding import Decoding
+from ibot_jax.data.sources.identity import fingerprint
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.data.sources.unlabelled import name_in_text, open_images
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.opening import Views, open_model, open_views
-from ibot_jax.evaluate.predictions import write_predictions
+from ibot_jax.evaluate.predictions import require_new_or_unfinished, write_predictions
 from ibot_jax.evaluate.reopening import is_report, reopen
 from ibot_jax.files.atomic import renamed
 from ibot_jax.files.paths import absolute_path, require_new, warn_if_among_images
@@ -62,7 +63,9 @@ _OF_CLASSES = ("size", "resize", "top", "weights", "step", "dtype", "workers", *
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    return exit_status(lambda: _predict(*_parse(argv)))
+    return exit_status(
+        lambda: _predict(*_parse(argv)), interrupted="interrupted; the same command goes on"
+    )
 
 
 def _parse(argv: list[str] | None) -> tuple[OneLineParser, argparse.Namespace]:
@@ -99,13 +102,15 @@ def _write_pixels(parser: OneLineParser, args: argparse.Namespace) -> None:
                 f"are seen ({args.source}); leave it out"
             )
     target = absolute_path(args.out)
-    require_new(target, "--out", overwrite=args.overwrite)
+    require_new_or_unfinished(target, overwrite=args.overwrite)
     given = args.batch_size != parser.get_default("batch_size")
     trained = reopen(args.source, make_mesh(), batch_size=args.batch_size if given else 0)
     decoding = Decoding.of(trained.model.config.data)
     source = open_images(args.images, args.split, decoding.channels)
     warn_if_among_images(args.out, "--out", [args.images])
-    number = write_predictions(trained.pixels, source, decoding, target, args.pictures)
+    settings = {name: trained.report[name] for name in ("task", "settings")}
+    about = {"report": settings, "images": fingerprint(source)}
+    number = write_predictions(trained.pixels, source, decoding, target, args.pictures, about)
     values = f"{trained.pixels.finds} ({trained.pixels.values})"
     print(f"{_counted(number, source, args)}: {target}, {values}")
 

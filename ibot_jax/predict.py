@@ -9,6 +9,7 @@ tar:gs://bucket/*.tar, is read in its order. Images that cannot be read are name
 PATH is the folder of a fine-tuning (python -m ibot_jax.evaluate finetune), one of its checkpoints,
 or what ibot_jax.export wrote of it with --head. A line of the file is an image: its `name`, its
 likeliest `class` and the `probability` of that; then `class_2`, `probability_2` and so on.
+FILE.unfinished holds what is done: interrupted, the same command goes on and removes it at the end.
 
 REPORT.json is what python -m ibot_jax.evaluate segmentation, upernet or depth wrote, beside what it
 trained. Images are seen as its test images were. DIR/masks/NAME.png has the number of the class of
@@ -23,15 +24,19 @@ if __name__ == "__main__":
     signals.end_at_once()  # a signal during the imports is one line, too
 
 import argparse
+import contextlib
 import csv
 import io
+import json
 import os
 from collections.abc import Iterator
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import that reads it
 
 import jax
 import numpy as np
+from etils import epath
 
 from ibot_jax.cli.command_line import OneLineParser, exit_status, leave
 from ibot_jax.cli.flags import (
@@ -43,18 +48,20 @@ from ibot_jax.cli.flags import (
 )
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.sources.identity import fingerprint
-from ibot_jax.data.sources.opening import Source
+from ibot_jax.data.sources.opening import Source, Subset
 from ibot_jax.data.sources.unlabelled import name_in_text, open_images
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.opening import Views, open_model, open_views
 from ibot_jax.evaluate.predictions import require_new_or_unfinished, write_predictions
 from ibot_jax.evaluate.reopening import is_report, reopen
-from ibot_jax.files.atomic import renamed
-from ibot_jax.files.paths import absolute_path, require_new, warn_if_among_images
+from ibot_jax.files.atomic import write_bytes
+from ibot_jax.files.json_lines import JsonLines, Row, read_lines
+from ibot_jax.files.paths import absolute_path, require_new, warn_if_among_images, writing
 from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
 from ibot_jax.screen.progress import progress
+from ibot_jax.weights.hashes import flat_tensors, weights_hash
 from ibot_jax.weights.model import Model
 
 # Flags that say what a report does.
@@ -144,18 +151,43 @@ def _write_classes(args: argparse.Namespace) -> None:
     views = open_views(args, model, mesh)
     source = open_images(args.images, args.split, views.channels)
     names = model.classifier["names"] or range(model.classifier["classes"])
-    number = 0
-    with renamed(target) as temporary, temporary.open("wb") as binary:
-        file = io.TextIOWrapper(binary, "utf-8", newline="")
-        lines = csv.writer(file)
-        lines.writerow(["name", *_columns(args.top)])
-        for index, ranked in likeliest(model, params, views, source, args.top, mesh):
-            cells = [cell for place, p in ranked for cell in (names[place], f"{p:.4f}")]
-            lines.writerow([name_in_text(source, index), *cells])
-            number += 1
-        file.flush()
-        counted = _counted(number, source, args)
+    about = {"weights": weights_hash(flat_tensors(params)), "view": views.cut()}
+    about |= {"dtype": args.dtype, "top": args.top, "images": fingerprint(source)}
+    unfinished = target.with_name(f"{target.name}.unfinished")
+    parts = _parts(unfinished, about)
+    with writing("--out", target), contextlib.closing(JsonLines(unfinished, parts)) as file:
+        start = parts[-1].get("stop", 0)
+        for stop, found in likeliest(model, params, views, source, args.top, mesh, start):
+            lines = []
+            for index, ranked in found:
+                cells = [cell for place, p in ranked for cell in (names[place], f"{p:.4f}")]
+                lines.append([name_in_text(source, index), *cells])
+            parts.append({"stop": stop, "lines": lines})
+            file.write(parts[-1])
+            file.check()
+    lines = [line for part in parts[1:] for line in part["lines"]]
+    counted = _counted(len(lines), source, args)
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([["name", *_columns(args.top)], *lines])
+    with writing("--out", target):
+        write_bytes(target, text.getvalue().encode())
+        unfinished.unlink()
     print(f"{counted}: {target}")
+
+
+def _parts(unfinished: epath.Path, about: dict[str, Any]) -> list[Row]:
+    """Returns what an interrupted command has left: what it is of, then what is done.
+
+    Raises:
+      UserError: if it is of something else.
+    """
+    about = json.loads(json.dumps({"about": about}))
+    parts = read_lines(unfinished) or [about]
+    if parts[0] != about:
+        raise UserError(
+            f"{unfinished} is of other images, weights or flags; remove it, or choose another --out"
+        )
+    return parts
 
 
 def _columns(top: int) -> Iterator[str]:
@@ -165,9 +197,15 @@ def _columns(top: int) -> Iterator[str]:
 
 
 def likeliest(
-    model: Model, params: Params, views: Views, source: Source, top: int, mesh: jax.sharding.Mesh
-) -> Iterator[tuple[int, list[tuple[int, float]]]]:
-    """Yields the number of each image that can be read, and its likeliest classes.
+    model: Model,
+    params: Params,
+    views: Views,
+    source: Source,
+    top: int,
+    mesh: jax.sharding.Mesh,
+    start: int = 0,
+) -> Iterator[tuple[int, list[tuple[int, list[tuple[int, float]]]]]]:
+    """Yields the likeliest classes of the images that can be read, batch by batch.
 
     Args:
       model: a fine-tuned one.
@@ -176,9 +214,11 @@ def likeliest(
       source: the images.
       top: how many classes.
       mesh: the devices.
+      start: the first image.
 
     Yields:
-      The number, and pairs of a class and its probability, the likeliest first.
+      The number behind a batch's last image; and of each image its number, and pairs of a class and
+      its probability, the likeliest first.
     """
 
     @jax.jit
@@ -186,13 +226,19 @@ def likeliest(
         logits = model.class_logits(params, model.whole_patches(images))
         return jax.lax.top_k(jax.nn.softmax(logits), top)
 
-    start = 0
-    for batch in progress(views.batches(source), views.number(source), "classes"):
+    if start == len(source):
+        return
+    rest, done = Subset(source, range(start, len(source))), start // views.rows.batch_size
+    batches = progress(views.batches(rest), done + views.number(rest), "classes", start=done)
+    for batch in batches:
         outputs = program(params, to_global({"x": batch["images"]}, mesh)["x"])
         probabilities, classes = (np.asarray(x).tolist() for x in outputs)
-        for row in np.flatnonzero(batch["valid"]).tolist():
-            yield start + row, list(zip(classes[row], probabilities[row], strict=True))
-        start += len(batch["valid"])
+        found = [
+            (start + row, list(zip(classes[row], probabilities[row], strict=True)))
+            for row in np.flatnonzero(batch["valid"]).tolist()
+        ]
+        start = min(start + len(batch["valid"]), len(source))
+        yield start, found
 
 
 if __name__ == "__main__":

@@ -83,6 +83,33 @@ def test_an_export_and_images_in_a_tar_give_the_same(classify, tuned, images, tm
     assert again.replace("train-000.tar/", "") == first
 
 
+def test_an_interrupted_command_goes_on(classify, images, tmp_path, monkeypatch):
+    """After whole batches, of which a kill may have cut the last line short."""
+    assert classify("--top=2", f"--out={tmp_path / 'whole.csv'}")[0] == 0
+    likeliest, starts = predict.likeliest, []
+
+    def ended(*args):
+        yield next(likeliest(*args))
+        raise KeyboardInterrupt
+
+    def noted(*args):
+        starts.append(args[-1])
+        return likeliest(*args)
+
+    monkeypatch.setattr(predict, "likeliest", ended)
+    status, out, err = classify("--top=2")
+    assert (status, out) == (130, "") and "the same command goes on" in err
+    unfinished = tmp_path / "classes.csv.unfinished"
+    with unfinished.open("a") as file:
+        file.write('{"stop": 10, "lines": [["bi')
+    monkeypatch.setattr(predict, "likeliest", noted)
+    status, _, err = classify("--top=1")
+    assert status == 2 and "is of other images, weights or flags; remove it" in err
+    assert classify("--top=2")[0] == 0 and starts == [8]
+    whole, again = (tmp_path / f"{name}.csv" for name in ("whole", "classes"))
+    assert again.read_bytes() == whole.read_bytes() and not unfinished.exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

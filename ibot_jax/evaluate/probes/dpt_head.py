@@ -126,7 +126,7 @@ def twice(x: Array) -> Array:
     """Returns a map [B, h, w, D] enlarged bilinearly to [B, 2 h, 2 w, D], corners upon corners."""
     sides = x.shape[1:3]
     scales = jnp.array([(2 * side - 1) / (side - 1) if side > 1 else 2.0 for side in sides])
-    shape = len(x), *(2 * side for side in sides), x.shape[-1]
+    shape = x.shape[0], *(2 * side for side in sides), x.shape[-1]  # of any number of images
     return jax.image.scale_and_translate(
         x, shape, (1, 2), scales, (1 - scales) / 2, "linear", antialias=False
     )

@@ -11,7 +11,8 @@ import pytest
 from etils import epath
 from PIL import Image
 from planes import SIZE, write_planes, write_sun_rgbd
-from tiny import tiny_config
+from runs import save_run
+from tiny import tiny_config, tiny_plan
 
 from ibot_jax import predict
 from ibot_jax.convert import __main__ as convert
@@ -26,11 +27,14 @@ from ibot_jax.evaluate.probes.depth_head import DepthHead
 from ibot_jax.evaluate.probes.depth_training import Head
 from ibot_jax.evaluate.probes.dpt_head import DPTHead
 from ibot_jax.evaluate.probes.kept import Kept
+from ibot_jax.evaluate.reopening import reopen
+from ibot_jax.evaluate.tasks import depth
 from ibot_jax.evaluate.tasks.depth import chosen_blocks, make_head, make_patch_fn, spaced_blocks
 from ibot_jax.models.geometry import Geometry
 from ibot_jax.models.tokens import Tokens
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.shares import all_rows
+from ibot_jax.runs.training import make_init
 from ibot_jax.weights.load import untrained
 from ibot_jax.weights.model import Model
 
@@ -309,6 +313,28 @@ def test_the_command_and_what_it_finds_of_other_images(
         assert predict.main([*flags, *other]) == 2
         err = capsys.readouterr().err
         assert message in err and err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_program_of_dpt_says_what_the_head_says(planes, tmp_path, capsys, monkeypatch):
+    """Of the images that it was trained for, exported for every platform, and in this process."""
+    config = tiny_config(model__depth=4)
+    state = make_init(config, tiny_plan(config))(jax.random.key(0))
+    workdir = save_run(tmp_path / "run", config, state)
+    monkeypatch.setattr(depth, "DPTHead", functools.partial(DPTHead, width=8))
+    flags = [f"--from={workdir}", f"--data={planes}", "--layout=nyu", f"--out={tmp_path}"]
+    flags += ["--crop", "16", "24", "--batch-size=8", "--steps=3", "--decoder=dpt", "--lr=0.01"]
+    assert command.main(["depth", *flags]) == 0
+    report, target = str(tmp_path / "depth.json"), tmp_path / "depth.stablehlo"
+    assert convert.main([f"--from={report}", f"--out={target}", "--to=stablehlo"]) == 0
+    program = jax.export.deserialize(bytearray(target.read_bytes()))
+    shown = [planes / f"room_nyu_te/rgb_{number}.png" for number in range(2)]
+    images = np.stack([np.asarray(Image.open(path)) for path in shown])
+    given = np.asarray(program.call(images)["depths"])
+    assert given.shape == (2, *SIZE)
+    found = list(reopen(report, make_mesh()).pixels.find(images))
+    np.testing.assert_allclose(given, found, rtol=1e-4)
+    assert np.ptp(given) > 0.01  # the head has learned something
 
 
 def remove_depth(root):

@@ -5,6 +5,7 @@
     python -m ibot_jax.tools.bench versus --config=configs/vits16.py --batch-size=4 --python=PYTHON
     python -m ibot_jax.tools.bench suite --out=DIR --minutes=8
     python -m ibot_jax.tools.bench input --config=configs/vitb16.py --data=folder:PATH
+    python -m ibot_jax.tools.bench features --config=configs/vitb16.py --data=folder:PATH
     python -m ibot_jax.tools.bench kinds --config=configs/vitb16.py --data=folder:PATH
     python -m ibot_jax.tools.bench sources --number=1000000
     python -m ibot_jax.tools.bench knn --train=1281167 --test=50000 --width=384
@@ -35,6 +36,7 @@ COMMANDS = {
         "versus",
         "suite",
         "input",
+        "features",
         "kinds",
         "sources",
         "knn",

@@ -141,7 +141,7 @@ def extract_batches(
 
     Args as of `extract`.
     """
-    program = _program(feature_fn, mesh)
+    program = feature_program(feature_fn, mesh)
     pending = None
     for batch in batches:
         outputs = program(params, to_global(batch, mesh))
@@ -153,7 +153,12 @@ def extract_batches(
 
 
 @functools.lru_cache(maxsize=8)
-def _program(feature_fn: FeatureFn, mesh: jax.sharding.Mesh):
+def feature_program(feature_fn: FeatureFn, mesh: jax.sharding.Mesh) -> Callable[..., tuple]:
+    """Returns (params, batch of global arrays) -> features, labels and valid, compiled once.
+
+    Args as of `extract`.
+    """
+
     # Labels and padding take the same way as images, so that rows agree whatever the order of
     # devices; replicated outputs are readable on every process.
     @functools.partial(jax.jit, out_shardings=replicated(mesh))

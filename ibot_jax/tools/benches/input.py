@@ -43,6 +43,7 @@ from ibot_jax.models.architectures import geometry_of
 from ibot_jax.models.geometry import Geometry
 from ibot_jax.parallel.shares import all_rows
 from ibot_jax.runs.check import check_config
+from ibot_jax.tools.benches.lines import aligned
 
 _WARM_UP = 3  # batches: workers start, and what was made ahead is gone
 _EXAMPLES = 250  # whose parts are timed, and which Pillow decodes
@@ -62,16 +63,17 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say whose input is measured."""
     add_config_arguments(parser)
     flags.add(parser, "--data", required=False, help="such as folder:PATH; else the config's")
-    flags.add(
-        parser, "--batch-size", type=int, default=64, help="images a batch, if there are so many"
-    )
+    flags.add(parser, "--batch-size", default=64, help="images a batch")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this command."""
     add_input_arguments(parser)
     parser.add_argument(
-        "--number", type=int, default=2000, help="of images to time, again and again (2000)"
+        "--number",
+        type=flags.positive,
+        default=2000,
+        help="of images to time, again and again (2000)",
     )
     flags.add(parser, "--json")
 
@@ -80,10 +82,6 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
     config = given_config(args)
     config.data.source = args.data or config.data.source
-    for name in ("batch_size", "number"):
-        if getattr(args, name) < 1:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag}={getattr(args, name)} is less than one image")
     check_config(config)
     try:
         if args.json:
@@ -325,5 +323,4 @@ def table(report: dict[str, Any]) -> str:
             f"{milliseconds(report['transfer_wall_seconds'])} an image, {report['device']}",
         ),
     ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
+    return aligned(rows)

@@ -2,6 +2,8 @@
 
 import statistics
 
+from ibot_jax.tools.benches.lines import aligned, scaled
+
 
 def table(report: dict) -> str:
     """Returns the lines that show a report of `step.measure`."""
@@ -41,38 +43,29 @@ def table(report: dict) -> str:
         ("loss", f"{report['loss']:.4f}" if report["finite"] else "NOT FINITE"),
         ("memory", "of each device, by the compiler's plan"),
         *((f"  {name}", _bytes(size)) for name, size in report["memory_bytes"].items()),
-        ("model FLOPs", f"{_scaled(model)} an image, forward and backward"),
+        ("model FLOPs", f"{scaled(model)} an image, forward and backward"),
     ]
     for part, kinds in report["model_flops_per_image"].items():
-        split = ", ".join(f"{_words(kind)} {_scaled(flops)}" for kind, flops in kinds.items())
-        rows.append((f"  {_words(part)}", f"{_scaled(sum(kinds.values()))} ({split})"))
+        split = ", ".join(f"{_words(kind)} {scaled(flops)}" for kind, flops in kinds.items())
+        rows.append((f"  {_words(part)}", f"{scaled(sum(kinds.values()))} ({split})"))
     rows += [
         (
             "compiler's FLOPs",
-            f"{_scaled(report['compiler_flops_per_image'])} an image, {ratio:.3f} x the model's",
+            f"{scaled(report['compiler_flops_per_image'])} an image, {ratio:.3f} x the model's",
         ),
         (
             "utilisation",
             f"{100 * report['mfu']:.1f} % MFU: "
-            f"{_scaled(report['model_flops_per_second_per_device'])}FLOP/s each device of "
-            f"{_scaled(report['peak_flops_per_second'])}FLOP/s",
+            f"{scaled(report['model_flops_per_second_per_device'])}FLOP/s each device of "
+            f"{scaled(report['peak_flops_per_second'])}FLOP/s",
         ),
         ("peak", report["peak"]),
     ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
+    return aligned(rows)
 
 
 def _words(key: str) -> str:
     return key.replace("_", " ")
-
-
-def _scaled(number: float) -> str:
-    """Returns three digits or more and the prefix: "4.60 G"."""
-    for prefix, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
-        if number >= factor:
-            return f"{number / factor:.2f} {prefix}"
-    return f"{number / 1e3:.2f} k"
 
 
 def _bytes(size: int) -> str:

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import json
 import pathlib
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,8 @@ from ibot_jax.errors import UserError
 from ibot_jax.files.atomic import write_json
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel.mesh import make_mesh
-from ibot_jax.tools.benches import step
+from ibot_jax.tools.benches import lines, step
+from ibot_jax.tools.benches.turns import in_turns
 
 # What the step in PyTorch has no other of.
 _ONLY = {
@@ -227,19 +227,19 @@ def measure(ready: step.Ready, twin: Twin, *, rounds: int, steps: int) -> dict:
       `ours` and `theirs`, seconds a step of each round; `ratio`, by how many times ours is the
       faster, of each round; `torch`, `torch_device`, `torch_threads` and `torch_peak_bytes`.
     """
-    ready.run(1)
-    seconds = {"ours": [], "theirs": []}
     answer = {}
-    for number in range(rounds):
-        for side in ("ours", "theirs") if number % 2 == 0 else ("theirs", "ours"):
-            if side == "ours":
-                start = time.perf_counter()
-                ready.run(steps)
-                spent = time.perf_counter() - start
-            else:
-                answer = twin.run(steps)
-                spent = answer["seconds"]
-            seconds[side].append(spent / steps)
+
+    def ours() -> float:
+        start = time.perf_counter()
+        ready.run(steps)
+        return (time.perf_counter() - start) / steps
+
+    def theirs() -> float:
+        answer.update(twin.run(steps))
+        return answer["seconds"] / steps
+
+    ready.run(1)
+    seconds = in_turns({"ours": ours, "theirs": theirs}, rounds)
     both = zip(seconds["ours"], seconds["theirs"], strict=True)
     return {
         **seconds,
@@ -254,27 +254,19 @@ def measure(ready: step.Ready, twin: Twin, *, rounds: int, steps: int) -> dict:
 def table(report: dict) -> str:
     """Returns the lines that show a report."""
     batch = report["batch_size"]
-
-    def speed(seconds: list[float]) -> str:
-        low, high = batch / max(seconds), batch / min(seconds)
-        middle = batch / statistics.median(seconds)
-        return f"{middle:.4g} images/s ({low:.4g} to {high:.4g})"
-
-    ratio = report["ratio"]
-    rows = [
-        ("config", report["config"]),
-        ("batch", f"{batch} images, {report['dtype']}"),
-        (f"here, JAX {report['jax']} on {report['device']}", speed(report["ours"])),
-        (
-            f"{report['style']}, PyTorch {report['torch']} on {report['torch_device']}, "
-            f"{report['torch_threads']} thread(s)",
-            speed(report["theirs"]),
-        ),
-        (
-            "ratio",
-            f"{statistics.median(ratio):.2f}, the median of {len(ratio)} rounds "
-            f"({min(ratio):.2f} to {max(ratio):.2f})",
-        ),
-    ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
+    return lines.aligned(
+        [
+            ("config", report["config"]),
+            ("batch", f"{batch} images, {report['dtype']}"),
+            (
+                f"here, JAX {report['jax']} on {report['device']}",
+                lines.speed(batch, report["ours"]),
+            ),
+            (
+                f"{report['style']}, PyTorch {report['torch']} on {report['torch_device']}, "
+                f"{report['torch_threads']} thread(s)",
+                lines.speed(batch, report["theirs"]),
+            ),
+            ("ratio", lines.ratio(report["ratio"])),
+        ]
+    )

@@ -63,7 +63,7 @@ def test_fewer_images_than_a_batch_are_a_smaller_batch(folder, tmp_path):
     ("options", "message"),
     [
         (["--data=folder:/nowhere"], "data.source='folder:/nowhere' is no folder"),
-        (["--data=digits", "--number=0"], "--number=0 is less than one image"),
+        (["--data=digits", "--number=0"], "--number: 0 is not above 0"),
         (["--data=digits", "--json=/nowhere/x"], "/nowhere/x cannot be written"),
         (["--data=digits", "--config.data.resize=area"], "data.resize='area'"),
     ],

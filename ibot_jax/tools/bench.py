@@ -3,6 +3,7 @@
     python -m ibot_jax.tools.bench check
     python -m ibot_jax.tools.bench step --config=configs/vitb16.py --batch-size=64
     python -m ibot_jax.tools.bench versus --config=configs/vits16.py --batch-size=4 --python=PYTHON
+    python -m ibot_jax.tools.bench segmentation --config=configs/vits16.py --python=PYTHON
     python -m ibot_jax.tools.bench suite --out=DIR --minutes=8
     python -m ibot_jax.tools.bench input --config=configs/vitb16.py --data=folder:PATH
     python -m ibot_jax.tools.bench features --config=configs/vitb16.py --data=folder:PATH
@@ -37,6 +38,7 @@ COMMANDS = {
         "suite",
         "input",
         "features",
+        "segmentation",
         "kinds",
         "sources",
         "knn",

@@ -1,6 +1,6 @@
 """Outside of models/ nobody knows where a token lies, or how large a patch is: by syntax tree.
 
-Nobody but the step in PyTorch, which is a model, too.
+Nobody but the steps in PyTorch, which are models, too.
 """
 
 import ast
@@ -9,7 +9,8 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[2] / "ibot_jax"
-MODELS = {*(PACKAGE / "models").rglob("*.py"), PACKAGE / "tools" / "benches" / "torch_step.py"}
+TWINS = (PACKAGE / "tools" / "benches").glob("torch_*.py")
+MODELS = {*(PACKAGE / "models").rglob("*.py"), *TWINS}
 OUTSIDE = sorted(set(PACKAGE.rglob("*.py")) - MODELS)
 IDS = [str(path.relative_to(PACKAGE)) for path in OUTSIDE]
 

@@ -33,6 +33,7 @@ from ibot_jax.screen.progress import progress
 _NAME = "segmentation"  # of the file that is kept
 
 Trained = tuple[Head, Running]
+State = tuple[Trained, optax.OptState]
 # (parameters, images [B, H, W, C'] uint8) -> logits [B, h, w, C]
 LogitsFn = Callable[[Any, jax.Array], jax.Array]
 # (number of the test image, classes found [H, W] uint8)
@@ -104,18 +105,28 @@ def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> T
     Raises:
       UserError: if an image cannot be read, or the state cannot be read or written.
     """
-    schedule = functools.partial(
-        rates.RATES[setting.schedule],
-        peak=setting.learning_rate,
+    found, _ = steps.train(
+        start(setting, train.num_classes),
+        make_step(setting),
+        functools.partial(setting.crops.from_step, train, setting.seed),
         steps=setting.steps,
-        warmup=setting.warmup,
+        kept=Kept(folder, _NAME, about),
+        mesh=setting.mesh,
+        what="segmentation",
     )
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(setting.clip) if setting.clip else optax.identity(),
-        optax.adamw(schedule, weight_decay=setting.weight_decay),
-    )
-    key, dropout_key = jax.random.split(jax.random.key(setting.seed))
-    head, running = _start(setting, train.num_classes, key)
+    return found
+
+
+def start(setting: Setting, classes: int) -> State:
+    """Returns the state of a training of so many classes before its first step."""
+    key, _ = _keys(setting)
+    trained = _start(setting, classes, key)
+    return trained, _optimizer(setting).init(trained[0])
+
+
+def make_step(setting: Setting) -> Callable[[State, steps.Batch, int], State]:
+    """Returns the step of a training, see `steps.train`."""
+    optimizer, (_, dropout_key) = _optimizer(setting), _keys(setting)
 
     @functools.partial(jax.jit, out_shardings=replicated(setting.mesh))
     def step(state, params, batch, number):
@@ -132,16 +143,25 @@ def fit(setting: Setting, train: Split, folder: str, about: dict[str, Any]) -> T
         updates, moments = optimizer.update(grads, moments, head)
         return (optax.apply_updates(head, updates), seen), moments
 
-    found, _ = steps.train(
-        ((head, running), optimizer.init(head)),
-        lambda state, batch, number: step(state, setting.params, batch, number),
-        functools.partial(setting.crops.from_step, train, setting.seed),
+    return lambda state, batch, number: step(state, setting.params, batch, number)
+
+
+def _keys(setting: Setting) -> jax.Array:
+    """Returns the keys of the head and of the dropout."""
+    return jax.random.split(jax.random.key(setting.seed))
+
+
+def _optimizer(setting: Setting) -> optax.GradientTransformation:
+    schedule = functools.partial(
+        rates.RATES[setting.schedule],
+        peak=setting.learning_rate,
         steps=setting.steps,
-        kept=Kept(folder, _NAME, about),
-        mesh=setting.mesh,
-        what="segmentation",
+        warmup=setting.warmup,
     )
-    return found
+    return optax.chain(
+        optax.clip_by_global_norm(setting.clip) if setting.clip else optax.identity(),
+        optax.adamw(schedule, weight_decay=setting.weight_decay),
+    )
 
 
 def trained(setting: Setting, classes: int, folder: str, about: dict[str, Any]) -> Trained:
@@ -150,9 +170,9 @@ def trained(setting: Setting, classes: int, folder: str, about: dict[str, Any]) 
     Raises:
       UserError: if it has not, or not to the end.
     """
-    start = _start(setting, classes, jax.random.key(0))
+    like = _start(setting, classes, jax.random.key(0))
     kept = Kept(folder, _NAME, about)
-    return steps.trained(start, steps=setting.steps, kept=kept, mesh=setting.mesh)
+    return steps.trained(like, steps=setting.steps, kept=kept, mesh=setting.mesh)
 
 
 def _start(setting: Setting, classes: int, key: jax.Array) -> Trained:

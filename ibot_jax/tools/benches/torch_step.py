@@ -23,6 +23,8 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,15 +153,19 @@ class Backbone(nn.Module):
         self.norm = nn.LayerNorm(spec.width, eps=1e-6)
 
     def forward(self, x: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
+        x = self.embed(x, masks)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def embed(self, x: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns the tokens [B, 1 + N, D] that enter the first block."""
         grid = tuple(side // self.patch_size for side in x.shape[-2:])
         x = self.patch_embed(x)
         if masks is not None:
             x = torch.where(masks.flatten(1)[..., None], self.masked_embed.to(x.dtype), x)
         x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
-        x = x + self._positions(grid)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return x + self._positions(grid)
 
     def _positions(self, grid: tuple[int, int]) -> torch.Tensor:
         if grid == self.grid:
@@ -262,7 +268,7 @@ class Step:
         Returns:
           The loss, a scalar.
         """
-        with self._products():
+        with products(self.spec.dtype, self.device):
             whole = global_views.flatten(0, 1)
             with torch.no_grad():
                 teacher = self.of_teacher(whole)
@@ -277,11 +283,6 @@ class Step:
         self.optimizer.step()
         self._move_teacher()
         return loss.detach()
-
-    def _products(self) -> contextlib.AbstractContextManager:
-        if self.spec.dtype == "float32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
 
     def _loss(self, student_class, student_patches, teacher_class, teacher_patches, masks):
         spec = self.spec
@@ -338,6 +339,13 @@ class Step:
             teacher.mul_(keep).add_((1 - keep) * student.detach())
 
 
+def products(dtype: str, device: torch.device) -> contextlib.AbstractContextManager:
+    """Lets products be of a dtype, "float32" or "bfloat16"."""
+    if dtype == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
 def load(path: str, device: torch.device) -> tuple[Step, list[tuple[torch.Tensor, ...]]]:
     """Returns a step and its batches, as a file (see above) has them."""
     with np.load(path) as file:
@@ -360,8 +368,13 @@ def load(path: str, device: torch.device) -> tuple[Step, list[tuple[torch.Tensor
     return step, [(*views, mask) for mask in masks]
 
 
-def main(path: str) -> None:
-    """Gets ready, and runs steps as it is told to."""
+def serve(path: str, load: Callable[[str, torch.device], tuple[Any, list[tuple]]]) -> None:
+    """Gets ready, and runs steps as it is told to.
+
+    Args:
+      path: of the file that says which.
+      load: (path, device) -> a step, and its batches.
+    """
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
@@ -394,4 +407,4 @@ def say(**values) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    serve(sys.argv[1], load)

@@ -111,7 +111,7 @@ def test_rounds_and_ratios(stub, tmp_path, capsys):
 
 MISTAKES = {
     "no program": (["--python=/nowhere/python"], "--python=/nowhere/python does not start"),
-    "no steps": (["--steps=0"], "--steps=0 is less than one"),
+    "no steps": (["--steps=0"], "argument --steps: 0 is not above 0"),
     "another method": (["--config.method=dino"], "method='dino' is none of the original's"),
     "float64": (["--config.dtype=float64"], "dtype='float64' is not timed"),
     "heads": (["--config.head.separate=True"], "head.s"),

@@ -17,7 +17,9 @@ import numpy as np
 
 from ibot_jax.cli import exits, flags
 from ibot_jax.cli.config_file import given_config
+from ibot_jax.config.host import num_cores
 from ibot_jax.config.section import Section
+from ibot_jax.data.batching import PREFETCH
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.sources.opening import Source, Subset, open_source
 from ibot_jax.data.sources.readable import require_readable
@@ -40,8 +42,6 @@ from ibot_jax.tools.peak import device_peak
 from ibot_jax.weights.load import untrained
 from ibot_jax.weights.model import Model
 
-_WARM_UP = 4  # batches before a turn is timed, in which what was made ahead goes, or is made
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this command."""
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     model, params = untrained(Model(config, args.config))
     views = Views(model.view, Decoding.of(config.data), open_rows(args, mesh), config.data.workers)
     batches = -(-args.number // args.batch_size)
-    source = _endless(_opened(config.data), args.rounds * (batches + _WARM_UP) * args.batch_size)
+    source = _repeated(_opened(config.data), args.rounds * (batches + _ahead(views)), views)
     report = {
         "config": " ".join([args.config, *args.overrides]),
         "source": source.name,
@@ -91,9 +91,18 @@ def _opened(data: Section) -> Source:
     return source
 
 
-def _endless(source: Source, number: int) -> Subset:
-    """Returns so many images at the least, those of a source again and again, and some ahead."""
-    return Subset(source, np.arange(2 * number) % len(source))
+def _ahead(views: Views) -> int:
+    """Returns how many batches may be made ahead: each worker's, those that wait, one on its way.
+
+    So many pass before a turn is timed: they are gone then, or made while another side warms up.
+    """
+    return PREFETCH + (views.workers or num_cores()) + 2
+
+
+def _repeated(source: Source, batches: int, views: Views) -> Subset:
+    """Returns the images of so many batches and those made ahead, all there are in turns."""
+    number = (batches + _ahead(views)) * views.rows.batch_size
+    return Subset(source, np.arange(number) % len(source))
 
 
 def measure(
@@ -137,7 +146,7 @@ def measure(
         "input": views.batches(source),
         "extraction": extract_batches(feature_fn, params, views.batches(source), mesh),
     }
-    sides = {name: _timed(stream, batches) for name, stream in streams.items()}
+    sides = {name: _timed(stream, _ahead(views), batches) for name, stream in streams.items()}
     seconds = in_turns(sides, rounds)
     for stream in streams.values():
         stream.close()  # ends the workers
@@ -163,8 +172,8 @@ def measure(
     }
 
 
-def _timed(stream: Iterator[Any], batches: int) -> Callable[[], float]:
-    """Returns what takes so many batches of a stream, and says how many seconds that took."""
+def _timed(stream: Iterator[Any], ahead: int, batches: int) -> Callable[[], float]:
+    """Returns what takes so many batches of a stream after others, and tells their seconds."""
 
     def take(number: int) -> None:
         for _ in range(number):
@@ -172,7 +181,7 @@ def _timed(stream: Iterator[Any], batches: int) -> Callable[[], float]:
         jax.block_until_ready(latest)
 
     def turn() -> float:
-        take(_WARM_UP)
+        take(ahead)
         start = time.perf_counter()
         take(batches)
         return time.perf_counter() - start

@@ -70,7 +70,11 @@ class Features(Backbone):
             x = block(x)
             if number in self.wanted:
                 found[number] = (self.norm(x) if self.last_norm else x)[:, 1:]
-        return torch.cat([found[number] for number in self.wanted], dim=-1).transpose(1, 2).unflatten(2, grid)
+        return (
+            torch.cat([found[number] for number in self.wanted], dim=-1)
+            .transpose(1, 2)
+            .unflatten(2, grid)
+        )
 
 
 class Head(nn.Module):

@@ -20,7 +20,13 @@ class Sums:
     ffn: str = "mlp"
     registers: int = 0
 
-    def apply(self, variables, images, masks=None, gains=None, **training):
+    def apply(self, variables, inputs, method=None):
+        """Runs on images, or as `together` on several calls."""
+        if method == "together":
+            return [self.tokens(variables, **one) for one in inputs]
+        return self.tokens(variables, inputs)
+
+    def tokens(self, variables, images, masks=None, gains=None, **training):
         cls = variables["params"] * images.sum((1, 2))  # [N, 3]
         if gains is not None:
             cls = cls + gains.sum((1, 2))[:, None]

@@ -78,6 +78,7 @@ def make_train_step(
     trained: Callable[[Params], Tree],
     merged: Callable[[Params], Params] = lambda params: params,
     mesh: jax.sharding.Mesh,
+    gathers: Callable[[str], bool] = lambda name: False,
     parts: int,
     dtype: jnp.dtype,
     precision: str,
@@ -99,6 +100,7 @@ def make_train_step(
         the others none is computed.
       merged: from the student's parameters to those that networks take, differentiable.
       mesh: the devices.
+      gathers: from the name of a parameter to whether networks gather it, see `average_gradients`.
       parts: of a device's rows, one after the other.
       dtype: of the parameters.
       precision: of products of float32 where nothing else is said.
@@ -118,7 +120,7 @@ def make_train_step(
         largest = {name: terms.pop(name) for name in [*terms] if METRICS[name].over == DEVICES}
         return Averages(loss, terms, targets.means), largest, gradients
 
-    of_all_rows = average_gradients(_part_by_part(of_rows, parts), mesh)
+    of_all_rows = average_gradients(_part_by_part(of_rows, parts), mesh, gathers)
     schedules = {**schedules, **method.schedules}
 
     def train_step(

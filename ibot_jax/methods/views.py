@@ -94,29 +94,18 @@ def make_views(
     )
 
 
-def tokens_of(
-    backbone: nn.Module,
-    params: Params,
-    views: Array,
-    masks: Array | None = None,
-    gains: Array | None = None,
-    **training: Any,
-) -> Tokens:
-    """Runs a backbone on views of one size.
+def tokens_of(backbone: nn.Module, params: Params, views: Array) -> Tokens:
+    """Runs a backbone on whole views of one size.
 
     Args:
       backbone: the module.
       params: {"backbone": ..., ...}.
       views: [B, V, H, W, C] normalised.
-      masks: [B, V, h, w] bool; None for whole views.
-      gains: [B, V, depth, 2] of stochastic depth; None without.
-      **training: of the student's backbone alone: `local`, `rope_noise`.
 
     Returns:
       Tokens that lead with [B * V]; `by_view` takes parts of them apart.
     """
-    flat = (None if x is None else x.reshape(-1, *x.shape[2:]) for x in (views, masks, gains))
-    return backbone.apply({"params": params["backbone"]}, *flat, **training)
+    return backbone.apply({"params": params["backbone"]}, views.reshape(-1, *views.shape[2:]))
 
 
 def by_view(x: Array, views: Array) -> Array:
@@ -140,12 +129,19 @@ def student_tokens(backbone: nn.Module, params: Params, views: Views) -> tuple[T
         noise = {} if views.rope_noise is None else {"rope_noise": views.rope_noise[kind]}
         return noise | {"local": kind == "local"}
 
-    tokens = tokens_of(
-        backbone, params, views.global_views, views.masks, global_gains, **training("global")
-    )
-    class_tokens = by_view(tokens.cls, views.global_views)
+    several = [_flat(views.global_views, views.masks, global_gains) | training("global")]
     if views.local_views.shape[1]:
-        local = tokens_of(backbone, params, views.local_views, None, gains, **training("local"))
-        local_class_tokens = by_view(local.cls, views.local_views)
-        class_tokens = jnp.concatenate([class_tokens, local_class_tokens], axis=1)
+        several.append(_flat(views.local_views, None, gains) | training("local"))
+    params = {"params": params["backbone"]}
+    tokens, *local = backbone.apply(params, several, method="together")
+    class_tokens = by_view(tokens.cls, views.global_views)
+    if local:
+        of_local = by_view(local[0].cls, views.local_views)
+        class_tokens = jnp.concatenate([class_tokens, of_local], axis=1)
     return tokens, class_tokens
+
+
+def _flat(views: Array, masks: Array | None, gains: Array | None) -> dict[str, Array | None]:
+    """Returns what a backbone takes of views of one size, leading with [B * V]."""
+    inputs = {"images": views, "masks": masks, "gains": gains}
+    return {name: None if x is None else x.reshape(-1, *x.shape[2:]) for name, x in inputs.items()}

@@ -8,6 +8,7 @@ stage's grid of a global view; a grid that no windows fill is padded.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -362,6 +363,10 @@ class Swin(nn.Module):
         del local
         *_, (_, _, x) = self._run(images, masks, gains)
         return _tokens(self.norm(x))
+
+    def together(self, several: Sequence[dict[str, Any]]) -> list[Tokens]:
+        """Computes the output tokens of several calls, each {"images": ..., ...}."""
+        return [self(**one) for one in several]
 
     def layers(
         self,

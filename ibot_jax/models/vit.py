@@ -1,8 +1,11 @@
 """The Vision Transformer that iBOT trains: student and teacher backbone (paper, section 4.1)."""
 
 import functools
+import re
 from collections.abc import Sequence
+from typing import Any
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,8 +22,37 @@ from ibot_jax.models.patch_embed import PatchEmbed
 from ibot_jax.models.positions import resample_positions
 from ibot_jax.models.rope import Rope
 from ibot_jax.models.tokens import Attention, Tokens
+from ibot_jax.parallel.fsdp import Shard, gather, is_shard
 
 Array = jax.Array
+
+
+def gathered_by_block(name: str) -> bool:
+    """Returns whether a parameter is gathered by its block, see `parallel.fsdp`, and not before."""
+    return re.search(r"(^|/)backbone/blocks_\d+/", name) is not None
+
+
+@flax.struct.dataclass
+class Sequences:
+    """Tokens on their way through the blocks, and what these take beside them.
+
+    Attributes:
+      x: [B, T, D].
+      gains: [depth, 2, B, T or 1, 1] of stochastic depth; None is 1.
+      rotation: [2, N, head_dim] of rotary positions, or of each block, [depth, 2, N, head_dim];
+        None without.
+      owners: [T], see `Block`.
+    """
+
+    x: Array
+    gains: Array | None
+    rotation: Array | None
+    owners: tuple[int, ...] = flax.struct.field(pytree_node=False, default=())
+
+    def by_block(self) -> tuple[Array | None, Array | None]:
+        """Returns what each block has of its own, leading with the depth: gains, rotations."""
+        own = self.rotation if self.rotation is not None and self.rotation.ndim > 3 else None
+        return self.gains, own
 
 
 class ViT(nn.Module):
@@ -151,9 +183,19 @@ class ViT(nn.Module):
           rope_noise: [depth, 2, 2] of training, see `rope.draw_noise`; None leaves it out.
           local: whether these are local views of training.
         """
-        rotation = self._rotation(images, rope_noise)
-        x = self._run_blocks(self._embed(images, masks), gains, rotation)
-        return self._tokens(x, images, local)
+        given = dict(images=images, masks=masks, gains=gains, rope_noise=rope_noise, local=local)
+        return self.together([given])[0]
+
+    def together(self, several: Sequence[dict[str, Any]]) -> list[Tokens]:
+        """Computes the output tokens of several calls, each {"images": ..., ...}.
+
+        Each block sees them all, one after the other, so that its parameters are gathered once.
+        """
+        outputs = self._run_blocks([self._sequences(**one) for one in several])
+        return [
+            self._tokens(x, one["images"], one.get("local", False))
+            for x, one in zip(outputs, several, strict=True)
+        ]
 
     def layers(
         self,
@@ -221,59 +263,81 @@ class ViT(nn.Module):
         table = functools.partial(rope.table, self._grid(images), dtype)
         return table() if noise is None else jax.vmap(table)(noise)
 
-    def _run_blocks(self, x: Array, gains: Array | None, rotation: Array | None) -> Array:
+    def _sequences(
+        self,
+        images: Array,
+        masks: Array | None = None,
+        gains: Array | None = None,
+        rope_noise: Array | None = None,
+        local: bool = False,
+    ) -> Sequences:
+        """Returns the tokens of a call, embedded; the arguments are those of `__call__`."""
+        del local
+        if gains is not None:
+            gains = gains.transpose(1, 2, 0)[..., None, None]
+        return Sequences(self._embed(images, masks), gains, self._rotation(images, rope_noise))
+
+    def _run_blocks(self, several: list[Sequences]) -> list[Array]:
+        """Returns what becomes of each [B, T, D]."""
         if self.is_initializing():
+            (one,) = several
+            x = one.x
             for block in self.blocks:
-                x = block(x, rotation=rotation)
+                x = block(x, rotation=one.rotation)
             for norm in self.class_norms:
                 norm(x)
-            return x
+            return [x]
 
-        if gains is not None:
-            gains = gains.transpose(1, 2, 0)[..., None, None]  # [depth, 2, B, 1, 1]
-        spec = PackingSpec(self._block(parent=None).attention_spec(x.shape))
-        if self.kernels.first(spec, packing):
-            return self._run_packed(x, gains)
-        return self._run_sequences(x, gains, rotation)
+        outputs = self._run_sequences([self._packed(one) for one in several])
+        return [
+            x if x.shape == one.x.shape else packing.unpack(x, *one.x.shape[:2])
+            for x, one in zip(outputs, several, strict=True)
+        ]
 
-    def _run_packed(self, x: Array, gains: Array | None) -> Array:
-        batch, tokens, _ = x.shape
+    def _packed(self, one: Sequences) -> Sequences:
+        """Brings sequences to lengths that a TPU likes, if it is one."""
+        spec = PackingSpec(self._block(parent=None).attention_spec(one.x.shape))
+        if not self.kernels.first(spec, packing):
+            return one
+        tokens, gains = one.x.shape[1], one.gains
         if gains is not None:
             shape = (*gains.shape[:3], tokens, 1)
             gains = jax.vmap(jax.vmap(packing.pack))(jnp.broadcast_to(gains, shape))
-        x = self._run_sequences(packing.pack(x), gains, owners=packing.owners(tokens))
-        return packing.unpack(x, batch, tokens)
+        return Sequences(packing.pack(one.x), gains, None, packing.owners(tokens))
 
-    def _run_sequences(
-        self,
-        x: Array,
-        gains: Array | None,
-        rotation: Array | None = None,
-        owners: tuple[int, ...] = (),
-    ) -> Array:
-        by_block = rotation is not None and rotation.ndim > 3
-
-        def run_block(x, of_block):
-            params, gains, own_rotation = of_block
-            x, block = start_of_block(x), self._block(parent=None)
-            turned = own_rotation if by_block else rotation
-            return block.apply({"params": params}, x, gains, owners, turned), None
+    def _run_sequences(self, several: list[Sequences]) -> list[Array]:
+        def run_block(all_x, of_block):
+            params, own = of_block
+            params, block = gather(params, self.dtype), self._block(parent=None)
+            outputs = []
+            for one, x, (gains, rotation) in zip(several, all_x, own, strict=True):
+                turned = one.rotation if rotation is None else rotation
+                x = start_of_block(x)
+                outputs.append(block.apply({"params": params}, x, gains, one.owners, turned))
+            return outputs, None
 
         if self.remat != "none":
             run_block = jax.checkpoint(run_block, policy=REMAT_POLICIES[self.remat])
+        all_x, own = [one.x for one in several], [one.by_block() for one in several]
         params = [block.variables["params"] for block in self.blocks]
-        rotations = rotation if by_block else None
         if self.scan_blocks:
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(self._cast, params))
-            return jax.lax.scan(run_block, x, (stacked, gains, rotations))[0]
-        for i in range(self.depth):
-            of_block = (None if array is None else array[i] for array in (gains, rotations))
-            x, _ = run_block(x, (params[i], *of_block))
-        return x
+            return jax.lax.scan(run_block, all_x, (stacked, own))[0]
+        for number in range(self.depth):
+            of_block = [[None if x is None else x[number] for x in one] for one in own]
+            all_x, _ = run_block(all_x, (params[number], of_block))
+        return all_x
 
     def _cast(self, params: dict) -> dict:
-        """Casts kernels as their layers will, so that a stack of them is no larger than needed."""
-        return jax.tree.map(lambda x: x.astype(self.dtype) if x.ndim > 1 else x, params)
+        """Casts kernels as their layers will, so that a stack of them is no larger than needed.
+
+        Shards stay as they are: they are small, and their gradients are summed as they come.
+        """
+
+        def cast(x: Array | Shard) -> Array | Shard:
+            return x if is_shard(x) or x.ndim < 2 else x.astype(self.dtype)
+
+        return jax.tree.map(cast, params, is_leaf=is_shard)
 
     def _embed(self, images: Array, masks: Array | None) -> Array:
         x = self.patch_embed(images)  # [B, h, w, D]

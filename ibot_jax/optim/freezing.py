@@ -89,7 +89,10 @@ def split(params: Params, chosen: Params) -> tuple[Params, Params]:
 
 
 def join(ours: Params, others: Params) -> Params:
-    """Is the inverse of `split`."""
+    """Is the inverse of `split`; a leaf is what is no dict."""
     return jax.tree.map(
-        lambda a, b: b if a is None else a, ours, others, is_leaf=lambda leaf: leaf is None
+        lambda a, b: b if a is None else a,
+        ours,
+        others,
+        is_leaf=lambda node: not isinstance(node, dict),
     )

@@ -38,6 +38,7 @@ from ibot_jax.models.build import (
 )
 from ibot_jax.models.parameters import Params
 from ibot_jax.models.rope import draw_noise
+from ibot_jax.models.vit import gathered_by_block
 from ibot_jax.optim import freezing
 from ibot_jax.optim import optimizer as optimizers
 from ibot_jax.optim.ema_teacher import teacher_from_student
@@ -221,10 +222,17 @@ def make_train_step(
         trained=functools.partial(make_freezing(config, plan).trained, step=at),
         merged=make_lora(config.lora).merged,
         mesh=mesh,
+        gathers=_gathers(config),
         parts=config.grad_accum_steps,
         dtype=param_dtype(config.dtype),
         precision=matmul_precision(config.dtype),
     )
+
+
+def _gathers(config: Section) -> Callable[[str], bool]:
+    """Returns which parameters networks gather by themselves, by name."""
+    whole = bool(config.lora.rank)  # adapters are merged into the parameters beforehand
+    return lambda name: not whole and gathered_by_block(name)
 
 
 def _draw_noise(config: Section) -> Callable[[Array, Batch], Noise]:

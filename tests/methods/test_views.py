@@ -76,9 +76,9 @@ def test_the_student_is_told_which_views_are_local_and_how_positions_move(noise)
     told = []
 
     class Listening(Sums):
-        def apply(self, *arguments, **training):
+        def tokens(self, variables, images, masks=None, gains=None, **training):
             told.append(training)
-            return super().apply(*arguments)
+            return super().tokens(variables, images, masks, gains)
 
     given = views.Views(*map(jnp.array, (GLOBAL, LOCAL, MASKS)), None, noise)
     views.student_tokens(Listening(), {"backbone": 2.0, "head": None}, given)

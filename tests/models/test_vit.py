@@ -191,6 +191,23 @@ def test_scan_and_rematerialisation_change_neither_tokens_nor_parameters(gains, 
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-4, 1e-4), ours, expected)
 
 
+@pytest.mark.parametrize("scan_blocks", [False, True])
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_calls_of_several_sizes_together_are_those_apart(positions, scan_blocks):
+    model = tiny(positions=positions, scan_blocks=scan_blocks, width=16, untie_local_norm=True)
+    keys = jax.random.split(jax.random.key(1), 4)
+    masked = dict(
+        images=jax.random.normal(keys[0], (2, 16, 16, 3)),
+        masks=jax.random.bernoulli(keys[1], 0.5, (2, 4, 4)),
+        gains=drop_path_gains(keys[2], 0.5, 3, (2,)),
+    )
+    local = dict(images=jax.random.normal(keys[3], (5, 8, 8, 3)), local=True)
+    variables = model.init(jax.random.key(0), masked["images"])
+    together = model.apply(variables, [masked, local], method="together")
+    apart = [model.apply(variables, **one) for one in (masked, local)]
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), together, apart)
+
+
 @pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="its XLA drops barriers before it fuses")
 def test_a_block_costs_the_same_at_any_depth():
     """Left alone, XLA's CPU compiler repeats in each block what the blocks behind it did."""

@@ -256,6 +256,36 @@ def test_fsdp_gathers_parameters_and_never_activations():
     assert not found["all-to-all"] and not found["collective-permute"]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "student"),
+    [({}, 1), (dict(model__remat="blocks"), 2), (dict(model__remat="dots", grad_accum_steps=2), 2)],
+    ids=str,
+)
+def test_fsdp_gathers_blocks_in_the_dtype_of_the_computation(overrides, student):
+    """Once forward, and once more backward where blocks are computed again; sums are float32."""
+    config = tiny_config(batch_size=16, model__width=32, dtype="bfloat16", **overrides)
+    mesh, plan = mesh_of("1x8x1"), tiny_plan(config)
+    state, batch, key = steps.step_arguments(config, plan, mesh)
+    text = steps.jit_train_step(config, plan, mesh).lower(state, batch, key).as_text()
+    gathered = re.findall(r"all_gather.*?-> tensor<([\dx]+)x(\w+)>", text)
+    summed = re.findall(r"reduce_scatter.*?\n(?:.*\n)*?.*?\(tensor<([\dx]+)x(\w+)>\)", text)
+    blocks = [
+        "x".join(map(str, x.shape))
+        for x in jax.tree.leaves(state.params["backbone"]["blocks_0"])
+        if not x.sharding.is_fully_replicated
+    ]
+    depth = config.model.depth
+    teacher = 1
+    in_bfloat16 = collections.Counter(shape for shape, dtype in gathered if dtype == "bf16")
+    assert in_bfloat16 == {
+        shape: number * depth * (student + teacher)
+        for shape, number in collections.Counter(blocks).items()
+    }
+    assert {dtype for _, dtype in summed} == {"f32"}
+    for shape, number in collections.Counter(blocks).items():
+        assert summed.count((shape, "f32")) >= number * depth
+
+
 def test_tensor_sums_activations_and_gathers_only_parameters():
     """Two sums a block forward, behind both branches, and the sums of their inputs' gradients."""
     config = config_of(dtype="float32", model__width=32, model__depth=1, model__drop_path=0.0)

@@ -1,6 +1,6 @@
 """The training of attentive probes, which goes on where it was interrupted, and their accuracies.
 
-OUT/attentive-KEY.npz keeps probes and moments, ten times in a training.
+OUT/attentive-KEY.npz keeps probes and moments, see `steps`.
 """
 
 import dataclasses
@@ -17,15 +17,11 @@ from ibot_jax.data.sources.tfds import TfdsStream
 from ibot_jax.errors import UserError
 from ibot_jax.evaluate.common.opening import Views
 from ibot_jax.evaluate.features.extract import extract_batches
-from ibot_jax.evaluate.probes import attentive_head
+from ibot_jax.evaluate.probes import attentive_head, steps
 from ibot_jax.evaluate.probes.attentive_head import Probe
 from ibot_jax.evaluate.probes.kept import Kept
-from ibot_jax.parallel.agreement import in_step
 from ibot_jax.parallel.layouts import replicated
-from ibot_jax.parallel.rows import to_global
 from ibot_jax.screen.progress import progress
-
-_SAVES = 10  # in a training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,33 +69,27 @@ def fit(setting: Setting, folder: str, about: dict[str, Any]) -> Probe:
     Raises:
       UserError: if the state cannot be read or written.
     """
-    everywhere, steps = replicated(setting.mesh), setting.steps
+    everywhere = replicated(setting.mesh)
     start = attentive_head.make_start(setting.width, setting.num_classes, len(setting.rates))
     start = jax.jit(start, out_shardings=everywhere)
-    kept, key = Kept(folder, "attentive", about), jax.random.key(setting.seed)
-    if arrays := kept.read():
-        structure = jax.tree.structure(jax.eval_shape(start, key))
-        leaves = [arrays[f"leaf_{number}"] for number in range(structure.num_leaves)]
-        state = jax.device_put(jax.tree.unflatten(structure, leaves), everywhere)
-    else:
-        state = start(key)
     peaks = jnp.float32(setting.rates) * setting.batch_size / 256
     decays = jnp.float32(setting.decays)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
     def step(state, params, batch):
         tokens = setting.patch_fn(params, batch["images"])
-        rates = peaks * attentive_head.rate(state.step, steps, steps // 10)
-        return attentive_head.train_step(state, tokens, batch["labels"], rates, decays)
+        rates = peaks * attentive_head.rate(state.step, setting.steps, setting.steps // 10)
+        return attentive_head.train_step(state, tokens, batch["labels"], rates, decays)[0]
 
-    done = int(state.step)
-    batches = in_step(setting.batches(done)) if done < steps else iter(())
-    turns = zip(range(done + 1, steps + 1), batches, strict=False)
-    for number, (batch, _) in progress(turns, steps - done, "attentive"):
-        state, _ = step(state, setting.params, to_global(batch, setting.mesh))
-        if number % max(steps // _SAVES, 1) == 0 or number == steps:
-            leaves = jax.device_get(jax.tree.leaves(state))
-            kept.write({f"leaf_{n}": leaf for n, leaf in enumerate(leaves)})
+    state = steps.train(
+        start(jax.random.key(setting.seed)),
+        lambda state, batch, number: step(state, setting.params, batch),
+        setting.batches,
+        steps=setting.steps,
+        kept=Kept(folder, "attentive", about),
+        mesh=setting.mesh,
+        what="attentive",
+    )
     return state.probes
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ibot_jax.evaluate import __main__ as command
+from ibot_jax.evaluate.probes import steps
 from ibot_jax.evaluate.probes.kept import Kept
 
 FLAGS = ("--steps=20", "--lr=0.02,0.1", "--weight-decay=0.001", "--scale=0.5", "--batch-size=16")
@@ -16,7 +17,9 @@ def report(tmp_path, name):
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_goes_on_exactly(workdir, images, tmp_path, monkeypatch):
+def test_an_interrupted_training_goes_on_exactly(workdir, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(steps, "_SAVE_EVERY", 2)
+
     def evaluate(name):
         common = f"--from={workdir}", f"--data=folder:{images}", f"--out={tmp_path / name}"
         return command.main(["attentive", *common, *FLAGS])
@@ -45,6 +48,10 @@ def test_an_interrupted_training_goes_on_exactly(workdir, images, tmp_path, monk
         for name in ours:
             np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
     assert best["top1"] > 60  # of three colours
+    np.savez(kept[1], step=20)  # and nothing else
+    capsys.readouterr()
+    assert evaluate("out") == 2
+    assert f"error: {kept[1]} is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

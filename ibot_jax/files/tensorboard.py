@@ -1,7 +1,8 @@
-"""Scalars for TensorBoard, written in the background."""
+"""Scalars and pictures for TensorBoard, written in the background."""
 
 import concurrent.futures
 import contextlib
+import io
 import socket
 import time
 import types
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
+from PIL import Image
 
 from ibot_jax.errors import TrainingError, in_words
 from ibot_jax.files import atomic
@@ -41,6 +43,19 @@ class TensorBoard:
             self._summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()
         ]
         summary = self._summary(value=values)
+        self._write(self._event(wall_time=time.time(), step=step, summary=summary))
+
+    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+        """Hands over a picture that belongs to a step."""
+        file = io.BytesIO()
+        picture.save(file, "png")
+        image = self._summary.Image(
+            height=picture.height,
+            width=picture.width,
+            colorspace=3,  # RGB
+            encoded_image_string=file.getvalue(),
+        )
+        summary = self._summary(value=[self._summary.Value(tag=name, image=image)])
         self._write(self._event(wall_time=time.time(), step=step, summary=summary))
 
     def flush(self) -> None:

@@ -77,6 +77,7 @@ from ibot_jax.runs.training import (
 )
 from ibot_jax.runs.workdir import open_workdir, require_shared
 from ibot_jax.screen.progress import busy
+from ibot_jax.screen.views import views_of_batch
 from ibot_jax.weights.history import read_start
 from ibot_jax.weights.model import Model
 
@@ -133,6 +134,8 @@ def pretrain(
             stack.enter_context(contextlib.closing(reporter))
             batches = _batches(config, opened, mesh, start_step)
             lock.watch("checkpoints", *WRITTEN)
+        if not start_step:
+            batches = _showing_first(batches, reporter)
         layout = state_layout(config, plan, mesh, frozen.modules)
         gram = GramTeacher(config.gram, plan, folder, layout, frozen.params.pop("gram", None))
         sizes = SizesByStep(config.seed, config.data, config.high_res, plan)
@@ -140,8 +143,8 @@ def pretrain(
         for name, text in proven.warnings().items():
             reporter.warn_once(name, text)
         evaluation = _evaluation(config, opened.splits, proven, watchdog)
-        reporter.say(
-            *header(
+        reporter.say_header(
+            header(
                 flat,
                 plan,
                 state.params,
@@ -296,6 +299,14 @@ def _batches(
         gram=config.gram,
         start_step=start_step,
     )
+
+
+def _showing_first(batches: Iterator[Batch], reporter: Reporter) -> Iterator[Batch]:
+    """Yields the batches, and shows the views of the first."""
+    first = next(batches)
+    reporter.picture(0, "views", functools.partial(views_of_batch, first))
+    yield first
+    yield from batches
 
 
 def _prove(

@@ -20,7 +20,6 @@ import collections
 import dataclasses
 import hashlib
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,8 +40,9 @@ from ibot_jax.errors import UserError
 from ibot_jax.files.atomic import write_json
 from ibot_jax.files.paths import absolute_path
 from ibot_jax.models.architectures import geometry_of
+from ibot_jax.screen import canvas
+from ibot_jax.screen import views as drawn
 from ibot_jax.screen.progress import progress
-from ibot_jax.visualize import canvas
 from ibot_jax.visualize.pictures import spread
 
 _NAMED = 10  # of a kind of images, on the screen
@@ -265,32 +265,11 @@ def draw(source: Source, chosen: np.ndarray, data: Section, task: MakeExample) -
             continue
         views = dict(zip(task.keys, out, strict=True))
         whole = whole if whole.ndim == 3 else whole[..., None]
-        row = [canvas.photo(whole, cell)]
-        for view, mask in zip(views["global_views"], views["masks"], strict=True):
-            light = np.where(mask, _DARK, 1.0)[..., None]
-            shown = canvas.to_rgb(view) * canvas.per_pixel(light, view.shape)
-            row.append(canvas.panel(shown.astype(np.uint8), cell))
-        if len(views["local_views"]):
-            row.append(_quarters([canvas.to_rgb(view) for view in views["local_views"]], cell))
-        rows.append(row)
+        rows.append([canvas.photo(whole, cell), *drawn.row(views, cell)])
+        labels = ["image", *drawn.labels(views)]
     if not rows:
         raise UserError(f"of {source.name} no image can be read")
-    labels = [
-        "image",
-        *["global view"] * data.global_views,
-        *["local views"] * bool(data.local_views),
-    ]
     return canvas.sheet(rows, labels, cell=cell)
-
-
-def _quarters(views: Sequence[np.ndarray], cell: int) -> Image.Image:
-    """Returns the first four views as one picture."""
-    half = (cell - 4) // 2
-    picture = Image.new("RGB", (cell, cell), canvas.PAPER)
-    for number, view in enumerate(views[:4]):
-        row, column = divmod(number, 2)
-        picture.paste(canvas.panel(view, half), (column * (half + 4), row * (half + 4)))
-    return picture
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from PIL import Image
 
 from ibot_jax.cli.flags import add_number, add_weights_options
 from ibot_jax.models.parameters import Params
-from ibot_jax.visualize import canvas, frames
+from ibot_jax.screen import canvas
+from ibot_jax.visualize import frames
 from ibot_jax.visualize.options import (
     add_image_options,
     add_output_options,

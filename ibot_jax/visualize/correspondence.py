@@ -22,7 +22,7 @@ from ibot_jax.data.make.examples import MakeExample
 from ibot_jax.data.sources.opening import Source
 from ibot_jax.errors import UserError
 from ibot_jax.models.architectures import geometry_of
-from ibot_jax.visualize import canvas
+from ibot_jax.screen import canvas
 from ibot_jax.visualize.options import add_image_options, add_output_options, open_model
 from ibot_jax.visualize.pictures import (
     MAX_NUMBER,

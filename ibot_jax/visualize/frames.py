@@ -14,7 +14,7 @@ from ibot_jax.data.pixels.unreadable import UnreadableImage, in_words
 from ibot_jax.data.sources.folders import read_file
 from ibot_jax.errors import UserError
 from ibot_jax.files.paths import require_writable
-from ibot_jax.visualize import canvas
+from ibot_jax.screen import canvas
 from ibot_jax.visualize.pictures import Files, fit, open_images, read_pixels, readable
 from ibot_jax.weights.model import Model
 

@@ -24,8 +24,9 @@ from ibot_jax.evaluate.common.opening import Views
 from ibot_jax.models.parameters import Params
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import rows_of_process
+from ibot_jax.screen import canvas
 from ibot_jax.screen.progress import progress
-from ibot_jax.visualize import canvas, prototypes
+from ibot_jax.visualize import prototypes
 from ibot_jax.visualize.options import add_image_options, add_output_options, open_model
 from ibot_jax.visualize.pictures import open_images, spread, view_size
 from ibot_jax.weights.model import Model

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ibot_jax.cli.flags import add_weights_options, share
 from ibot_jax.models.parameters import Params
-from ibot_jax.visualize import canvas
+from ibot_jax.screen import canvas
 from ibot_jax.visualize.options import add_image_options, add_output_options, open_model
 from ibot_jax.visualize.pictures import read_pictures
 from ibot_jax.weights.model import Model

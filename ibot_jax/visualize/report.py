@@ -24,8 +24,8 @@ from ibot_jax.errors import UserError
 from ibot_jax.models.architectures import geometry_of, in_words
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.runs.reporting.goodput import WORDS
-from ibot_jax.screen import page
-from ibot_jax.visualize import attention, canvas, patterns, pca
+from ibot_jax.screen import canvas, page
+from ibot_jax.visualize import attention, patterns, pca
 from ibot_jax.visualize.charts import Series, line_chart, show
 from ibot_jax.visualize.options import add_image_options, open_model
 from ibot_jax.visualize.pictures import open_images, read_pictures, spread

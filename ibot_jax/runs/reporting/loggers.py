@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from etils import epath
+from PIL import Image
 
 from ibot_jax.config.flat import Flat
 from ibot_jax.errors import UserError
@@ -35,6 +36,12 @@ class Logger(Protocol):
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
         """Takes the metrics of a step, or of an evaluation at it; all are finite."""
+
+    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+        """Takes a picture of a step."""
+
+    def card(self, text: str) -> None:
+        """Takes what the run was and came to, in Markdown."""
 
     def close(self) -> None:
         """Sends what is left."""
@@ -80,6 +87,14 @@ class Loggers:
         finite = {name: float(value) for name, value in row.items() if math.isfinite(value)}
         self._each(lambda logger: logger.log(step, finite))
 
+    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+        """Hands a picture over."""
+        self._each(lambda logger: logger.picture(step, name, picture))
+
+    def card(self, text: str) -> None:
+        """Hands over what the run was and came to."""
+        self._each(lambda logger: logger.card(text))
+
     def close(self) -> None:
         """Closes all."""
         self._each(lambda logger: logger.close())
@@ -107,6 +122,7 @@ def _module(name: str) -> types.ModuleType:
 
 class _Wandb:
     def __init__(self, wandb: types.ModuleType, run: str, workdir: epath.Path, config: Flat):
+        self._image = wandb.Image
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=workdir.name,
@@ -120,6 +136,12 @@ class _Wandb:
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
         self._run.log({"step": step, **row})
+
+    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+        self._run.log({"step": step, name: self._image(picture)})
+
+    def card(self, text: str) -> None:
+        self._run.notes = text
 
     def close(self) -> None:
         self._run.finish()
@@ -151,6 +173,12 @@ class _Mlflow:
         metrics = [self._entities.Metric(name, value, now, step) for name, value in row.items()]
         self._client.log_batch(self._run, metrics=metrics)
 
+    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+        self._client.log_image(self._run, picture, artifact_file=f"{name}_{step}.png")
+
+    def card(self, text: str) -> None:
+        self._client.set_tag(self._run, "mlflow.note.content", text)
+
     def close(self) -> None:
         self._client.set_terminated(self._run)
 
@@ -164,6 +192,12 @@ class _Trackio:
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
         self._trackio.log(dict(row), step=step)
+
+    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+        self._trackio.log({name: self._trackio.Image(picture)}, step=step)
+
+    def card(self, text: str) -> None:
+        self._trackio.log({"card": self._trackio.Markdown(text)})
 
     def close(self) -> None:
         self._trackio.finish()

@@ -13,10 +13,11 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 from etils import epath
+from PIL import Image
 
 from ibot_jax.config.flat import Flat
 from ibot_jax.config.plan import Plan
@@ -68,7 +69,7 @@ class Reporter:
         self.goodput = Goodput()
         self._plan = plan
         self._workdir = workdir
-        self._warned = set()
+        self._warned, self._header = set(), []
         self._bar = None
         self._since = None  # (step, time) from which the speed is measured
         if not self._primary:
@@ -91,10 +92,25 @@ class Reporter:
                 write_line("\n".join(lines), sys.stdout)
                 sys.stdout.flush()
 
+    def say_header(self, lines: Sequence[str]) -> None:
+        """Prints what is about to run; the card of the run has it, too."""
+        self._header = list(lines)
+        self.say(*lines)
+
+    def picture(self, step: int, name: str, draw: Callable[[], Image.Image]) -> None:
+        """Shows TensorBoard and the loggers a picture, which the first process draws."""
+        if self._primary:
+            picture = draw()
+            self._tensorboard.picture(step, name, picture)
+            self._loggers.picture(step, name, picture)
+
     def say_summary(self, prototypes: int) -> None:
         """Prints what metrics.jsonl says of a complete run, and what this start of it took."""
         if self._primary:
-            self.say(f"time: {self.goodput}", *_summary(self._workdir, prototypes))
+            lines = _summary(self._workdir, prototypes)
+            self.say(f"time: {self.goodput}", *lines)
+            text = "\n".join([*self._header, "", *lines])
+            self._loggers.card(f"# {self._workdir.name}\n\n```\n{text}\n```\n")
 
     def warn_once(self, sign: str, text: str) -> None:
         """Prints a warning to stderr, the first time that this sign is seen."""

@@ -1,12 +1,20 @@
 """Loggers besides the files: what they are told, which run of theirs it is, and what may fail."""
 
+import contextlib
 import json
 import math
+import os
+import signal
+import socket
+import subprocess
 import sys
+import time
 import types
+import urllib.request
 
 import pytest
 from etils import epath
+from PIL import Image
 
 from ibot_jax.errors import UserError
 from ibot_jax.runs.reporting.loggers import Loggers
@@ -83,6 +91,20 @@ def test_trackio_is_told_steps(tmp_path, package, warnings):
     assert (name, args, kwargs, last) == ("log", ({"loss": 2.5},), {"step": 7}, "finish")
 
 
+def test_each_is_shown_pictures_and_told_what_the_run_came_to(tmp_path, package, warnings):
+    wandb, trackio = package("wandb"), package("trackio")
+    picture = Image.new("RGB", (4, 3))
+    loggers = opened(tmp_path, "wandb trackio", warnings)
+    loggers.picture(5, "views", picture)
+    loggers.card("# mine")
+    loggers.close()
+    assert warnings == [] and wandb.notes == "# mine"
+    assert ("log", ({"step": 5, "views": wandb},), {}) in wandb.told  # as their Image gives it
+    assert ("log", ({"views": trackio},), {"step": 5}) in trackio.told
+    assert ("Image", (picture,), {}) in wandb.told and ("Image", (picture,), {}) in trackio.told
+    assert ("Markdown", ("# mine",), {}) in trackio.told
+
+
 def test_one_that_fails_is_named_once_and_the_others_go_on(tmp_path, package, warnings):
     wandb, trackio = package("wandb"), package("trackio")
     loggers = opened(tmp_path, "wandb trackio", warnings)
@@ -117,17 +139,51 @@ def test_without_any_nothing_is_written(tmp_path, warnings):
     assert not list(tmp_path.iterdir()) and warnings == []
 
 
-def test_mlflow_has_each_metric_at_its_step(tmp_path, warnings, monkeypatch):
+@pytest.fixture(params=["files", "server"])
+def mlflow_store(request, tmp_path, monkeypatch):
+    """Sets where MLflow keeps what it is told: a folder, or a server on this host."""
     mlflow = pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path / 'store'}")
+    if request.param == "files":
+        monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path / 'store'}")
+        yield mlflow
+        return
+    pytest.importorskip("flask", reason="mlflow-skinny has no server")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    database = f"sqlite:///{tmp_path / 'store.db'}"
+    options = f"--backend-store-uri={database}", "--workers=1", f"--port={port}"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *options], cwd=tmp_path, start_new_session=True
+    )
+    try:
+        for _ in range(120):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://localhost:{port}/health").close()
+                break
+            time.sleep(0.5)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://localhost:{port}")
+        yield mlflow
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+
+
+def test_mlflow_has_metrics_at_their_steps_a_picture_and_the_card(tmp_path, warnings, mlflow_store):
+    (tmp_path / "run").mkdir()
     for step in (3, 4):
-        loggers = opened(tmp_path, "mlflow", warnings)
+        loggers = opened(tmp_path / "run", "mlflow", warnings)
         loggers.log(step, {"loss": 1.0 / step})
+        loggers.picture(step, "views", Image.new("RGB", (4, 3)))
+        loggers.card("# mine")
         loggers.close()
-    client = mlflow.MlflowClient()
+    assert warnings == []
+    client = mlflow_store.MlflowClient()
     (experiment,) = [e for e in client.search_experiments() if e.name == "ibot_jax"]
     (run,) = client.search_runs([experiment.experiment_id])
     history = client.get_metric_history(run.info.run_id, "loss")
     assert [(metric.step, metric.value) for metric in history] == [(3, 1 / 3), (4, 1 / 4)]
     assert run.data.params == {key: str(value) for key, value in CONFIG.items()}
+    assert run.data.tags["mlflow.note.content"] == "# mine"
+    files = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert files == {"views_3.png", "views_4.png"}

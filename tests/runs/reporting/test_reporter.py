@@ -6,13 +6,16 @@ import math
 import re
 import time
 
+import numpy as np
 import pytest
 from disk import full_disk
 from etils import epath
+from PIL import Image
 
 from ibot_jax.config.plan import Plan
 from ibot_jax.errors import TrainingError
 from ibot_jax.runs.reporting.goodput import WORDS
+from ibot_jax.runs.reporting.loggers import Loggers
 from ibot_jax.runs.reporting.reporter import Reporter
 from ibot_jax.weights.run_metrics import read_rows
 
@@ -375,3 +378,31 @@ def test_other_images_are_said_in_the_metrics(workdir, capsys):
         {"step": 20, "epoch": 2.0, "train_images": 33, "train_images_before": 24}
     ]
     assert "from step 20 on, 33 images where there were 24" in capsys.readouterr().err
+
+
+def test_pictures_are_in_tensorboard_as_they_were_drawn(workdir):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    drawn = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    report = reporter(workdir)
+    report.picture(3, "views", lambda: Image.fromarray(drawn))
+    report.close()
+    events = EventAccumulator(str(workdir / "tensorboard"))
+    events.Reload()
+    (event,) = events.Images("views")
+    assert event.step == 3 and (event.height, event.width) == (4, 6)
+    found = Image.open(io.BytesIO(event.encoded_image_string))
+    np.testing.assert_array_equal(found, drawn)
+
+
+def test_the_card_is_the_header_and_the_summary(workdir, monkeypatch, capsys):
+    told = []
+    monkeypatch.setattr(Loggers, "card", lambda self, text: told.append(text))
+    report = reporter(workdir)
+    report.say_header(["ibot_jax 1", "  model ViT"])
+    report.evaluation(0, {"knn_top1": 50.0, "knn_top5": 60.0, "feature_rank": 3.0})
+    report.say_summary(8)
+    report.close()
+    (text,) = told
+    assert text.startswith(f"# {workdir.name}\n\n```\nibot_jax 1\n  model ViT\n")
+    assert "k-NN 50.0 % at initialisation, 50.0 % now" in text and text.endswith("```\n")

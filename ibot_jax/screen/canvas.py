@@ -3,6 +3,7 @@
 import colorsys
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import numpy as np
 from etils import epath
@@ -109,7 +110,8 @@ def photo(pixels: np.ndarray, side: int) -> Image.Image:
 
 def font(cell: int) -> ImageFont.FreeTypeFont:
     """Returns the font of labels for panels of `cell` pixels."""
-    return ImageFont.load_default(min(max(cell / 12, 11), 40))
+    found = ImageFont.load_default(min(max(cell / 12, 11), 40))
+    return cast(ImageFont.FreeTypeFont, found)  # which it is where it has a size
 
 
 def captioned(picture: Image.Image, text: str, cell: int) -> Image.Image:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ibot_jax.visualize import canvas
+from ibot_jax.screen import canvas
 
 
 def lightness(colors):

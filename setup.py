@@ -83,7 +83,7 @@ setup(
         "video": ["av>=14.0"],
         "notebook": ["ipykernel>=6.29", "ipywidgets>=8.1", "nbclient>=0.10"],
         "mlflow": ["mlflow-skinny>=2.19"],  # log_to, as the next and the last
-        "trackio": ["trackio>=0.2"],
+        "trackio": ["trackio>=0.43"],
         "tpu": ["jax[tpu]>=0.10"],
         "wandb": ["wandb>=0.19"],
         "test": [

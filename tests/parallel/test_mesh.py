@@ -286,6 +286,21 @@ def test_fsdp_gathers_blocks_in_the_dtype_of_the_computation(overrides, student)
         assert summed.count((shape, "f32")) >= number * depth
 
 
+def test_fsdp_holds_one_block_at_a_time():
+    """By the compiler's plan: four blocks more need less than their parameters, gathered."""
+    mesh, temporaries = mesh_of("1x8x1"), []
+    for depth in (4, 8):
+        overrides = dict(model__width=128, model__depth=depth, model__scan_blocks=True)
+        config = tiny_config(batch_size=8, model__remat="blocks", **overrides)
+        plan = tiny_plan(config)
+        state, batch, key = steps.step_arguments(config, plan, mesh)
+        step = steps.jit_train_step(config, plan, mesh).lower(state, batch, key)
+        temporaries.append(step.compile().memory_analysis().temp_size_in_bytes)
+    blocks = [state.params["backbone"][f"blocks_{number}"] for number in range(4)]
+    whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(blocks))
+    assert temporaries[1] - temporaries[0] < 0.8 * whole
+
+
 def test_tensor_sums_activations_and_gathers_only_parameters():
     """Two sums a block forward, behind both branches, and the sums of their inputs' gradients."""
     config = config_of(dtype="float32", model__width=32, model__depth=1, model__drop_path=0.0)

@@ -142,6 +142,6 @@ def student_tokens(backbone: nn.Module, params: Params, views: Views) -> tuple[T
 
 
 def _flat(views: Array, masks: Array | None, gains: Array | None) -> dict[str, Array | None]:
-    """Returns what a backbone takes of views of one size, leading with [B * V]."""
+    """Returns what a backbone takes of views [B, V, ...] of one size, leading with [B * V]."""
     inputs = {"images": views, "masks": masks, "gains": gains}
     return {name: None if x is None else x.reshape(-1, *x.shape[2:]) for name, x in inputs.items()}

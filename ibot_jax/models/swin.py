@@ -365,8 +365,8 @@ class Swin(nn.Module):
         return _tokens(self.norm(x))
 
     def together(self, several: Sequence[dict[str, Any]]) -> list[Tokens]:
-        """Computes the output tokens of several calls, each {"images": ..., ...}."""
-        return [self(**one) for one in several]
+        """Computes the output tokens of several calls, as `ViT.together` does."""
+        return [self(**call) for call in several]
 
     def layers(
         self,

@@ -187,14 +187,21 @@ class ViT(nn.Module):
         return self.together([given])[0]
 
     def together(self, several: Sequence[dict[str, Any]]) -> list[Tokens]:
-        """Computes the output tokens of several calls, each {"images": ..., ...}.
+        """Computes the output tokens of several calls.
 
         Each block sees them all, one after the other, so that its parameters are gathered once.
+
+        Args:
+          several: the arguments of each call by name, {"images": [B, H, W, C], ...}; B, H and W may
+            differ.
+
+        Returns:
+          What each call would have.
         """
-        outputs = self._run_blocks([self._sequences(**one) for one in several])
+        outputs = self._run_blocks([self._sequences(call) for call in several])
         return [
-            self._tokens(x, one["images"], one.get("local", False))
-            for x, one in zip(outputs, several, strict=True)
+            self._tokens(x, call["images"], call.get("local", False))
+            for x, call in zip(outputs, several, strict=True)
         ]
 
     def layers(
@@ -263,19 +270,13 @@ class ViT(nn.Module):
         table = functools.partial(rope.table, self._grid(images), dtype)
         return table() if noise is None else jax.vmap(table)(noise)
 
-    def _sequences(
-        self,
-        images: Array,
-        masks: Array | None = None,
-        gains: Array | None = None,
-        rope_noise: Array | None = None,
-        local: bool = False,
-    ) -> Sequences:
-        """Returns the tokens of a call, embedded; the arguments are those of `__call__`."""
-        del local
+    def _sequences(self, call: dict[str, Any]) -> Sequences:
+        """Returns the tokens of a call, embedded; its arguments are those of `__call__`."""
+        images, gains = call["images"], call.get("gains")
         if gains is not None:
             gains = gains.transpose(1, 2, 0)[..., None, None]
-        return Sequences(self._embed(images, masks), gains, self._rotation(images, rope_noise))
+        rotation = self._rotation(images, call.get("rope_noise"))
+        return Sequences(self._embed(images, call.get("masks")), gains, rotation)
 
     def _run_blocks(self, several: list[Sequences]) -> list[Array]:
         """Returns what becomes of each [B, T, D]."""

@@ -8,6 +8,7 @@ from PIL import Image
 from ibot_jax.screen import canvas
 
 _DARK = 0.3  # of what is masked
+_ROWS = 6  # images of a sheet
 
 
 def row(views: Mapping[str, np.ndarray], cell: int) -> list[Image.Image]:
@@ -34,15 +35,14 @@ def labels(views: Mapping[str, np.ndarray]) -> list[str]:
     )
 
 
-def views_of_batch(batch: Mapping[str, np.ndarray], rows: int = 6) -> Image.Image:
+def views_of_batch(batch: Mapping[str, np.ndarray]) -> Image.Image:
     """Returns the views of a batch's first images, a row an image.
 
     Args:
       batch: arrays as of `row`, each with a leading axis of images.
-      rows: images at most.
     """
     names = "global_views", "local_views", "masks"
-    shown = range(min(rows, len(batch["masks"])))
+    shown = range(min(_ROWS, len(batch["masks"])))
     images = [{name: np.asarray(batch[name][number]) for name in names} for number in shown]
     cell = max(*batch["global_views"].shape[2:4], 96)
     return canvas.sheet([row(views, cell) for views in images], labels(images[0]), cell=cell)

@@ -28,7 +28,14 @@ from ibot_jax.parallel.rows import rows_of_process, to_global
 from ibot_jax.runs.check import check_config
 from ibot_jax.tools.benches.lines import aligned
 from ibot_jax.tools.benches.step import memory_is_enough
-from ibot_jax.tools.benches.twin import add_twin_arguments, measure, refuse_other, rows, started
+from ibot_jax.tools.benches.twin import (
+    add_twin_arguments,
+    backbone_spec,
+    measure,
+    refuse_other,
+    rows,
+    started,
+)
 from ibot_jax.tools.benches.versus import BACKBONE
 from ibot_jax.weights.load import untrained
 from ibot_jax.weights.model import Model
@@ -155,20 +162,12 @@ class Ours:
 
 def torch_spec(config: Section, protocol: LinearProtocol, style: str) -> dict:
     """Returns what `torch_segmentation.Spec` holds."""
-    model, data = config.model, config.data
+    data = config.data
     return dict(
-        style=style,
-        dtype=config.dtype,
-        width=model.width,
-        depth=model.depth,
-        heads=model.heads,
-        patch_size=model.patch_size,
-        mlp_ratio=model.mlp_ratio,
-        drop_path=0.0,
-        global_size=list(data.global_size),
+        **backbone_spec(config, style) | {"drop_path": 0.0},
         mean=list(data.mean),
         std=list(data.std),
-        blocks=[block - 1 for block in protocol.blocks(model.depth)],
+        blocks=[block - 1 for block in protocol.blocks(config.model.depth)],
         last_norm=protocol.last_norm == "on",
         batch_norm=protocol.batch_norm == "on",
         classes=_CLASSES,

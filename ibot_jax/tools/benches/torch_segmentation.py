@@ -19,33 +19,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch_step import Backbone, products, serve
+from torch_step import Backbone, BackboneSpec, products, serve
 
 _IGNORED = 255
 
 
 @dataclasses.dataclass(frozen=True)
-class Spec:
+class Spec(BackboneSpec):
     """Sizes and constants of a step.
 
     Attributes:
-      style: as of `torch_step.Spec`, and `dtype`, that of the backbone's products.
-      global_size: height and width of the images that positions are of.
       blocks: those whose patches are concatenated, from 0.
       last_norm: whether the backbone's last norm is applied to them.
       batch_norm: whether features are normalised by their statistics.
       mean: of the channels of an image from 0 to 1, and their deviations `std`.
     """
 
-    style: str
-    dtype: str
-    width: int
-    depth: int
-    heads: int
-    patch_size: int
-    mlp_ratio: float
-    drop_path: float
-    global_size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     blocks: tuple[int, ...]

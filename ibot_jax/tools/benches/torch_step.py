@@ -33,8 +33,8 @@ from torch import nn
 
 
 @dataclasses.dataclass(frozen=True)
-class Spec:
-    """Sizes and constants of a step.
+class BackboneSpec:
+    """What every step here has.
 
     Attributes:
       style: "original", as its code has it; or "best", with what PyTorch has to offer since: fused
@@ -44,7 +44,6 @@ class Spec:
 
     style: str
     dtype: str
-    batch_size: int
     width: int
     depth: int
     heads: int
@@ -52,6 +51,13 @@ class Spec:
     mlp_ratio: float
     drop_path: float
     global_size: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec(BackboneSpec):
+    """Sizes and constants of a step of pre-training."""
+
+    batch_size: int
     local_size: tuple[int, int]
     global_views: int
     local_views: int

@@ -115,6 +115,17 @@ def refuse_other(config: Section, only: Mapping[str, Any]) -> None:
         raise UserError(f"dtype={config.dtype!r} is not timed; use float32 or bfloat16")
 
 
+def backbone_spec(config: Section, style: str) -> dict[str, Any]:
+    """Returns what `torch_step.BackboneSpec` holds."""
+    names = ("width", "depth", "heads", "patch_size", "mlp_ratio", "drop_path")
+    return dict(
+        style=style,
+        dtype=config.dtype,
+        global_size=list(config.data.global_size),
+        **{name: config.model[name] for name in names},
+    )
+
+
 def measure(run: Callable[[int], object], twin: Twin, *, rounds: int, steps: int) -> dict:
     """Times both sides in turns.
 

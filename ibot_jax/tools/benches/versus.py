@@ -22,7 +22,14 @@ from ibot_jax.files.paths import absolute_path
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.tools.benches import step
 from ibot_jax.tools.benches.lines import aligned
-from ibot_jax.tools.benches.twin import add_twin_arguments, measure, refuse_other, rows, started
+from ibot_jax.tools.benches.twin import (
+    add_twin_arguments,
+    backbone_spec,
+    measure,
+    refuse_other,
+    rows,
+    started,
+)
 
 # What the backbone in PyTorch has no other of.
 BACKBONE = {
@@ -102,20 +109,10 @@ def refuse_others(config: Section) -> None:
 
 def torch_spec(config: Section, style: str) -> dict:
     """Returns what `torch_step.Spec` holds, with schedules as they are at the start of a run."""
-    model, head, loss, optim, data = (
-        config[name] for name in ("model", "head", "loss", "optim", "data")
-    )
+    head, loss, optim, data = (config[name] for name in ("head", "loss", "optim", "data"))
     return dict(
-        style=style,
-        dtype=config.dtype,
+        **backbone_spec(config, style),
         batch_size=config.batch_size,
-        width=model.width,
-        depth=model.depth,
-        heads=model.heads,
-        patch_size=model.patch_size,
-        mlp_ratio=model.mlp_ratio,
-        drop_path=model.drop_path,
-        global_size=list(data.global_size),
         local_size=list(data.local_size),
         global_views=data.global_views,
         local_views=data.local_views,

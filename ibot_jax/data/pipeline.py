@@ -184,11 +184,11 @@ def task_batches(
     Returns:
       An iterator; its threads and processes end when it is dropped.
     """
-    blank = task.blank()
-    chunk = chunk_rows(blank, len(rows))
-    pool = Workers(task, workers, chunk)
+    chunk = chunk_rows(task.blank(), len(rows))
+    pool = Workers(task, workers, len(rows))
+    beside = ()
     if isinstance(source, MixedSource):
-        blank, keys = (*blank, np.zeros((), np.int32), np.zeros((), bool)), (*keys, *ORIGIN)
+        beside, keys = (np.zeros((), np.int32), np.zeros((), bool)), (*keys, *ORIGIN)
     positions = Positions(plan, rows, steps)
     chunks = TrainChunks(source, seed, positions, pool, arguments, bad_images)
     if isinstance(source, TfdsStream):
@@ -197,7 +197,7 @@ def task_batches(
     else:
         make = chunks.from_positions
         inputs = iter([import_tensorflow().data.Dataset.range(len(steps) * len(rows))])
-    batches = run_batches(inputs, make, blank, chunk, len(rows), pool)
+    batches = run_batches(inputs, make, beside, chunk, len(rows), pool)
     return (dict(zip(keys, arrays, strict=False)) for arrays in batches)
 
 
@@ -251,7 +251,7 @@ def eval_batches(
     tf = import_tensorflow()
     make_view = MakeCentralView(source.fetch, view, decoding)
     chunk = chunk_rows(make_view.blank(), len(rows))
-    pool = Workers(make_view, workers, chunk)
+    pool = Workers(make_view, workers, len(rows))
     chunks = EvalChunks(source, rows, pool)
     length = -(-len(source) // rows.batch_size) * len(rows)
     if isinstance(source, TfdsStream):
@@ -262,8 +262,8 @@ def eval_batches(
     else:
         make = chunks.from_positions
         dataset = tf.data.Dataset.range(length)
-    blank = (*make_view.blank(), np.zeros((), np.int32), np.zeros((), bool))
-    for images, labels, valid in run_batches(iter([dataset]), make, blank, chunk, len(rows), pool):
+    beside = np.zeros((), np.int32), np.zeros((), bool)
+    for images, labels, valid in run_batches(iter([dataset]), make, beside, chunk, len(rows), pool):
         yield {"images": images, "labels": labels, "valid": valid}
 
 

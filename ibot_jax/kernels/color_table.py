@@ -1,13 +1,10 @@
 """What happens to a view's colours, as a row of numbers that travels in a batch.
 
 The host draws it; `data/pixels/host_colors.py` applies it to one Pillow image, `kernels/colors.py`
-to all views of a batch at once, on the accelerator. NumPy only: the processes that make views
-import it.
+to all views of a batch at once, on the accelerator. The processes that make views import it.
 """
 
 import dataclasses
-
-import numpy as np
 
 JITTER = ("brightness", "contrast", "saturation", "hue")
 _INDEX = {name: index for index, name in enumerate(JITTER)}
@@ -36,10 +33,10 @@ class Color:
     blur_radius: float
     solarize: bool
 
-    def row(self) -> np.ndarray:
-        """Returns the numbers of `COLUMNS`, [12] float32."""
+    def row(self) -> tuple[float, ...]:
+        """Returns the numbers of `COLUMNS`."""
         factors, places = [0.0] * len(JITTER), [-1.0] * len(JITTER)
         for place, (name, factor) in enumerate(self.jitter):
             factors[_INDEX[name]], places[_INDEX[name]] = factor, place
         switches = self.flip, self.gray, self.solarize, self.blur_radius
-        return np.array((*switches, *factors, *places), np.float32)
+        return (*switches, *factors, *places)

@@ -37,7 +37,7 @@ by_kernel = jax.jit(
 
 
 def on_device(views, colors, max_blur_radius=MAX_BLUR_RADIUS, apply=apply_colors):
-    rows = np.stack([color.row() for color in colors])
+    rows = np.array([color.row() for color in colors], np.float32)
     return np.asarray(apply(np.stack(views), rows, max_blur_radius=max_blur_radius))
 
 
@@ -149,7 +149,7 @@ def test_optimised_programs_round_products_before_sums():
     jitters = [(name, factor) for name in ("contrast", "saturation") for factor in (0.6, 0.8, 1.4)]
     colors = [dataclasses.replace(PLAIN, jitter=(jitter,)) for jitter in jitters]
     views = draw_views(np.random.default_rng(0), len(colors), 3)
-    rows = np.stack([color.row() for color in colors])
+    rows = np.array([color.row() for color in colors], np.float32)
     options = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
     lowered = apply_colors.lower(views, rows, max_blur_radius=0.0)
     found = lowered.compile(compiler_options=options)(views, rows)
@@ -195,7 +195,7 @@ def test_the_blur_reaches_as_far_as_the_largest_radius(radius):
 def test_batches_of_views_are_split_among_devices_without_communication():
     rng = np.random.default_rng(0)
     views = draw_views(rng, 48, 3)
-    rows = np.stack([draw_color(rng).row() for _ in views])
+    rows = np.array([draw_color(rng).row() for _ in views], np.float32)
     mesh = jax.make_mesh((8,), ("data",))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     batch = jax.device_put(views.reshape(16, 3, *views.shape[1:]), sharding)

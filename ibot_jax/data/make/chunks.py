@@ -50,8 +50,9 @@ class Request:
 class TrainChunks:
     """Makes K consecutive training examples of this process at a time.
 
-    The methods return the arrays of the workers' task, [K, ...] each, of a mixture also those of
-    `ORIGIN`, and raise `TrainingError` if too many images could not be read.
+    The methods take a place of the workers' batches and the first row to fill. They return nothing
+    besides, but of a mixture the arrays of `ORIGIN`, [K] each, and raise `TrainingError` if too
+    many images could not be read.
     """
 
     def __init__(
@@ -71,15 +72,15 @@ class TrainChunks:
         self._arguments = arguments  # of the workers' task
         self._bad_images = bad_images
 
-    def from_positions(self, positions: np.ndarray) -> list[np.ndarray]:
+    def from_positions(self, place: int, row: int, positions: np.ndarray) -> tuple[np.ndarray, ...]:
         """Makes the examples of a source with random access, from [K] int64 positions."""
         requests = []
         for position in positions:
-            step, epoch, place = self._positions.locate(position)
-            index = int(self._order(epoch)[place])
-            row = self._positions.row(position)
+            step, epoch, of_epoch = self._positions.locate(position)
+            index = int(self._order(epoch)[of_epoch])
+            of_batch = self._positions.row(position)
             found = self._find(index % len(self._source))  # beyond, it is a repetition
-            requests.append(Request(*found, step, epoch, index, row))
+            requests.append(Request(*found, step, epoch, index, of_batch))
         mixed = isinstance(self._source, MixedSource)
 
         def draw(rng: np.random.Generator, request: Request) -> tuple[Any, int, str]:
@@ -87,20 +88,22 @@ class TrainChunks:
             some = self._source.fellows(index) if mixed else range(len(self._source))
             return self._find(some[int(rng.integers(len(some)))])
 
-        arrays, replaced = self._make(requests, draw)
+        replaced = self._make(place, row, requests, draw)
         if not mixed:
-            return arrays
+            return ()
         indices = (request.index % len(self._source) for request in requests)
         numbers = [self._source.part(index)[0] for index in indices]
-        return [*arrays, np.array(numbers, np.int32), replaced]
+        return np.array(numbers, np.int32), replaced
 
     def from_records(
         self,
+        place: int,
+        row: int,
         positions: np.ndarray,
         encoded: Sequence[bytes],
         labels: Sequence[int],
         names: Sequence[bytes],
-    ) -> list[np.ndarray]:
+    ) -> tuple[()]:
         """Makes the examples of a sequential source, whose K images are passed.
 
         The place in the epoch takes the role of the example index, and stand-ins for a bad image
@@ -108,49 +111,54 @@ class TrainChunks:
         """
         requests = []
         for position, image, label, name in zip(positions, encoded, labels, names, strict=True):
-            step, epoch, place = self._positions.locate(position)
-            row = self._positions.row(position)
-            requests.append(Request(image, int(label), name.decode(), step, epoch, place, row))
+            step, epoch, of_epoch = self._positions.locate(position)
+            of_batch = self._positions.row(position)
+            found = image, int(label), name.decode()
+            requests.append(Request(*found, step, epoch, of_epoch, of_batch))
         standby = self._source.standby
-        return self._make(requests, lambda rng, _: standby[rng.integers(len(standby))])[0]
+        self._make(place, row, requests, lambda rng, _: standby[rng.integers(len(standby))])
+        return ()
 
     def _find(self, index: int) -> tuple[Any, int, str]:
         return *self._source.locate(index), self._source.describe(index)
 
     def _make(
         self,
+        place: int,
+        row: int,
         requests: Sequence[Request],
         draw_stand_in: Callable[[np.random.Generator, Request], tuple[Any, int, str]],
-    ) -> tuple[list[np.ndarray], np.ndarray]:
-        """Returns the arrays of the examples, and [K] bool, which of them are stand-ins."""
-        arrays, errors, notes = self._workers([self._arguments(request) for request in requests])
+    ) -> np.ndarray:
+        """Makes the examples; returns [K] bool, which of them are stand-ins."""
+        arguments = [self._arguments(request) for request in requests]
+        errors, notes = self._workers(arguments, place, row)
         replaced = np.zeros(len(requests), bool)
         replaced[list(errors)] = True
         self._bad_images.note_reads(len(requests))
-        for row, note in notes.items():
-            self._bad_images.note_odd(requests[row].name, note)
-        for row, reason in errors.items():
-            replacement = self._replace(requests[row], reason, draw_stand_in)
-            for array, value in zip(arrays, replacement, strict=True):
-                array[row] = value[0]
-        return arrays, replaced
+        for number, note in notes.items():
+            self._bad_images.note_odd(requests[number].name, note)
+        for number, reason in errors.items():
+            self._replace(place, row + number, requests[number], reason, draw_stand_in)
+        return replaced
 
     def _replace(
         self,
+        place: int,
+        row: int,
         request: Request,
         reason: str,
         draw_stand_in: Callable[[np.random.Generator, Request], tuple[Any, int, str]],
-    ) -> list[np.ndarray]:
+    ) -> None:
         """Makes the example from another image, drawn by (seed, epoch, index)."""
         rng = stream(self._seed, request.epoch, request.index, STAND_INS)
         for _ in range(MAX_TRIES):
             self._bad_images.note_bad(request.name, reason)
             located, label, name = draw_stand_in(rng, request)
             request = dataclasses.replace(request, located=located, label=label, name=name)
-            arrays, errors, _ = self._workers([self._arguments(request)])
+            errors, _ = self._workers([self._arguments(request)], place, row)
             self._bad_images.note_reads(1)
             if not errors:
-                return arrays
+                return
             reason = errors[0]
         raise TrainingError(
             f"{MAX_TRIES} images in a row could not be read, the last {request.name} ({reason}); "
@@ -161,7 +169,8 @@ class TrainChunks:
 class EvalChunks:
     """Makes K consecutive evaluation images of this process at a time.
 
-    The methods return images [K, H, W, C] uint8, labels [K] int32 and valid [K] bool.
+    The methods take a place of the workers' batches, for images [B, H, W, C] uint8, and the first
+    row to fill. They return labels [K] int32 and valid [K] bool.
     """
 
     def __init__(
@@ -175,29 +184,43 @@ class EvalChunks:
         self._workers = workers
         self._bad_images = BadImages(len(source), max_share=1.0)
 
-    def from_positions(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def from_positions(
+        self, place: int, row: int, positions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Makes the images of a source with random access, from [K] int64 positions."""
         batches, rows = np.divmod(positions, len(self._rows))
         indices = (batches * self._rows.batch_size + self._rows.numbers[rows]).tolist()
         found = [self._source.locate(i) if i < len(self._source) else (None, -1) for i in indices]
         located, labels = zip(*found, strict=True)
-        return self._make(located, labels, lambda row: self._source.describe(indices[row]))
+        names = [self._source.describe(i) if i < len(self._source) else "" for i in indices]
+        return self._make(place, row, located, labels, names)
 
     def from_records(
-        self, encoded: Sequence[bytes], labels: Sequence[int], names: Sequence[bytes]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self,
+        place: int,
+        row: int,
+        encoded: Sequence[bytes],
+        labels: Sequence[int],
+        names: Sequence[bytes],
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Makes the images of a sequential source; empty ones only fill up."""
-        return self._make([image or None for image in encoded], labels, lambda r: names[r].decode())
+        located = [image or None for image in encoded]
+        return self._make(place, row, located, labels, [name.decode() for name in names])
 
     def _make(
-        self, located: Sequence[Any], labels: Sequence[int], describe: Callable[[int], str]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        (images,), errors, notes = self._workers([(item,) for item in located])
+        self,
+        place: int,
+        row: int,
+        located: Sequence[Any],
+        labels: Sequence[int],
+        names: Sequence[str],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        errors, notes = self._workers([(item,) for item in located], place, row)
         valid = np.array([item is not None for item in located])
-        for row, note in notes.items():
-            self._bad_images.note_odd(describe(row), note)
-        for row, reason in errors.items():
-            if valid[row]:
-                self._bad_images.note_bad(describe(row), reason)
-                valid[row] = False
-        return images, np.where(valid, labels, -1).astype(np.int32), valid
+        for number, note in notes.items():
+            self._bad_images.note_odd(names[number], note)
+        for number, reason in errors.items():
+            if valid[number]:
+                self._bad_images.note_bad(names[number], reason)
+                valid[number] = False
+        return np.where(valid, labels, -1).astype(np.int32), valid

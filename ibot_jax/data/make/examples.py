@@ -5,7 +5,6 @@ repeated, resumed anywhere, and spread over any number of processes without chan
 """
 
 import functools
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from ibot_jax.config.section import Section
 from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.draw.crops import largest_shrink
 from ibot_jax.data.draw.dealt_masks import deal, draw_dealt_mask
+from ibot_jax.data.draw.draws import Draws
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.data.draw.views import draw_views, view_settings
 from ibot_jax.data.pixels.decoding import Decoding
@@ -127,7 +127,7 @@ class MakeExample:
           anchored: whether views for the gram teacher are made; if not, they are all 0.
         """
         crop_rng, color_rng, mask_rng = (
-            stream(self._seed, epoch, index, purpose) for purpose in (CROPS, COLORS, MASKS)
+            Draws(stream(self._seed, epoch, index, purpose)) for purpose in (CROPS, COLORS, MASKS)
         )
         image = EncodedImage(self._fetch(located), self._decoding)
         boxes, colors = draw_views(image.height, image.width, self._settings, crop_rng, color_rng)
@@ -159,14 +159,13 @@ class MakeExample:
             else:
                 cut(target, box, color if self._color_on_host else None)
         self._draw_masks(arrays["masks"], mask_rng, masked)
-        rows = (arrays.get(f"{kind}_colors", ()) for kind in ("global", "local"))
-        for target, color in zip(itertools.chain(*rows), colors, strict=False):
-            target[:] = color.row()
+        if not self._color_on_host:
+            rows = np.reshape([color.row() for color in colors], (-1, len(COLUMNS)))
+            number = len(arrays["global_views"])
+            arrays["global_colors"][:], arrays["local_colors"][:] = rows[:number], rows[number:]
         return image.note
 
-    def _draw_masks(
-        self, masks: np.ndarray, rng: np.random.Generator, masked: bool | np.ndarray
-    ) -> None:
+    def _draw_masks(self, masks: np.ndarray, rng: Draws, masked: bool | np.ndarray) -> None:
         kind, grid = self._mask_kind, self._grid
         if masked is False:
             masks[:] = False

@@ -2,11 +2,12 @@
 
 Each worker is a fresh interpreter without tensorflow and jax that runs this module. It is told its
 task once, answers requests on its standard input, and ends with its owner, however that ends; the
-signals that tell a group of processes to end are the owner's to act on. What it makes lies in
-memory that both share. The memory has no name, and so ends with the two processes.
+signals that tell a group of processes to end are the owner's to act on. What it makes it writes to
+its rows of a batch, in memory that all share: nothing is copied.
 """
 
 import contextlib
+import functools
 import io
 import os
 import pickle
@@ -24,6 +25,7 @@ import numpy as np
 
 from ibot_jax.config.host import num_cores
 from ibot_jax.data.make import shared_arrays
+from ibot_jax.data.make.shared_arrays import SharedBatches
 from ibot_jax.data.pixels.unreadable import in_words
 from ibot_jax.errors import TrainingError
 from ibot_jax.parallel.signals import SIGNALS
@@ -49,6 +51,7 @@ class Workers:
 
     Attributes:
       count: how many they are.
+      batches: where they make examples: places with the task's arrays, [rows, ...] each.
       close: a function that ends them; dropping the pool, or leaving the program, does so too.
     """
 
@@ -58,43 +61,45 @@ class Workers:
         Args:
           task: what they do.
           count: how many; 0 starts one for each core of this process.
-          rows: the most requests that one call makes.
+          rows: of a batch.
         """
         self.count = count or num_cores()
-        started = [_start(task, rows) for _ in range(self.count)]
-        self.close = weakref.finalize(self, _kill, [process for process, _ in started])
+        self.batches = SharedBatches(task.blank(), rows)
+        started = [_start(self.batches.descriptor) for _ in range(self.count)]
+        self.close = weakref.finalize(self, _kill, started)
         self._idle: queue.SimpleQueue = queue.SimpleQueue()
-        for process, arrays in started:  # all start while the first one does
+        for process in started:  # all start while the first one does
             try:
                 _send((task, rows), process.stdin)
             except OSError as error:
                 raise self._gone(process) from error
-            self._idle.put((process, arrays))
+            self._idle.put(process)
 
     def __call__(
-        self, requests: Sequence[tuple]
-    ) -> tuple[list[np.ndarray], dict[int, str], dict[int, str]]:
+        self, requests: Sequence[tuple], place: int, row: int = 0
+    ) -> tuple[dict[int, str], dict[int, str]]:
         """Runs the task on every request, in one of the processes.
 
         Args:
           requests: R tuples of arguments of the task.
+          place: in `batches`, which the caller holds.
+          row: of the batch that the first request makes; the others make the next ones.
 
         Returns:
-          The task's arrays stacked to [R, ...]; the requests that failed, as row and reason, whose
-          rows are zero; and by row what the task says of others.
+          The requests that failed, from 0 to R - 1, with the reason, whose rows are zero; and what
+          the task says of others.
 
         Raises:
           TrainingError: if the process is gone.
         """
-        process, arrays = self._idle.get()
+        process = self._idle.get()
         try:
-            _send(requests, process.stdin)
-            errors, notes = pickle.load(process.stdout)
-            return [array[: len(requests)].copy() for array in arrays], errors, notes
+            _send((place, row, requests), process.stdin)
+            return pickle.load(process.stdout)
         except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
             raise self._gone(process) from error
         finally:
-            self._idle.put((process, arrays))
+            self._idle.put(process)
 
     def _gone(self, process: subprocess.Popen) -> TrainingError:
         code = process.wait(timeout=10)
@@ -104,28 +109,17 @@ class Workers:
         )
 
 
-def _start(task: Task, rows: int) -> tuple[subprocess.Popen, list[np.ndarray]]:
-    """Starts one process; returns it with the arrays in which it makes examples."""
-    blank = task.blank()
-    descriptor = shared_arrays.create(blank, rows)
-    try:
-        with _blocked(SIGNALS):  # for the worker as well, from its first moment on
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "ibot_jax.data.make.workers",
-                    str(descriptor),
-                    str(os.getpid()),
-                ],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=[descriptor],
-            )
-        return process, shared_arrays.attach(descriptor, blank, rows)
-    finally:
-        os.close(descriptor)
+def _start(descriptor: int) -> subprocess.Popen:
+    """Starts one process, which inherits the file of the batches."""
+    arguments = [str(descriptor), str(os.getpid())]
+    with _blocked(SIGNALS):  # for the worker as well, from its first moment on
+        return subprocess.Popen(
+            [sys.executable, "-m", "ibot_jax.data.make.workers", *arguments],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[descriptor],
+        )
 
 
 @contextlib.contextmanager
@@ -157,21 +151,27 @@ def _send(message: Any, file: BinaryIO) -> None:
 def serve(descriptor: int, requests: BinaryIO, replies: BinaryIO) -> None:
     """Answers requests until their stream ends."""
     task, num_rows = pickle.load(requests)
-    arrays = shared_arrays.attach(descriptor, task.blank(), num_rows)
-    # The dots keep what has no axis but the rows' an array, which can be written to.
-    rows = [tuple(array[row, ...] for array in arrays) for row in range(num_rows)]
+    blank = task.blank()
+
+    @functools.cache
+    def rows(place: int) -> list[tuple[np.ndarray, ...]]:
+        arrays = shared_arrays.attach(descriptor, blank, num_rows, place)
+        # The dots keep what has no axis but the rows' an array, which can be written to.
+        return [tuple(array[row, ...] for array in arrays) for row in range(num_rows)]
+
     while True:
         try:
-            requested = pickle.load(requests)
+            place, first, requested = pickle.load(requests)
         except EOFError:
             return
         errors, notes = {}, {}
-        for row, (out, args) in enumerate(zip(rows[: len(requested)], requested, strict=True)):
+        outs = rows(place)[first : first + len(requested)]
+        for number, (out, args) in enumerate(zip(outs, requested, strict=True)):
             try:
                 if note := task(out, *args):
-                    notes[row] = note
+                    notes[number] = note
             except Exception as error:  # Pillow and file systems raise nearly every kind
-                errors[row] = in_words(error)
+                errors[number] = in_words(error)
                 for array in out:
                     array[...] = 0
         _send((errors, notes), replies)

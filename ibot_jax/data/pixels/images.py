@@ -1,12 +1,13 @@
 """From a file to pixels: the size of an image first, its pixels, at any of some scales, after.
 
 Here bytes become an array [H, W, C] of 8 bits, whatever they are. Pillow opens what is a picture,
-and has the last word on what is corrupt. Plain JPEGs, most of any photo collection, are decoded by
-libjpeg-turbo straight into an array, with the same result. Files of numbers, of other types or of
-more channels, are rasters; `opening` tells them apart.
+and has the last word on what is corrupt. JPEGs, most of any photo collection, are decoded by
+libjpeg-turbo straight into an array, with the same result, and Pillow does not see the plain ones.
+Files of numbers, of other types or of more channels, are rasters; `opening` tells them apart.
 """
 
 import contextlib
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image, ImageOps
 from ibot_jax.data.pixels import tiff
 from ibot_jax.data.pixels.channels import of_channels, to_channels
 from ibot_jax.data.pixels.decoding import Decoding
-from ibot_jax.data.pixels.jpeg import decode_rows
+from ibot_jax.data.pixels.jpeg import decode_rows, plain_size
 from ibot_jax.data.pixels.levels import clipped, to_levels
 from ibot_jax.data.pixels.opening import (
     Excerpt,
@@ -62,10 +63,13 @@ class EncodedImage:
         self.note = ""
         excerpt = data if isinstance(data, Excerpt) else Excerpt(data)
         self._data, self._frame, self._box = excerpt.data, excerpt.frame, excerpt.box
-        self._decoding = decoding
-        self._raster = open_raster(excerpt, decoding)
-        if self._raster is None:
-            self._image = open_picture(excerpt)
+        self._excerpt, self._decoding = excerpt, decoding
+        self._plain = _plain_size(excerpt, decoding)
+        self._raster = None if self._plain else open_raster(excerpt, decoding)
+        if self._plain:
+            self.height, self.width = self._plain
+            self.mode = "RGB"
+        elif self._raster is None:
             self.width, self.height = self._image.size
             self.mode = self._image.mode
         else:
@@ -73,7 +77,8 @@ class EncodedImage:
             self.mode = f"{self._raster.channels} x {self._raster.kind}"
         if self._box is not None:
             _check_inside(self._box, self.height, self.width)
-            if self._raster is not None or self._image.format == "TIFF":  # in tiles, most likely
+            picture = not self._plain and not self._raster
+            if self._raster or (picture and self._image.format == "TIFF"):  # in tiles, most likely
                 self.height, self.width = self._box.height, self._box.width
         if self.width * self.height > decoding.max_pixels:
             raise UnreadableImage(
@@ -112,15 +117,21 @@ class EncodedImage:
             pixels = on_picture(pixels, lambda image: image.reduce(shrink), apart)
         return self._upright(pixels)
 
+    @functools.cached_property
+    def _image(self) -> Image.Image:
+        """What Pillow opens, of a picture."""
+        return open_picture(self._excerpt)
+
     def _decode_jpeg(self, shrink: int, boxes: Sequence[Box]) -> np.ndarray | None:
-        """Returns the pixels of a plain JPEG, [H / shrink, W / shrink, 3]; None of other images."""
+        """Returns the pixels of an RGB JPEG, [H / shrink, W / shrink, 3]; None of other images."""
         if self._raster is not None or isinstance(self._data, Image.Image):
             return None
-        plain = (self._image.format, self._image.mode, self._decoding.channels)
-        if plain != ("JPEG", "RGB", 3):
-            return None
+        if not self._plain:
+            kind = (self._image.format, self._image.mode, self._decoding.channels)
+            if kind != ("JPEG", "RGB", 3):
+                return None
+        height, width = self._plain or self._image.size[::-1]
         data = self._data if isinstance(self._data, bytes) else as_file(self._data).read()
-        width, height = self._image.size
         # Of what it doubts Pillow accepts a part, and names the fault of the rest.
         with contextlib.suppress(ValueError):
             if self._box is None:
@@ -197,7 +208,7 @@ class EncodedImage:
 
     def _find_orientation(self) -> int:
         """Returns EXIF's number for how the image is to be turned, 1 if it is not."""
-        if not self._decoding.exif or self._box is not None:
+        if not self._decoding.exif or self._box is not None or self._plain:
             return 1
         if self._raster is not None:
             return self._raster.orientation
@@ -212,6 +223,13 @@ class EncodedImage:
             return ImageOps.exif_transpose(image)
 
         return on_picture(pixels, turned, self._decoding.apart)
+
+
+def _plain_size(excerpt: Excerpt, decoding: Decoding) -> tuple[int, int] | None:
+    """Returns height and width of a plain JPEG that is to have its three channels, else None."""
+    if not isinstance(excerpt.data, bytes) or excerpt.frame or decoding.channels != 3:
+        return None
+    return plain_size(excerpt.data, decoding.exif)
 
 
 def _check_inside(box: Box, height: int, width: int) -> None:

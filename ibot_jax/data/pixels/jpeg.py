@@ -1,5 +1,6 @@
-"""Plain JPEGs by libjpeg-turbo, straight into an array."""
+"""JPEGs by libjpeg-turbo, straight into an array."""
 
+import struct
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,6 +8,34 @@ import simplejpeg
 
 from ibot_jax.data.pixels import restarts
 from ibot_jax.data.pixels.resize import Box
+from ibot_jax.data.pixels.segments import SOS, segments
+
+_FRAMES = 0xC0, 0xC1, 0xC2  # baseline, extended, progressive
+# What else a plain one has: tables, restarts, a comment, JFIF's header and colour profiles. Adobe's
+# segment would say which colours it has.
+_PLAIN = {*_FRAMES, 0xC4, 0xDB, 0xDD, 0xFE, 0xE0, 0xE2, SOS}
+_EXIF, _PROFILES, _PROFILE = 0xE1, 0xE2, b"ICC_PROFILE\0"
+
+
+def plain_size(data: bytes, exif: bool) -> tuple[int, int] | None:
+    """Returns height and width of a JPEG of three colours of which there is no more to know.
+
+    Args:
+      data: any file; None of what is no JPEG, or in which anything is unusual.
+      exif: whether what stands there is to be read.
+    """
+    size, plain = None, _PLAIN if exif else _PLAIN | {_EXIF}
+    for kind, place in segments(data):
+        of_profile = kind != _PROFILES or data.startswith(_PROFILE, place + 4)
+        if kind not in plain or not of_profile:
+            return None
+        if kind in _FRAMES and place + 10 <= len(data):
+            bits, *size, colors = struct.unpack_from(">BHHB", data, place + 4)
+            if (bits, colors) != (8, 3) or not all(size):
+                return None
+        if kind == SOS:
+            return size and tuple(size)
+    return None
 
 
 def decode_rows(

@@ -6,12 +6,13 @@ between two of them are a JPEG of their own when they get its header.
 
 import itertools
 import struct
-from collections.abc import Iterator
 
 import numpy as np
 
-_BASELINE, _SOS, _DRI, _RST = (0xC0, 0xC1), 0xDA, 0xDD, 0xD0  # second bytes of markers
-_SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
+from ibot_jax.data.pixels.segments import SOS, segments
+
+_BASELINE, _DRI, _RST = (0xC0, 0xC1), 0xDD, 0xD0  # second bytes of markers
+_EOI = b"\xff\xd9"
 _BESIDE = 1  # rows of blocks on either side, into which the colours of an edge are smoothed
 
 
@@ -27,18 +28,18 @@ def rows_of(data: bytes, first: int, last: int) -> tuple[bytes, int] | None:
       The JPEG, and which row of the whole its first one is, a multiple of 8. None where `data` has
       no restart markers at the ends of rows of blocks, is progressive, or is no plain JPEG.
     """
-    segments = dict(_segments(data))
-    frame = next((segments[kind] for kind in _BASELINE if kind in segments), None)
-    if frame is None or not {_DRI, _SOS} <= segments.keys():
+    found = dict(segments(data))
+    frame = next((found[kind] for kind in _BASELINE if kind in found), None)
+    if frame is None or not {_DRI, SOS} <= found.keys():
         return None
     height, width, parts = struct.unpack_from(">HHB", data, frame + 5)
     sampling = [data[frame + 11 + 3 * part] for part in range(parts)] if parts > 1 else [0x11]
     high, wide = 8 * max(s & 15 for s in sampling), 8 * max(s >> 4 for s in sampling)
-    (interval,) = struct.unpack_from(">H", data, segments[_DRI] + 4)
+    (interval,) = struct.unpack_from(">H", data, found[_DRI] + 4)
     of_row = -(-width // wide)
-    if not interval or of_row % interval or data[segments[_SOS] + 4] != parts or not height:
+    if not interval or of_row % interval or data[found[SOS] + 4] != parts or not height:
         return None
-    begin = segments[_SOS] + 2 + struct.unpack_from(">H", data, segments[_SOS] + 2)[0]
+    begin = found[SOS] + 2 + struct.unpack_from(">H", data, found[SOS] + 2)[0]
     content = np.frombuffer(data, np.uint8, offset=begin)
     after = np.flatnonzero(content[:-1] == 0xFF) + 1  # by marker, or by 0 in place of one
     ends = begin - 1 + after[(content[after] & 0xF8) == _RST]
@@ -56,14 +57,3 @@ def rows_of(data: bytes, first: int, last: int) -> tuple[bytes, int] | None:
     head = bytearray(data[:begin])
     struct.pack_into(">H", head, frame + 5, min(bottom * high, height) - top * high)
     return b"".join((bytes(head), *marked, pieces[-1], _EOI)), top * high
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yields the kinds of the segments of a JPEG up to its pixels, and where their markers lie."""
-    place = 2
-    while data[:2] == _SOI and place + 4 <= len(data) and data[place] == 0xFF:
-        kind = data[place + 1]
-        yield kind, place
-        if kind == _SOS:
-            return
-        place += 2 + struct.unpack_from(">H", data, place + 2)[0]

@@ -41,6 +41,12 @@ class Modules:
         out[0][:] = len(read_file(url)), len(heavy)
 
 
+def made(workers, requests):
+    """Returns the one array of a task, as it is made of these requests, errors and notes."""
+    place, (array,) = workers.batches.take()
+    return array[: len(requests)], *workers(requests, place)
+
+
 @pytest.fixture
 def workers(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent)  # workers inherit it, and find the task
@@ -50,7 +56,7 @@ def workers(monkeypatch):
 
 
 def test_rows_are_made_elsewhere_and_failures_are_named(workers):
-    (array,), errors, _ = workers([(4,), (5,), (6,)])
+    array, errors, _ = made(workers, [(4,), (5,), (6,)])
     assert array[:, 0].tolist() == [2, 0, 3]
     assert errors == {1: "ValueError: 5 is odd"}
     assert array[0, 1] != os.getpid()
@@ -60,16 +66,24 @@ def test_workers_read_urls_without_tensorflow(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(Path(__file__).parent)
     (tmp_path / "file").write_bytes(b"seven b")
     pool = Workers(Modules(), count=1, rows=1)
-    (array,), errors, _ = pool([(f"file://{tmp_path}/file",)])
+    array, errors, _ = made(pool, [(f"file://{tmp_path}/file",)])
     pool.close()
     assert errors == {} and array.tolist() == [[7, 0]]
 
 
 def test_what_was_returned_stays_as_it_is(workers):
-    (first,), *_ = workers([(4,), (6,), (8,)])
-    (second,), *_ = workers([(10,)])
+    first, *_ = made(workers, [(4,), (6,), (8,)])
+    second, *_ = made(workers, [(10,)])
     assert first[:, 0].tolist() == [2, 3, 4]
     assert second[:, 0].tolist() == [5]
+
+
+def test_requests_fill_their_rows_of_the_batch_and_no_other(workers):
+    place, (array,) = workers.batches.take()
+    array[...] = 7
+    assert workers([(4,), (5,)], place, row=1) == ({1: "ValueError: 5 is odd"}, {})
+    assert array[0].tolist() == [7, 7]
+    assert array[1:, 0].tolist() == [2, 0]
 
 
 def test_a_closed_pool_leaves_no_file_and_no_memory():
@@ -97,18 +111,18 @@ class Sleep(Halve):
 @pytest.mark.parametrize("moment", ["as they start", "as they wait"])
 def test_signals_to_the_group_are_left_to_the_owner(workers, number, moment):
     if moment == "as they wait":
-        workers([(4,)])
+        made(workers, [(4,)])
     (worker,) = psutil.Process().children()
     worker.send_signal(number)
     time.sleep(0.1)
-    assert workers([(8,)])[0][0][0, 0] == 4
+    assert made(workers, [(8,)])[0][0, 0] == 4
 
 
 def test_a_closed_pool_says_so(workers):
-    workers([(4,)])
+    made(workers, [(4,)])
     workers.close()
     with pytest.raises(TrainingError, match="code -9"):
-        workers([(4,)])
+        made(workers, [(4,)])
 
 
 @pytest.mark.parametrize("task", ["Halve", "Sleep"])
@@ -118,7 +132,8 @@ import psutil, threading, time
 from test_workers import {task}
 from ibot_jax.data.make.workers import Workers
 workers = Workers({task}(), count=1, rows=3)
-threading.Thread(target=workers, args=([(4,)],), daemon=True).start()
+place, arrays = workers.batches.take()
+threading.Thread(target=workers, args=([(4,)], place), daemon=True).start()
 time.sleep(1)
 print(psutil.Process().children()[0].pid, flush=True)
 time.sleep(60)

@@ -3,7 +3,8 @@
 Columns are named behind the #, or found; see `sources.columns`.
 
 An image is read with its row group, of which a process keeps a few: write small ones (a hundred
-rows), since a shuffled order reads another group for almost every image.
+rows), since a shuffled order reads another group for almost every image. Where groups lie in a file
+is kept as well: it stands at the file's end, and is long where groups are many.
 """
 
 import functools
@@ -18,6 +19,7 @@ from ibot_jax.files import remote
 
 _SPEC = "parquet:PATTERN"
 _KEPT = 4  # row groups, of each process
+_KNOWN = 64  # files of which a process knows where their groups lie
 
 
 def index_parquet(path: str, columns: str = "") -> Index:
@@ -70,9 +72,19 @@ def _images_of_group(path: str, group: int, columns: str) -> Any:
     import pyarrow.parquet as pq
 
     def read():
+        metadata, image = _layout(path, columns)
         with open_file(path) as file:
-            parquet = pq.ParquetFile(file)
-            image, _ = columns_of(parquet.schema_arrow, columns, path, _SPEC)
+            parquet = pq.ParquetFile(file, metadata=metadata)
             return parquet.read_row_group(group, columns=[image]).column(image)
 
     return remote.patiently(read) if remote.is_remote(path) else read()
+
+
+@functools.lru_cache(maxsize=_KNOWN)
+def _layout(path: str, columns: str) -> tuple[Any, str]:
+    """Returns where the groups of a file lie, and the name of the column of its images."""
+    import pyarrow.parquet as pq
+
+    with open_file(path) as file:
+        parquet = pq.ParquetFile(file)
+        return parquet.metadata, columns_of(parquet.schema_arrow, columns, path, _SPEC)[0]

@@ -122,8 +122,9 @@ def pretrain(
         stack.enter_context(checkpoints.none_left_empty())
         resumed = checkpoints.latest_step() is not None
         frozen = read_frozen(flat, folder, mesh, resumed=resumed)
+        layout = state_layout(config, plan, mesh, frozen.modules)
         state, started = _first_state(
-            config, plan, mesh, checkpoints, frozen.modules, origin, folder
+            config, plan, mesh, checkpoints, frozen.modules, layout, origin, folder
         )
         del origin  # the host's copy
         start_step = int(state.step)
@@ -136,10 +137,9 @@ def pretrain(
             lock.watch("checkpoints", *WRITTEN)
         if not start_step:
             batches = _showing_first(batches, reporter)
-        layout = state_layout(config, plan, mesh, frozen.modules)
         gram = GramTeacher(config.gram, plan, folder, layout, frozen.params.pop("gram", None))
         sizes = SizesByStep(config.seed, config.data, config.high_res, plan)
-        proven = _prove(config, plan, mesh, frozen, gram, sizes)
+        proven = _prove(config, plan, mesh, frozen, layout, gram, sizes)
         for name, text in proven.warnings().items():
             reporter.warn_once(name, text)
         evaluation = _evaluation(config, opened.splits, proven, watchdog)
@@ -159,7 +159,7 @@ def pretrain(
         )
         loop = PretrainLoop(config, plan, mesh, checkpoints, reporter, evaluation, lock, watchdog)
         program = in_turn(
-            _programs(config, plan, mesh, frozen, proven),
+            _programs(config, plan, mesh, frozen, layout, proven),
             start_step,
             lambda: reporter.paused("compile"),
             sizes.number,
@@ -249,6 +249,7 @@ def _first_state(
     mesh: jax.sharding.Mesh,
     checkpoints: Checkpoints,
     frozen: dict[str, Network],
+    layout: TrainState,
     origin: Origin | None,
     folder: epath.Path,
 ) -> tuple[TrainState, Start]:
@@ -257,18 +258,19 @@ def _first_state(
     if latest is not None:
         complete = "; the run is complete" if latest == plan.total_steps else ""
         with busy("reading the checkpoint"):
-            state = checkpoints.restore(state_layout(config, plan, mesh, frozen))
+            state = checkpoints.restore(layout)
         return state, Start(f"resumed at step {latest:,}{complete}{_began(config, folder)}")
-    init = functools.partial(jit_init(config, plan, mesh, frozen), jax.random.key(config.seed))
+    init = functools.partial(
+        jit_init(config, plan, mesh, frozen, layout), jax.random.key(config.seed)
+    )
     if origin is None:
         with busy("making the first state"):
             return init(), Start(f"random weights, seed {config.seed}")
-    like = state_layout(config, plan, mesh, frozen)
-    weights, table = start_weights(origin, flatten(config), like)  # before anything compiles
+    weights, table = start_weights(origin, flatten(config), layout)  # before anything compiles
     with busy("making the first state"):
         state = replace_weights(init(), weights)
     if config.lora.rank:
-        table |= {"lora": lora_in_words(flatten(config), plan, like.params)}
+        table |= {"lora": lora_in_words(flatten(config), plan, layout.params)}
     return state, Start(origin.words(table), origin.record(table))
 
 
@@ -314,6 +316,7 @@ def _prove(
     plan: Plan,
     mesh: jax.sharding.Mesh,
     frozen: FrozenNetworks,
+    layout: TrainState,
     gram: GramTeacher,
     sizes: SizesByStep,
 ) -> Proven:
@@ -322,14 +325,24 @@ def _prove(
     others = frozen.params | gram.shapes(plan.total_steps - 1)
     with busy("checking kernels"):
         return prove(
-            functools.partial(jit_train_step, config, plan, mesh, frozen=frozen.modules),
-            [(*step_arguments(config, plan, mesh, frozen.modules, data), others) for data in views],
+            functools.partial(
+                jit_train_step, config, plan, mesh, frozen=frozen.modules, layout=layout
+            ),
+            [
+                (*step_arguments(config, plan, mesh, frozen.modules, data, layout), others)
+                for data in views
+            ],
             choose(config.model.kernels, device_of(mesh)),
         )
 
 
 def _programs(
-    config: ConfigDict, plan: Plan, mesh: jax.sharding.Mesh, frozen: FrozenNetworks, proven: Proven
+    config: ConfigDict,
+    plan: Plan,
+    mesh: jax.sharding.Mesh,
+    frozen: FrozenNetworks,
+    layout: TrainState,
+    proven: Proven,
 ) -> dict[int, jax.stages.Wrapped]:
     """Returns the step of each stretch of the run, by the step where it begins.
 
@@ -340,7 +353,9 @@ def _programs(
         starts.add(plan.steps("gram.start", config.gram.start))
     starts = sorted(starts)
     programs = {
-        start: jit_train_step(config, plan, mesh, proven.kernels, frozen.modules, at=start)
+        start: jit_train_step(
+            config, plan, mesh, proven.kernels, frozen.modules, at=start, layout=layout
+        )
         for start in starts[:-1]
     }
     return programs | {starts[-1]: proven.step}

@@ -282,10 +282,18 @@ def state_layout(
 
 
 def jit_init(
-    config: Section, plan: Plan, mesh: jax.sharding.Mesh, frozen: Architectures | None = None
+    config: Section,
+    plan: Plan,
+    mesh: jax.sharding.Mesh,
+    frozen: Architectures | None = None,
+    layout: TrainState | None = None,
 ) -> jax.stages.Wrapped:
-    """Returns the jitted `make_init`: each device makes its part of the first state."""
-    layouts = jax.tree.map(lambda x: x.sharding, state_layout(config, plan, mesh, frozen))
+    """Returns the jitted `make_init`: each device makes its part of the first state.
+
+    Here as below, who has the `state_layout` hands it on, for it takes a tracing of the networks.
+    """
+    layout = layout or state_layout(config, plan, mesh, frozen)
+    layouts = jax.tree.map(lambda x: x.sharding, layout)
     return jax.jit(make_init(config, plan, frozen), out_shardings=layouts)
 
 
@@ -296,9 +304,11 @@ def jit_train_step(
     kernels: Kernels = XLA,
     frozen: Architectures | None = None,
     at: int | None = None,
+    layout: TrainState | None = None,
 ) -> jax.stages.Wrapped:
     """Returns the jitted `make_train_step`, whose state is donated and stays where it lies."""
-    layouts = jax.tree.map(lambda x: x.sharding, state_layout(config, plan, mesh, frozen))
+    layout = layout or state_layout(config, plan, mesh, frozen)
+    layouts = jax.tree.map(lambda x: x.sharding, layout)
     return jax.jit(
         make_train_step(config, plan, mesh, kernels, frozen, at),
         donate_argnums=0,
@@ -324,6 +334,7 @@ def step_arguments(
     mesh: jax.sharding.Mesh,
     frozen: Architectures | None = None,
     data: Section | None = None,
+    layout: TrainState | None = None,
 ) -> tuple[Any, ...]:
     """Returns shapes and layouts of a step's arguments: state, batch and key.
 
@@ -333,6 +344,7 @@ def step_arguments(
       mesh: the devices.
       frozen: the architectures of frozen networks.
       data: that of `high_res.all_views` which says the sizes of views; `config.data` by default.
+      layout: of the state.
     """
     data = data or config.data
     grid = geometry_of(config.model).grid(data.global_size)
@@ -354,4 +366,4 @@ def step_arguments(
     }
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(mesh))
-    return state_layout(config, plan, mesh, frozen), batch, key
+    return layout or state_layout(config, plan, mesh, frozen), batch, key

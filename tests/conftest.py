@@ -20,6 +20,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 import jax
 import pytest
+from slow_parts import pytest_addoption, pytest_collection_modifyitems  # noqa: F401 - hooks
 
 # What starts the tests in the background, or under nohup, may have them ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -29,7 +30,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def pytest_configure(config):
-    """Hands files out as they lie: by numbers of tests, the few that take minutes would be last."""
+    """Hands files out in the order of their tests, not by their numbers of them."""
     config.option.loadscopereorder = False
 
 

@@ -211,6 +211,7 @@ def test_adapters_learn_colours_go_on_and_are_merged_in_what_is_loaded(
     }
 
 
+@pytest.mark.slow
 def test_the_projection_is_kept_where_the_weights_have_one(finetune, workdir, tmp_path):
     flags = ("--config.start=projection", "--config.duration=1 steps", "--config.optim.warmup=0")
     exported = str(tmp_path / "headless.npz")

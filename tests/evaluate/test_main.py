@@ -95,6 +95,7 @@ def test_an_export_is_cut_as_its_run(evaluate, workdir, tmp_path):
     assert status == 2 and "holds no student, only the teacher" in err
 
 
+@pytest.mark.slow
 def test_teacher_student_random_weights_and_pixels_differ(evaluate, tmp_path):
     """For each of the four the features of both splits are kept."""
     for flag in ("--weights=teacher", "--weights=student", "--weights=random", "--features=pixels"):

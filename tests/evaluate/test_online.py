@@ -104,6 +104,7 @@ def test_with_labels(config, images, weights):
     assert values["patch_prototypes_used"] == len(set(chosen)) / 10
 
 
+@pytest.mark.slow
 def test_prototypes_in_use_without_centers(config, images, weights):
     """Of both kinds by the logits themselves; of one kind where it alone has a center."""
     evaluation = evaluation_of(config, open_source(f"folder:{images}", "train"))
@@ -139,6 +140,7 @@ def with_old(config, source):
     return other
 
 
+@pytest.mark.slow
 def test_old_images_are_measured_besides(config, images, tmp_path, weights):
     """By the same accuracies as if they were the data; where the new ones have no labels, too."""
     old = tmp_path / "old"

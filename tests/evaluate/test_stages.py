@@ -38,6 +38,7 @@ def layers(swin):
     return model.layers(params, WHOLE, range(4))
 
 
+@pytest.mark.slow
 def test_the_model_names_its_tokens(swin, layers):
     model, params = swin
     assert (model.geometry.stride, model.geometry.widths) == (16, (8, 16, 32))
@@ -63,6 +64,7 @@ def test_features_of_blocks_of_any_width(swin, layers, kind, blocks):
     np.testing.assert_allclose(Variant(kind, blocks).columns(every, (16, 32, 32)), found, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_tasks_take_them(swin, layers):
     model, params = swin
     assert copydetection.make_copy_fn(model)(params, IMAGES).shape == (2, 64)

@@ -290,6 +290,7 @@ def test_a_state_that_is_not_finite_stays_as_it_was(plain):
     assert not step(healed, batch(), jax.random.key(0))[0].finite  # it remains so
 
 
+@pytest.mark.slow
 def test_a_swin_learns_at_rates_that_fall_from_block_to_block_over_stages():
     """Adam's first update is the rate, wherever there is a gradient; layers by hand."""
     model = tiny_config(**TINY_SWIN)  # two blocks, a merging, one block

@@ -64,6 +64,7 @@ def of_start(config):
     return jax.tree.map(lambda x: 1.5 * x + 0.01, state.params), teacher_params(state)
 
 
+@pytest.mark.slow
 def test_the_student_is_compared_with_the_gram_teacher_which_sees_larger_views():
     config = tiny_config(gram__weight=3.0)
     batch, gram = batch_of(config), earlier(config)
@@ -91,6 +92,7 @@ def test_the_student_is_compared_with_the_gram_teacher_which_sees_larger_views()
     np.testing.assert_allclose(metrics["loss"], np.sum(losses), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_while_there_is_no_gram_teacher_a_step_is_as_without():
     plain, config = tiny_config(), tiny_config(gram__weight=3.0)
     batch = batch_of(config)

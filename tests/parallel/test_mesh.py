@@ -286,6 +286,7 @@ def test_fsdp_gathers_blocks_in_the_dtype_of_the_computation(overrides, student)
         assert summed.count((shape, "f32")) >= number * depth
 
 
+@pytest.mark.slow
 def test_fsdp_holds_one_block_at_a_time():
     """By the compiler's plan: four blocks more need less than their parameters, gathered."""
     mesh, temporaries = mesh_of("1x8x1"), []

@@ -150,6 +150,7 @@ def test_one_wrong_number_is_found_where_it_is(changed, table, name, change, qua
     assert rows[quantity] == ("ABOVE", place)
 
 
+@pytest.mark.slow
 def test_a_wrong_loss_is_found_at_its_step_and_passes_a_larger_tolerance(changed, table):
     def change(losses):
         losses = losses.copy()

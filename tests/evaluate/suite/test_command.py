@@ -64,6 +64,7 @@ def suite(root, workdir, tmp_path, capsys):
 TASKS = "--tasks=imagenet-knn,imagenet-few-labels,ade20k,nyu-1,spair,davis"
 
 
+@pytest.mark.slow
 def test_a_first_look_measures_what_is_there_and_names_what_is_not(suite, root, tmp_path):
     status, out, err = suite("--quick", TASKS)
     assert status == 0, err

@@ -22,6 +22,7 @@ def test_colours_are_told_apart_and_the_sweep_is_reported(evaluate, tmp_path):
     assert "epoch 3/3: best top-1 100.00 % (pixels-1, lr " in out
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_exactly(evaluate, tmp_path, monkeypatch):
     """Stopped while the second epoch's state is written; the first one's stays whole."""
     assert evaluate("linear", *FLAGS, f"--out={tmp_path / 'whole'}")[0] == 0

@@ -60,6 +60,7 @@ def test_all_kernels_are_in_the_table_and_one_that_deviates_fails(
     assert "\n1 refused; " in out
 
 
+@pytest.mark.slow
 def test_on_a_chip_the_published_shapes_are_compared():
     device = Device("tpu", "TPU v5 lite", partitioned=False)
     uses = check._published_uses(device, ("small", "large"), batch=64)

@@ -9,8 +9,11 @@ from ibot_jax.kernels.choice import XLA, Kernels
 from ibot_jax.kernels.heads import split_heads
 from ibot_jax.kernels.specs import AttentionSpec
 from ibot_jax.kernels.tpu import attention as tpu_attention
+from ibot_jax.kernels.tpu import long_attention as tpu_long_attention
 
 Array = jax.Array
+
+_IMPLEMENTATIONS = tpu_attention, tpu_long_attention, cudnn
 
 
 def attention(
@@ -38,7 +41,7 @@ def attention(
     Returns:
       [B, T, D] of `spec.dtype`.
     """
-    implementation = kernels.first(spec, tpu_attention, cudnn)
+    implementation = kernels.first(spec, *_IMPLEMENTATIONS)
     if implementation is not None:
         return implementation.attention(query, key, value, biases, spec, kernels.device)
     weights = attention_weights(query, key, biases, spec, position_bias, mask)
@@ -48,7 +51,7 @@ def attention(
 
 def writes_weights(spec: AttentionSpec, kernels: Kernels) -> bool:
     """Returns whether [B, heads, T, T] lie in memory."""
-    return kernels.first(spec, tpu_attention, cudnn) is None
+    return kernels.first(spec, *_IMPLEMENTATIONS) is None
 
 
 def attention_weights(

@@ -10,7 +10,14 @@ from ibot_jax.kernels.specs import Spec
 # for "packing", which lays sequences out for those that do, and for XLA.
 IMPLEMENTATIONS = {
     "gpu": ("cudnn",),
-    "tpu": ("packing", "tpu.attention", "tpu.attention_branch", "tpu.mlp", "tpu.colors"),
+    "tpu": (
+        "packing",
+        "tpu.attention",
+        "tpu.long_attention",
+        "tpu.attention_branch",
+        "tpu.mlp",
+        "tpu.colors",
+    ),
 }
 _PLATFORM = {"cudnn": "gpu", "pallas": "tpu"}  # of the words that a config has beside "auto"
 

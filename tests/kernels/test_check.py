@@ -36,6 +36,10 @@ RIGHT = {
     "tpu.attention, owners": dataclasses.replace(
         ATTENTION, owners=(0,) * 10 + (1,) * 10 + (-1,) * 4
     ),
+    "tpu.long_attention": dataclasses.replace(ATTENTION, batch=2, tokens=300),
+    "tpu.long_attention, owners": dataclasses.replace(
+        ATTENTION, batch=1, tokens=264, owners=(0,) * 257 + (-1,) * 7
+    ),
     "tpu.attention_branch": AttentionBranchSpec(ATTENTION, "layer", 1e-6),
     "tpu.mlp": MLP,
     "packing": PackingSpec(dataclasses.replace(ATTENTION, batch=20)),

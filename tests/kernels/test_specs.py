@@ -18,16 +18,19 @@ from ibot_jax.kernels.specs import (
 from ibot_jax.kernels.tpu import attention as tpu_attention
 from ibot_jax.kernels.tpu import attention_branch as tpu_attention_branch
 from ibot_jax.kernels.tpu import colors as tpu_colors
+from ibot_jax.kernels.tpu import long_attention as tpu_long_attention
 from ibot_jax.kernels.tpu import mlp as tpu_mlp
 
 CPU, GPU = Device(), Device("gpu", "NVIDIA H100", 9.0)
 TPU = Device("tpu", "TPU v5 lite", partitioned=False)
 # ViT-S/16's, with which each implementation is content.
 ATTENTION = AttentionSpec(64, 197, 384, 6, "bfloat16", 64**-0.5, QKV)
+LONG_ATTENTION = dataclasses.replace(ATTENTION, batch=8, tokens=1025)  # of 512 pixels
 TAKEN = {
     "cudnn": (cudnn, ATTENTION, GPU),
     "packing": (packing, PackingSpec(ATTENTION), TPU),
     "tpu.attention": (tpu_attention, ATTENTION, TPU),
+    "tpu.long_attention": (tpu_long_attention, LONG_ATTENTION, TPU),
     "tpu.attention_branch": (
         tpu_attention_branch,
         AttentionBranchSpec(ATTENTION, "layer", 1e-6, gains=True),

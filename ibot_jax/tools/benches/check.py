@@ -93,7 +93,8 @@ def _published_uses(device: Device, sizes: tuple[str, ...], batch: int) -> list[
     uses = []
     for size, dtype in itertools.product(sizes, _DTYPES):
         kwargs = dict(width=VIT_SIZES[size]["width"], heads=VIT_SIZES[size]["heads"], dtype=dtype)
-        for number, side in ((batch, 224), (4 * batch, 96)):  # global and local views
+        # Global and local views, and those of a part at a higher resolution.
+        for number, side in ((batch, 224), (4 * batch, 96), (max(batch // 8, 1), 512)):
             shape = (number, side, side, 3)
             uses += _uses(device, shape, patch_size=16, grid=(14, 14), **kwargs)
     return list(dict.fromkeys(uses))
@@ -101,7 +102,8 @@ def _published_uses(device: Device, sizes: tuple[str, ...], batch: int) -> list[
 
 def _small_uses(device: Device) -> list[tuple[str, Spec]]:
     kwargs = dict(width=128, heads=2, patch_size=8, grid=(4, 4))
-    uses = [_uses(device, (10, 32, 32, 3), dtype=dtype, **kwargs) for dtype in _DTYPES]
+    shapes = (10, 32, 32, 3), (1, 136, 136, 3)
+    uses = [_uses(device, *of, **kwargs) for of in itertools.product(shapes, _DTYPES)]
     return list(dict.fromkeys(itertools.chain(*uses)))
 
 

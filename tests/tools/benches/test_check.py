@@ -52,12 +52,12 @@ def test_all_kernels_are_in_the_table_and_one_that_deviates_fails(
     }
     assert verdicts.pop(("tpu.mlp", "bfloat16")) == "REFUSED: its values deviate from XLA's"
     assert verdicts.pop(("cudnn", "")) == "not checked: for a GPU"
-    for name in ("tpu.attention", "tpu.attention_branch", "tpu.mlp"):
+    for name in ("tpu.attention", "tpu.long_attention", "tpu.attention_branch", "tpu.mlp"):
         assert verdicts.pop((name, "float32")) == "not taken in this dtype: XLA computes"
     assert set(verdicts.values()) == {"agrees"}
     out = capsys.readouterr().out
     assert "cpu: kernels for TPUs are interpreted here, at small shapes" in out
-    assert "\n1 refused; " in out
+    assert "\n2 refused; " in out
 
 
 @pytest.mark.slow
@@ -70,13 +70,14 @@ def test_on_a_chip_the_published_shapes_are_compared():
         assert ("tpu.attention_branch", (88, 112, width)) in shapes  # three local views each
         assert ("tpu.mlp", (64 * 200, width)) in shapes
         assert ("packing", (256, 37, width)) in shapes
+        assert ("tpu.long_attention", (8, 1032, width)) in shapes
     assert ("tpu.colors", (64, 224, 224, 3)) in shapes
     packed = {spec.owners for name, spec in uses if name == "tpu.attention" and spec.tokens == 112}
     assert packed == {packing.owners(37)}
     gpu = Device("gpu", "NVIDIA H100", 9.0, partitioned=False)
     uses = check._published_uses(gpu, ("small",), batch=64)
     found = {(name, *check.shape_of(spec)) for name, spec in uses}
-    assert found == {("cudnn", 64, 197, 384), ("cudnn", 256, 37, 384)}
+    assert found == {("cudnn", *of, 384) for of in ((64, 197), (256, 37), (8, 1025))}
 
 
 def test_a_size_that_is_not_known_is_a_mistake(capsys):

@@ -13,6 +13,12 @@ Input, evaluations and checkpoints come on top. Of a run whose views change thei
 for one like the student's, and with `frozen.teacher` there is nothing to compile. `--fit` looks
 for the largest batch that fits.
 
+    python -m ibot_jax.tools.aot --config=configs/vits16.py --scaling=weak|strong --batch-size=64
+        --topology=v5p:2x2x1,v5p:4x4x4,v5p:8x8x8 [--mesh=1xNx1] [--json=FILE]
+
+compiles for several pods: with as many images a chip as the first has, or as many in all. FILE then
+has a line a pod, and those it has already are not compiled again. In --mesh, N is what is left.
+
 Needs the TPU compiler, `pip install 'ibot-jax[aot]'`, best in an environment of its own. It
 fails when the step does not fit the chip's memory.
 """
@@ -25,7 +31,8 @@ if __name__ == "__main__":
     signals.end_at_once()  # a signal during the imports is one line, too
 
 import argparse
-import re
+import importlib.metadata
+import math
 import sys
 from collections.abc import Iterator
 
@@ -35,7 +42,9 @@ from ibot_jax.cli.config_file import add_config_arguments, given_config
 from ibot_jax.config.section import Section
 from ibot_jax.data.sources.opening import IMAGENET_EXAMPLES
 from ibot_jax.errors import UserError
-from ibot_jax.runs.check import check_config
+from ibot_jax.parallel.mesh import make_mesh
+from ibot_jax.runs.check import check_config, check_devices
+from ibot_jax.tools.pods import scaling
 from ibot_jax.tools.pods.ahead import compile_ahead, pod_devices
 from ibot_jax.tools.pods.largest_batch import largest_batch
 
@@ -49,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str] | None) -> int:
     arguments, config = _parse(argv)
+    if arguments.scaling:
+        return _scale(config, arguments)
     report = {"config": arguments.config, "topology": arguments.topology}
     report |= {"overrides": arguments.overrides, "frozen_gram": config.frozen.gram}
     report |= _compile(config, arguments)
@@ -65,9 +76,18 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, Section]:
         former={"--batch": "--batch-size", "--images": "--number"},
     )
     add_config_arguments(parser)
-    parser.add_argument("--topology", required=True, help="such as v5e:16x16, v4:4x4x4, v5p:4x4x4")
     parser.add_argument(
-        "--mesh", metavar="DxFxT", help="devices over data, fsdp and tensor, such as 32x8x1"
+        "--topology",
+        required=True,
+        help="such as v5e:16x16, v4:4x4x4, v5p:4x4x4; several with --scaling",
+    )
+    parser.add_argument(
+        "--mesh",
+        metavar="DxFxT",
+        help="devices over data, fsdp and tensor, such as 32x8x1; N is what the others leave",
+    )
+    parser.add_argument(
+        "--scaling", choices=scaling.KINDS, help="compile for several pods, see above"
     )
     flags.add(parser, "--batch-size", type=int, help="images a step, over all chips")
     parser.add_argument(
@@ -85,12 +105,8 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, Section]:
     config = given_config(arguments)
     if arguments.batch_size is not None:
         config.batch_size = arguments.batch_size
-    if arguments.mesh is not None:
-        sizes = re.fullmatch(r"(\d+)x(\d+)x(\d+)", arguments.mesh)
-        if sizes is None:
-            raise UserError(f"--mesh={arguments.mesh} is no mesh; write DATAxFSDPxTENSOR, 32x8x1")
-        data, fsdp, tensor = map(int, sizes.groups())
-        config.mesh.update(data=data, fsdp=fsdp, tensor=tensor)
+    if arguments.scaling and arguments.fit:
+        raise UserError("--fit is for one pod, --scaling for several; leave one out")
     config.knn.every = ""  # nothing is evaluated, nor checked for it
     check_config(config)
     if config.frozen.teacher:
@@ -101,8 +117,61 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, Section]:
     return arguments, config
 
 
+def _set_mesh(config: Section, mesh: str | None, chips: int) -> None:
+    """Writes the sizes of `--mesh` to the config, if there are any."""
+    if mesh is None:
+        return
+    sizes = mesh.split("x")
+    if len(sizes) != 3 or sizes.count("N") > 1 or not all(s == "N" or s.isdecimal() for s in sizes):
+        raise UserError(f"--mesh={mesh} is no mesh; write DATAxFSDPxTENSOR, 32x8x1 or 1xNx1")
+    others = math.prod(int(size) for size in sizes if size != "N")
+    if "N" in sizes and (not others or chips % others):
+        raise UserError(f"--mesh={mesh}: {chips} chips are no multiple of {others}")
+    data, fsdp, tensor = (chips // others if size == "N" else int(size) for size in sizes)
+    config.mesh.update(data=data, fsdp=fsdp, tensor=tensor)
+
+
+def _scale(config: Section, arguments: argparse.Namespace) -> int:
+    """Compiles for several pods, and prints a table of them."""
+    topologies = arguments.topology.split(",")
+    devices = {topology: pod_devices(topology) for topology in topologies}
+    chips = [len(devices[topology]) for topology in topologies]
+    sizes = scaling.batch_sizes(arguments.scaling, config.batch_size, chips)
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
+    pods = []
+    for topology, batch_size in zip(topologies, sizes, strict=True):
+        config.batch_size = batch_size
+        _set_mesh(config, arguments.mesh, len(devices[topology]))
+        check_devices(config, len(devices[topology]))
+        mesh = make_mesh(devices[topology], fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
+        pods.append(
+            {
+                "config": arguments.config,
+                "overrides": arguments.overrides,
+                "scaling": arguments.scaling,
+                "topology": topology,
+                "mesh": dict(mesh.shape),
+                "batch_size": batch_size,
+            }
+            | versions
+        )
+
+    def compile_pod(pod: dict) -> dict:
+        config.batch_size = pod["batch_size"]
+        config.mesh.update(pod["mesh"])
+        check_config(config)
+        return compile_ahead(config, devices[pod["topology"]], arguments.number)
+
+    rows = list(scaling.compiled_rows(pods, compile_pod, arguments.json))
+    print(scaling.table(rows))
+    print("the compiler's figures, not a measurement; nothing runs beside what moves between chips")
+    return exits.COMPLETE if all(row["fits"] for row in rows) else exits.FAILED
+
+
 def _compile(config: Section, arguments: argparse.Namespace) -> dict:
     devices = pod_devices(arguments.topology)
+    _set_mesh(config, arguments.mesh, len(devices))
+    check_config(config)
     if not arguments.fit:
         return compile_ahead(config, devices, arguments.number)
 

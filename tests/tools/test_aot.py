@@ -248,6 +248,20 @@ class TestWithTheCompiler:
         assert report["memory"]["batch"] > 300_000 * (2 * 32 * 32 + 10 * 16 * 16) * 3
         assert sum(report["memory"].values()) > report["memory_of_chip"]
 
+    def test_a_step_for_pods_of_two_sizes_over_fsdp(self, tmp_path):
+        path = tmp_path / "rows.jsonl"
+        pods = "--topology=v5e:2x2,v5e:4x4", "--mesh=1xNx1", "--scaling=weak"
+        for _ in range(2):
+            done = run(*SMALL, *pods, "--batch-size=16", f"--json={path}")
+            assert done.returncode == 0, done.stderr
+        small, large = map(json.loads, path.read_text().splitlines())
+        assert (small["mesh"]["fsdp"], large["mesh"]["fsdp"]) == (4, 16)
+        assert (small["batch_size"], large["batch_size"]) == (16, 64)
+        # Of the state a chip has a part, and of the batch as much as before.
+        assert large["memory"]["student"] < small["memory"]["student"] / 3
+        assert large["memory"]["batch"] == small["memory"]["batch"]
+        assert done.stdout.splitlines()[2].startswith("v5e:4x4         1x16x1      64")
+
     @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
     def test_a_chip_has_the_memory_that_the_compiler_hands_out(self, topology):
         done = subprocess.run(
@@ -267,6 +281,13 @@ class TestWithTheCompiler:
             ),
             (["--topology=v5e:2x2", "--mesh=4x4"], "--mesh=4x4 is no mesh; write DATAxFSDPxTENSOR"),
             (["--topology=v5e:2x2", "--mesh=8x1x1"], "mesh.data=8 x mesh.fsdp=1 x mesh.tensor=1"),
+            (["--topology=v5e:2x2", "--mesh=NxNx1"], "--mesh=NxNx1 is no mesh; write DATAxFSDPxT"),
+            (["--topology=v5e:2x2", "--mesh=3xNx1"], "--mesh=3xNx1: 4 chips are no multiple of 3"),
+            (
+                ["--topology=v5e:2x2", "--scaling=weak", "--batch-size=18"],
+                "--batch-size=18 is no multiple of the first pod's 4 chips",
+            ),
+            (["--topology=v5e:2x2", "--scaling=weak", "--fit"], "--fit is for one pod"),
         ],
     )
     def test_mistakes_are_one_line(self, arguments, message):

@@ -190,6 +190,22 @@ def test_behind_a_url_they_are_the_same(kind, folder, out, monkeypatch):
         source.fetch(gone)
 
 
+def test_where_row_groups_lie_is_read_once(folder, out, monkeypatch):
+    source = open_source(as_parquet(folder, out), "train")
+    expected = fetched(source)
+    for kept in (parquet._images_of_group, parquet._layout):
+        kept.cache_clear()
+    read, opened = pq.ParquetFile, []
+
+    def open_file(file, metadata=None):
+        opened.append(metadata is None)
+        return read(file, metadata=metadata)
+
+    monkeypatch.setattr(pq, "ParquetFile", open_file)
+    assert fetched(source) == expected
+    assert len(opened) > 2 and sum(opened) == 1
+
+
 def test_a_store_that_says_no_is_not_asked_again():
     class Refusal(Exception):
         status = 403

@@ -177,7 +177,6 @@ def test_a_loss_that_is_not_finite_ends_the_run_saved(finetune, tmp_path, monkey
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_adapters_learn_colours_go_on_and_are_merged_in_what_is_loaded(
     finetune, learned, workdir, monkeypatch
 ):

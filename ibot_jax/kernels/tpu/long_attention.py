@@ -56,10 +56,7 @@ def attention(
     spec: AttentionSpec,
     device: Device,
 ) -> Array:
-    """Does what `kernels.attention.attention` does.
-
-    On other platforms than a TPU the same kernels are interpreted, which is slow.
-    """
+    """Does what `kernels.attention.attention` does; interpreted where there is no TPU."""
     del device
     arrays = [
         add_bias(x, biases[name]) if name in spec.biases else x

@@ -214,7 +214,6 @@ def test_every_epoch_is_another_permutation(config, flat_folder):
 def test_one_image_gets_other_views_and_masks_in_another_epoch(config, make_folder):
     folder = make_folder("a", count=1)
     config.batch_size = 1
-    config.masks.update(ratios=(0.5,), variances=(0.1,))
     first, second = run(config, folder)
     for key in KEYS:
         assert not np.array_equal(first[key], second[key])

@@ -15,7 +15,6 @@ from ibot_jax.config.section import Section
 from ibot_jax.data.draw.central import CentralView
 from ibot_jax.data.draw.crops import largest_shrink
 from ibot_jax.data.draw.dealt_masks import deal, draw_dealt_mask
-from ibot_jax.data.draw.draws import Draws
 from ibot_jax.data.draw.masks import draw_mask
 from ibot_jax.data.draw.views import draw_views, view_settings
 from ibot_jax.data.pixels.decoding import Decoding
@@ -127,7 +126,7 @@ class MakeExample:
           anchored: whether views for the gram teacher are made; if not, they are all 0.
         """
         crop_rng, color_rng, mask_rng = (
-            Draws(stream(self._seed, epoch, index, purpose)) for purpose in (CROPS, COLORS, MASKS)
+            stream(self._seed, epoch, index, purpose) for purpose in (CROPS, COLORS, MASKS)
         )
         image = EncodedImage(self._fetch(located), self._decoding)
         boxes, colors = draw_views(image.height, image.width, self._settings, crop_rng, color_rng)
@@ -165,7 +164,9 @@ class MakeExample:
             arrays["global_colors"][:], arrays["local_colors"][:] = rows[:number], rows[number:]
         return image.note
 
-    def _draw_masks(self, masks: np.ndarray, rng: Draws, masked: bool | np.ndarray) -> None:
+    def _draw_masks(
+        self, masks: np.ndarray, rng: np.random.Generator, masked: bool | np.ndarray
+    ) -> None:
         kind, grid = self._mask_kind, self._grid
         if masked is False:
             masks[:] = False

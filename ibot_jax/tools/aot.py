@@ -108,7 +108,6 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, Section]:
     if arguments.scaling and arguments.fit:
         raise UserError("--fit is for one pod, --scaling for several; leave one out")
     config.knn.every = ""  # nothing is evaluated, nor checked for it
-    check_config(config)
     if config.frozen.teacher:
         raise UserError(
             f"frozen.teacher={config.frozen.teacher!r} is not read here, and its size not known; "
@@ -142,6 +141,7 @@ def _scale(config: Section, arguments: argparse.Namespace) -> int:
     for topology, batch_size in zip(topologies, sizes, strict=True):
         config.batch_size = batch_size
         _set_mesh(config, arguments.mesh, len(devices[topology]))
+        check_config(config)
         check_devices(config, len(devices[topology]))
         mesh = make_mesh(devices[topology], fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
         pods.append(
@@ -159,7 +159,6 @@ def _scale(config: Section, arguments: argparse.Namespace) -> int:
     def compile_pod(pod: dict) -> dict:
         config.batch_size = pod["batch_size"]
         config.mesh.update(pod["mesh"])
-        check_config(config)
         return compile_ahead(config, devices[pod["topology"]], arguments.number)
 
     rows = list(scaling.compiled_rows(pods, compile_pod, arguments.json))

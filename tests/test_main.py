@@ -272,15 +272,24 @@ def test_overrides_and_the_default_workdir():
     assert arguments.coordinator_address is arguments.num_processes is arguments.process_id is None
 
 
-def test_a_mistake_is_found_without_tensorflow_and_without_a_traceback():
+@pytest.mark.parametrize(
+    ("override", "error"),
+    [
+        ("batch_size=0", "batch_size=0 must be from 1 to 10000000"),
+        # Then the data is looked at for what else is wrong.
+        ("model.depht=3", "config.model.depht is no key of the config; did you mean model.depth?"),
+    ],
+)
+def test_a_mistake_is_found_without_slow_imports_and_without_a_traceback(override, error):
     """As a process of its own: status, screen, and what was imported."""
     code = (
         "import sys; from ibot_jax.main import main;"
-        "status = main(['main', '--config=configs/digits.py', '--config.batch_size=0']);"
-        "print(status, 'tensorflow' in sys.modules, 'jax' in sys.modules)"
+        f"status = main(['main', '--config=configs/digits.py', '--config.{override}']);"
+        "slow = {'tensorflow', 'jax', 'sklearn', 'scipy', 'pandas'} & set(sys.modules);"
+        "print(status, sorted(slow))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=cli.ROOT, capture_output=True, text=True, check=True
     )
-    assert done.stderr == "error: batch_size=0 must be from 1 to 10000000\n"
-    assert done.stdout == "2 False False\n"
+    assert done.stderr == f"error: {error}\n"
+    assert done.stdout == "2 []\n"

@@ -112,6 +112,7 @@ class Comparison:
     local_weight: float = 1.0
     visible_weight: float = 0.0
 
+    @jax.named_scope("class_loss")
     def class_terms(
         self, student: Params, teacher: TeacherHead, tokens: Array, units: Array
     ) -> tuple[Terms, Terms]:
@@ -155,6 +156,7 @@ class Comparison:
         by_prototype = {"teacher_mean_entropy": terms.pop("teacher_mean_entropy")}
         return terms, by_prototype
 
+    @jax.named_scope("patch_loss")
     def patch_terms(
         self,
         student: Params,

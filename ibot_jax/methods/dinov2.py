@@ -94,6 +94,7 @@ class DINOv2(ibot.IBOT):
         of_patches = jnp.where(number > 0, outputs, teacher.offsets["patch"])
         return {"class": mean_logits(head, params, units["class"], "class"), "patch": of_patches}
 
+    @jax.named_scope("sinkhorn")
     def _balance(self, teacher: TeacherHead, rows: tuple[Units, Array], slots: int):
         """Returns offsets by kind, and how unequally tokens fell on the prototypes."""
         units, masked = rows
@@ -123,6 +124,7 @@ class DINOv2(ibot.IBOT):
             terms |= self._spread(by_view(tokens.cls, views.global_views))
         return terms | (targets.means if self.turns else {})
 
+    @jax.named_scope("koleo")
     def _spread(self, class_tokens: Array) -> dict[str, Array]:
         """Sums KoLeo of each global view, [B, G, D]."""
         of_views = [self.koleo(tokens) for tokens in class_tokens.swapaxes(0, 1)]

@@ -44,6 +44,7 @@ class Likeness:
     kernels: bool
     loss_weights: dict[str, float]
 
+    @jax.named_scope("likeness")
     def targets(self, networks: Networks, views: Views, teacher: Tokens) -> dict[str, Array]:
         """Returns patch tokens [B * G, N, D] by loss.
 
@@ -64,6 +65,7 @@ class Likeness:
             found |= {"gram": _flat(resized), "teacher": patches}
         return found
 
+    @jax.named_scope("likeness")
     def terms(self, targets: dict[str, Array], tokens: Tokens, masks: Array) -> dict[str, Array]:
         """Returns losses, not weighted, and monitors.
 

@@ -3,6 +3,10 @@
 A step turns uint8 views into normalised ones, asks the method for targets and for terms, forms the
 student's gradients and passes them through the Optax chain, whose last link moves the teacher; what
 the method keeps moves last. It does not know what the method is.
+
+In profiles, and in what `tools.aot` says of a compiled step, operations are found under "noise",
+"views", "teacher", "student", "gradients" (between devices), "optimizer" and "finite", and below
+these under losses and modules.
 """
 
 from collections.abc import Callable, Mapping
@@ -108,11 +112,15 @@ def make_train_step(
 
     def of_rows(learning, constants, rows):
         still, others, now, rope_noise = constants
-        views = make_views(rows, rope_noise)
-        targets = method.targets(Networks(merged(join(learning, still)), **others), views, now)
+        with jax.named_scope("views"):
+            views = make_views(rows, rope_noise)
+        with jax.named_scope("teacher"):
+            networks = Networks(merged(join(learning, still)), **others)
+            targets = method.targets(networks, views, now)
 
         def loss_of(learning):
-            terms = method.terms(merged(join(learning, still)), views, targets)
+            with jax.named_scope("student"):
+                terms = method.terms(merged(join(learning, still)), views, targets)
             losses = {name: weight * terms[name] for name, weight in method.loss_weights.items()}
             return sum(losses.values()), terms | losses
 
@@ -134,24 +142,28 @@ def make_train_step(
             "buffers": state.buffers,
         }
         # For the whole batch at once, so that parts of it see the same.
-        noise = draw_noise(jax.random.fold_in(rng, state.step), batch)
+        with jax.named_scope("noise"):
+            noise = draw_noise(jax.random.fold_in(rng, state.step), batch)
         rows = batch if noise.gains is None else batch | {"gains": noise.gains}
         learning, still = split(state.params, trained(state.params))
         constants = still, others, now, noise.rope
         with jax.default_matmul_precision(precision):
             averages, largest, gradients = of_all_rows(learning, constants, rows)
         gradients = join(gradients, jax.tree.map(jnp.zeros_like, still))
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params, step=clock)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = tx.update(gradients, state.opt_state, state.params, step=clock)
+            params = optax.apply_updates(state.params, updates)
         moved = state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             opt_state=opt_state,
             buffers=method.after(Networks(merged(state.params), **others), averages.means),
         )
         # A finite loss can have gradients that are not, and one update would spoil every tensor.
-        grad_norm = optax.tree.norm(gradients)
-        finite = state.finite & jnp.isfinite(averages.loss) & jnp.isfinite(grad_norm)
-        next_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
+        with jax.named_scope("finite"):
+            grad_norm = optax.tree.norm(gradients)
+            finite = state.finite & jnp.isfinite(averages.loss) & jnp.isfinite(grad_norm)
+            next_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
         metrics = {"loss": averages.loss, **of_batch(averages.terms | largest), **now}
         metrics |= {"grad_norm": grad_norm, "finite": finite}
         metrics = {name: value.astype(dtype) for name, value in metrics.items()}

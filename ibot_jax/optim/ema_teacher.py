@@ -39,6 +39,7 @@ def ema_teacher(
         # A copy: state whose leaves share buffers with the parameters could not be donated.
         return EmaTeacherState(jax.tree.map(jnp.copy, init_teacher(params)))
 
+    @jax.named_scope("ema")
     def update(updates, state, params, *, step, **_):
         student = flax.traverse_util.flatten_dict(averaged(optax.apply_updates(params, updates)))
         teacher = flax.traverse_util.flatten_dict(state.teacher)

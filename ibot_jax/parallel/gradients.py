@@ -49,12 +49,13 @@ def average_gradients(
         def of_device(params, constants, rows):
             trees = jax.tree_util.tree_map_with_path(take, (params, constants), specs)
             averages, largest, gradients = function(*trees, rows)
-            averages, gradients = jax.tree.map(lambda x: x / number, (averages, gradients))
-            return (
-                jax.lax.psum(averages, BATCH_AXES),
-                jax.lax.pmax(largest, BATCH_AXES),
-                jax.tree.map(_reduce, gradients, specs[0], is_leaf=is_shard),
-            )
+            with jax.named_scope("gradients"):
+                averages, gradients = jax.tree.map(lambda x: x / number, (averages, gradients))
+                return (
+                    jax.lax.psum(averages, BATCH_AXES),
+                    jax.lax.pmax(largest, BATCH_AXES),
+                    jax.tree.map(_reduce, gradients, specs[0], is_leaf=is_shard),
+                )
 
         return jax.shard_map(
             of_device,

@@ -3,15 +3,15 @@
     python -m ibot_jax.tools.aot --config=configs/vitb16.py --topology=v5e:16x16 [--batch-size=1024]
         [--mesh=DATAxFSDPxTENSOR] [--fit] [--json=FILE] [--config.KEY=VALUE ...]
 
-Memory of a chip, time of a step, what moves between chips, images a second, hours of the whole
-schedule: all of them the compiler's figures for one chip, not a measurement. What it does not
-estimate, what moves between chips above all, is counted by the bytes over the chip's bandwidth.
-Kernels (`model.kernels`) are taken as a run takes them once its check on the device has passed.
-Input, evaluations and checkpoints come on top. Of a run whose views change their size
-(`high_res`) the step is that with the largest ones, and the schedule as if all steps were;
-`--config.high_res.last=` leaves them out. No frozen network is read: that of `frozen.gram` is taken
-for one like the student's, and with `frozen.teacher` there is nothing to compile. `--fit` looks
-for the largest batch that fits.
+Memory of a chip, time of a step and its ten largest costs, what moves between chips, images a
+second, hours of the whole schedule: all of them the compiler's figures for one chip, not a
+measurement. What it does not estimate, what moves between chips above all, is counted by the bytes
+over the chip's bandwidth. Kernels (`model.kernels`) are taken as a run takes them once its check on
+the device has passed. Input, evaluations and checkpoints come on top. Of a run whose views change
+their size (`high_res`) the step is that with the largest ones, and the schedule as if all steps
+were; `--config.high_res.last=` leaves them out. No frozen network is read: that of `frozen.gram` is
+taken for one like the student's, and with `frozen.teacher` there is nothing to compile. `--fit`
+looks for the largest batch that fits.
 
     python -m ibot_jax.tools.aot --config=configs/vits16.py --scaling=weak|strong --batch-size=64
         --topology=v5p:2x2x1,v5p:4x4x4,v5p:8x8x8 [--mesh=1xNx1] [--json=FILE]
@@ -49,6 +49,7 @@ from ibot_jax.tools.pods.ahead import compile_ahead, pod_devices
 from ibot_jax.tools.pods.largest_batch import largest_batch
 
 _SMALL = 2**17  # bytes; of operations that are not worth a line of the table
+_LARGEST = 10  # costs that are
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -244,6 +245,10 @@ def _rows_of_time(report: dict) -> Iterator[tuple[str, str]]:
         f"could do {report['intensity_of_chip']:.0f}",
     )
     yield "utilisation", f"{100 * report['mfu_bound']:.1f} % MFU at most"
+    yield "largest costs", f"{_LARGEST} of {len(report['costs'])}, which add up to the step"
+    for part, seconds in list(report["costs"].items())[:_LARGEST]:
+        share = seconds / report["step_seconds"]
+        yield f"  {1e3 * seconds:.2f} ms", f"{100 * share:4.1f} %  {part}"
     for kernel in report["kernels"]:
         length = kernel["bundles"] or "no"  # then by its FLOPs and bytes
         yield (

@@ -1,5 +1,6 @@
 """Properties of the training step; its numbers are compared with the original's by replay."""
 
+import re
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from ibot_jax.parallel.layouts import batch_sharding, replicated
 from ibot_jax.parallel.mesh import make_mesh
 from ibot_jax.parallel.rows import to_global
 from ibot_jax.runs import training as steps
+from ibot_jax.tools.pods.tpu_program import part_of
 
 KEY = jax.random.key(0)
 ONE = make_mesh(jax.devices()[:1])
@@ -199,6 +201,33 @@ def test_parts_of_a_batch_stay_on_their_devices():
     hlo = train_step.lower(state, tiny_batch(config), KEY).compile().as_text()
     assert "all-reduce" in hlo
     assert not any(name in hlo for name in ("all-gather", "all-to-all", "collective-permute"))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"method": "dinov2", "loss__targets": "sinkhorn", "loss__koleo_weight": 0.1},
+    ],
+)
+def test_operations_are_named_after_the_parts_of_a_step(overrides):
+    config = tiny_config(model__drop_path=0.1, **overrides)
+    plan = tiny_plan(config)
+    state = jax.eval_shape(steps.make_init(config, plan), KEY)
+    lowered = jax.jit(steps.make_train_step(config, plan, ONE)).lower(
+        state, tiny_batch(config), KEY
+    )
+    lines = lowered.as_text(dialect="hlo", debug_info=True).splitlines()
+    parts = {part_of(line) for line in lines if re.search(r" (dot|convolution)\(", line)}
+    assert {part.partition("/")[0] for part in parts} == {"teacher", "student"}
+    assert {"student/class_loss", "student/patch_loss"} <= {
+        "/".join(part.removesuffix(", backward").split("/")[:2]) for part in parts
+    }
+    every = {part_of(line) for line in lines}
+    assert {"noise", "views", "gradients", "optimizer", "optimizer/ema", "finite"} <= every
+    if overrides:
+        assert "student/koleo" in every
+        assert any(part.startswith("teacher/sinkhorn/Head") for part in every)
 
 
 def test_the_state_can_be_donated():

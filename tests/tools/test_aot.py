@@ -11,9 +11,9 @@ import sys
 import pytest
 import tpu_compiler
 
-from ibot_jax.tools.pods.ahead import bytes_needed
+from ibot_jax.tools.pods.ahead import bytes_needed, costs
 from ibot_jax.tools.pods.chips import Chip
-from ibot_jax.tools.pods.tpu_program import read_program, read_schedules
+from ibot_jax.tools.pods.tpu_program import part_of, read_program, read_schedules
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 PROGRAM = """HloModule jit_step, is_scheduled=true
@@ -21,6 +21,7 @@ PROGRAM = """HloModule jit_step, is_scheduled=true
 %body.1 (arg: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
   %arg = (s32[], f32[8,128]{1,0:T(8,128)}) parameter(0)
   %fusion.1 = f32[8,128]{1,0:T(8,128)} fusion(%arg), kind=kLoop, calls=%inner, \
+metadata={op_name="jit(train_step)/jvp(student)/Head.bottleneck/mlp_0/add" stack_frame_id=7}, \
 backend_config={"estimated_cycles":"100"}
   ROOT %all-reduce.1 = bf16[8,128]{1,0:T(8,128)(2,1)} all-reduce(%fusion.1), \
 replica_groups=mesh['data'=2,'fsdp'=2,'tensor'=2] {'data','fsdp'}, to_apply=%add
@@ -91,6 +92,7 @@ frontend_attributes={kernel_metadata={
 def test_a_program_is_added_up_with_its_loops_and_without_the_inside_of_fusions():
     program = read_program(PROGRAM, {"data": 2, "fsdp": 2, "tensor": 2})
     # Twelve turns of the counted loop, one of the loop whose end is known at run time only.
+    assert program.parts == {"student/Head/mlp": 12 * 100, "other": 7 + 30}
     assert program.cycles == 12 * 100 + 7 + 30
     told = read_program(PROGRAM, {"data": 2, "fsdp": 2, "tensor": 2}, turns=3)
     assert told.cycles == 12 * 100 + 3 * 7 + 30
@@ -99,6 +101,58 @@ def test_a_program_is_added_up_with_its_loops_and_without_the_inside_of_fusions(
         "copy-start": (1, 2 * 4 * (8 + 8 + 1)),
         "slice": (1, 2 * 4 * 16),  # its estimate is the largest number that there is
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("jit(train_step)/mul", "other"),
+        ("reduce_sum", "other"),
+        ("jit(train_step)/views/vmap(vmap())/while/body/eval_jaxpr/mul", "views"),
+        ("jit(train_step)/views/jit(_where);jit(train_step)/optimizer", "views"),
+        ("jit(train_step)/optimizer/ema/jit(tree_bias_correction)/sub", "optimizer/ema"),
+        ("jit(train_step)/teacher/ViT/ViT.together/ViT._tokens/norm/mul", "teacher/ViT/norm"),
+        (
+            "jit(train_step)/shard_map/transpose(jvp(student))/ViT.together/Block/LayerNorm/mul",
+            "student/ViT/Block/LayerNorm, backward",
+        ),
+        (
+            "jit(train_step)/jvp(student)/patch_loss/while/body/transpose(jvp(Head.patch_logits))/"
+            "last_layer/dot_general",
+            "student/patch_loss/Head/last_layer, backward",
+        ),
+        (
+            "jit(train_step)/jvp(student)/class_loss/bgk,bvk->bgv/dot_general",
+            "student/class_loss",
+        ),
+    ],
+)
+def test_an_operation_belongs_to_the_part_of_the_step_that_its_name_tells(name, part):
+    line = f'  %fusion.1 = f32[8]{{0}} fusion(%x), metadata={{op_name="{name}" stack_frame_id=7}}'
+    assert part_of(line) == part
+
+
+def test_costs_add_up_to_the_step():
+    mesh = {"data": 2, "fsdp": 2, "tensor": 2}
+    chip = Chip(clock=1e6, peak=1e9, memory=0, bandwidth=1e9, link=1e6, cores=1)
+    found = costs(read_program(PROGRAM, mesh, {"kernel_add_8x128": 300}), chip)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    # All collectives of `test_what_moves_between_chips`, and of what has no estimate the
+    # custom call and the slice, but not the copy that goes on beside the rest.
+    assert found == pytest.approx(
+        {
+            "all-reduce over data+fsdp": 2 * 3 / 4 * 12 * 2048 / 1e6,
+            "student/Head/mlp": 1200 / 1e6,
+            "kernel_add_8x128": 2 * 6 * 300 / 1e6,
+            "all-reduce over data+fsdp+tensor": 2 * 7 / 8 * 1034 / 1e6,
+            "all-gather over fsdp": 128 / 1e6,
+            "reduce-scatter over tensor": 128 / 1e6,
+            "other": 37 / 1e6,
+            "collective-permute over data": 12 / 1e6,
+            "custom-call, by its bytes": 2 * 4 * 8 * 128 / 1e9,
+            "slice, by its bytes": 2 * 4 * 16 / 1e9,
+        }
+    )
 
 
 def test_what_moves_between_chips_is_told_by_kind_and_axes():
@@ -221,6 +275,11 @@ class TestWithTheCompiler:
         assert report["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
         assert {moved["axes"] for moved in report["collectives"]} <= {"data", "fsdp", "data+fsdp"}
         assert sum(report["memory"].values()) < report["memory_of_chip"]
+        assert sum(report["costs"].values()) == pytest.approx(report["step_seconds"])
+        # The compiler fuses operations of several parts, but little is left without a name.
+        assert report["costs"].get("other", 0) < 0.1 * report["step_seconds"]
+        largest = done.stdout.partition("largest costs  10 of ")[2].splitlines()[1:11]
+        assert [line.split("%")[1].strip() for line in largest] == list(report["costs"])[:10]
         # The state: two trees of parameters, moments of one.
         assert report["memory"]["student"] == report["memory"]["teacher"]
         assert 2 * report["memory"]["student"] <= report["memory"]["moments"]

@@ -5,7 +5,9 @@ A source is a sequence of images; nothing is decoded before it is read. All but 
 """
 
 import functools
+import importlib.util
 import math
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -251,15 +253,20 @@ def _unfit(test: Source | TfdsStream, train: Source | TfdsStream) -> str:
     return ""
 
 
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Returns what `sklearn.datasets.load_digits` does, from its file: the import takes seconds."""
+    (folder,) = importlib.util.find_spec("sklearn").submodule_search_locations
+    table = np.loadtxt(pathlib.Path(folder, "datasets/data/digits.csv.gz"), delimiter=",")
+    return table[:, :-1], table[:, -1].astype(int)
+
+
 class DigitsSource:
     """scikit-learn's 1,797 handwritten digits, 8x8 grey pixels; every fifth of a class is test."""
 
     def __init__(self, split: str, *, max_per_class: int = 0, key: str = "split"):
         if split not in ("train", "test"):
             raise UserError(f"{key}={split!r} is not in data.source='digits'; use train or test")
-        from sklearn.datasets import load_digits  # slow to import
-
-        images, labels = load_digits(return_X_y=True)
+        images, labels = _digits()
         chosen = []
         for label in range(10):
             rank = np.arange(np.sum(labels == label))

@@ -173,22 +173,23 @@ def _time(
     """Relates the compiler's estimate of a step's time to the work in it."""
     turns = _turns(config, mesh)
     program = read_program(compiled.as_text(), mesh.shape, read_schedules(_schedules()), turns)
-    in_kernels = sum(kernel.seconds(chip) for kernel in program.kernels)
-    seconds = program.cycles / chip.clock + in_kernels + _rooflines(program, chip)
+    by_cost = costs(program, chip)
+    seconds = sum(by_cost.values())
     by_part = flops.of_run(config)
     model_flops = flops.total(by_part) * config.batch_size / mesh.size
-    costs = compiled.cost_analysis()
+    counted = compiled.cost_analysis()
     return {
         "turns": turns,
         "cycles": program.cycles,
-        "kernel_seconds": in_kernels,
+        "kernel_seconds": sum(kernel.seconds(chip) for kernel in program.kernels),
         "link_seconds": sum(moved.sent for moved in program.collectives) / chip.link,
         "step_seconds": seconds,
+        "costs": by_cost,
         "images_per_second": config.batch_size / seconds,
         "model_flops": model_flops,
-        "compiler_flops": costs["flops"],
-        "compiler_bytes": costs["bytes accessed"],
-        "intensity": costs["flops"] / costs["bytes accessed"],
+        "compiler_flops": counted["flops"],
+        "compiler_bytes": counted["bytes accessed"],
+        "intensity": counted["flops"] / counted["bytes accessed"],
         "intensity_of_chip": chip.peak / chip.bandwidth,
         "mfu_bound": model_flops / seconds / chip.peak,
         "collectives": [
@@ -219,13 +220,18 @@ def _turns(config: Section, mesh: jax.sharding.Mesh) -> int:
     return max(math.ceil(views * patches * share[0] / slots), 1)
 
 
-def _rooflines(program: Program, chip: Chip) -> float:
-    """Returns the least seconds of what the compiler gives no estimate for.
+def costs(program: Program, chip: Chip) -> dict[str, float]:
+    """Returns the seconds of a step by what takes them, the largest first; their sum is the step.
 
-    As if no collective ran beside the rest; of copies it is known which do (copy-start).
+    What the compiler estimates goes by part, Pallas kernels by name. Of the rest these are the
+    least seconds: collectives as if none ran beside anything, by kind and axes, other operations by
+    their bytes; of copies it is known which run beside others (copy-start): these cost nothing.
     """
-    links = sum(moved.sent for moved in program.collectives) / chip.link
-    waited = [
-        size for kind, (_, size) in program.not_estimated.items() if not kind.endswith("-start")
-    ]
-    return links + sum(waited) / chip.bandwidth
+    found = {part: cycles / chip.clock for part, cycles in program.parts.items()}
+    found |= {kernel.name: kernel.seconds(chip) for kernel in program.kernels}
+    for moved in program.collectives:
+        found[f"{moved.kind} over {moved.axes or 'none'}"] = moved.sent / chip.link
+    for kind, (_, size) in program.not_estimated.items():
+        if not kind.endswith("-start"):
+            found[f"{kind}, by its bytes"] = size / chip.bandwidth
+    return dict(sorted(found.items(), key=lambda item: -item[1]))

@@ -1,4 +1,4 @@
-"""What the TPU compiler says of a compiled program: time, collectives, and what it left open.
+"""What the TPU compiler says of a compiled program: time by part, collectives, what it left open.
 
 The scheduled program carries the compiler's own estimate of cycles for nearly every operation.
 They are its figures, not a measurement. For a Pallas kernel it writes down its schedule instead,
@@ -36,6 +36,24 @@ _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"),
     *("call", "partition-id", "replica-id", "after-all", "opt-barrier"),
 }
+
+# In the name of an operation: what JAX did to the function that it was written in.
+_TRANSFORMED = {
+    *(
+        "jvp",
+        "transpose",
+        "vmap",
+        "shard_map",
+        "while",
+        "body",
+        "cond",
+        "closed_call",
+        "eval_jaxpr",
+    ),
+    *("checkpoint", "rematted_computation", "remat", "custom_jvp_call", "custom_vjp_call"),
+    *("branch_0_fun", "branch_1_fun"),
+}
+_DEPTH = 4  # scopes that tell one part from another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,18 +114,48 @@ class Program:
     """What a compiled program does on one chip.
 
     Attributes:
-      cycles: the compiler's estimate, kernels apart; the body of a loop counts as often as it runs
-        where its condition tells, else as often as `read_program` is told.
+      parts: the compiler's estimate of cycles by `part_of` the step, kernels apart; the body of a
+        loop counts as often as it runs where its condition tells, else as often as `read_program`
+        is told.
       kernels: by name.
       collectives: what moves between chips, by kind and axes.
       not_estimated: operations of each kind without an estimate, collectives apart: how many, and
         the bytes that they read and write. Those that end in "-start" go on beside others.
     """
 
-    cycles: int
+    parts: dict[str, int]
     kernels: list[Kernel]
     collectives: list[Collective]
     not_estimated: dict[str, tuple[int, int]]
+
+    @property
+    def cycles(self) -> int:
+        """The compiler's estimate of all parts."""
+        return sum(self.parts.values())
+
+
+def part_of(operation: str) -> str:
+    """Returns the part of a step that an operation belongs to: "student/ViT/Block, backward".
+
+    Args:
+      operation: its line in a compiled program. Its metadata name the scopes and modules that it
+        was written in, and the functions that JAX transformed; a fusion has those of its result.
+
+    Returns:
+      Scopes and classes of modules, blocks and layers without their numbers; "other" for what was
+      written outside of any.
+    """
+    found = re.search(r'op_name="([^"]*)"', operation)
+    name = re.sub(r"\bjit\([^()]*\)", "", found[1].partition(";")[0]) if found else ""
+    backward = ", backward" if "transpose(" in name else ""
+    *scopes, _ = re.split(r"[/()]+", name.rstrip(")"))  # the last one is the operation
+    words = []
+    for scope in scopes:
+        word = re.sub(r"_\d+$", "", scope.partition(".")[0])
+        # Of products written with letters the scope is the equation.
+        if word and word not in words and word not in _TRANSFORMED and "->" not in scope:
+            words.append(word)
+    return ("/".join(words[:_DEPTH]) or "other") + backward
 
 
 def schedule_flags(folder: pathlib.Path) -> str:
@@ -144,7 +192,7 @@ def read_program(
     text = re.sub(r"kernel_metadata=\{\n(.*?)\n\}", r"kernel_metadata={\1}", text, flags=re.DOTALL)
     computations = {name: (bool(entry), body) for entry, name, body in _COMPUTATION.findall(text)}
     entry = next(name for name, (is_entry, _) in computations.items() if is_entry)
-    counts, sizes = Counter(), Counter()
+    counts, sizes, parts = Counter(), Counter(), Counter()
     kernels, not_estimated = {}, {}
 
     def count(line: str, kind: str, size: int, times: int) -> None:
@@ -166,8 +214,7 @@ def read_program(
                 return True
         return False
 
-    def cycles_of(computation: str, times: int) -> int:
-        total = 0
+    def add_up(computation: str, times: int) -> None:
         for line in computations[computation][1].splitlines():
             operation = _OPERATION.match(line)
             if operation is None:
@@ -180,7 +227,7 @@ def read_program(
                 condition, body = (
                     re.search(rf"{role}=%?([\w.\-]+)", line)[1] for role in ("condition", "body")
                 )
-                total += cycles_of(body, times * (_trip_count(computations[condition][1]) or turns))
+                add_up(body, times * (_trip_count(computations[condition][1]) or turns))
             elif operation["name"].startswith(PREFIX) and kind == "custom-call":
                 kernel = _read_kernel(operation["name"], line, times, bundles or {})
                 known = kernels.get(kernel.name)
@@ -188,7 +235,7 @@ def read_program(
                     kernel = dataclasses.replace(kernel, count=kernel.count + known.count)
                 kernels[kernel.name] = kernel
             elif estimate and int(estimate[1]) < _UNKNOWN:
-                total += times * int(estimate[1])
+                parts[part_of(line)] += times * int(estimate[1])
             elif operation["name"].startswith("async-collective-done"):
                 continue  # counted at its start
             elif kind == "fusion" and count_fused(line, times):
@@ -198,14 +245,13 @@ def read_program(
                 # What is put out was read before, or as much.
                 size += times * 2 * _size(operation["type"])
                 not_estimated[operation["kind"]] = number + 1, size
-        return total
 
-    cycles = cycles_of(entry, 1)
+    add_up(entry, 1)
     collectives = [
         Collective(kind, axes, group, counts[kind, axes, group], size)
         for (kind, axes, group), size in sizes.most_common()
     ]
-    return Program(cycles, list(kernels.values()), collectives, not_estimated)
+    return Program(dict(parts), list(kernels.values()), collectives, not_estimated)
 
 
 def _read_kernel(name: str, line: str, times: int, bundles: Mapping[str, int]) -> Kernel:

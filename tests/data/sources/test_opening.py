@@ -11,6 +11,7 @@ import fsspec
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from ibot_jax.data.pixels.decoding import Decoding
 from ibot_jax.data.pixels.images import EncodedImage
@@ -138,6 +139,22 @@ def test_a_part_of_a_source():
     pixels, label = part.locate(359)
     np.testing.assert_array_equal(pixels, whole.locate(places[359])[0])
     assert (label, part.describe(359)) == (whole.labels[places[359]], whole.describe(places[359]))
+
+
+def test_digits_are_those_of_scikit_learn():
+    images, labels = load_digits(return_X_y=True)
+    of_split = {"train": set(), "test": set()}
+    for split, found in of_split.items():
+        source = open_source("digits", split)
+        for index in range(len(source)):
+            pixels, label = source.locate(index)
+            place = int(source.describe(index).removeprefix("digit "))
+            assert label == source.labels[index] == labels[place]
+            np.testing.assert_array_equal(pixels, np.round(images[place].reshape(8, 8) * 255 / 16))
+            found.add(place)
+    # Each fifth of a class is for testing, and none is in both.
+    tested = {i for i in range(1797) if np.sum(labels[:i] == labels[i]) % 5 == 4}
+    assert of_split == {"train": set(range(1797)) - tested, "test": tested}
 
 
 def test_names_that_are_no_text_can_be_read(tmp_path):

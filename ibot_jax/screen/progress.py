@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO, TypeVar
 
 from tqdm.auto import tqdm
-from tqdm.notebook import tqdm_notebook
 
 T = TypeVar("T")
 
 _REFRESH_SECONDS = 1.0
 _LINE_SECONDS = 60.0
-_IN_NOTEBOOK = issubclass(tqdm, tqdm_notebook)
+_IN_NOTEBOOK = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
 
 
 def is_shown() -> bool:

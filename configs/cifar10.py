@@ -58,15 +58,16 @@ def cpu(config):
 
 
 def dinov2(config):
-    """Sets DINOv2's losses and parts of DINOv3's architecture, on top of `cpu`."""
+    """Sets DINOv2's KoLeo, DINOv3's positions and LayerScale, and larger crops, on top of `cpu`.
+
+    All of it was chosen on held-out training images, after one epoch.
+    """
     cpu(config)
+    config.duration = "22 epochs"  # which cost what 25 of `cpu` do
     config.method = "dinov2"
-    config.model.update(dict(positions="rotary", layer_scale=0.1, registers=2))
-    config.head.update(dict(separate=True, shared=False, shared_teacher=False))
-    config.loss.update(dict(targets="sinkhorn", koleo_weight=0.1))
-    # Sharper than DINOv2's 0.04 to 0.07; chosen on held-out training images.
-    config.loss.update(dict(teacher_temp_start=0.02, teacher_temp=0.035, teacher_patch_temp=0.06))
-    config.loss.teacher_temp_warmup = "50%"
+    config.model.update(dict(positions="rotary", layer_scale=0.1))
+    config.loss.update(dict(targets="centering", koleo_weight=0.1))
+    config.optim.lr = 4.5e-3
     config.data.local_scale = (0.2, 0.5)
 
 

@@ -3,8 +3,8 @@
 Point `--config.data.source=folder:PATH` to the images. Five variants:
 
     configs/cifar10.py            for a CPU: 8-pixel patches make an image 17 tokens
-    configs/cifar10.py:dinov2     the same by DINOv2's losses, on DINOv3's architecture, and no
-                                  better for the same time (docs/results.md)
+    configs/cifar10.py:dinov2     the same with KoLeo, and parts of DINOv3's architecture, for the
+                                  same time (docs/results.md)
     configs/cifar10.py:swin       for a CPU: a Swin whose output tokens are 8 pixels; its step has
                                   the FLOPs (3 % fewer) of cifar10.py with --config.model.depth=6
     configs/cifar10.py:large      for a GPU: 4-pixel patches, deeper and longer; not measured yet

@@ -8,6 +8,7 @@
     python -m ibot_jax.tools.bench input --config=configs/vitb16.py --data=folder:PATH
     python -m ibot_jax.tools.bench features --config=configs/vitb16.py --data=folder:PATH
     python -m ibot_jax.tools.bench kinds --config=configs/vitb16.py --data=folder:PATH
+    python -m ibot_jax.tools.bench start --config=configs/digits.py
     python -m ibot_jax.tools.bench sources --number=1000000
     python -m ibot_jax.tools.bench knn --train=1281167 --test=50000 --width=384
 
@@ -40,6 +41,7 @@ COMMANDS = {
         "features",
         "segmentation",
         "kinds",
+        "start",
         "sources",
         "knn",
         "shrink",

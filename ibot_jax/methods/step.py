@@ -5,8 +5,8 @@ student's gradients and passes them through the Optax chain, whose last link mov
 the method keeps moves last. It does not know what the method is.
 
 In profiles, and in what `tools.aot` says of a compiled step, operations are found under "noise",
-"views", "teacher", "student", "gradients" (between devices), "optimizer" and "finite", and below
-these under losses and modules.
+"views", "teacher", "student", "gradients" (between devices) and "optimizer", and below these under
+losses and modules.
 """
 
 from collections.abc import Callable, Mapping
@@ -160,7 +160,7 @@ def make_train_step(
             buffers=method.after(Networks(merged(state.params), **others), averages.means),
         )
         # A finite loss can have gradients that are not, and one update would spoil every tensor.
-        with jax.named_scope("finite"):
+        with jax.named_scope("optimizer"):  # a compiler makes one pass of it and the above
             grad_norm = optax.tree.norm(gradients)
             finite = state.finite & jnp.isfinite(averages.loss) & jnp.isfinite(grad_norm)
             next_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)

@@ -224,7 +224,7 @@ def test_operations_are_named_after_the_parts_of_a_step(overrides):
         "/".join(part.removesuffix(", backward").split("/")[:2]) for part in parts
     }
     every = {part_of(line) for line in lines}
-    assert {"noise", "views", "gradients", "optimizer", "optimizer/ema", "finite"} <= every
+    assert {"noise", "views", "gradients", "optimizer", "optimizer/ema"} <= every
     if overrides:
         assert "student/koleo" in every
         assert any(part.startswith("teacher/sinkhorn/Head") for part in every)

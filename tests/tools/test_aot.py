@@ -278,8 +278,8 @@ class TestWithTheCompiler:
         assert sum(report["costs"].values()) == pytest.approx(report["step_seconds"])
         # The compiler fuses operations of several parts, but little is left without a name.
         assert report["costs"].get("other", 0) < 0.1 * report["step_seconds"]
-        largest = done.stdout.partition("largest costs  10 of ")[2].splitlines()[1:11]
-        assert [line.split("%")[1].strip() for line in largest] == list(report["costs"])[:10]
+        shown = re.findall(r"^  [\d.]+ ms +[\d.]+ %  (.*)$", done.stdout, re.MULTILINE)
+        assert shown == list(report["costs"])[:10]
         # The state: two trees of parameters, moments of one.
         assert report["memory"]["student"] == report["memory"]["teacher"]
         assert 2 * report["memory"]["student"] <= report["memory"]["moments"]

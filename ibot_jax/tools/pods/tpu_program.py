@@ -39,19 +39,9 @@ _FREE = {
 
 # In the name of an operation: what JAX did to the function that it was written in.
 _TRANSFORMED = {
-    *(
-        "jvp",
-        "transpose",
-        "vmap",
-        "shard_map",
-        "while",
-        "body",
-        "cond",
-        "closed_call",
-        "eval_jaxpr",
-    ),
+    *("jvp", "transpose", "vmap", "shard_map", "closed_call", "eval_jaxpr"),
+    *("while", "body", "cond", "branch_0_fun", "branch_1_fun"),
     *("checkpoint", "rematted_computation", "remat", "custom_jvp_call", "custom_vjp_call"),
-    *("branch_0_fun", "branch_1_fun"),
 }
 _DEPTH = 4  # scopes that tell one part from another
 
